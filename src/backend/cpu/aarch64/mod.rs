@@ -1,0 +1,3 @@
+//! AArch64 lanes.
+
+pub mod neon;

@@ -1,0 +1,153 @@
+//! One error type. The variant says who must act; none carries request content.
+
+use std::path::{Path, PathBuf};
+
+use crate::memory::poison::PoisonReason;
+
+/// A result with this crate's [`enum@Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong, and who must act: the caller ([`Error::Request`] to [`Error::NoTokenizer`]), whoever made the
+/// checkpoint ([`Error::Read`] to [`Error::Tokenizer`]), whoever runs the machine ([`Error::Memory`],
+/// [`Error::Thread`]), or nobody, because a guarantee is in doubt ([`Error::Poisoned`]).
+///
+/// Names files, tensors, fields and numbers; never text, token ids or tensor values.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A field of the request is out of bounds.
+    #[error("request: `{field}` must be {expected}")]
+    Request {
+        /// The field's name.
+        field: &'static str,
+        /// What it must be.
+        expected: String,
+    },
+    /// The prompt, with what may follow it, does not fit the session's context.
+    #[error(
+        "request: {prompt_tokens} prompt tokens and max_tokens {max_tokens} exceed the context of {context} tokens"
+    )]
+    ContextLength {
+        /// Tokens in the prompt.
+        prompt_tokens: usize,
+        /// Tokens asked for at most (1 when left to the default).
+        max_tokens: usize,
+        /// Tokens that the session can hold for one request.
+        context: usize,
+    },
+    /// One request of a batch is wrong; none of the batch has run.
+    #[error("request {index} of the batch: {source}")]
+    InBatch {
+        /// Its place in the batch, from 0.
+        index: usize,
+        /// What is wrong with it.
+        source: Box<Error>,
+    },
+    /// A text was given, but the checkpoint has no `tokenizer.json`; token ids still work.
+    #[error("{file}: not found; without a tokenizer a request takes token ids only")]
+    NoTokenizer {
+        /// Where it was looked for.
+        file: PathBuf,
+    },
+
+    /// A file of the checkpoint cannot be read.
+    #[error("{file}: {source}")]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// The operating system's word.
+        source: std::io::Error,
+    },
+    /// A field of a JSON file is missing or wrong.
+    #[error("{file}: `{field}` must be {expected}")]
+    Config {
+        /// The file.
+        file: PathBuf,
+        /// The field, with dots for nesting; empty for the file as a whole.
+        field: String,
+        /// What it must be.
+        expected: String,
+    },
+    /// The architecture is not one of those that the library runs.
+    #[error("{file}: `model_type` {found:?} is unknown; known are {known}")]
+    UnknownModelType {
+        /// The config file.
+        file: PathBuf,
+        /// What it says.
+        found: String,
+        /// The known names, joined by commas.
+        known: String,
+    },
+    /// A weights file is malformed as a whole.
+    #[error("{file}: {reason}")]
+    WeightsFile {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A tensor is missing, or of another shape, type or content than expected.
+    #[error("{file}: tensor `{tensor}` must {expected}")]
+    Tensor {
+        /// The file that holds it, or the folder when it is missing.
+        file: PathBuf,
+        /// Its name.
+        tensor: String,
+        /// What it must be.
+        expected: String,
+    },
+    /// The tokenizer file cannot be used.
+    #[error("{file}: {reason}")]
+    Tokenizer {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// The session's memory does not fit its budget or the machine.
+    #[error("memory: the session needs {needed} bytes ({what}); {limit}")]
+    Memory {
+        /// Bytes needed.
+        needed: u64,
+        /// What for.
+        what: &'static str,
+        /// What stands against it.
+        limit: String,
+    },
+    /// A thread could not be started.
+    #[error("thread: {0}")]
+    Thread(std::io::Error),
+
+    /// The session's guarantee is in doubt: it serves no more requests. Everything it held was overwritten.
+    #[error("the session is poisoned: {0}")]
+    Poisoned(PoisonReason),
+    /// The session was closed before the request ended; the request was scrubbed.
+    #[error("the session is closed")]
+    Closed,
+    /// The model computed a value that is not a number for this request (the weights are finite).
+    #[error("the logits are not finite")]
+    NotFinite,
+}
+
+impl Error {
+    pub(crate) fn request(field: &'static str, expected: impl Into<String>) -> Self {
+        Self::Request { field, expected: expected.into() }
+    }
+
+    pub(crate) fn read(file: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Read { file: file.to_owned(), source }
+    }
+
+    pub(crate) fn config(file: &Path, field: impl Into<String>, expected: impl Into<String>) -> Self {
+        Self::Config { file: file.to_owned(), field: field.into(), expected: expected.into() }
+    }
+
+    pub(crate) fn tensor(file: &Path, tensor: &str, expected: impl Into<String>) -> Self {
+        Self::Tensor { file: file.to_owned(), tensor: tensor.to_owned(), expected: expected.into() }
+    }
+
+    pub(crate) fn tokenizer(file: &Path, reason: impl Into<String>) -> Self {
+        Self::Tokenizer { file: file.to_owned(), reason: reason.into() }
+    }
+}

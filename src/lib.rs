@@ -1,0 +1,32 @@
+#![doc = include_str!("../README.md")]
+#![deny(unsafe_code)]
+#![warn(missing_docs, missing_debug_implementations)]
+#![warn(clippy::undocumented_unsafe_blocks)]
+
+#[cfg(not(unix))]
+compile_error!("amnesic locks and guards its memory through POSIX calls: Linux and macOS are supported");
+#[cfg(target_endian = "big")]
+compile_error!("safetensors are little-endian, and the kernels read them in place");
+
+pub mod alloc;
+mod backend;
+mod engine;
+mod error;
+mod memory;
+mod model;
+mod request;
+mod response;
+mod sample;
+mod session;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod text;
+mod weights;
+
+pub use backend::Counters;
+pub use error::{Error, Result};
+pub use memory::ledger::{NotCovered, ScrubReport};
+pub use memory::poison::PoisonReason;
+pub use request::Request;
+pub use response::{FinishReason, Piece, Reply, RequestId, Usage};
+pub use session::{Builder, Device, MemoryPlan, Progress, Session, Stream};

@@ -1,0 +1,296 @@
+//! One locked mapping per session and device: all activations, KV blocks and logits live in it.
+//!
+//! Sizes are planned first ([`Layout`]), mapped once, handed out as [`Region`]s. The mapping has a guard page on
+//! either side, stays out of core dumps (`MADV_DONTDUMP`), reads as zeros in forked children (`MADV_WIPEONFORK`),
+//! and is locked in memory where the limits allow. Dropping it overwrites every byte before it is unmapped.
+#![expect(unsafe_code, reason = "maps memory and hands out slices of it")]
+
+use std::io;
+use std::ptr::NonNull;
+
+use super::ledger::NotCovered;
+use super::scrub::{Plain, Scrubbed, is_zero, scrub};
+
+/// Every region starts on a cache line, so that no two share one.
+const ALIGN: usize = 64;
+
+/// A planned part of an arena. Plain numbers: it borrows nothing, and the arena checks it at each use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    offset: usize,
+    bytes: usize,
+}
+
+impl Region {
+    /// Length in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// `bytes` of this region, from `start` on.
+    ///
+    /// # Panics
+    /// If they are not inside it.
+    pub fn part(&self, start: usize, bytes: usize) -> Region {
+        assert!(start.checked_add(bytes).is_some_and(|end| end <= self.bytes), "a part lies outside its region");
+        Region { offset: self.offset + start, bytes }
+    }
+
+    fn overlaps(&self, other: &Region) -> bool {
+        self.offset < other.offset + other.bytes && other.offset < self.offset + self.bytes
+    }
+}
+
+/// The plan of an arena, made before any memory is mapped.
+#[derive(Clone, Debug, Default)]
+pub struct Layout {
+    bytes: usize,
+    regions: usize,
+}
+
+impl Layout {
+    /// Plans a region; `None` when the sum overflows.
+    pub fn region(&mut self, bytes: usize) -> Option<Region> {
+        let region = Region { offset: self.bytes, bytes };
+        self.bytes = self.bytes.checked_add(bytes)?.checked_next_multiple_of(ALIGN)?;
+        self.regions += 1;
+        Some(region)
+    }
+
+    /// Bytes planned so far.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// What an arena reports when it is closed.
+#[derive(Debug)]
+pub struct Closed {
+    /// Regions it held.
+    pub regions: u64,
+    /// Proof of the last overwrite.
+    pub scrubbed: Scrubbed,
+    /// Bytes read back and found zero.
+    pub verified: u64,
+    /// Bytes that were locked.
+    pub mlocked: u64,
+    /// What the platform refused.
+    pub not_covered: Vec<NotCovered>,
+}
+
+/// A locked, undumpable mapping. See the module.
+#[derive(Debug)]
+pub struct Arena {
+    base: NonNull<u8>,
+    bytes: usize,
+    regions: usize,
+    guard: usize,
+    mlocked: bool,
+    not_covered: Vec<NotCovered>,
+}
+
+// SAFETY: the arena owns its mapping alone; `&Arena` gives out shared slices only.
+unsafe impl Send for Arena {}
+// SAFETY: as above.
+unsafe impl Sync for Arena {}
+
+impl Arena {
+    /// Maps, protects and locks the planned bytes, all zero.
+    ///
+    /// # Errors
+    /// The mapping itself failed. A refused lock is no error: it is reported by [`Arena::close`].
+    pub fn new(layout: &Layout) -> io::Result<Self> {
+        let guard = page_bytes();
+        let bytes = layout.bytes.max(1).next_multiple_of(guard);
+        let all = bytes.checked_add(2 * guard).ok_or(io::ErrorKind::OutOfMemory)?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a new private mapping at an address of the kernel's choice.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), all, libc::PROT_NONE, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: inside the mapping just made; the pages before and after it stay inaccessible.
+        let base = unsafe { start.cast::<u8>().add(guard) };
+        // SAFETY: `base..base + bytes` is page-aligned and inside that mapping.
+        if unsafe { libc::mprotect(base.cast(), bytes, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
+            let error = io::Error::last_os_error();
+            // SAFETY: the mapping made above, which nobody else has seen.
+            unsafe { libc::munmap(start, all) };
+            return Err(error);
+        }
+        let base = NonNull::new(base).expect("mmap never returns a mapping at null");
+        let mut arena =
+            Self { base, bytes, regions: layout.regions, guard, mlocked: false, not_covered: Vec::new() };
+        arena.protect();
+        Ok(arena)
+    }
+
+    /// Asks the kernel for what it can do, and records what it refuses.
+    fn protect(&mut self) {
+        let (start, bytes) = (self.base.as_ptr().cast::<libc::c_void>(), self.bytes as u64);
+        #[cfg(target_os = "linux")]
+        {
+            // SAFETY: advice about our own mapping; none of it moves or unmaps.
+            let advise = |advice| unsafe { libc::madvise(start, self.bytes, advice) } == 0;
+            // Large pages save TLB misses on the KV cache; refused is fine.
+            advise(libc::MADV_HUGEPAGE);
+            if !advise(libc::MADV_DONTDUMP) {
+                self.not_covered.push(NotCovered::InCoreDumps { bytes });
+            }
+            if !advise(libc::MADV_WIPEONFORK) {
+                self.not_covered.push(NotCovered::VisibleAfterFork { bytes });
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        self.not_covered.extend([NotCovered::InCoreDumps { bytes }, NotCovered::VisibleAfterFork { bytes }]);
+        // SAFETY: our own mapping.
+        self.mlocked = unsafe { libc::mlock(start, self.bytes) } == 0;
+        if !self.mlocked {
+            self.not_covered.push(NotCovered::NotLocked { bytes });
+        }
+    }
+
+    /// The values of a region.
+    ///
+    /// # Panics
+    /// If the region is not of this arena's size.
+    pub fn slice<T: Plain>(&self, region: Region) -> &[T] {
+        // SAFETY: `pointer` checked the bounds and the alignment; the arena is borrowed shared.
+        unsafe { std::slice::from_raw_parts(self.pointer(region), region.bytes / size_of::<T>()) }
+    }
+
+    /// The values of a region, to write.
+    ///
+    /// # Panics
+    /// As [`Arena::slice`].
+    pub fn slice_mut<T: Plain>(&mut self, region: Region) -> &mut [T] {
+        // SAFETY: as above, and the arena is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer(region), region.bytes / size_of::<T>()) }
+    }
+
+    /// One region to read and another to write at once.
+    ///
+    /// # Panics
+    /// If they overlap, and as [`Arena::slice`].
+    pub fn read_write<R: Plain, W: Plain>(&mut self, read: Region, write: Region) -> (&[R], &mut [W]) {
+        assert!(!read.overlaps(&write), "the regions overlap");
+        // SAFETY: both inside the mapping and disjoint; the arena is borrowed mutably for both.
+        unsafe {
+            (
+                std::slice::from_raw_parts(self.pointer(read), read.bytes / size_of::<R>()),
+                std::slice::from_raw_parts_mut(self.pointer(write), write.bytes / size_of::<W>()),
+            )
+        }
+    }
+
+    /// The first value's address; kernels that split a region between threads start from it.
+    ///
+    /// # Panics
+    /// As [`Arena::slice`].
+    pub fn pointer<T: Plain>(&self, region: Region) -> *mut T {
+        let inside = region.offset.checked_add(region.bytes).is_some_and(|end| end <= self.bytes);
+        assert!(inside && region.offset.is_multiple_of(align_of::<T>()), "the region is not of this arena");
+        // SAFETY: just checked to be inside the mapping.
+        unsafe { self.base.as_ptr().add(region.offset).cast() }
+    }
+
+    /// Overwrites a region.
+    pub fn scrub(&mut self, region: Region) -> Scrubbed {
+        scrub(self.slice_mut::<u8>(region))
+    }
+
+    /// Overwrites the whole arena.
+    pub fn scrub_all(&mut self) -> Scrubbed {
+        self.scrub(Region { offset: 0, bytes: self.bytes })
+    }
+
+    /// Overwrites the whole arena, reads it back, and gives the memory up.
+    pub fn close(mut self) -> Closed {
+        let scrubbed = self.scrub_all();
+        let all = self.slice::<u8>(Region { offset: 0, bytes: self.bytes });
+        // By chunks, so that the report says how much is zero when not all is.
+        let verified = all.chunks(1 << 20).filter(|chunk| is_zero(chunk)).map(|chunk| chunk.len() as u64).sum();
+        Closed {
+            regions: self.regions as u64,
+            scrubbed,
+            verified,
+            mlocked: if self.mlocked { self.bytes as u64 } else { 0 },
+            not_covered: std::mem::take(&mut self.not_covered),
+        }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        let _ = self.scrub_all();
+        // SAFETY: the whole mapping with its guards, made in `new`; no slice of it can outlive the arena.
+        unsafe { libc::munmap(self.base.as_ptr().sub(self.guard).cast(), self.bytes + 2 * self.guard) };
+    }
+}
+
+fn page_bytes() -> usize {
+    // SAFETY: asks for a constant.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arena() -> (Arena, Region, Region) {
+        let mut layout = Layout::default();
+        let one = layout.region(100).unwrap();
+        let two = layout.region(4096).unwrap();
+        (Arena::new(&layout).unwrap(), one, two)
+    }
+
+    #[test]
+    fn regions_are_disjoint_aligned_and_zero() {
+        let (mut arena, one, two) = arena();
+        assert!(!one.overlaps(&two) && two.offset % ALIGN == 0);
+        assert!(is_zero(arena.slice::<u8>(two)));
+        arena.slice_mut::<u8>(one).fill(1);
+        assert!(is_zero(arena.slice::<u8>(two)));
+    }
+
+    #[test]
+    fn closing_scrubs_verifies_and_reports() {
+        let (mut arena, _, two) = arena();
+        arena.slice_mut::<u8>(two).fill(0xff);
+        let closed = arena.close();
+        assert_eq!((closed.regions, closed.scrubbed.bytes(), closed.verified), (2, 8192, 8192));
+        let refused = closed.not_covered.contains(&NotCovered::NotLocked { bytes: 8192 });
+        assert!((closed.mlocked == 8192) ^ refused);
+    }
+
+    #[test]
+    #[should_panic(expected = "not of this arena")]
+    fn a_region_of_another_arena_is_refused() {
+        let (arena, ..) = arena();
+        let mut layout = Layout::default();
+        layout.region(1 << 20).unwrap();
+        let far = layout.region(8).unwrap();
+        arena.slice::<u8>(far);
+    }
+
+    #[test]
+    fn an_overflowing_plan_is_refused() {
+        let mut layout = Layout::default();
+        layout.region(64).unwrap();
+        assert!(layout.region(usize::MAX - 64).is_none());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_kernel_knows_the_protections() {
+        let (arena, one, _) = arena();
+        let start = arena.pointer::<u8>(one) as usize;
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&format!("{start:x}-")));
+        assert!(lines.next().unwrap().contains("rw-p"));
+        let flags = lines.find(|line| line.starts_with("VmFlags:")).unwrap();
+        for flag in ["dd", "wf"] {
+            assert!(flags.split_whitespace().any(|word| word == flag), "{flag} is missing in {flags}");
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The ground floor: memory that is scrubbed.
+//!
+//! Lives here: overwriting ([`scrub`]), owners that overwrite when they let go ([`secret`]), the locked arena
+//! ([`arena`]) and what divides it ([`blocks`], [`workspace`]), the account of it all ([`ledger`]), the sticky
+//! failure flag ([`poison`]) and the stack cleaner ([`stack`]).
+//!
+//! **Invariant:** nothing here knows a model, a request or a device. A region is scrubbed when it is released,
+//! never at its next use, and releasing takes a [`Scrubbed`] token that only `scrub.rs` can make.
+
+pub mod arena;
+pub mod blocks;
+pub mod ledger;
+pub mod poison;
+pub mod scrub;
+pub mod secret;
+pub mod stack;
+pub mod workspace;
+
+pub use arena::{Arena, Layout, Region};
+pub use scrub::{Scrubbed, scrub};
+pub use secret::Secret;

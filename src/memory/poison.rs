@@ -1,0 +1,60 @@
+//! The sticky failure flag: once a guarantee is in doubt, a session serves no more requests.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// Why a session stopped serving.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoisonReason {
+    /// A step panicked. All session memory was overwritten at once.
+    Panic,
+    /// Memory read back after a scrub was not zero.
+    ScrubFailed,
+}
+
+impl std::fmt::Display for PoisonReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Panic => "a step panicked; everything was scrubbed",
+            Self::ScrubFailed => "memory was not zero after a scrub",
+        })
+    }
+}
+
+/// Set once, never cleared. A destructor cannot return an error: it poisons instead.
+#[derive(Debug, Default)]
+pub struct Poison(AtomicU8);
+
+impl Poison {
+    /// Marks the session; the first reason stays.
+    pub fn set(&self, reason: PoisonReason) {
+        let code = match reason {
+            PoisonReason::Panic => 1,
+            PoisonReason::ScrubFailed => 2,
+        };
+        let _ = self.0.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// The reason, if the session is poisoned.
+    pub fn reason(&self) -> Option<PoisonReason> {
+        match self.0.load(Ordering::Acquire) {
+            0 => None,
+            1 => Some(PoisonReason::Panic),
+            _ => Some(PoisonReason::ScrubFailed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_reason_stays() {
+        let poison = Poison::default();
+        assert_eq!(poison.reason(), None);
+        poison.set(PoisonReason::ScrubFailed);
+        poison.set(PoisonReason::Panic);
+        assert_eq!(poison.reason(), Some(PoisonReason::ScrubFailed));
+    }
+}

@@ -1,0 +1,50 @@
+//! Cleaning the stack below the caller: spilled registers and dead frames hold activations and text.
+#![expect(unsafe_code, reason = "overwrites the unused part of this thread's own stack")]
+
+use super::scrub::Scrubbed;
+
+/// How far below the caller the library's own threads clean. Their deepest call chains (a kernel; the tokenizer)
+/// stay well inside it, and their stacks are larger ([`THREAD_STACK_BYTES`]).
+pub const DEPTH_BYTES: usize = 448 * 1024;
+
+/// The stack size of every thread that the library starts.
+pub const THREAD_STACK_BYTES: usize = 1024 * 1024;
+
+/// Overwrites [`DEPTH_BYTES`] of dead stack below the caller's frame.
+///
+/// Only for threads started with [`THREAD_STACK_BYTES`] and called near the bottom of them: the memory must exist.
+#[inline(never)]
+pub fn scrub_below() -> Scrubbed {
+    let mut frame = std::mem::MaybeUninit::<[u64; DEPTH_BYTES / 8]>::uninit();
+    // SAFETY: zero is a value of every integer; the frame is written whole before it is read.
+    let words: &mut [u64] = unsafe {
+        frame.as_mut_ptr().write_bytes(0, 1);
+        frame.assume_init_mut()
+    };
+    super::scrub(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Leaves a mark in a dead frame and returns its address.
+    #[inline(never)]
+    fn leave_mark() -> usize {
+        let mut mark = [0x5ec2_e75e_c2e7_5ec2_u64; 64];
+        std::hint::black_box(&mut mark).as_ptr() as usize
+    }
+
+    #[test]
+    fn a_dead_frame_is_overwritten() {
+        let run = || {
+            let at = leave_mark();
+            let scrubbed = scrub_below().bytes();
+            // SAFETY: the address is in this thread's stack, which is mapped; nothing else writes it now.
+            (scrubbed, unsafe { (at as *const u64).read_volatile() })
+        };
+        let (scrubbed, word) =
+            std::thread::Builder::new().stack_size(THREAD_STACK_BYTES).spawn(run).unwrap().join().unwrap();
+        assert_eq!((scrubbed, word), (DEPTH_BYTES as u64, 0));
+    }
+}

@@ -1,0 +1,128 @@
+//! Reading fields of a checkpoint's JSON files, with errors that name file and field.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+
+/// No configuration, index or tokenizer is larger; what claims to be is refused before it is read.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// The text of a JSON file of reasonable size.
+///
+/// # Errors
+/// The file cannot be read, is too large, or is not UTF-8.
+pub fn read(file: &Path) -> Result<String> {
+    let bytes = std::fs::metadata(file).map_err(Error::read(file))?.len();
+    if bytes > MAX_BYTES {
+        return Err(Error::config(file, "", format!("at most {MAX_BYTES} bytes long; it has {bytes}")));
+    }
+    std::fs::read_to_string(file).map_err(Error::read(file))
+}
+
+/// A JSON object with the file's name for errors.
+#[derive(Debug)]
+pub struct Json {
+    /// The file.
+    pub file: PathBuf,
+    /// Where in the file this object is, with a dot behind; empty for the whole.
+    prefix: String,
+    value: Value,
+}
+
+impl Json {
+    /// Parses `file`, which must hold an object.
+    ///
+    /// # Errors
+    /// As [`read`], or it is no JSON object.
+    pub fn open(file: &Path) -> Result<Self> {
+        Self::parse(file, &read(file)?)
+    }
+
+    /// As [`Json::open`]; a missing file is an empty object.
+    pub fn open_if_there(file: &Path) -> Result<Self> {
+        if file.exists() { Self::open(file) } else { Self::parse(file, "{}") }
+    }
+
+    fn parse(file: &Path, text: &str) -> Result<Self> {
+        match serde_json::from_str(text) {
+            Ok(value @ Value::Object(_)) => Ok(Self { file: file.to_owned(), prefix: String::new(), value }),
+            Ok(_) => Err(Error::config(file, "", "a JSON object")),
+            Err(error) => Err(Error::config(
+                file,
+                "",
+                format!("a JSON object (line {}, column {})", error.line(), error.column()),
+            )),
+        }
+    }
+
+    /// The field; none when absent or null.
+    pub fn field(&self, name: &str) -> Option<&Value> {
+        self.value.get(name).filter(|value| !value.is_null())
+    }
+
+    /// The error that `name` must be `expected`.
+    pub fn wrong(&self, name: &str, expected: impl Into<String>) -> Error {
+        Error::config(&self.file, format!("{}{name}", self.prefix), expected)
+    }
+
+    /// A nested object; none when absent or null.
+    pub fn object(&self, name: &str) -> Result<Option<Json>> {
+        match self.field(name) {
+            None => Ok(None),
+            Some(value @ Value::Object(_)) => Ok(Some(Json {
+                file: self.file.clone(),
+                prefix: format!("{}{name}.", self.prefix),
+                value: value.clone(),
+            })),
+            Some(_) => Err(self.wrong(name, "an object")),
+        }
+    }
+
+    /// A whole number from 1 to `max`; none when absent or null.
+    pub fn size(&self, name: &str, max: usize) -> Result<Option<usize>> {
+        let Some(value) = self.field(name) else { return Ok(None) };
+        let size = value.as_u64().and_then(|size| usize::try_from(size).ok()).filter(|size| (1..=max).contains(size));
+        size.map(Some).ok_or_else(|| self.wrong(name, format!("a whole number from 1 to {max}")))
+    }
+
+    /// As [`Json::size`], and it must be there.
+    pub fn required_size(&self, name: &str, max: usize) -> Result<usize> {
+        self.size(name, max)?.ok_or_else(|| self.wrong(name, format!("a whole number from 1 to {max}; it is missing")))
+    }
+
+    /// A positive, finite number; none when absent or null.
+    pub fn positive(&self, name: &str) -> Result<Option<f64>> {
+        let Some(value) = self.field(name) else { return Ok(None) };
+        let number = value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
+        number.map(Some).ok_or_else(|| self.wrong(name, "a number above 0"))
+    }
+
+    /// True or false; `default` when absent or null.
+    pub fn flag(&self, name: &str, default: bool) -> Result<bool> {
+        match self.field(name) {
+            None => Ok(default),
+            Some(value) => value.as_bool().ok_or_else(|| self.wrong(name, "true or false")),
+        }
+    }
+
+    /// A string; none when absent or null.
+    pub fn text(&self, name: &str) -> Result<Option<&str>> {
+        match self.field(name) {
+            None => Ok(None),
+            Some(value) => value.as_str().map(Some).ok_or_else(|| self.wrong(name, "a string")),
+        }
+    }
+
+    /// A token id or a list of them; empty when absent or null.
+    pub fn token_ids(&self, name: &str) -> Result<Vec<u32>> {
+        let one = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let ids = match self.field(name) {
+            None => Some(Vec::new()),
+            Some(Value::Array(list)) => list.iter().map(one).collect(),
+            Some(value) => one(value).map(|id| vec![id]),
+        };
+        ids.ok_or_else(|| self.wrong(name, "a token id or a list of token ids"))
+    }
+}

@@ -1,0 +1,10 @@
+//! The model: its shape ([`arch`]), how checkpoints spell it ([`families`]) and the one forward pass ([`decoder`]).
+//!
+//! **Invariant:** an architecture is a row of data, not code. Nothing here knows threads, instruction sets or
+//! devices: those are behind [`crate::backend::Backend`].
+
+pub mod arch;
+pub mod decoder;
+pub mod families;
+pub mod json;
+pub mod rope;

@@ -1,0 +1,129 @@
+//! `tokenizer.json` through the `tokenizers` crate, without what it would keep.
+//!
+//! Three things differ from calling `Tokenizer::encode`:
+//! - the BPE and unigram word caches (thread-local, up to 10,000 words that stay until the thread ends) are off from
+//!   before the first use;
+//! - the ids go from the model's tokens straight into the caller's [`Secret`]: no `Encoding` with a plain vector of
+//!   all ids is made;
+//! - special tokens around a sequence are read off the post-processor once, at loading, with a text of our own.
+
+use std::path::Path;
+
+use tokenizers::{Model, OffsetReferential, OffsetType, PreTokenizer, Tokenizer};
+
+use super::detokenizer::Pieces;
+use crate::error::{Error, Result};
+use crate::memory::Secret;
+use crate::model::json::{self, Json};
+
+/// Encoded at loading to see what the post-processor puts around it. Public, and in any vocabulary.
+const PROBE: &str = "a";
+
+/// A checkpoint's tokenizer.
+pub struct Text {
+    tokenizer: Tokenizer,
+    /// Ids before a sequence: usually the BOS token.
+    prefix: Vec<u32>,
+    /// Ids behind it: usually none.
+    suffix: Vec<u32>,
+    pieces: Pieces,
+}
+
+impl Text {
+    /// Reads `tokenizer.json`, and `tokenizer_config.json` if it is there, for a model of `vocab` tokens.
+    ///
+    /// # Errors
+    /// A file is malformed, holds ids outside the model's vocabulary, or asks for a decoder that this library does
+    /// not do.
+    pub fn open(folder: &Path, vocab: usize) -> Result<Self> {
+        let file = folder.join("tokenizer.json");
+        let mut tokenizer = Tokenizer::from_bytes(json::read(&file)?)
+            .map_err(|error| Error::tokenizer(&file, format!("must be a Hugging Face tokenizer: {error}")))?;
+        let mut model = tokenizer.get_model().clone();
+        model.resize_cache(0);
+        tokenizer.with_model(model);
+        let largest = tokenizer.get_vocab(true).into_values().max();
+        if largest.is_none_or(|id| id as usize >= vocab) {
+            let reason = format!("its ids must be below the model's vocab_size, {vocab}");
+            return Err(Error::tokenizer(&file, reason));
+        }
+        let pieces = Pieces::new(&tokenizer, vocab).map_err(|reason| Error::tokenizer(&file, reason))?;
+        let mut text = Self { tokenizer, prefix: Vec::new(), suffix: Vec::new(), pieces };
+        text.read_specials(&file)?;
+        text.read_config(&folder.join("tokenizer_config.json"))?;
+        Ok(text)
+    }
+
+    fn read_specials(&mut self, file: &Path) -> Result<()> {
+        let failed = |_| Error::tokenizer(file, "must encode a plain text");
+        let with = self.tokenizer.encode_fast(PROBE, true).map_err(failed)?;
+        let without = self.tokenizer.encode_fast(PROBE, false).map_err(failed)?;
+        let (with, without) = (with.get_ids(), without.get_ids());
+        let start = with.windows(without.len().max(1)).position(|window| window == without);
+        let Some(start) = start else {
+            return Err(Error::tokenizer(file, "the post-processor must only add tokens before and behind the text"));
+        };
+        self.prefix = with[..start].to_vec();
+        self.suffix = with[start + without.len()..].to_vec();
+        Ok(())
+    }
+
+    /// `add_bos_token` overrules the post-processor, as it does in transformers' Llama tokenizers.
+    fn read_config(&mut self, file: &Path) -> Result<()> {
+        let config = Json::open_if_there(file)?;
+        let Some(bos) = special_token(&config, "bos_token").and_then(|bos| self.tokenizer.token_to_id(&bos)) else {
+            return Ok(());
+        };
+        if config.field("add_bos_token").is_none() {
+            return Ok(());
+        }
+        let llama = config.text("tokenizer_class")?.is_some_and(|class| class.starts_with("Llama"));
+        match config.flag("add_bos_token", true)? {
+            true if self.prefix.first() != Some(&bos) => self.prefix.insert(0, bos),
+            false if llama => self.prefix.retain(|&id| id != bos),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Appends the ids of `text` to `ids`, with the checkpoint's special tokens around them if asked.
+    ///
+    /// # Errors
+    /// The tokenizer cannot encode it. The error holds none of it.
+    pub fn encode(&self, text: &str, specials: bool, ids: &mut Secret<Vec<u32>>) -> Result<()> {
+        let failed = |_| Error::request("prompt", "text that the checkpoint's tokenizer can encode");
+        let tokenizer = &self.tokenizer;
+        let mut pieces = tokenizer.get_added_vocabulary().extract_and_normalize(tokenizer.get_normalizer(), text);
+        if let Some(pre_tokenizer) = tokenizer.get_pre_tokenizer() {
+            pre_tokenizer.pre_tokenize(&mut pieces).map_err(failed)?;
+        }
+        pieces.tokenize(|piece| tokenizer.get_model().tokenize(piece.get())).map_err(failed)?;
+        if specials {
+            ids.extend(&self.prefix);
+        }
+        for (_, _, tokens) in pieces.get_splits(OffsetReferential::Original, OffsetType::None) {
+            tokens.iter().flatten().for_each(|token| ids.push(token.id));
+        }
+        if specials {
+            ids.extend(&self.suffix);
+        }
+        Ok(())
+    }
+
+    /// The bytes of each token.
+    pub fn pieces(&self) -> &Pieces {
+        &self.pieces
+    }
+}
+
+impl std::fmt::Debug for Text {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Text").finish_non_exhaustive()
+    }
+}
+
+/// A special token in `tokenizer_config.json`: a string, or an object with `content`.
+fn special_token(config: &Json, name: &str) -> Option<String> {
+    let value = config.field(name)?;
+    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
+}

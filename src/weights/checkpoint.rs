@@ -1,0 +1,204 @@
+//! A folder of safetensors: one file, or shards with an index.
+//!
+//! The `safetensors` crate parses and validates each header. On top of it every tensor's bytes are checked here to
+//! lie inside the file before anything is computed from them, and what it refuses is traced to a tensor's name.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use safetensors::SafeTensors;
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde::Deserialize;
+
+use super::{Dtype, map::Map};
+use crate::error::{Error, Result};
+
+/// A tensor in a mapped file.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    map: Arc<Map>,
+    start: usize,
+    bytes: usize,
+    /// Its name in the checkpoint.
+    pub name: String,
+    /// The file that holds it.
+    pub file: PathBuf,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Shape, outermost first.
+    pub shape: Vec<usize>,
+}
+
+impl Tensor {
+    /// The stored bytes, little-endian, row-major.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map.bytes()[self.start..self.start + self.bytes]
+    }
+}
+
+/// All tensors of a checkpoint, by name.
+#[derive(Debug)]
+pub struct Checkpoint {
+    folder: PathBuf,
+    tensors: HashMap<String, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    file: PathBuf,
+    map: Arc<Map>,
+    info: TensorInfo,
+    start: usize,
+}
+
+/// `model.safetensors.index.json`.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: HashMap<String, String>,
+}
+
+impl Checkpoint {
+    /// Maps the weights of the checkpoint in `folder` and checks their headers. Reads no tensor yet.
+    ///
+    /// # Errors
+    /// A file is missing, truncated or malformed; the index names a file outside the folder or a tensor that its
+    /// file does not hold; two shards hold the same tensor.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let single = folder.join("model.safetensors");
+        let index = folder.join("model.safetensors.index.json");
+        let mut this = Self { folder: folder.to_owned(), tensors: HashMap::new() };
+        if single.exists() || !index.exists() {
+            this.add(&single)?;
+            return Ok(this);
+        }
+        let index_text = crate::model::json::read(&index)?;
+        let parsed: Index = serde_json::from_str(&index_text)
+            .map_err(|_| Error::config(&index, "weight_map", "an object from tensor names to file names"))?;
+        let mut shards: Vec<&String> = parsed.weight_map.values().collect();
+        shards.sort_unstable();
+        shards.dedup();
+        for shard in shards {
+            if Path::new(shard).file_name().is_none_or(|name| name != shard.as_str()) {
+                return Err(Error::config(&index, "weight_map", "plain file names, without folders"));
+            }
+            this.add(&folder.join(shard))?;
+        }
+        let mut names: Vec<_> = parsed.weight_map.iter().collect();
+        names.sort_unstable();
+        for (name, shard) in names {
+            let file = folder.join(shard);
+            if this.tensors.get(name).is_none_or(|entry| entry.file != file) {
+                return Err(Error::tensor(&file, name, "be in this file: the index says so"));
+            }
+        }
+        Ok(this)
+    }
+
+    fn add(&mut self, file: &Path) -> Result<()> {
+        let map = Arc::new(Map::open(file)?);
+        let (header_bytes, metadata) =
+            SafeTensors::read_metadata(map.bytes()).map_err(|error| explain(file, map.bytes(), &error))?;
+        let data_start = 8 + header_bytes;
+        let data_bytes = map.bytes().len() - data_start;
+        for (name, info) in infos(&metadata) {
+            let (begin, end) = info.data_offsets;
+            if begin > end || end > data_bytes {
+                return Err(Error::tensor(file, &name, format!("lie inside the file's {data_bytes} bytes of data")));
+            }
+            let entry = Entry { file: file.to_owned(), map: map.clone(), start: data_start + begin, info };
+            if self.tensors.insert(name.clone(), entry).is_some() {
+                return Err(Error::tensor(file, &name, "be in one file only"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The tensor `name`, of exactly `shape`.
+    ///
+    /// # Errors
+    /// It is missing, of another shape, or of a type other than float32, float16 and bfloat16.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let Some(entry) = self.tensors.get(name) else {
+            return Err(Error::tensor(&self.folder, name, format!("be there, with shape {shape:?}")));
+        };
+        if entry.info.shape != shape {
+            let expected = format!("have shape {shape:?}, as config.json says; it has {:?}", entry.info.shape);
+            return Err(Error::tensor(&entry.file, name, expected));
+        }
+        let dtype = match entry.info.dtype {
+            safetensors::Dtype::F32 => Dtype::F32,
+            safetensors::Dtype::F16 => Dtype::F16,
+            safetensors::Dtype::BF16 => Dtype::Bf16,
+            other => {
+                let expected = format!("be float32, float16 or bfloat16; it is {other:?}");
+                return Err(Error::tensor(&entry.file, name, expected));
+            }
+        };
+        let (begin, end) = entry.info.data_offsets;
+        Ok(Tensor {
+            map: entry.map.clone(),
+            start: entry.start,
+            bytes: end - begin,
+            name: name.to_owned(),
+            file: entry.file.clone(),
+            dtype,
+            shape: shape.to_vec(),
+        })
+    }
+}
+
+fn infos(metadata: &Metadata) -> Vec<(String, TensorInfo)> {
+    metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect()
+}
+
+/// The parser's refusal in our terms, with the tensor's name where one tensor is at fault.
+fn explain(file: &Path, bytes: &[u8], error: &safetensors::SafeTensorError) -> Error {
+    use safetensors::SafeTensorError as E;
+    let whole = |reason: &str| Error::WeightsFile { file: file.to_owned(), reason: reason.to_owned() };
+    match error {
+        E::HeaderTooSmall => whole("must start with the 8-byte length of a safetensors header"),
+        E::HeaderTooLarge | E::InvalidHeaderLength => {
+            whole("the header's length must fit the file (at most 100 MB): truncated, or no safetensors file")
+        }
+        E::InvalidHeader(_) | E::InvalidHeaderDeserialization(_) | E::JsonError(_) => match first_bad(bytes) {
+            Some((name, expected)) => Error::tensor(file, &name, expected),
+            None => whole("the header must be a JSON object of tensors, each with dtype, shape and data_offsets"),
+        },
+        E::MetadataIncompleteBuffer => {
+            whole("the data must end where the last tensor ends: the file is truncated or has extra bytes")
+        }
+        _ => match first_bad(bytes) {
+            Some((name, expected)) => Error::tensor(file, &name, expected),
+            None => whole("the header does not describe the data"),
+        },
+    }
+}
+
+/// The first tensor, by offset, whose header entry cannot be right, and what it should be.
+fn first_bad(bytes: &[u8]) -> Option<(String, String)> {
+    let length = usize::try_from(u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?)).ok()?;
+    let header = bytes.get(8..length.checked_add(8)?)?;
+    let header: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(header).ok()?;
+    let mut expected_start = 0_u64;
+    let mut entries: Vec<_> = header.into_iter().filter(|(name, _)| name != "__metadata__").collect();
+    entries.sort_by_key(|(_, value)| value["data_offsets"][0].as_u64());
+    for (name, value) in entries {
+        let Ok(info) = serde_json::from_value::<TensorInfo>(value) else {
+            return Some((name, "have a known dtype, a shape and two data_offsets".into()));
+        };
+        let (begin, end) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
+        let bits = info.shape.iter().try_fold(info.dtype.bitsize(), |bits, &size| bits.checked_mul(size));
+        let Some(bits) = bits else {
+            return Some((name, "have a shape whose size does not overflow".into()));
+        };
+        if begin != expected_start || begin > end {
+            return Some((name, format!("start where the tensor before it ends, at {expected_start}")));
+        }
+        if end - begin != (bits / 8) as u64 || !bits.is_multiple_of(8) {
+            return Some((name, format!("have {} bytes, as its dtype and shape say", bits / 8)));
+        }
+        expected_start = end;
+    }
+    None
+}

@@ -1,0 +1,102 @@
+//! Element types of weights and of the KV cache.
+
+use half::{bf16, f16};
+
+/// An element type that the kernels read directly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// IEEE 754 single precision.
+    F32,
+    /// IEEE 754 half precision.
+    F16,
+    /// The upper half of a single.
+    Bf16,
+}
+
+impl Dtype {
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
+    /// The name that checkpoints use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::F16 => "float16",
+            Self::Bf16 => "bfloat16",
+        }
+    }
+
+    /// The value of the element stored in `bytes` (little-endian, as safetensors stores it).
+    ///
+    /// # Panics
+    /// If `bytes` is not one element long.
+    pub fn read(self, bytes: &[u8]) -> f32 {
+        match (self, bytes) {
+            (Self::F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
+            (Self::F16, &[a, b]) => f16::from_le_bytes([a, b]).to_f32(),
+            (Self::Bf16, &[a, b]) => bf16::from_le_bytes([a, b]).to_f32(),
+            _ => panic!("{} bytes are not one {}", bytes.len(), self.name()),
+        }
+    }
+
+    /// Whether all elements in `bytes` are finite.
+    pub fn all_finite(self, bytes: &[u8]) -> bool {
+        // Not short-circuiting inside a chunk: these loops become wide integer compares, at memory speed.
+        match self {
+            Self::F32 => bytes.chunks(1 << 16).all(|chunk| {
+                let (words, _) = chunk.as_chunks::<4>();
+                !words.iter().fold(false, |bad, &w| bad | (u32::from_le_bytes(w) & 0x7f80_0000 == 0x7f80_0000))
+            }),
+            Self::F16 => half_finite::<0x7c00>(bytes),
+            Self::Bf16 => half_finite::<0x7f80>(bytes),
+        }
+    }
+}
+
+/// Sixteen-bit floats are infinite or not numbers when all exponent bits are set.
+fn half_finite<const EXPONENT: u16>(bytes: &[u8]) -> bool {
+    bytes.chunks(1 << 16).all(|chunk| {
+        let (words, _) = chunk.as_chunks::<2>();
+        !words.iter().fold(false, |bad, &w| bad | (u16::from_le_bytes(w) & EXPONENT == EXPONENT))
+    })
+}
+
+impl std::fmt::Display for Dtype {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_read_as_stored() {
+        assert_eq!(Dtype::F32.read(&1.5_f32.to_le_bytes()), 1.5);
+        assert_eq!(Dtype::F16.read(&f16::from_f32(-0.25).to_le_bytes()), -0.25);
+        assert_eq!(Dtype::Bf16.read(&bf16::from_f32(3.0).to_le_bytes()), 3.0);
+    }
+
+    #[test]
+    fn infinities_and_nans_are_found_anywhere() {
+        for bad in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+            for at in [0, 1, 40_000, 70_000] {
+                let mut values = vec![f32::MAX; 70_001];
+                let bytes = |v: &[f32]| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>();
+                let halves = |v: &[f32]| v.iter().flat_map(|&x| f16::from_f32(x / 1e34).to_le_bytes()).collect::<Vec<_>>();
+                let brains = |v: &[f32]| v.iter().flat_map(|&x| bf16::from_f32(x / 2.0).to_le_bytes()).collect::<Vec<_>>();
+                assert!(Dtype::F32.all_finite(&bytes(&values)));
+                assert!(Dtype::F16.all_finite(&halves(&values)) && Dtype::Bf16.all_finite(&brains(&values)));
+                values[at] = bad;
+                assert!(!Dtype::F32.all_finite(&bytes(&values)));
+                assert!(!Dtype::F16.all_finite(&halves(&values)) && !Dtype::Bf16.all_finite(&brains(&values)));
+            }
+        }
+    }
+}

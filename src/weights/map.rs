@@ -1,0 +1,37 @@
+//! A read-only mapping of a weights file.
+#![expect(unsafe_code, reason = "memory-maps a file")]
+
+use std::fs::File;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// The bytes of a file, read in by the kernel as they are touched. Never written.
+#[derive(Debug)]
+pub struct Map(memmap2::Mmap);
+
+impl Map {
+    /// Maps the whole of `path`.
+    ///
+    /// Not guaranteed: if another process truncates the file while it is mapped, the system ends this process with
+    /// SIGBUS. Checkpoints are replaced by renaming, never in place.
+    ///
+    /// # Errors
+    /// The file is missing, unreadable, no regular file, or empty.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::read(path))?;
+        let metadata = file.metadata().map_err(Error::read(path))?;
+        if !metadata.is_file() || metadata.len() == 0 {
+            let reason = "must be a regular file that is not empty".to_owned();
+            return Err(Error::WeightsFile { file: path.to_owned(), reason });
+        }
+        // SAFETY: private and read-only; that nobody changes the file meanwhile is documented above.
+        let map = unsafe { memmap2::MmapOptions::new().map_copy_read_only(&file) };
+        map.map(Self).map_err(Error::read(path))
+    }
+
+    /// All bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}

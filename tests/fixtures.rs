@@ -1,0 +1,76 @@
+//! Every committed checkpoint against what its reference implementation computed (`tools/make_fixtures.py`).
+//!
+//! Acceptance: greedy tokens equal; largest and root-mean-square error of the logits against the single-precision
+//! reference at most twice that of the reference's own low-precision run.
+
+mod common;
+
+use amnesic::testing::LogitsTap;
+use amnesic::{Device, Request, Session};
+use common::{fixture, fixtures, read_f32s};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Expected {
+    prompts: Vec<Vec<u32>>,
+    greedy: Vec<Vec<u32>>,
+    low_max_abs: Vec<f64>,
+    low_rms: Vec<f64>,
+}
+
+/// One body, every backend.
+fn hold_all(device: Device, chunk: usize) {
+    let mut held = 0;
+    for name in fixtures() {
+        let folder = fixture(&name);
+        let expected: Expected =
+            serde_json::from_str(&std::fs::read_to_string(folder.join("expected.json")).unwrap()).unwrap();
+        let session = Session::builder(&folder)
+            .device(device)
+            .kv_tokens(512)
+            .max_sequences(3)
+            .step_tokens(chunk)
+            .open()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let taps: Vec<LogitsTap> = expected.prompts.iter().map(|_| LogitsTap::default()).collect();
+        let requests = expected.prompts.iter().zip(&expected.greedy).zip(&taps).map(|((prompt, greedy), tap)| {
+            Request::tokens(prompt.clone()).max_tokens(greedy.len()).tap_logits(tap)
+        });
+        let replies = session.generate_batch(requests).unwrap();
+        for (i, reply) in replies.iter().enumerate() {
+            assert_eq!(reply.tokens(), expected.greedy[i], "{name}: greedy tokens of prompt {i}");
+            let reference = read_f32s(&folder.join("expected.safetensors"), &format!("logits.{i}"));
+            let (max, rms) = errors(&taps[i].values(), &reference);
+            println!(
+                "{name} prompt {i}: max {max:.2e} (reference's own {:.2e}), rms {rms:.2e} ({:.2e})",
+                expected.low_max_abs[i], expected.low_rms[i]
+            );
+            assert!(max <= 2.0 * expected.low_max_abs[i], "{name}: prompt {i}: largest error {max}");
+            assert!(rms <= 2.0 * expected.low_rms[i], "{name}: prompt {i}: error {rms}");
+            held += 1;
+        }
+    }
+    assert_eq!(held, 7 * 3, "fixtures are missing");
+}
+
+fn errors(mine: &[f32], reference: &[f32]) -> (f64, f64) {
+    assert_eq!(mine.len(), reference.len());
+    let differences = mine.iter().zip(reference).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs());
+    let (max, squares) = differences.fold((0.0_f64, 0.0), |(max, sum), d| (max.max(d), sum + d * d));
+    (max, (squares / mine.len() as f64).sqrt())
+}
+
+#[test]
+fn the_fast_backend_holds_every_fixture() {
+    hold_all(Device::Cpu, 512);
+}
+
+#[test]
+fn the_fast_backend_holds_every_fixture_in_chunks_of_five() {
+    hold_all(Device::Cpu, 5);
+}
+
+#[test]
+fn the_reference_backend_holds_every_fixture() {
+    hold_all(Device::Reference, 16);
+}
