@@ -144,6 +144,7 @@ impl<B: Backend> Worker<B> {
                 let _ = answer.send(Ok(())); // a caller that is gone has cancelled
             }
             Some(refusal) => {
+                self.ledger.request_ended();
                 self.finish(sequences.into_iter().map(|sequence| (sequence, Err(Error::Closed))).collect());
                 let _ = answer.send(Err(refusal));
             }

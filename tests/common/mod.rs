@@ -31,3 +31,96 @@ pub fn read_f32s(file: &Path, name: &str) -> Vec<f32> {
     let data = tensors.tensor(name).unwrap().data().as_chunks::<4>().0.to_vec();
     data.into_iter().map(f32::from_le_bytes).collect()
 }
+
+/// A random checkpoint to write: a small llama unless changed.
+#[derive(Clone)]
+pub struct Recipe {
+    pub config: serde_json::Value,
+    /// Values are drawn from a seeded generator, scaled so that logits are not flat.
+    pub seed: u64,
+}
+
+impl Recipe {
+    pub fn small(vocab: usize) -> Self {
+        let config = serde_json::json!({
+            "model_type": "llama", "hidden_size": 64, "intermediate_size": 112, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "vocab_size": vocab,
+            "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "tie_word_embeddings": true,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        });
+        Self { config, seed: 7 }
+    }
+
+    pub fn size(&self, field: &str) -> usize {
+        self.config[field].as_u64().unwrap() as usize
+    }
+
+    /// The names and shapes of its tensors.
+    pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
+        let (hidden, inner, dim) = (self.size("hidden_size"), self.size("intermediate_size"), self.size("head_dim"));
+        let (q, kv) = (self.size("num_attention_heads") * dim, self.size("num_key_value_heads") * dim);
+        let mut shapes = vec![
+            ("model.embed_tokens.weight".to_owned(), vec![self.size("vocab_size"), hidden]),
+            ("model.norm.weight".to_owned(), vec![hidden]),
+        ];
+        if self.config["tie_word_embeddings"] == false {
+            shapes.push(("lm_head.weight".to_owned(), vec![self.size("vocab_size"), hidden]));
+        }
+        for layer in 0..self.size("num_hidden_layers") {
+            for (name, shape) in [
+                ("input_layernorm", vec![hidden]),
+                ("post_attention_layernorm", vec![hidden]),
+                ("self_attn.q_proj", vec![q, hidden]),
+                ("self_attn.k_proj", vec![kv, hidden]),
+                ("self_attn.v_proj", vec![kv, hidden]),
+                ("self_attn.o_proj", vec![hidden, q]),
+                ("mlp.gate_proj", vec![inner, hidden]),
+                ("mlp.up_proj", vec![inner, hidden]),
+                ("mlp.down_proj", vec![hidden, inner]),
+            ] {
+                shapes.push((format!("model.layers.{layer}.{name}.weight"), shape));
+            }
+        }
+        shapes
+    }
+
+    /// The bf16 values of a tensor, as the file holds them.
+    pub fn values(&self, name: &str, shape: &[usize]) -> Vec<half::bf16> {
+        let mut state = name.bytes().fold(self.seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        let mut uniform = || {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = state;
+            z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((z ^ z >> 31) >> 40) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let count = shape.iter().product();
+        let scale = if shape.len() == 1 { 0.3 } else { 1.7 / (*shape.last().unwrap() as f32).sqrt() };
+        let base = if shape.len() == 1 { 1.0 } else { 0.0 };
+        let scale = if name.contains("embed") { 1.0 } else { scale };
+        (0..count).map(|_| half::bf16::from_f32(base + scale * uniform())).collect()
+    }
+
+    /// Writes config and weights to `folder`, with the tokenizer of a fixture if named.
+    pub fn write(&self, folder: &Path, tokenizer: Option<&str>) {
+        std::fs::write(folder.join("config.json"), self.config.to_string()).unwrap();
+        let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = self
+            .shapes()
+            .into_iter()
+            .map(|(name, shape)| {
+                let bytes = self.values(&name, &shape).iter().flat_map(|value| value.to_le_bytes()).collect();
+                (name, shape, bytes)
+            })
+            .collect();
+        let views = tensors.iter().map(|(name, shape, bytes)| {
+            (name, safetensors::tensor::TensorView::new(safetensors::Dtype::BF16, shape.clone(), bytes).unwrap())
+        });
+        let bytes = safetensors::serialize(views, None).unwrap();
+        std::fs::write(folder.join("model.safetensors"), bytes).unwrap();
+        if let Some(name) = tokenizer {
+            for file in ["tokenizer.json", "tokenizer_config.json"] {
+                std::fs::copy(fixture("tokenizers").join(name).join(file), folder.join(file)).unwrap();
+            }
+        }
+    }
+}

@@ -1,5 +1,4 @@
 //! Which instruction set to use, decided once at run time.
-#![expect(unsafe_code, reason = "function pointers to kernels of a proven instruction set")]
 
 use super::attention::AttentionJob;
 use super::linear::LinearJob;

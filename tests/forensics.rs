@@ -1,0 +1,10 @@
+//! What a request leaves in memory with the system's allocator: nothing but, possibly, the tokenizer's copies of the
+//! prompt's text.
+
+mod common;
+#[path = "forensics/mod.rs"]
+mod search;
+
+fn main() {
+    search::main(false);
+}
