@@ -191,7 +191,8 @@ mod tests {
                 other => panic!("{expected}: {other:?}"),
             }
         }
-        let all = Request::prompt("x").max_tokens(1).temperature(2.0).top_p(1.0).min_p(0.0).top_k(9).stop("y");
+        let all =
+            Request::prompt("x").max_tokens(1).temperature(2.0).top_p(1.0).min_p(0.0).top_k(9).stop("y");
         assert!(all.check().is_ok());
     }
 

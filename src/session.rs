@@ -176,7 +176,11 @@ impl Builder {
             && memory.total_bytes() > budget
         {
             let limit = format!("the budget is {budget}");
-            return Err(Error::Memory { needed: memory.total_bytes(), what: "weights, KV cache, workspace", limit });
+            return Err(Error::Memory {
+                needed: memory.total_bytes(),
+                what: "weights, KV cache, workspace",
+                limit,
+            });
         }
         let defaults = self.defaults(&arch, limits.context)?;
         let text = match defaults.tokenizer_file.exists() {
@@ -213,7 +217,8 @@ impl Builder {
             true => Ok(value),
             false => Err(Error::request(field, format!("from 1 to {max}"))),
         };
-        let context = self.context.map(|tokens| within("context_length", tokens, arch.context)).transpose()?;
+        let context =
+            self.context.map(|tokens| within("context_length", tokens, arch.context)).transpose()?;
         let kv_tokens = self.kv_tokens.unwrap_or(context.unwrap_or(1).max(DEFAULT_KV_TOKENS));
         let blocks = blocks_for(within("kv_tokens", kv_tokens, MAX_TOKENS)?);
         let held = blocks * crate::backend::BLOCK;
@@ -256,6 +261,7 @@ impl Builder {
         let Parts { arch, weights, plan, text, defaults, limits, memory } = parts;
         let decoder = Decoder::new(arch, &weights, plan, limits.context, &mut backend)?;
         let device = backend.name();
+        let vocab = defaults.vocab;
         let shared = Arc::new(Shared::default());
         #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests ask for faults"))]
         let mut worker = Worker::new(backend, decoder, text, defaults, limits, shared.clone());
@@ -270,13 +276,24 @@ impl Builder {
             .spawn(move || worker.run(&inbox))
             .map_err(Error::Thread)?;
         let context = limits.context;
-        Ok(Session { submissions: Some(submissions), thread: Some(thread), shared, memory, context, device })
+        Ok(Session {
+            submissions: Some(submissions),
+            thread: Some(thread),
+            shared,
+            memory,
+            context,
+            vocab,
+            device,
+        })
     }
 }
 
 impl std::fmt::Debug for Builder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Builder").field("folder", &self.folder).field("device", &self.device).finish_non_exhaustive()
+        f.debug_struct("Builder")
+            .field("folder", &self.folder)
+            .field("device", &self.device)
+            .finish_non_exhaustive()
     }
 }
 
@@ -292,10 +309,16 @@ struct Parts {
 }
 
 /// Reads every weight once, on all threads: finds what is not finite, and brings the file in from disk.
-fn check_finite(weights: &Weights, threads: usize, progress: Option<&(dyn Fn(Progress) + Send + Sync)>) -> Result<()> {
+fn check_finite(
+    weights: &Weights,
+    threads: usize,
+    progress: Option<&(dyn Fn(Progress) + Send + Sync)>,
+) -> Result<()> {
     const PIECE_BYTES: usize = 4 << 20;
-    let pieces: Vec<(&Tensor, &[u8])> =
-        weights.iter().flat_map(|tensor| tensor.bytes().chunks(PIECE_BYTES).map(move |piece| (tensor, piece))).collect();
+    let pieces: Vec<(&Tensor, &[u8])> = weights
+        .iter()
+        .flat_map(|tensor| tensor.bytes().chunks(PIECE_BYTES).map(move |piece| (tensor, piece)))
+        .collect();
     let (next, done) = (AtomicU64::new(0), AtomicU64::new(0));
     let total_bytes = weights.bytes();
     let check = || -> Option<&Tensor> {
@@ -311,7 +334,11 @@ fn check_finite(weights: &Weights, threads: usize, progress: Option<&(dyn Fn(Pro
     let bad = std::thread::scope(|scope| {
         let others: Vec<_> = (1..threads.min(pieces.len())).map(|_| scope.spawn(check)).collect();
         let mine = check();
-        others.into_iter().filter_map(|other| other.join().ok().flatten()).chain(mine).min_by_key(|bad| &bad.name)
+        others
+            .into_iter()
+            .filter_map(|other| other.join().ok().flatten())
+            .chain(mine)
+            .min_by_key(|bad| &bad.name)
     });
     match bad {
         None => Ok(()),
@@ -332,6 +359,7 @@ pub struct Session {
     shared: Arc<Shared>,
     memory: MemoryPlan,
     context: usize,
+    vocab: usize,
     device: String,
 }
 
@@ -400,6 +428,11 @@ impl Session {
     /// Tokens, prompt and reply together, that one request may have.
     pub fn context_length(&self) -> usize {
         self.context
+    }
+
+    /// Tokens in the model's vocabulary: the ids of [`Request::tokens`] are below it.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab
     }
 
     /// What its memory goes to.

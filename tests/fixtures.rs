@@ -33,9 +33,10 @@ fn hold_all(device: Device, chunk: usize) {
             .open()
             .unwrap_or_else(|error| panic!("{name}: {error}"));
         let taps: Vec<LogitsTap> = expected.prompts.iter().map(|_| LogitsTap::default()).collect();
-        let requests = expected.prompts.iter().zip(&expected.greedy).zip(&taps).map(|((prompt, greedy), tap)| {
-            Request::tokens(prompt.clone()).max_tokens(greedy.len()).tap_logits(tap)
-        });
+        let requests =
+            expected.prompts.iter().zip(&expected.greedy).zip(&taps).map(|((prompt, greedy), tap)| {
+                Request::tokens(prompt.clone()).max_tokens(greedy.len()).tap_logits(tap)
+            });
         let replies = session.generate_batch(requests).unwrap();
         for (i, reply) in replies.iter().enumerate() {
             assert_eq!(reply.tokens(), expected.greedy[i], "{name}: greedy tokens of prompt {i}");

@@ -63,7 +63,9 @@ pub struct Kv {
 impl Kv {
     /// Bytes of one block for this shape; none on overflow.
     pub fn block_bytes(dtype: Dtype, layers: usize, kv_heads: usize, head_dim: usize) -> Option<usize> {
-        [2, kv_heads, BLOCK, head_dim, dtype.bytes()].iter().try_fold(layers, |bytes, &n| bytes.checked_mul(n))
+        [2, kv_heads, BLOCK, head_dim, dtype.bytes()]
+            .iter()
+            .try_fold(layers, |bytes, &n| bytes.checked_mul(n))
     }
 
     /// The region of one block.

@@ -61,7 +61,8 @@ impl Mailbox {
         while !state.ended {
             state = self.wait(state);
         }
-        let End { finish_reason, usage, request_id, seed } = state.end.take().unwrap_or(Err(Error::Closed))?;
+        let End { finish_reason, usage, request_id, seed } =
+            state.end.take().unwrap_or(Err(Error::Closed))?;
         let tokens = std::mem::take(&mut state.tokens);
         let bytes = std::mem::take(&mut state.text).into_exposed();
         Ok(Reply { text: Secret::new(text(bytes)), tokens, finish_reason, usage, request_id, seed })
@@ -103,6 +104,11 @@ impl Outbox {
     /// Whether the caller has gone.
     pub fn is_cancelled(&self) -> bool {
         self.0.cancelled.load(Ordering::Acquire)
+    }
+
+    /// Makes room for `tokens` tokens.
+    pub fn reserve(&self, tokens: usize) {
+        self.0.lock().tokens.reserve(tokens);
     }
 
     /// Adds one token.

@@ -58,7 +58,7 @@ impl Sequence {
         defaults: &Defaults,
         outbox: Outbox,
     ) -> Result<Self> {
-        let ids = encode(&request.prompt, text, defaults)?;
+        let mut ids = encode(&request.prompt, text, defaults)?;
         let prompt_tokens = ids.expose().len();
         let asked = request.max_tokens.unwrap_or(1);
         if prompt_tokens + asked > defaults.context {
@@ -66,6 +66,9 @@ impl Sequence {
             return Err(Error::ContextLength { prompt_tokens, max_tokens: asked, context });
         }
         let room = defaults.context - prompt_tokens;
+        let max_tokens = request.max_tokens.unwrap_or(Request::DEFAULT_MAX_TOKENS).min(room);
+        ids.reserve(prompt_tokens + max_tokens);
+        outbox.reserve(max_tokens);
         let fresh = || getrandom::u64().unwrap_or(0);
         let base = &defaults.sampling;
         let sampling = Sampling {
@@ -91,7 +94,7 @@ impl Sequence {
             #[cfg(feature = "testing")]
             logits: request.logits,
             prompt_tokens,
-            max_tokens: request.max_tokens.unwrap_or(Request::DEFAULT_MAX_TOKENS).min(room),
+            max_tokens,
             stop_tokens,
             stops: Stops::new(request.stop),
             detokenizer,

@@ -116,7 +116,12 @@ impl<B: Backend> Worker<B> {
         let failed: Vec<_> = self.running.drain(..).chain(self.waiting.drain(..)).collect();
         self.pool = BlockPool::new(self.limits.blocks);
         self.ledger.scrubbed(1, self.backend.scrub_all());
-        self.finish(failed.into_iter().map(|sequence| (sequence, Err(Error::Poisoned(PoisonReason::Panic)))).collect());
+        self.finish(
+            failed
+                .into_iter()
+                .map(|sequence| (sequence, Err(Error::Poisoned(PoisonReason::Panic))))
+                .collect(),
+        );
     }
 
     fn accept(&mut self, submission: Submission) {

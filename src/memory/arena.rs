@@ -32,7 +32,10 @@ impl Region {
     /// # Panics
     /// If they are not inside it.
     pub fn part(&self, start: usize, bytes: usize) -> Region {
-        assert!(start.checked_add(bytes).is_some_and(|end| end <= self.bytes), "a part lies outside its region");
+        assert!(
+            start.checked_add(bytes).is_some_and(|end| end <= self.bytes),
+            "a part lies outside its region"
+        );
         Region { offset: self.offset + start, bytes }
     }
 
@@ -209,7 +212,8 @@ impl Arena {
         let scrubbed = self.scrub_all();
         let all = self.slice::<u8>(Region { offset: 0, bytes: self.bytes });
         // By chunks, so that the report says how much is zero when not all is.
-        let verified = all.chunks(1 << 20).filter(|chunk| is_zero(chunk)).map(|chunk| chunk.len() as u64).sum();
+        let verified =
+            all.chunks(1 << 20).filter(|chunk| is_zero(chunk)).map(|chunk| chunk.len() as u64).sum();
         Closed {
             regions: self.regions as u64,
             scrubbed,

@@ -32,7 +32,9 @@ impl std::fmt::Display for NotCovered {
             Self::NotLocked { bytes } => write!(f, "{bytes} bytes are not locked in memory (RLIMIT_MEMLOCK)"),
             Self::InCoreDumps { bytes } => write!(f, "{bytes} bytes may appear in a core dump"),
             Self::VisibleAfterFork { bytes } => write!(f, "{bytes} bytes are visible to forked children"),
-            Self::HeapTemporaries => f.write_str("heap temporaries of third-party crates (install alloc::Scrubbing)"),
+            Self::HeapTemporaries => {
+                f.write_str("heap temporaries of third-party crates (install alloc::Scrubbing)")
+            }
         }
     }
 }

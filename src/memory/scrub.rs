@@ -57,7 +57,8 @@ pub fn scrub<T: Plain>(values: &mut [T]) -> Scrubbed {
         return Scrubbed { bytes };
     }
     // SAFETY: `T: Plain`, so its memory is `size_of_val` initialised bytes, borrowed mutably here.
-    let raw = unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast::<u8>(), size_of_val(values)) };
+    let raw =
+        unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast::<u8>(), size_of_val(values)) };
     raw.fill(0);
     barrier(raw.as_ptr());
     Scrubbed { bytes }

@@ -64,6 +64,15 @@ impl<T: Plain> Secret<Vec<T>> {
         Self(Vec::with_capacity(capacity))
     }
 
+    /// Makes room for `capacity` values in all, so that none of them moves later.
+    pub fn reserve(&mut self, capacity: usize) {
+        if capacity > self.0.capacity() {
+            let mut larger = Vec::with_capacity(capacity);
+            larger.extend_from_slice(&self.0);
+            let _ = std::mem::replace(self, Self(larger)); // drops, and so overwrites, the old buffer
+        }
+    }
+
     /// Appends one value.
     pub fn push(&mut self, value: T) {
         self.extend(&[value]);
@@ -73,9 +82,7 @@ impl<T: Plain> Secret<Vec<T>> {
     pub fn extend(&mut self, values: &[T]) {
         let wanted = self.0.len() + values.len();
         if wanted > self.0.capacity() {
-            let mut larger = Vec::with_capacity(wanted.next_power_of_two().max(64));
-            larger.extend_from_slice(&self.0);
-            let _ = std::mem::replace(self, Self(larger)); // drops, and so overwrites, the old buffer
+            self.reserve(wanted.next_power_of_two().max(64));
         }
         self.0.extend_from_slice(values);
     }

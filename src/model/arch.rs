@@ -75,7 +75,9 @@ impl Arch {
         let heads = json.required_size("num_attention_heads", MAX_WIDTH)?;
         let kv_heads = json.size("num_key_value_heads", MAX_WIDTH)?.unwrap_or(heads);
         if !heads.is_multiple_of(kv_heads) {
-            return Err(json.wrong("num_key_value_heads", format!("a divisor of num_attention_heads, {heads}")));
+            return Err(
+                json.wrong("num_key_value_heads", format!("a divisor of num_attention_heads, {heads}"))
+            );
         }
         let head_dim = match json.size("head_dim", MAX_HEAD_DIM)? {
             Some(head_dim) => head_dim,
@@ -161,7 +163,8 @@ fn rope(json: &Json) -> Result<Rope> {
         Some(name) => ("rope_type", name),
         None => ("type", parameters.text("type")?.unwrap_or("default")),
     };
-    let number = |field: &str| parameters.positive(field)?.ok_or_else(|| parameters.wrong(field, "a number above 0"));
+    let number =
+        |field: &str| parameters.positive(field)?.ok_or_else(|| parameters.wrong(field, "a number above 0"));
     let kind = match name {
         "default" => RopeKind::Default,
         "llama3" => RopeKind::Llama3 {
@@ -199,7 +202,9 @@ fn windows(json: &Json, family: &Family, layers: usize) -> Result<Vec<Option<usi
     }
     let first = match family.window {
         Window::Always => 0,
-        _ if json.flag("use_sliding_window", false)? => json.size("max_window_layers", MAX_LAYERS)?.unwrap_or(0),
+        _ if json.flag("use_sliding_window", false)? => {
+            json.size("max_window_layers", MAX_LAYERS)?.unwrap_or(0)
+        }
         _ => layers,
     };
     Ok((0..layers).map(|layer| window.filter(|_| layer >= first)).collect())

@@ -107,7 +107,9 @@ impl Weights {
             false => Some(checkpoint.tensor(names::HEAD, &[arch.vocab, arch.hidden])?),
         };
         let norm = checkpoint.tensor(names::NORM, &[arch.hidden])?;
-        let layers = (0..arch.layers).map(|layer| LayerWeights::find(arch, checkpoint, layer)).collect::<Result<_>>()?;
+        let layers = (0..arch.layers)
+            .map(|layer| LayerWeights::find(arch, checkpoint, layer))
+            .collect::<Result<_>>()?;
         Ok(Self { embed, layers, norm, head })
     }
 
@@ -277,7 +279,11 @@ impl<B: Backend> Decoder<B> {
         backend.gather(batch.outputs, x, last);
         backend.rms_norm(outputs, last, &self.norm, eps, xb);
         let head = self.head.as_ref().unwrap_or(&self.embed);
-        backend.linear(outputs, xb, &[Projection { weight: head, bias: None, out: logits, accumulate: false }]);
+        backend.linear(
+            outputs,
+            xb,
+            &[Projection { weight: head, bias: None, out: logits, accumulate: false }],
+        );
     }
 
     /// The logits of output `row` of the last step: (vocab).

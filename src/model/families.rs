@@ -37,9 +37,24 @@ pub struct Family {
 
 /// All rows.
 pub const FAMILIES: &[Family] = &[
-    Family { model_type: "llama", attention_bias: AttentionBias::Configured, mlp_bias: true, window: Window::Never },
-    Family { model_type: "mistral", attention_bias: AttentionBias::Never, mlp_bias: false, window: Window::Always },
-    Family { model_type: "qwen2", attention_bias: AttentionBias::Qkv, mlp_bias: false, window: Window::Upper },
+    Family {
+        model_type: "llama",
+        attention_bias: AttentionBias::Configured,
+        mlp_bias: true,
+        window: Window::Never,
+    },
+    Family {
+        model_type: "mistral",
+        attention_bias: AttentionBias::Never,
+        mlp_bias: false,
+        window: Window::Always,
+    },
+    Family {
+        model_type: "qwen2",
+        attention_bias: AttentionBias::Qkv,
+        mlp_bias: false,
+        window: Window::Upper,
+    },
 ];
 
 /// The row for `model_type`.

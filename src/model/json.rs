@@ -83,13 +83,17 @@ impl Json {
     /// A whole number from 1 to `max`; none when absent or null.
     pub fn size(&self, name: &str, max: usize) -> Result<Option<usize>> {
         let Some(value) = self.field(name) else { return Ok(None) };
-        let size = value.as_u64().and_then(|size| usize::try_from(size).ok()).filter(|size| (1..=max).contains(size));
+        let size = value
+            .as_u64()
+            .and_then(|size| usize::try_from(size).ok())
+            .filter(|size| (1..=max).contains(size));
         size.map(Some).ok_or_else(|| self.wrong(name, format!("a whole number from 1 to {max}")))
     }
 
     /// As [`Json::size`], and it must be there.
     pub fn required_size(&self, name: &str, max: usize) -> Result<usize> {
-        self.size(name, max)?.ok_or_else(|| self.wrong(name, format!("a whole number from 1 to {max}; it is missing")))
+        self.size(name, max)?
+            .ok_or_else(|| self.wrong(name, format!("a whole number from 1 to {max}; it is missing")))
     }
 
     /// A positive, finite number; none when absent or null.

@@ -211,7 +211,14 @@ mod tests {
         sorted.sort_unstable();
         for share in [0.01, 0.5, 0.9, 0.999] {
             let mut sum = 0.0;
-            let expected = sorted.iter().take_while(|&&key| { let more = sum < share * total; sum += weight(key); more }).count();
+            let expected = sorted
+                .iter()
+                .take_while(|&&key| {
+                    let more = sum < share * total;
+                    sum += weight(key);
+                    more
+                })
+                .count();
             let mut mine = keys.clone();
             let kept = nucleus(&mut mine, share * total, weight);
             assert_eq!((kept, &mine[..kept]), (expected, &sorted[..expected]));

@@ -23,8 +23,12 @@ mod tests {
     #[test]
     fn the_mixer_is_splitmix64() {
         // First outputs for seed 1234567 of the reference implementation.
-        let outputs: Vec<u64> = (1..=3).map(|i| mix(1_234_567_u64.wrapping_add(GAMMA.wrapping_mul(i)))).collect();
-        assert_eq!(outputs, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
+        let outputs: Vec<u64> =
+            (1..=3).map(|i| mix(1_234_567_u64.wrapping_add(GAMMA.wrapping_mul(i)))).collect();
+        assert_eq!(
+            outputs,
+            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]
+        );
     }
 
     #[test]

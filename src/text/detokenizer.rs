@@ -38,8 +38,12 @@ impl Pieces {
     pub fn new(tokenizer: &Tokenizer, vocab: usize) -> Result<Self, String> {
         let decoder = serde_json::to_value(tokenizer.get_decoder()).map_err(|error| error.to_string())?;
         let (spelling, strips_first_space) = spelling(&decoder)?;
-        let mut this =
-            Self { bytes: Vec::new(), ends: Vec::with_capacity(vocab), special: vec![false; vocab], strips_first_space };
+        let mut this = Self {
+            bytes: Vec::new(),
+            ends: Vec::with_capacity(vocab),
+            special: vec![false; vocab],
+            strips_first_space,
+        };
         let added = tokenizer.get_added_tokens_decoder();
         for id in 0..vocab as u32 {
             if let Some(token) = added.get(&id) {
@@ -48,7 +52,8 @@ impl Pieces {
             } else if let Some(token) = tokenizer.id_to_token(id) {
                 spelling.bytes(&token, &mut this.bytes);
             }
-            this.ends.push(u32::try_from(this.bytes.len()).map_err(|_| "its tokens must have less than 4 GB")?);
+            this.ends
+                .push(u32::try_from(this.bytes.len()).map_err(|_| "its tokens must have less than 4 GB")?);
         }
         Ok(this)
     }
@@ -81,7 +86,9 @@ impl Spelling {
                     to.push(byte);
                 }
             }
-            Self::Marked { byte_fallback: true, .. } if fallback_byte(token).is_some() => to.extend(fallback_byte(token)),
+            Self::Marked { byte_fallback: true, .. } if fallback_byte(token).is_some() => {
+                to.extend(fallback_byte(token))
+            }
             Self::Marked { mark, .. } => to.extend(token.replace(mark.as_str(), " ").as_bytes()),
         }
     }
@@ -113,8 +120,12 @@ fn spelling(decoder: &Value) -> Result<(Spelling, bool), String> {
             }
             ("ByteFallback", Spelling::Marked { byte_fallback, .. }) => *byte_fallback = true,
             ("Fuse", _) => {}
-            ("Strip", _) if step["content"] == " " && step["start"] == 1 && step["stop"] == 0 => strips = true,
-            (other, _) => return Err(format!("its decoder must be byte-level or SentencePiece-like; it has {other}")),
+            ("Strip", _) if step["content"] == " " && step["start"] == 1 && step["stop"] == 0 => {
+                strips = true
+            }
+            (other, _) => {
+                return Err(format!("its decoder must be byte-level or SentencePiece-like; it has {other}"));
+            }
         }
     }
     if let Spelling::Marked { mark, .. } = &spelling
@@ -200,7 +211,12 @@ mod tests {
     use super::*;
 
     fn pieces(tokens: &[&[u8]]) -> Pieces {
-        let mut this = Pieces { bytes: vec![], ends: vec![], special: vec![false; tokens.len()], strips_first_space: true };
+        let mut this = Pieces {
+            bytes: vec![],
+            ends: vec![],
+            special: vec![false; tokens.len()],
+            strips_first_space: true,
+        };
         for token in tokens {
             this.bytes.extend(*token);
             this.ends.push(this.bytes.len() as u32);
@@ -223,8 +239,12 @@ mod tests {
 
     #[test]
     fn characters_appear_when_they_are_whole() {
-        let pieces = pieces(&[b"a", "\u{1f600}".as_bytes().split_at(2).0, "\u{1f600}".as_bytes().split_at(2).1]);
-        assert_eq!(decode(&pieces, &[0, 1, 2, 0], false), ["a", "a", "a\u{1f600}", "a\u{1f600}a", "a\u{1f600}a"]);
+        let pieces =
+            pieces(&[b"a", "\u{1f600}".as_bytes().split_at(2).0, "\u{1f600}".as_bytes().split_at(2).1]);
+        assert_eq!(
+            decode(&pieces, &[0, 1, 2, 0], false),
+            ["a", "a", "a\u{1f600}", "a\u{1f600}a", "a\u{1f600}a"]
+        );
     }
 
     #[test]
@@ -246,7 +266,10 @@ mod tests {
     fn the_byte_alphabet_is_gpt2s() {
         let alphabet = byte_level_alphabet();
         assert_eq!(alphabet.len(), 256);
-        assert_eq!((alphabet[&'Ġ'], alphabet[&'Ċ'], alphabet[&'A'], alphabet[&'ÿ']), (b' ', b'\n', b'A', 0xff));
+        assert_eq!(
+            (alphabet[&'Ġ'], alphabet[&'Ċ'], alphabet[&'A'], alphabet[&'ÿ']),
+            (b' ', b'\n', b'A', 0xff)
+        );
         assert_eq!(alphabet[&'\u{143}'], 0xad);
     }
 }

@@ -61,7 +61,10 @@ impl Text {
         let (with, without) = (with.get_ids(), without.get_ids());
         let start = with.windows(without.len().max(1)).position(|window| window == without);
         let Some(start) = start else {
-            return Err(Error::tokenizer(file, "the post-processor must only add tokens before and behind the text"));
+            return Err(Error::tokenizer(
+                file,
+                "the post-processor must only add tokens before and behind the text",
+            ));
         };
         self.prefix = with[..start].to_vec();
         self.suffix = with[start + without.len()..].to_vec();
@@ -71,7 +74,8 @@ impl Text {
     /// `add_bos_token` overrules the post-processor, as it does in transformers' Llama tokenizers.
     fn read_config(&mut self, file: &Path) -> Result<()> {
         let config = Json::open_if_there(file)?;
-        let Some(bos) = special_token(&config, "bos_token").and_then(|bos| self.tokenizer.token_to_id(&bos)) else {
+        let Some(bos) = special_token(&config, "bos_token").and_then(|bos| self.tokenizer.token_to_id(&bos))
+        else {
             return Ok(());
         };
         if config.field("add_bos_token").is_none() {
@@ -93,7 +97,8 @@ impl Text {
     pub fn encode(&self, text: &str, specials: bool, ids: &mut Secret<Vec<u32>>) -> Result<()> {
         let failed = |_| Error::request("prompt", "text that the checkpoint's tokenizer can encode");
         let tokenizer = &self.tokenizer;
-        let mut pieces = tokenizer.get_added_vocabulary().extract_and_normalize(tokenizer.get_normalizer(), text);
+        let mut pieces =
+            tokenizer.get_added_vocabulary().extract_and_normalize(tokenizer.get_normalizer(), text);
         if let Some(pre_tokenizer) = tokenizer.get_pre_tokenizer() {
             pre_tokenizer.pre_tokenize(&mut pieces).map_err(failed)?;
         }

@@ -104,7 +104,11 @@ impl Checkpoint {
         for (name, info) in infos(&metadata) {
             let (begin, end) = info.data_offsets;
             if begin > end || end > data_bytes {
-                return Err(Error::tensor(file, &name, format!("lie inside the file's {data_bytes} bytes of data")));
+                return Err(Error::tensor(
+                    file,
+                    &name,
+                    format!("lie inside the file's {data_bytes} bytes of data"),
+                ));
             }
             let entry = Entry { file: file.to_owned(), map: map.clone(), start: data_start + begin, info };
             if self.tensors.insert(name.clone(), entry).is_some() {
@@ -123,7 +127,8 @@ impl Checkpoint {
             return Err(Error::tensor(&self.folder, name, format!("be there, with shape {shape:?}")));
         };
         if entry.info.shape != shape {
-            let expected = format!("have shape {shape:?}, as config.json says; it has {:?}", entry.info.shape);
+            let expected =
+                format!("have shape {shape:?}, as config.json says; it has {:?}", entry.info.shape);
             return Err(Error::tensor(&entry.file, name, expected));
         }
         let dtype = match entry.info.dtype {
@@ -161,10 +166,14 @@ fn explain(file: &Path, bytes: &[u8], error: &safetensors::SafeTensorError) -> E
         E::HeaderTooLarge | E::InvalidHeaderLength => {
             whole("the header's length must fit the file (at most 100 MB): truncated, or no safetensors file")
         }
-        E::InvalidHeader(_) | E::InvalidHeaderDeserialization(_) | E::JsonError(_) => match first_bad(bytes) {
-            Some((name, expected)) => Error::tensor(file, &name, expected),
-            None => whole("the header must be a JSON object of tensors, each with dtype, shape and data_offsets"),
-        },
+        E::InvalidHeader(_) | E::InvalidHeaderDeserialization(_) | E::JsonError(_) => {
+            match first_bad(bytes) {
+                Some((name, expected)) => Error::tensor(file, &name, expected),
+                None => whole(
+                    "the header must be a JSON object of tensors, each with dtype, shape and data_offsets",
+                ),
+            }
+        }
         E::MetadataIncompleteBuffer => {
             whole("the data must end where the last tensor ends: the file is truncated or has extra bytes")
         }

@@ -50,7 +50,9 @@ impl Dtype {
         match self {
             Self::F32 => bytes.chunks(1 << 16).all(|chunk| {
                 let (words, _) = chunk.as_chunks::<4>();
-                !words.iter().fold(false, |bad, &w| bad | (u32::from_le_bytes(w) & 0x7f80_0000 == 0x7f80_0000))
+                !words
+                    .iter()
+                    .fold(false, |bad, &w| bad | (u32::from_le_bytes(w) & 0x7f80_0000 == 0x7f80_0000))
             }),
             Self::F16 => half_finite::<0x7c00>(bytes),
             Self::Bf16 => half_finite::<0x7f80>(bytes),
@@ -89,13 +91,19 @@ mod tests {
             for at in [0, 1, 40_000, 70_000] {
                 let mut values = vec![f32::MAX; 70_001];
                 let bytes = |v: &[f32]| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>();
-                let halves = |v: &[f32]| v.iter().flat_map(|&x| f16::from_f32(x / 1e34).to_le_bytes()).collect::<Vec<_>>();
-                let brains = |v: &[f32]| v.iter().flat_map(|&x| bf16::from_f32(x / 2.0).to_le_bytes()).collect::<Vec<_>>();
+                let halves = |v: &[f32]| {
+                    v.iter().flat_map(|&x| f16::from_f32(x / 1e34).to_le_bytes()).collect::<Vec<_>>()
+                };
+                let brains = |v: &[f32]| {
+                    v.iter().flat_map(|&x| bf16::from_f32(x / 2.0).to_le_bytes()).collect::<Vec<_>>()
+                };
                 assert!(Dtype::F32.all_finite(&bytes(&values)));
                 assert!(Dtype::F16.all_finite(&halves(&values)) && Dtype::Bf16.all_finite(&brains(&values)));
                 values[at] = bad;
                 assert!(!Dtype::F32.all_finite(&bytes(&values)));
-                assert!(!Dtype::F16.all_finite(&halves(&values)) && !Dtype::Bf16.all_finite(&brains(&values)));
+                assert!(
+                    !Dtype::F16.all_finite(&halves(&values)) && !Dtype::Bf16.all_finite(&brains(&values))
+                );
             }
         }
     }

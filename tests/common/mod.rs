@@ -57,7 +57,8 @@ impl Recipe {
 
     /// The names and shapes of its tensors.
     pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
-        let (hidden, inner, dim) = (self.size("hidden_size"), self.size("intermediate_size"), self.size("head_dim"));
+        let (hidden, inner, dim) =
+            (self.size("hidden_size"), self.size("intermediate_size"), self.size("head_dim"));
         let (q, kv) = (self.size("num_attention_heads") * dim, self.size("num_key_value_heads") * dim);
         let mut shapes = vec![
             ("model.embed_tokens.weight".to_owned(), vec![self.size("vocab_size"), hidden]),
@@ -86,7 +87,8 @@ impl Recipe {
 
     /// The bf16 values of a tensor, as the file holds them.
     pub fn values(&self, name: &str, shape: &[usize]) -> Vec<half::bf16> {
-        let mut state = name.bytes().fold(self.seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        let mut state =
+            name.bytes().fold(self.seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
         let mut uniform = || {
             state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let mut z = state;
@@ -113,7 +115,10 @@ impl Recipe {
             })
             .collect();
         let views = tensors.iter().map(|(name, shape, bytes)| {
-            (name, safetensors::tensor::TensorView::new(safetensors::Dtype::BF16, shape.clone(), bytes).unwrap())
+            (
+                name,
+                safetensors::tensor::TensorView::new(safetensors::Dtype::BF16, shape.clone(), bytes).unwrap(),
+            )
         });
         let bytes = safetensors::serialize(views, None).unwrap();
         std::fs::write(folder.join("model.safetensors"), bytes).unwrap();

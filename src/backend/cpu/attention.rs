@@ -134,7 +134,8 @@ unsafe fn attend<V: Vector, E: Element>(job: &AttentionJob<'_>, part: Part, span
         }
         let position = span.position + tile.first;
         let last = position + tile.tokens - 1;
-        let look_back = |position: usize| job.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        let look_back =
+            |position: usize| job.window.map_or(0, |window| (position + 1).saturating_sub(window));
         for block in look_back(position) / BLOCK..=last / BLOCK {
             let base = block * BLOCK;
             let filled = (last + 1 - base).min(BLOCK);

@@ -129,7 +129,8 @@ mod tests {
     fn parts_cover_everything_once() {
         for total in [0, 1, 7, 16, 100, 129] {
             for count in [1, 2, 3, 8] {
-                let all: Vec<usize> = (0..count).flat_map(|index| Part { index, count }.range(total, 4)).collect();
+                let all: Vec<usize> =
+                    (0..count).flat_map(|index| Part { index, count }.range(total, 4)).collect();
                 assert_eq!(all, (0..total).collect::<Vec<_>>());
             }
         }

@@ -48,7 +48,7 @@ impl Cpu {
 
     /// Runs a job of `work` operations on the team, or alone when it is small.
     fn run(&mut self, work: usize, job: &(dyn Fn(Part) + Sync)) {
-        if work < ALONE { job(Part { index: 0, count: 1 }) } else { self.team.run(job) }
+        if work < ALONE { job(Part { index: 0, count: 1 }) } else { self.team.run(self.team.size(), job) }
     }
 
     /// The address of `rows` rows of a buffer.
@@ -79,7 +79,10 @@ impl Backend for Cpu {
     }
 
     fn embed(&mut self, ids: &[u32], table: &Weight, out: Buf) {
-        assert!(out.cols == table.cols && ids.iter().all(|&id| (id as usize) < table.rows), "ids outside the table");
+        assert!(
+            out.cols == table.cols && ids.iter().all(|&id| (id as usize) < table.rows),
+            "ids outside the table"
+        );
         let (cols, dtype) = (table.cols, table.dtype());
         self.counters.steps += 1;
         self.counters.tokens += ids.len() as u64;
@@ -133,7 +136,10 @@ impl Backend for Cpu {
     fn rope_store(&mut self, batch: &Batch<'_>, layer: usize, q: Buf, k: Buf, v: Buf, rope: &Weight) {
         let (rows, kv) = (batch.positions.len(), self.memory.kv());
         let width = kv.kv_heads * kv.head_dim;
-        assert!(k.cols == width && v.cols == width && q.cols.is_multiple_of(kv.head_dim), "rope: columns differ");
+        assert!(
+            k.cols == width && v.cols == width && q.cols.is_multiple_of(kv.head_dim),
+            "rope: columns differ"
+        );
         assert!(batch.slots.len() == rows && layer < kv.layers, "rope: rows or layer differ");
         for &slot in batch.slots {
             let _ = kv.block(slot / BLOCK as u32); // panics outside the cache
@@ -163,7 +169,10 @@ impl Backend for Cpu {
             for &block in &batch.blocks[span.table..span.table + last.div_ceil(BLOCK)] {
                 let _ = kv.block(block); // panics outside the cache
             }
-            assert!(span.row + span.rows <= rows && shape.layer < kv.layers, "attention: rows or layer differ");
+            assert!(
+                span.row + span.rows <= rows && shape.layer < kv.layers,
+                "attention: rows or layer differ"
+            );
             work += span.rows * last * q.cols;
         }
         let scratch = self.scratch.expect("planned with the arena");
@@ -216,7 +225,7 @@ impl Backend for Cpu {
 
     fn scrub_threads(&mut self) -> Scrubbed {
         let stacks = Mutex::new(Scrubbed::nothing());
-        self.team.run(&|_| {
+        self.team.run_on_each(&|_| {
             let scrubbed = stack::scrub_below();
             let mut sum = stacks.lock().expect("no holder panics");
             *sum = std::mem::replace(&mut *sum, Scrubbed::nothing()).and(scrubbed);

@@ -30,12 +30,17 @@ impl Vector for Generic {
     #[inline(always)]
     unsafe fn load_bf16(from: *const u16) -> Self {
         // SAFETY: the trait's contract.
-        Self(unsafe { from.cast::<[u16; LANES]>().read_unaligned() }.map(|bits| bf16::from_bits(bits).to_f32()))
+        Self(
+            unsafe { from.cast::<[u16; LANES]>().read_unaligned() }
+                .map(|bits| bf16::from_bits(bits).to_f32()),
+        )
     }
     #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> Self {
         // SAFETY: the trait's contract.
-        Self(unsafe { from.cast::<[u16; LANES]>().read_unaligned() }.map(|bits| f16::from_bits(bits).to_f32()))
+        Self(
+            unsafe { from.cast::<[u16; LANES]>().read_unaligned() }.map(|bits| f16::from_bits(bits).to_f32()),
+        )
     }
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {

@@ -101,7 +101,11 @@ unsafe fn rows<V: Vector, E: Element, const R: usize, const T: usize>(
 
 /// `R` weight rows times `T` tokens, accumulated in registers over all columns.
 #[inline(always)]
-unsafe fn tile<V: Vector, E: Element, const R: usize, const T: usize>(job: &LinearJob, token: usize, row: usize) {
+unsafe fn tile<V: Vector, E: Element, const R: usize, const T: usize>(
+    job: &LinearJob,
+    token: usize,
+    row: usize,
+) {
     // SAFETY: rows `row..row + R` and tokens `token..token + T` are in the job; loads stay inside `ins` columns.
     unsafe {
         let row_bytes = job.ins * E::BYTES;

@@ -41,7 +41,15 @@ impl Reference {
         }
     }
 
-    fn attend(&mut self, shape: Attention, table: &[u32], position: usize, q: (Buf, usize), out: Buf, head: usize) {
+    fn attend(
+        &mut self,
+        shape: Attention,
+        table: &[u32],
+        position: usize,
+        q: (Buf, usize),
+        out: Buf,
+        head: usize,
+    ) {
         let kv = self.memory.kv();
         let (dim, kv_head) = (kv.head_dim, head / (shape.heads / kv.kv_heads));
         let at = |side, position: usize| {
@@ -112,7 +120,8 @@ impl Backend for Reference {
             for row in 0..rows {
                 let (x, out) = self.memory.arena().read_write::<f32, f32>(x.row(row), out.row(row));
                 for (col, out) in out.iter_mut().enumerate() {
-                    let dot = x.iter().enumerate().map(|(i, &x)| f64::from(x) * f64::from(weight.value(col, i)));
+                    let dot =
+                        x.iter().enumerate().map(|(i, &x)| f64::from(x) * f64::from(weight.value(col, i)));
                     let sum = dot.sum::<f64>() + bias.map_or(0.0, |bias| f64::from(bias.table()[col]));
                     *out = if *accumulate { (f64::from(*out) + sum) as f32 } else { sum as f32 };
                 }

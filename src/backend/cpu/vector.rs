@@ -2,7 +2,10 @@
 //!
 //! The operations are those whose results IEEE 754 fixes (fused multiply-add included), and [`Vector::sum`] adds
 //! lanes in one given order: 8 apart, 4, 2, 1. So a kernel over `Vector` gives the same bits on each instruction set.
-#![expect(unsafe_code, reason = "lanes are loaded through raw pointers, on instruction sets proven by the caller")]
+#![expect(
+    unsafe_code,
+    reason = "lanes are loaded through raw pointers, on instruction sets proven by the caller"
+)]
 #![expect(clippy::missing_safety_doc, reason = "one contract for all, stated on the trait")]
 
 use half::{bf16, f16};

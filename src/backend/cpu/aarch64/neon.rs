@@ -39,7 +39,9 @@ impl Vector for Neon {
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
-        unsafe { Self([vld1q_f32(from), vld1q_f32(from.add(4)), vld1q_f32(from.add(8)), vld1q_f32(from.add(12))]) }
+        unsafe {
+            Self([vld1q_f32(from), vld1q_f32(from.add(4)), vld1q_f32(from.add(8)), vld1q_f32(from.add(12))])
+        }
     }
     #[inline(always)]
     unsafe fn load_bf16(from: *const u16) -> Self {
