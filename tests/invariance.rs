@@ -1,0 +1,130 @@
+//! Batch invariance: a request's tokens and logits are the same bits alone and in any batch, with any chunk size,
+//! number of threads and instruction set.
+
+mod common;
+
+use amnesic::testing::LogitsTap;
+use amnesic::{Device, Request, Session};
+use common::Recipe;
+
+const VOCAB: usize = 150;
+
+/// A seeded generator, for compositions.
+struct Draw(u64);
+
+impl Draw {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % bound
+    }
+}
+
+#[derive(Clone)]
+struct Case {
+    prompt: Vec<u32>,
+    max_tokens: usize,
+    temperature: f32,
+    seed: u64,
+}
+
+impl Case {
+    fn draw(draw: &mut Draw) -> Self {
+        let len = 1 + draw.below(60);
+        Self {
+            prompt: (0..len).map(|_| draw.below(VOCAB) as u32).collect(),
+            max_tokens: 1 + draw.below(24),
+            temperature: [0.0, 0.7, 1.5][draw.below(3)],
+            seed: draw.below(1000) as u64,
+        }
+    }
+
+    fn request(&self, tap: &LogitsTap) -> Request {
+        let request = Request::tokens(self.prompt.clone()).max_tokens(self.max_tokens).seed(self.seed);
+        request.temperature(self.temperature).top_p(0.95).tap_logits(tap)
+    }
+}
+
+/// What must not change: the tokens, and every bit of the logits that they were chosen from.
+type Outcome = (Vec<u32>, Vec<u32>);
+
+fn outcome(tokens: &[u32], tap: &LogitsTap) -> Outcome {
+    (tokens.to_vec(), tap.values().into_iter().map(f32::to_bits).collect())
+}
+
+fn alone(session: &Session, case: &Case) -> Outcome {
+    let tap = LogitsTap::default();
+    outcome(session.generate(case.request(&tap)).unwrap().tokens(), &tap)
+}
+
+fn recipe() -> Recipe {
+    let mut recipe = Recipe::small(VOCAB);
+    recipe.config["tie_word_embeddings"] = false.into();
+    // sizes with tails: nothing is a multiple of the vector length
+    recipe.config["hidden_size"] = 60.into();
+    recipe.config["head_dim"] = 18.into();
+    recipe
+}
+
+#[test]
+fn no_other_request_changes_yours() {
+    let folder = tempfile::tempdir().unwrap();
+    recipe().write(folder.path(), None);
+    let open = |device, threads, chunk| {
+        Session::builder(folder.path())
+            .device(device)
+            .threads(threads)
+            .step_tokens(chunk)
+            .max_sequences(9)
+            .open()
+            .unwrap()
+    };
+    let mut draw = Draw(1);
+    let cases: Vec<Case> = (0..40).map(|_| Case::draw(&mut draw)).collect();
+    let judge = open(Device::Cpu, 1, 512);
+    let expected: Vec<Outcome> = cases.iter().map(|case| alone(&judge, case)).collect();
+    assert!(expected.iter().all(|(tokens, logits)| logits.len() == tokens.len() * VOCAB));
+
+    let mut settings =
+        vec![(Device::Cpu, 2, 512), (Device::Cpu, 3, 9), (Device::Cpu, 2, 13), (Device::Cpu, 1, 64)];
+    for name in ["avx512", "avx2", "neon", "portable"] {
+        let works = Session::builder(folder.path()).device(Device::CpuWith(name)).open().is_ok();
+        settings.extend(works.then_some((Device::CpuWith(name), 2, 32)));
+    }
+    assert!(settings.len() >= 5, "the portable path is always there");
+    for (device, threads, chunk) in settings {
+        let session = open(device, threads, chunk);
+        for round in 0..6 {
+            let members: Vec<usize> = (0..1 + draw.below(16)).map(|_| draw.below(cases.len())).collect();
+            let taps: Vec<LogitsTap> = members.iter().map(|_| LogitsTap::default()).collect();
+            let requests = members.iter().zip(&taps).map(|(&member, tap)| cases[member].request(tap));
+            let replies = session.generate_batch(requests).unwrap();
+            for ((&member, tap), reply) in members.iter().zip(&taps).zip(&replies) {
+                let same = outcome(reply.tokens(), tap) == expected[member];
+                assert!(
+                    same,
+                    "{device:?}, {threads} threads, chunks of {chunk}, round {round}: case {member} differs"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn requests_from_many_threads_get_what_they_get_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    recipe().write(folder.path(), None);
+    let session = Session::builder(folder.path()).step_tokens(24).max_sequences(3).open().unwrap();
+    let mut draw = Draw(2);
+    let cases: Vec<Case> = (0..24).map(|_| Case::draw(&mut draw)).collect();
+    let expected: Vec<Outcome> = cases.iter().map(|case| alone(&session, case)).collect();
+    std::thread::scope(|scope| {
+        for chunk in cases.iter().zip(&expected).collect::<Vec<_>>().chunks(4) {
+            let (session, chunk) = (&session, chunk.to_vec());
+            scope.spawn(move || {
+                for (case, expected) in chunk {
+                    assert!(alone(session, case) == *expected);
+                }
+            });
+        }
+    });
+}
