@@ -14,6 +14,9 @@ use crate::weights::Dtype;
 /// Weight bytes that meet all tokens while they stay in the second-level cache.
 const PANEL_BYTES: usize = 192 * 1024;
 
+/// How many rows ahead weights are asked for when a single token streams them.
+const PREFETCH_ROWS: usize = 8;
+
 /// `out[t][n] = sum_k x[t][k] * weight[n][k] (+ bias[n]) (+ out[t][n])`.
 #[derive(Clone, Copy, Debug)]
 pub struct LinearJob {
@@ -120,7 +123,11 @@ unsafe fn tile<V: Vector, E: Element, const R: usize, const T: usize>(
                 inputs[t] = V::load(x.add(t * job.ins + k));
             }
             for r in 0..R {
-                let weights: V = E::load(weight.add(r * row_bytes + k * E::BYTES));
+                let at = weight.add(r * row_bytes + k * E::BYTES);
+                if T == 1 {
+                    V::prefetch(at.wrapping_add(PREFETCH_ROWS * row_bytes));
+                }
+                let weights: V = E::load(at);
                 for t in 0..T {
                     sums[r][t] = weights.fma(inputs[t], sums[r][t]);
                 }

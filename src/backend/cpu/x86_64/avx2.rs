@@ -107,6 +107,10 @@ impl Vector for Avx2 {
         unsafe { Self(exp2_whole8(self.0), exp2_whole8(self.1)) }
     }
     #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
+    #[inline(always)]
     unsafe fn sum(self) -> f32 {
         unsafe { sum8(_mm256_add_ps(self.0, self.1)) }
     }

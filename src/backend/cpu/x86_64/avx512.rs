@@ -70,6 +70,10 @@ impl Vector for Avx512 {
         Self(unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased)) })
     }
     #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
+    #[inline(always)]
     unsafe fn sum(self) -> f32 {
         let high = unsafe { _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(self.0))) };
         unsafe { super::avx2::sum8(_mm256_add_ps(_mm512_castps512_ps256(self.0), high)) }

@@ -1,0 +1,9 @@
+# All checks, as CI runs them.
+check:
+    .ci/run
+
+# Speed: the default model, the scrub, and a 0.5B checkpoint against the machine's read bandwidth.
+bench:
+    cargo bench --bench generate
+    cargo bench --features testing --bench scrub
+    cargo bench --features testing --bench roofline
