@@ -59,7 +59,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A field of a JSON file is missing or wrong.
-    #[error("{file}: `{field}` must be {expected}")]
+    #[error("{file}: {}must be {expected}", in_backticks(.field))]
     Config {
         /// The file.
         file: PathBuf,
@@ -131,6 +131,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// No `model_type` of ours; the name comes from the file.
+    pub(crate) fn unknown_model_type(file: &Path, found: &str, known: String) -> Self {
+        Self::UnknownModelType { file: file.to_owned(), found: printable(found), known }
+    }
+
     pub(crate) fn request(field: &'static str, expected: impl Into<String>) -> Self {
         Self::Request { field, expected: expected.into() }
     }
@@ -144,10 +149,24 @@ impl Error {
     }
 
     pub(crate) fn tensor(file: &Path, tensor: &str, expected: impl Into<String>) -> Self {
-        Self::Tensor { file: file.to_owned(), tensor: tensor.to_owned(), expected: expected.into() }
+        Self::Tensor { file: file.to_owned(), tensor: printable(tensor), expected: expected.into() }
     }
 
-    pub(crate) fn tokenizer(file: &Path, reason: impl Into<String>) -> Self {
-        Self::Tokenizer { file: file.to_owned(), reason: reason.into() }
+    pub(crate) fn tokenizer(file: &Path, reason: impl AsRef<str>) -> Self {
+        Self::Tokenizer { file: file.to_owned(), reason: printable(reason.as_ref()) }
     }
+}
+
+/// Text from a checkpoint's files, made fit for one line of a log: no control characters, not too long.
+fn printable(text: &str) -> String {
+    const MAX_CHARS: usize = 160;
+    let mut printed: String = text.chars().take(MAX_CHARS).flat_map(char::escape_debug).collect();
+    if text.chars().nth(MAX_CHARS).is_some() {
+        printed.push('…');
+    }
+    printed
+}
+
+fn in_backticks(field: &str) -> String {
+    if field.is_empty() { String::new() } else { format!("`{field}` ") }
 }

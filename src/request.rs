@@ -21,7 +21,7 @@ pub struct Request {
     pub(crate) min_p: Option<f32>,
     pub(crate) seed: Option<u64>,
     pub(crate) stop: Vec<Secret<String>>,
-    pub(crate) stop_tokens: Vec<u32>,
+    pub(crate) stop_tokens: Secret<Vec<u32>>,
     #[cfg(feature = "testing")]
     pub(crate) logits: Option<crate::testing::LogitsTap>,
 }
@@ -56,7 +56,7 @@ impl Request {
             min_p: None,
             seed: None,
             stop: Vec::new(),
-            stop_tokens: Vec::new(),
+            stop_tokens: Secret::default(),
             #[cfg(feature = "testing")]
             logits: None,
         }
@@ -160,7 +160,7 @@ impl fmt::Debug for Request {
             .field("min_p", &self.min_p)
             .field("seed", &self.seed)
             .field("stop", &self.stop.len())
-            .field("stop_tokens", &self.stop_tokens.len())
+            .field("stop_tokens", &self.stop_tokens.expose().len())
             .finish()
     }
 }

@@ -56,7 +56,7 @@ pub struct MemoryPlan {
     pub weights_bytes: u64,
     /// The KV cache.
     pub kv_bytes: u64,
-    /// Activations and logits.
+    /// Activations, logits and the table of rope angles.
     pub workspace_bytes: u64,
     /// Tokens that the KV cache holds, over all requests.
     pub kv_tokens: usize,
@@ -182,6 +182,13 @@ impl Builder {
                 limit,
             });
         }
+        // The arena is locked, so all of it must be there: asking for more would end some process, not this call.
+        if let Some(available) = available_bytes()
+            && plan.bytes() > available
+        {
+            let limit = format!("the system has {available} available");
+            return Err(Error::Memory { needed: plan.bytes(), what: "KV cache and workspace", limit });
+        }
         let defaults = self.defaults(&arch, limits.context)?;
         let text = match defaults.tokenizer_file.exists() {
             true => Some(Text::open(&self.folder, arch.vocab)?),
@@ -245,7 +252,10 @@ impl Builder {
             };
             sampling.temperature = number("temperature", 1.0, 2.0)?;
             sampling.top_p = number("top_p", 1.0, 1.0)?;
-            sampling.top_k = json.field("top_k").and_then(serde_json::Value::as_u64).unwrap_or(0) as usize;
+            if let Some(value) = json.field("top_k") {
+                let count = value.as_u64().and_then(|count| usize::try_from(count).ok());
+                sampling.top_k = count.ok_or_else(|| json.wrong("top_k", "a whole number from 0"))?;
+            }
             if json.field("min_p").is_some_and(|value| value.as_f64() != Some(0.0)) {
                 sampling.min_p = number("min_p", 0.0, 1.0)?;
             }
@@ -295,6 +305,13 @@ impl std::fmt::Debug for Builder {
             .field("device", &self.device)
             .finish_non_exhaustive()
     }
+}
+
+/// Memory that the system can give without swapping, where it says so.
+fn available_bytes() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// What loading hands to the device.

@@ -1,14 +1,14 @@
 //! The attack catalogue: what is wrong with a checkpoint, a setting or a request gives the error that says so. It
 //! never panics, aborts, hangs or takes memory to match.
-#![allow(unsafe_code, reason = "counts allocations")]
 
 mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use amnesic::{Builder, Device, Error, PoisonReason, Request, Session};
@@ -17,18 +17,26 @@ use half::{bf16, f16};
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
-/// Remembers the largest block that was asked for; gives none above 1 GiB, so that a mistake here stays small.
+/// Remembers the largest block that each thread asked for. Gives none above twice what is allowed, so that a reader
+/// without bounds ends soon.
 struct Watching;
 
-static LARGEST: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
+}
 const MOST_AT_ONCE: usize = 64 << 20;
+
+/// The largest block since the last time.
+fn largest() -> usize {
+    LARGEST.replace(0)
+}
 
 // SAFETY: goes on to the system's allocator with the caller's layout, or fails.
 unsafe impl GlobalAlloc for Watching {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LARGEST.fetch_max(layout.size(), Ordering::Relaxed);
+        LARGEST.set(LARGEST.get().max(layout.size()));
         // SAFETY: the caller's contract is the same.
-        if layout.size() > 1 << 30 { std::ptr::null_mut() } else { unsafe { System.alloc(layout) } }
+        if layout.size() > 2 * MOST_AT_ONCE { std::ptr::null_mut() } else { unsafe { System.alloc(layout) } }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
@@ -92,7 +100,7 @@ impl Parts {
         folder
     }
 
-    fn range(&self, name: &str) -> std::ops::Range<usize> {
+    fn range(&self, name: &str) -> Range<usize> {
         let offset = |i: usize| self.header[name]["data_offsets"][i].as_u64().unwrap() as usize;
         offset(0)..offset(1)
     }
@@ -197,10 +205,10 @@ fn is(error: &Error) -> Is<'_> {
     }
 }
 
-/// Opening fails as it should: without a panic, soon, in little memory, with an error that names what is wrong. A
-/// name that is empty does not appear in messages.
+/// Opening fails as it should: without a panic, soon, in little memory, with an error that names what is wrong.
 fn refuses(what: &str, builder: Builder, expected: Is, words: &[&str]) {
     let start = Instant::now();
+    let _ = largest();
     let result = catch_unwind(AssertUnwindSafe(|| builder.open()));
     let took = start.elapsed();
     let error = result.unwrap_or_else(|_| panic!("{what}: opening panicked"));
@@ -212,7 +220,8 @@ fn refuses(what: &str, builder: Builder, expected: Is, words: &[&str]) {
     }
     is_one_short_line(what, &shown);
     assert!(took < Duration::from_secs(2), "{what}: took {took:?}");
-    assert!(LARGEST.load(Ordering::Relaxed) < MOST_AT_ONCE, "{what}: allocated {LARGEST:?} bytes at once");
+    let largest = largest();
+    assert!(largest < MOST_AT_ONCE, "{what}: allocated {largest} bytes at once");
 }
 
 fn is_one_short_line(what: &str, shown: &str) {
@@ -282,7 +291,7 @@ fn sizes_in_config() {
         json!(true),
     ];
     for field in required.into_iter().chain(optional) {
-        let missing = required.contains(&field).then(|| json!(null));
+        let missing = required.contains(&field).then_some(Value::Null);
         for value in wrong.iter().cloned().chain(missing) {
             let what = format!("{field}: {value}");
             let mut parts = Parts::small();
@@ -471,7 +480,7 @@ fn epsilons_beyond_single_precision() {
         let mut parts = Parts::small();
         parts.config["rms_norm_eps"] = json!(epsilon);
         refuses(
-            &format!("rms_norm_eps: {epsilon}"),
+            &format!("rms_norm_eps: {epsilon:e}"),
             builder(parts.write().path()),
             Is::Config("rms_norm_eps"),
             &["number"],
@@ -512,18 +521,17 @@ fn pipes_and_devices_in_a_checkpoint() {
                 _ => std::fs::create_dir(&path).unwrap(),
             }
             let (tell, told) = std::sync::mpsc::channel();
-            let before = LARGEST.load(Ordering::Relaxed);
             let open = builder(folder.path());
-            std::thread::spawn(move || tell.send(open.open().map(|_| ()).map_err(|error| error.to_string())));
+            std::thread::spawn(move || {
+                tell.send((open.open().err().map(|error| error.to_string()), largest()))
+            });
             match told.recv_timeout(Duration::from_secs(2)) {
                 Err(_) => wrong.push(format!("{file}, {kind}: waits for ever")),
-                Ok(Ok(())) => wrong.push(format!("{file}, {kind}: it opened")),
-                Ok(Err(shown)) if !shown.contains(file) => wrong.push(format!("{file}, {kind}: {shown}")),
-                Ok(Err(_)) if LARGEST.load(Ordering::Relaxed) >= MOST_AT_ONCE => {
-                    let bytes = LARGEST.swap(before, Ordering::Relaxed);
-                    wrong.push(format!("{file}, {kind}: allocated {bytes} bytes at once"));
+                Ok((_, largest)) if largest >= MOST_AT_ONCE => {
+                    wrong.push(format!("{file}, {kind}: allocated {largest} bytes at once"));
                 }
-                Ok(Err(_)) => {}
+                Ok((Some(shown), _)) if shown.contains(file) => {}
+                Ok((shown, _)) => wrong.push(format!("{file}, {kind}: {shown:?}")),
             }
         }
     }
@@ -605,8 +613,7 @@ fn headers_of_weights_files() {
 #[test]
 fn tensors_in_a_header() {
     type Change = fn(&mut Parts);
-    let set = |parts: &mut Parts, field: &str, value: Value| parts.header[Q][field] = value;
-    let cases: [(&str, Change, Is, &[&str]); 30] = [
+    let cases: [(&str, Change, Is, &[&str]); 29] = [
         ("dtype F99", |p| p.header[Q]["dtype"] = json!("F99"), Is::Tensor(Q), &["dtype"]),
         ("dtype 3", |p| p.header[Q]["dtype"] = json!(3), Is::Tensor(Q), &["dtype"]),
         (
@@ -663,18 +670,17 @@ fn tensors_in_a_header() {
         ),
         ("negative offsets", |p| move_by(p, Q, -1 << 40), Is::Tensor(Q), &["data_offsets"]),
         (
-            "offsets near 2^64",
-            |p| p.header[Q]["data_offsets"] = json!([u64::MAX - 16383, u64::MAX]),
-            Is::Tensor(Q),
-            &["start"],
-        ),
-        (
-            "the last near 2^64",
+            "a sum past 2^64",
             |p| {
-                let name = last(p);
-                let start = p.range(&name).start as u64;
-                p.header[&name] =
-                    json!({"dtype": "U8", "shape": [u64::MAX - start], "data_offsets": [start, u64::MAX]});
+                let mut start = p.data.len() as u64;
+                for i in 0..8 {
+                    let end = if i == 7 { u64::MAX - 1 } else { start + (1 << 61) - 1 };
+                    p.header.insert(
+                        format!("huge.{i}"),
+                        json!({"dtype": "U8", "shape": [end - start], "data_offsets": [start, end]}),
+                    );
+                    start = end;
+                }
             },
             Is::Weights,
             &["data"],
@@ -717,9 +723,11 @@ fn tensors_in_a_header() {
         ("ends late", [start, end + 2]),
         ("moved", [start + 2, end + 2]),
         ("of another tensor", [0, end - start]),
+        ("near 2^64", [usize::MAX - (end - start), usize::MAX]),
+        ("past 2^64", [usize::MAX, end - start - 1]),
     ] {
         let mut parts = parts.clone();
-        set(&mut parts, "data_offsets", json!(offsets));
+        parts.header[Q]["data_offsets"] = json!(offsets);
         let folder = parts.write();
         let error = builder(folder.path()).open().err().unwrap_or_else(|| panic!("{what}: it opened"));
         let Is::Tensor(name) = is(&error) else { panic!("{what}: {error}") };
@@ -727,8 +735,6 @@ fn tensors_in_a_header() {
         is_one_short_line(what, &error.to_string());
     }
 }
-
-use std::ops::Range;
 
 fn retype(parts: &mut Parts, dtype: &str, shape: [usize; 2]) {
     parts.header[Q]["dtype"] = dtype.into();
@@ -800,10 +806,6 @@ fn weights_that_are_not_finite() {
 #[test]
 fn shards_and_their_index() {
     type Change = fn(&mut Shards);
-    let path = |name: &str| {
-        let name = name.to_owned();
-        move |shards: &mut Shards| shards.index["weight_map"][Q] = name.clone().into()
-    };
     let cases: [(&str, Change, Is, &[&str]); 12] = [
         ("no weight_map", |s| s.index = json!({}), Is::Config("weight_map"), &["an object"]),
         ("not an object", |s| s.index = json!([]), Is::Config("weight_map"), &["an object"]),
@@ -867,7 +869,7 @@ fn shards_and_their_index() {
         ["../x", "/etc/passwd", "a/b", "./model-1.safetensors", "model-1.safetensors/", "..", ".", "/", ""]
     {
         let mut shards = Parts::small().shards();
-        path(name)(&mut shards);
+        shards.index["weight_map"][Q] = name.into();
         refuses(name, builder(shards.write().path()), Is::Config("weight_map"), &[INDEX, "without folders"]);
     }
     let folder = Parts::small().shards().write();
@@ -893,7 +895,8 @@ fn change_json(file: &Path, change: impl FnOnce(&mut Value)) {
 #[test]
 fn tokenizers_that_cannot_be_used() {
     type Change = fn(&mut Value);
-    let cases: [(&str, Change, &[&str]); 14] = [
+    let mut wrong = Vec::new();
+    let cases: [(&str, Change, &[&str]); 15] = [
         ("a list", |t| *t = json!([]), &["Hugging Face"]),
         ("no model", |t| drop(t.as_object_mut().unwrap().remove("model")), &["Hugging Face"]),
         ("an unknown model", |t| t["model"] = json!({"type": "Sorcery"}), &["Hugging Face"]),
@@ -931,23 +934,32 @@ fn tokenizers_that_cannot_be_used() {
             &["decoder", "CTC"],
         ),
         ("no decoder", |t| t["decoder"] = json!(null), &["decoder"]),
+        // these two panic inside the `tokenizers` crate
+        ("a prefix longer than a token", |t| t["model"]["continuing_subword_prefix"] = json!("#####"), &[""]),
+        (
+            "a post-processor of unknown tokens",
+            |t| {
+                t["post_processor"] = template(1, 1);
+                t["post_processor"]["special_tokens"] = json!({});
+            },
+            &[""],
+        ),
         (
             "a special token beyond the vocabulary",
             |t| t["post_processor"] = template(1 << 20, 1),
             &["below", "704"],
         ),
-        (
-            "a padding of 2^40 tokens",
-            |t| t["padding"] = json!({"strategy": {"Fixed": 1_u64 << 40}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "x"}),
-            &[""],
-        ),
     ];
-    for (what, change, words) in &cases[..13] {
+    for (what, change, words) in cases {
         let folder = with_tokenizer();
         change_json(&folder.path().join("tokenizer.json"), change);
         let words: Vec<&str> = words.iter().copied().chain(["tokenizer.json"]).collect();
-        refuses(what, builder(folder.path()), Is::Tokenizer, &words);
+        let refused = || refuses(what, builder(folder.path()), Is::Tokenizer, &words);
+        if catch_unwind(refused).is_err() {
+            wrong.push(what);
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
     for text in [&b""[..], b"tokens", b"{", b"\"\"", b"null"] {
         let folder = with_tokenizer();
         std::fs::write(folder.path().join("tokenizer.json"), text).unwrap();
@@ -1103,7 +1115,7 @@ fn a_cache_that_cannot_be_mapped() {
         recipe.config[field] = value.into();
     }
     let folder = Parts::new(&recipe).write();
-    let words = ["KV cache", "the system says"];
+    let words = ["KV cache", "the system "];
     refuses("256 TiB", builder(folder.path()).kv_tokens(1 << 31), Is::Memory, &words);
 }
 
@@ -1347,36 +1359,10 @@ impl Random {
     }
 
     fn odd(&mut self) -> Value {
-        let odd = [
-            json!(null),
-            json!(true),
-            json!(0),
-            json!(1),
-            json!(-1),
-            json!(2),
-            json!(255),
-            json!(65536),
-            json!(1_u64 << 31),
-            json!(u32::MAX),
-            json!(1_u64 << 32),
-            json!(1_u64 << 63),
-            json!(u64::MAX),
-            json!(0.5),
-            json!(1e-300),
-            json!(1e300),
-            json!(""),
-            json!(" "),
-            json!("x"),
-            json!("BF16"),
-            json!("U8"),
-            json!("../x"),
-            json!("\u{10ffff}"),
-            json!([]),
-            json!([0]),
-            json!([[]]),
-            json!({}),
-            json!({"type": "x"}),
-        ];
+        const ODD: &str = r#"[null, true, 0, 1, -1, 2, 255, 65536, 2147483648, 4294967295, 4294967296,
+            9223372036854775808, 18446744073709551615, 0.5, 1e-300, 1e300, "", " ", "x", "BF16", "U8", "../x",
+            "􏿿", [], [0], [[]], {}, {"type": "x"}]"#;
+        let odd: Vec<Value> = serde_json::from_str(ODD).unwrap();
         odd[self.below(odd.len())].clone()
     }
 }
@@ -1385,6 +1371,7 @@ impl Random {
 fn fuzz(what: &str, folder: &Path, file: &str, rounds: usize, mut next: impl FnMut() -> Vec<u8>) {
     let start = Instant::now();
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let mut wrong = Vec::new();
     for round in 0..rounds {
         let bytes = next();
         std::fs::write(folder.join(file), &bytes).unwrap();
@@ -1398,23 +1385,34 @@ fn fuzz(what: &str, folder: &Path, file: &str, rounds: usize, mut next: impl FnM
             session.generate(request.max_tokens(1))
         };
         let result = catch_unwind(AssertUnwindSafe(attempt));
-        let input = || String::from_utf8_lossy(&bytes[..bytes.len().min(100_000)]).into_owned();
-        let kind = match result.unwrap_or_else(|_| panic!("{what} {round} panicked on: {}", input())) {
-            Ok(_) => "ran".to_owned(),
-            Err(Error::Poisoned(_)) => panic!("{what} {round} poisoned the session: {}", input()),
-            Err(error) => {
+        let largest = largest();
+        let kind = match &result {
+            Err(_) => "panicked".to_owned(),
+            _ if largest >= MOST_AT_ONCE => format!("allocated {largest} bytes at once"),
+            Ok(Ok(_)) => "ran".to_owned(),
+            Ok(Err(error)) => {
                 is_one_short_line(&format!("{what} {round}"), &error.to_string());
                 format!("{error:?}").split([' ', '(']).next().unwrap().to_owned()
             }
         };
+        if result.is_err() || largest >= MOST_AT_ONCE || kind == "Poisoned" {
+            wrong.push(format!("round {round}: {kind}: {}", without_vocabulary(&bytes)));
+        }
         *seen.entry(kind).or_default() += 1;
-        assert!(
-            LARGEST.load(Ordering::Relaxed) < MOST_AT_ONCE,
-            "{what} {round} allocated {LARGEST:?}: {}",
-            input()
-        );
     }
     println!("{what}: {rounds} in {:?}: {seen:?}", start.elapsed());
+    assert!(wrong.is_empty(), "{what}: {} wrong\n{}", wrong.len(), wrong[..wrong.len().min(10)].join("\n"));
+}
+
+/// The input, short enough to read.
+fn without_vocabulary(bytes: &[u8]) -> String {
+    let mut value: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    if let Some(model) = value.get_mut("model").and_then(Value::as_object_mut) {
+        model.remove("vocab");
+        model.remove("merges");
+    }
+    let text = if value.is_null() { String::from_utf8_lossy(bytes).into_owned() } else { value.to_string() };
+    text.chars().take(2000).collect()
 }
 
 /// The smallest checkpoint, so that a round is short.
@@ -1464,11 +1462,11 @@ fn damaged_configs_never_panic() {
     }
     let (folder, mut random) = (parts.write(), Random(1));
     let text = parts.config.to_string();
-    fuzz("config.json", folder.path(), CONFIG, 1500, || damaged(&mut random, &text));
+    fuzz("config.json", folder.path(), CONFIG, 1000, || damaged(&mut random, &text));
     let text = json!({"do_sample": true, "temperature": 0.7, "top_p": 0.9, "top_k": 40, "min_p": 0.1,
         "eos_token_id": [1, 2]});
     let (folder, text) = (parts.write(), text.to_string());
-    fuzz("generation_config.json", folder.path(), "generation_config.json", 500, || {
+    fuzz("generation_config.json", folder.path(), "generation_config.json", 300, || {
         damaged(&mut random, &text)
     });
 }
@@ -1478,9 +1476,9 @@ fn damaged_weights_files_never_panic() {
     let parts = Parts::new(&tiny(16));
     let (folder, mut random) = (parts.write(), Random(2));
     let header = Value::Object(parts.header.clone()).to_string();
-    fuzz("a header", folder.path(), WEIGHTS, 2000, || joined(&damaged(&mut random, &header), &parts.data));
+    fuzz("a header", folder.path(), WEIGHTS, 1000, || joined(&damaged(&mut random, &header), &parts.data));
     let whole = parts.weights();
-    fuzz("a weights file", folder.path(), WEIGHTS, 1000, || {
+    fuzz("a weights file", folder.path(), WEIGHTS, 500, || {
         let mut bytes = whole.clone();
         match random.below(3) {
             0 => bytes[random.below(8)] = random.below(256) as u8,
@@ -1496,11 +1494,12 @@ fn damaged_indexes_never_panic() {
     let shards = Parts::new(&tiny(16)).shards();
     let (folder, mut random) = (shards.write(), Random(3));
     let text = shards.index.to_string();
-    fuzz("an index", folder.path(), INDEX, 1000, || damaged(&mut random, &text));
+    fuzz("an index", folder.path(), INDEX, 500, || damaged(&mut random, &text));
 }
 
 #[test]
 fn damaged_tokenizers_never_panic() {
+    let mut wrong = Vec::new();
     for (name, seed) in [("byte_level", 4), ("llama2_style", 5), ("llama3_style", 6), ("metaspace", 7)] {
         let folder = tempdir().unwrap();
         tiny(1024).write(folder.path(), Some(name));
@@ -1508,7 +1507,7 @@ fn damaged_tokenizers_never_panic() {
         let text = std::fs::read_to_string(folder.path().join("tokenizer.json")).unwrap();
         let mut whole: Value = serde_json::from_str(&text).unwrap();
         whole["padding"] = json!(null);
-        fuzz(name, folder.path(), "tokenizer.json", 300, || match random.below(3) {
+        let next = || match random.below(3) {
             0 => damaged(&mut random, &text),
             // most of the file is the vocabulary: look for trouble in the rest
             _ => {
@@ -1519,6 +1518,11 @@ fn damaged_tokenizers_never_panic() {
                 random.distort(&mut tokenizer[field]);
                 tokenizer.to_string().into_bytes()
             }
-        });
+        };
+        let fuzzing = || fuzz(name, folder.path(), "tokenizer.json", 300, next);
+        if catch_unwind(AssertUnwindSafe(fuzzing)).is_err() {
+            wrong.push(name);
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:?}");
 }

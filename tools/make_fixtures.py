@@ -564,12 +564,18 @@ DEFAULT_MODEL_PROMPTS = [
     "In this chapter, we",
     "This function will panic if",
     "The compiler will",
+    "Each value in Rust has an",
+    "When you run cargo build, Cargo",
+    "Let\u2019s look at an example of",
+    "The Iterator trait",
+    "Converts a string slice to",
+    "An error that can occur when",
 ]
 
 
 @torch.no_grad()
 def default_model(steps=64, margin=0.02):
-    """Greedy text of models/default for the first prompt whose path is clear."""
+    """Greedy text of models/default for the prompt with the most varied text among the clear ones."""
     folder = os.path.join(ROOT, "models", "default")
     model = load(folder, torch.float32)
     tokenizer = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
@@ -597,7 +603,8 @@ def default_model(steps=64, margin=0.02):
     clear = [one for one in tried if one["min_margin"] >= margin and end not in one["greedy"]]
     if not clear:
         sys.exit("default_model: no prompt gives a clear path")
-    write_json(os.path.join(FIXTURES, "default_model.json"), clear[0])
+    best = max(clear, key=lambda one: len(set(one["greedy"])))
+    write_json(os.path.join(FIXTURES, "default_model.json"), best)
 
 
 # ---------------------------------------------------------------- files

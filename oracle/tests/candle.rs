@@ -49,7 +49,9 @@ fn candle(folder: &Path, prompt: &[u32], tokens: &[u32]) -> Vec<f32> {
 fn agree(folder: &Path, prompt: Vec<u32>, tolerance: f32) {
     let session = Session::open(folder).unwrap();
     let tap = LogitsTap::default();
-    let reply = session.generate(Request::tokens(prompt.clone()).max_tokens(24).temperature(0.0).tap_logits(&tap)).unwrap();
+    let reply = session
+        .generate(Request::tokens(prompt.clone()).max_tokens(24).temperature(0.0).tap_logits(&tap))
+        .unwrap();
     let (mine, theirs) = (tap.values(), candle(folder, &prompt, reply.tokens()));
     assert_eq!(mine.len(), theirs.len());
     let worst = mine.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);

@@ -41,7 +41,8 @@ pub struct Sequence {
     pub logits: Option<crate::testing::LogitsTap>,
     prompt_tokens: usize,
     max_tokens: usize,
-    stop_tokens: Vec<u32>,
+    /// End tokens of the checkpoint and of the request.
+    end_tokens: Secret<Vec<u32>>,
     stops: Stops,
     detokenizer: Option<Detokenizer>,
 }
@@ -61,7 +62,7 @@ impl Sequence {
         let mut ids = encode(&request.prompt, text, defaults)?;
         let prompt_tokens = ids.expose().len();
         let asked = request.max_tokens.unwrap_or(1);
-        if prompt_tokens + asked > defaults.context {
+        if prompt_tokens.checked_add(asked).is_none_or(|tokens| tokens > defaults.context) {
             let context = defaults.context;
             return Err(Error::ContextLength { prompt_tokens, max_tokens: asked, context });
         }
@@ -78,8 +79,8 @@ impl Sequence {
             min_p: request.min_p.unwrap_or(base.min_p),
             seed: request.seed.unwrap_or_else(fresh),
         };
-        let mut stop_tokens = request.stop_tokens;
-        stop_tokens.extend(&defaults.eos);
+        let mut end_tokens = request.stop_tokens;
+        end_tokens.extend(&defaults.eos);
         let detokenizer = text.map(|text| {
             let starts = ids.expose().iter().all(|&id| text.pieces().is_special(id));
             Detokenizer::new(text.pieces(), starts)
@@ -95,7 +96,7 @@ impl Sequence {
             logits: request.logits,
             prompt_tokens,
             max_tokens,
-            stop_tokens,
+            end_tokens,
             stops: Stops::new(request.stop),
             detokenizer,
         })
@@ -118,7 +119,7 @@ impl Sequence {
 
     /// Takes a new token in; says whether the request ends with it.
     pub fn take(&mut self, token: u32, text: Option<&Text>) -> Option<FinishReason> {
-        if self.stop_tokens.contains(&token) {
+        if self.end_tokens.expose().contains(&token) {
             self.flush();
             return Some(FinishReason::Stop);
         }

@@ -63,7 +63,7 @@ impl Arch {
         let found = json.text("model_type")?.unwrap_or("").to_owned();
         let Some(family) = families::find(&found) else {
             let known = FAMILIES.iter().map(|family| family.model_type).collect::<Vec<_>>().join(", ");
-            return Err(Error::UnknownModelType { file: file.to_owned(), found, known });
+            return Err(Error::unknown_model_type(file, &found, known));
         };
         Self::parse(&json, family)
     }
@@ -104,7 +104,7 @@ impl Arch {
             head_dim,
             vocab: json.required_size("vocab_size", MAX_VOCAB)?,
             context: json.size("max_position_embeddings", MAX_CONTEXT)?.unwrap_or(2048),
-            norm_eps: json.positive("rms_norm_eps")?.unwrap_or(1e-6) as f32,
+            norm_eps: norm_eps(json)?,
             rope: rope(json)?,
             tied: json.flag("tie_word_embeddings", false)?,
             qkv_bias: attention_bias,
@@ -123,6 +123,15 @@ impl Arch {
     /// Values of all key (or value) heads of a token.
     pub fn kv_width(&self) -> usize {
         self.kv_heads * self.head_dim
+    }
+}
+
+fn norm_eps(json: &Json) -> Result<f32> {
+    let eps = json.positive("rms_norm_eps")?.unwrap_or(1e-6) as f32;
+    if eps.is_normal() {
+        Ok(eps)
+    } else {
+        Err(json.wrong("rms_norm_eps", "a number that single precision can hold"))
     }
 }
 

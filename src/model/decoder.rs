@@ -179,6 +179,8 @@ pub struct Plan {
     layout: Layout,
     buffers: Buffers,
     kv: Kv,
+    /// The table of rope angles: on the heap, it holds no content.
+    rope_bytes: usize,
 }
 
 impl Plan {
@@ -212,7 +214,9 @@ impl Plan {
         let block_bytes = Kv::block_bytes(dtype, arch.layers, arch.kv_heads, arch.head_dim)?;
         let region = layout.region(block_bytes.checked_mul(limits.blocks)?)?;
         let kv = Kv { region, dtype, layers: arch.layers, kv_heads: arch.kv_heads, head_dim: arch.head_dim };
-        Some(Self { layout, buffers, kv })
+        let rope_bytes = limits.context.checked_mul(arch.head_dim)?.checked_mul(size_of::<f32>())?;
+        layout.bytes().checked_add(rope_bytes)?;
+        Some(Self { layout, buffers, kv, rope_bytes })
     }
 
     /// Bytes of the KV cache.
@@ -222,7 +226,7 @@ impl Plan {
 
     /// Bytes in all.
     pub fn bytes(&self) -> u64 {
-        self.layout.bytes() as u64
+        (self.layout.bytes() + self.rope_bytes) as u64
     }
 }
 

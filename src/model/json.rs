@@ -14,9 +14,17 @@ const MAX_BYTES: u64 = 256 << 20;
 /// # Errors
 /// The file cannot be read, is too large, or is not UTF-8.
 pub fn read(file: &Path) -> Result<String> {
-    let bytes = std::fs::metadata(file).map_err(Error::read(file))?.len();
-    if bytes > MAX_BYTES {
-        return Err(Error::config(file, "", format!("at most {MAX_BYTES} bytes long; it has {bytes}")));
+    // Asked before it is opened: opening a pipe would wait for whoever writes to it.
+    let metadata = std::fs::metadata(file).map_err(Error::read(file))?;
+    if !metadata.is_file() {
+        return Err(Error::config(file, "", "a regular file"));
+    }
+    if metadata.len() > MAX_BYTES {
+        return Err(Error::config(
+            file,
+            "",
+            format!("at most {MAX_BYTES} bytes long; it has {}", metadata.len()),
+        ));
     }
     std::fs::read_to_string(file).map_err(Error::read(file))
 }

@@ -18,8 +18,19 @@ pub struct Pieces {
     /// Piece `id` is `bytes[ends[id - 1]..ends[id]]`.
     ends: Vec<u32>,
     special: Vec<bool>,
-    /// Whether the decoder drops one space before the first word.
-    strips_first_space: bool,
+    start: Start,
+    /// The token `<0x20>`: a space that is no mark.
+    space_byte: Option<u32>,
+}
+
+/// What the decoder drops of a text's first token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    Nothing,
+    /// One space: the `Strip` step of Llama 2.
+    OneSpace,
+    /// Every mark that stands for a space: `Metaspace`.
+    Marks,
 }
 
 /// How token strings stand for bytes.
@@ -37,12 +48,13 @@ impl Pieces {
     /// The decoder is of a kind that this library does not do; says which.
     pub fn new(tokenizer: &Tokenizer, vocab: usize) -> Result<Self, String> {
         let decoder = serde_json::to_value(tokenizer.get_decoder()).map_err(|error| error.to_string())?;
-        let (spelling, strips_first_space) = spelling(&decoder)?;
+        let (spelling, start) = spelling(&decoder)?;
         let mut this = Self {
             bytes: Vec::new(),
             ends: Vec::with_capacity(vocab),
             special: vec![false; vocab],
-            strips_first_space,
+            start,
+            space_byte: tokenizer.token_to_id("<0x20>"),
         };
         let added = tokenizer.get_added_tokens_decoder();
         for id in 0..vocab as u32 {
@@ -100,10 +112,10 @@ fn fallback_byte(token: &str) -> Option<u8> {
     (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
-/// The decoder's spelling, and whether it strips a space at the very start.
-fn spelling(decoder: &Value) -> Result<(Spelling, bool), String> {
+/// The decoder's spelling, and what it drops at the very start.
+fn spelling(decoder: &Value) -> Result<(Spelling, Start), String> {
     let mut spelling = Spelling::Marked { mark: String::new(), byte_fallback: false };
-    let mut strips = false;
+    let mut start = Start::Nothing;
     let steps = match decoder["type"].as_str() {
         Some("Sequence") => decoder["decoders"].as_array().map_or(&[][..], Vec::as_slice),
         _ => std::slice::from_ref(decoder),
@@ -113,7 +125,7 @@ fn spelling(decoder: &Value) -> Result<(Spelling, bool), String> {
             ("ByteLevel", _) => spelling = Spelling::ByteLevel(byte_level_alphabet()),
             ("Metaspace", Spelling::Marked { mark, .. }) => {
                 *mark = step["replacement"].as_str().unwrap_or("▁").to_owned();
-                strips = step["prepend_scheme"] != "never";
+                start = if step["prepend_scheme"] == "never" { Start::Nothing } else { Start::Marks };
             }
             ("Replace", Spelling::Marked { mark, .. }) if step["content"] == " " => {
                 *mark = step["pattern"]["String"].as_str().unwrap_or_default().to_owned();
@@ -121,7 +133,7 @@ fn spelling(decoder: &Value) -> Result<(Spelling, bool), String> {
             ("ByteFallback", Spelling::Marked { byte_fallback, .. }) => *byte_fallback = true,
             ("Fuse", _) => {}
             ("Strip", _) if step["content"] == " " && step["start"] == 1 && step["stop"] == 0 => {
-                strips = true
+                start = Start::OneSpace
             }
             (other, _) => {
                 return Err(format!("its decoder must be byte-level or SentencePiece-like; it has {other}"));
@@ -133,7 +145,7 @@ fn spelling(decoder: &Value) -> Result<(Spelling, bool), String> {
     {
         return Err("its decoder must say which character stands for a space".into());
     }
-    Ok((spelling, strips))
+    Ok((spelling, start))
 }
 
 /// GPT-2's table: printable bytes stand for themselves, the others for characters from U+0100 on.
@@ -154,16 +166,14 @@ fn byte_level_alphabet() -> HashMap<char, u8> {
 #[derive(Debug)]
 pub struct Detokenizer {
     pending: Secret<Vec<u8>>,
-    strip_space: bool,
+    start: Start,
 }
 
 impl Detokenizer {
-    /// For a reply; `at_start` if no text precedes it (then decoders of the SentencePiece kind drop one space).
+    /// For a reply; `at_start` if no text precedes it (then decoders of the SentencePiece kind drop a space).
     pub fn new(pieces: &Pieces, at_start: bool) -> Self {
-        Self {
-            pending: Secret::<Vec<u8>>::with_capacity(64),
-            strip_space: at_start && pieces.strips_first_space,
-        }
+        let start = if at_start { pieces.start } else { Start::Nothing };
+        Self { pending: Secret::<Vec<u8>>::with_capacity(64), start }
     }
 
     /// Takes a token and appends what is now whole to `text`, which stays UTF-8. Bytes that can never become a
@@ -172,11 +182,14 @@ impl Detokenizer {
         if pieces.is_special(id) {
             return;
         }
-        let mut bytes = pieces.bytes(id);
-        if std::mem::take(&mut self.strip_space) {
-            bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);
+        let bytes = pieces.bytes(id);
+        match std::mem::replace(&mut self.start, Start::Nothing) {
+            Start::OneSpace => self.pending.extend(bytes.strip_prefix(b" ").unwrap_or(bytes)),
+            Start::Marks if pieces.space_byte != Some(id) => {
+                bytes.iter().filter(|&&byte| byte != b' ').for_each(|&byte| self.pending.push(byte));
+            }
+            _ => self.pending.extend(bytes),
         }
-        self.pending.extend(bytes);
         self.give(text, false);
     }
 
@@ -215,7 +228,8 @@ mod tests {
             bytes: vec![],
             ends: vec![],
             special: vec![false; tokens.len()],
-            strips_first_space: true,
+            start: Start::OneSpace,
+            space_byte: None,
         };
         for token in tokens {
             this.bytes.extend(*token);

@@ -7,6 +7,7 @@
 //!   all ids is made;
 //! - special tokens around a sequence are read off the post-processor once, at loading, with a text of our own.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use tokenizers::{Model, OffsetReferential, OffsetType, PreTokenizer, Tokenizer};
@@ -37,20 +38,36 @@ impl Text {
     /// not do.
     pub fn open(folder: &Path, vocab: usize) -> Result<Self> {
         let file = folder.join("tokenizer.json");
-        let mut tokenizer = Tokenizer::from_bytes(json::read(&file)?)
-            .map_err(|error| Error::tokenizer(&file, format!("must be a Hugging Face tokenizer: {error}")))?;
+        let bytes = json::read(&file)?;
+        // The crate panics on some malformed files.
+        let opened = catch_unwind(AssertUnwindSafe(|| Self::parse(folder, &file, &bytes, vocab)));
+        opened.unwrap_or_else(|_| {
+            Err(Error::tokenizer(&file, "must be a Hugging Face tokenizer: its parser gave up"))
+        })
+    }
+
+    fn parse(folder: &Path, file: &Path, bytes: &str, vocab: usize) -> Result<Self> {
+        let mut tokenizer = Tokenizer::from_bytes(bytes)
+            .map_err(|error| Error::tokenizer(file, format!("must be a Hugging Face tokenizer: {error}")))?;
+        // Ours are the session's limits; padding would make room for whatever the file says.
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(|_| Error::tokenizer(file, "must do without truncation"))?;
         let mut model = tokenizer.get_model().clone();
         model.resize_cache(0);
         tokenizer.with_model(model);
         let largest = tokenizer.get_vocab(true).into_values().max();
         if largest.is_none_or(|id| id as usize >= vocab) {
             let reason = format!("its ids must be below the model's vocab_size, {vocab}");
-            return Err(Error::tokenizer(&file, reason));
+            return Err(Error::tokenizer(file, reason));
         }
-        let pieces = Pieces::new(&tokenizer, vocab).map_err(|reason| Error::tokenizer(&file, reason))?;
+        let pieces = Pieces::new(&tokenizer, vocab).map_err(|reason| Error::tokenizer(file, reason))?;
         let mut text = Self { tokenizer, prefix: Vec::new(), suffix: Vec::new(), pieces };
-        text.read_specials(&file)?;
+        text.read_specials(file)?;
         text.read_config(&folder.join("tokenizer_config.json"))?;
+        if text.prefix.iter().chain(&text.suffix).any(|&id| id as usize >= vocab) {
+            let reason = format!("its post-processor's ids must be below the model's vocab_size, {vocab}");
+            return Err(Error::tokenizer(file, reason));
+        }
         Ok(text)
     }
 

@@ -3,13 +3,14 @@
 //! The `safetensors` crate parses and validates each header. On top of it every tensor's bytes are checked here to
 //! lie inside the file before anything is computed from them, and what it refuses is traced to a tensor's name.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use safetensors::SafeTensors;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
 
 use super::{Dtype, map::Map};
 use crate::error::{Error, Result};
@@ -79,7 +80,8 @@ impl Checkpoint {
         shards.sort_unstable();
         shards.dedup();
         for shard in shards {
-            if Path::new(shard).file_name().is_none_or(|name| name != shard.as_str()) {
+            let plain = Path::new(shard).file_name().is_some_and(|name| name == shard.as_str());
+            if !plain || shard.len() > 255 || shard.chars().any(char::is_control) {
                 return Err(Error::config(&index, "weight_map", "plain file names, without folders"));
             }
             this.add(&folder.join(shard))?;
@@ -97,6 +99,7 @@ impl Checkpoint {
 
     fn add(&mut self, file: &Path) -> Result<()> {
         let map = Arc::new(Map::open(file)?);
+        check_entries(file, map.bytes())?;
         let (header_bytes, metadata) =
             SafeTensors::read_metadata(map.bytes()).map_err(|error| explain(file, map.bytes(), &error))?;
         let data_start = 8 + header_bytes;
@@ -127,8 +130,8 @@ impl Checkpoint {
             return Err(Error::tensor(&self.folder, name, format!("be there, with shape {shape:?}")));
         };
         if entry.info.shape != shape {
-            let expected =
-                format!("have shape {shape:?}, as config.json says; it has {:?}", entry.info.shape);
+            let found = &entry.info.shape[..entry.info.shape.len().min(8)];
+            let expected = format!("have shape {shape:?}, as config.json says; it has {found:?}");
             return Err(Error::tensor(&entry.file, name, expected));
         }
         let dtype = match entry.info.dtype {
@@ -155,6 +158,63 @@ impl Checkpoint {
 
 fn infos(metadata: &Metadata) -> Vec<(String, TensorInfo)> {
     metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect()
+}
+
+/// What the `safetensors` crate takes as it comes: a name that stands twice, and offsets so large that adding to them
+/// overflows. A header that does not parse here is left to the crate to refuse.
+fn check_entries(file: &Path, bytes: &[u8]) -> Result<()> {
+    let Some(Entries(entries)) = header(bytes).and_then(|header| serde_json::from_slice(header).ok()) else {
+        return Ok(());
+    };
+    let mut names = HashSet::with_capacity(entries.len());
+    for (name, end) in &entries {
+        if !names.insert(name) {
+            return Err(Error::tensor(file, name, "be in the header once"));
+        }
+        if end.checked_add(bytes.len() as u64).is_none() {
+            return Err(Error::tensor(file, name, format!("lie inside the file's {} bytes", bytes.len())));
+        }
+    }
+    Ok(())
+}
+
+/// The JSON header, if the file is long enough for it.
+fn header(bytes: &[u8]) -> Option<&[u8]> {
+    let length = usize::try_from(u64::from_le_bytes(*bytes.first_chunk()?)).ok()?;
+    bytes.get(8..length.checked_add(8)?)
+}
+
+/// Every name of a header with the end of its data, duplicates kept.
+struct Entries(Vec<(String, u64)>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct All;
+
+        #[derive(Deserialize)]
+        struct One {
+            #[serde(default)]
+            data_offsets: (u64, u64),
+        }
+
+        impl<'de> Visitor<'de> for All {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                while let Some((name, one)) = map.next_entry::<String, One>()? {
+                    entries.push((name, one.data_offsets.1));
+                }
+                Ok(Entries(entries))
+            }
+        }
+
+        deserializer.deserialize_map(All)
+    }
 }
 
 /// The parser's refusal in our terms, with the tensor's name where one tensor is at fault.
@@ -186,9 +246,7 @@ fn explain(file: &Path, bytes: &[u8], error: &safetensors::SafeTensorError) -> E
 
 /// The first tensor, by offset, whose header entry cannot be right, and what it should be.
 fn first_bad(bytes: &[u8]) -> Option<(String, String)> {
-    let length = usize::try_from(u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?)).ok()?;
-    let header = bytes.get(8..length.checked_add(8)?)?;
-    let header: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(header).ok()?;
+    let header: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(header(bytes)?).ok()?;
     let mut expected_start = 0_u64;
     let mut entries: Vec<_> = header.into_iter().filter(|(name, _)| name != "__metadata__").collect();
     entries.sort_by_key(|(_, value)| value["data_offsets"][0].as_u64());

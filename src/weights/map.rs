@@ -19,12 +19,13 @@ impl Map {
     /// # Errors
     /// The file is missing, unreadable, no regular file, or empty.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::read(path))?;
-        let metadata = file.metadata().map_err(Error::read(path))?;
+        // Asked before it is opened: opening a pipe would wait for whoever writes to it.
+        let metadata = std::fs::metadata(path).map_err(Error::read(path))?;
         if !metadata.is_file() || metadata.len() == 0 {
             let reason = "must be a regular file that is not empty".to_owned();
             return Err(Error::WeightsFile { file: path.to_owned(), reason });
         }
+        let file = File::open(path).map_err(Error::read(path))?;
         // SAFETY: private and read-only; that nobody changes the file meanwhile is documented above.
         let map = unsafe { memmap2::MmapOptions::new().map_copy_read_only(&file) };
         map.map(Self).map_err(Error::read(path))
