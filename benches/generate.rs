@@ -14,8 +14,8 @@ const BATCHES: [usize; 3] = [1, 8, 32];
 
 fn generation(criterion: &mut Criterion) {
     let (name, folder) = model();
-    let vocab = vocab(&folder);
     let session = Session::open(&folder).expect("the checkpoint opens");
+    let vocab = session.vocab_size() as u32;
     println!("{}: {}", folder.display(), session.device());
     let mut group = criterion.benchmark_group(name);
     group.sample_size(10).sampling_mode(SamplingMode::Flat);
@@ -54,12 +54,6 @@ fn model() -> (&'static str, PathBuf) {
         Some(folder) => ("bench_model", folder.into()),
         None => ("default_model", Path::new(env!("CARGO_MANIFEST_DIR")).join("models/default")),
     }
-}
-
-fn vocab(folder: &Path) -> u32 {
-    let text = std::fs::read_to_string(folder.join("config.json")).expect("config.json is there");
-    let config: serde_json::Value = serde_json::from_str(&text).expect("config.json is JSON");
-    config["vocab_size"].as_u64().and_then(|size| size.try_into().ok()).expect("vocab_size is a number")
 }
 
 /// Decoding and nothing else: a prompt of one token makes its prefill a decode step.

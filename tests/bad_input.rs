@@ -682,8 +682,8 @@ fn tensors_in_a_header() {
                     start = end;
                 }
             },
-            Is::Weights,
-            &["data"],
+            Is::Tensor("huge.7"),
+            &["lie inside"],
         ),
         (
             "beyond the end",
