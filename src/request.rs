@@ -5,9 +5,6 @@ use std::fmt;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
 
-/// Most stop strings of a request.
-pub const MAX_STOPS: usize = 16;
-
 /// A prompt and how to continue it. Overwritten when it drops; `Debug` prints lengths only.
 ///
 /// Fields left unset take the checkpoint's `generation_config.json` where it samples (`do_sample`), else their
@@ -35,6 +32,9 @@ pub(crate) enum Prompt {
 impl Request {
     /// `max_tokens` when it is not given; less where the context ends first.
     pub const DEFAULT_MAX_TOKENS: usize = 512;
+
+    /// Most stop strings.
+    pub const MAX_STOPS: usize = 16;
 
     /// Continues `text`, encoded with the checkpoint's tokenizer and its special tokens (usually a BOS before it).
     pub fn prompt(text: impl Into<String>) -> Self {
@@ -99,7 +99,7 @@ impl Request {
         self
     }
 
-    /// Ends the reply before this text. Up to [`MAX_STOPS`] of them.
+    /// Ends the reply before this text. Up to [`Request::MAX_STOPS`] of them.
     pub fn stop(mut self, text: impl Into<String>) -> Self {
         self.stop.push(Secret::new(text.into()));
         self
@@ -135,8 +135,8 @@ impl Request {
         if !ratio(self.min_p, true) {
             return Err(Error::request("min_p", "from 0 to 1"));
         }
-        if self.stop.len() > MAX_STOPS {
-            return Err(Error::request("stop", format!("at most {MAX_STOPS} strings")));
+        if self.stop.len() > Self::MAX_STOPS {
+            return Err(Error::request("stop", format!("at most {} strings", Self::MAX_STOPS)));
         }
         if self.stop.iter().any(|stop| stop.expose().is_empty()) {
             return Err(Error::request("stop", "strings that are not empty"));

@@ -293,8 +293,43 @@ mod tests {
         let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&format!("{start:x}-")));
         assert!(lines.next().unwrap().contains("rw-p"));
         let flags = lines.find(|line| line.starts_with("VmFlags:")).unwrap();
-        for flag in ["dd", "wf"] {
+        for flag in ["dd", "wf"].into_iter().chain(arena.mlocked.then_some("lo")) {
             assert!(flags.split_whitespace().any(|word| word == flag), "{flag} is missing in {flags}");
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn guard_pages_stand_on_both_sides() {
+        let (arena, one, _) = arena();
+        let start = arena.pointer::<u8>(one) as usize;
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let closed = |address: usize| {
+            maps.lines().any(|line| {
+                let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
+                let [from, to] = [from, to].map(|edge| usize::from_str_radix(edge, 16).unwrap());
+                (from..to).contains(&address) && line.contains("---p")
+            })
+        };
+        assert!(closed(start - 1) && closed(start + arena.bytes) && !closed(start));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_forked_child_reads_zeros() {
+        let (mut arena, _, two) = arena();
+        arena.slice_mut::<u8>(two).fill(0xaa);
+        // SAFETY: the child only reads memory and exits, both allowed after a fork of a threaded process.
+        let status = unsafe {
+            let child = libc::fork();
+            if child == 0 {
+                libc::_exit(i32::from(!is_zero(arena.slice::<u8>(two))));
+            }
+            let mut status = -1;
+            assert_eq!(libc::waitpid(child, &mut status, 0), child);
+            status
+        };
+        assert_eq!(status, 0, "the child saw the parent's bytes");
+        assert!(arena.slice::<u8>(two).iter().all(|&byte| byte == 0xaa), "the parent keeps them");
     }
 }

@@ -89,8 +89,9 @@ impl Backend for Cpu {
         self.counters.weight_bytes += (ids.len() * cols * dtype.bytes()) as u64;
         let job = EmbedJob { ids, table: table.row_pointer(0), dtype, cols, out: self.at(out, ids.len()) };
         let kernel = self.kernels.embed;
-        // SAFETY (all `unsafe { kernel(..) }` here): `self.isa` proves the instruction set; `at` checked the rows
+        // SAFETY (for each kernel called in this file): `self.isa` proves the instruction set; `at` checked the rows
         // against the plan, the asserts the columns; parts write disjoint rows or columns.
+        // SAFETY: as in `embed`.
         self.run(ids.len() * cols, &|part| unsafe { kernel(&job, part) });
     }
 
@@ -99,6 +100,7 @@ impl Backend for Cpu {
         assert!(x.cols == weight.len() && out.cols == weight.len(), "norm: columns differ");
         let job = NormJob { rows, x: self.at(x, rows), weight, eps, out: self.at(out, rows) };
         let kernel = self.kernels.rms_norm;
+        // SAFETY: as in `embed`.
         self.run(rows * weight.len(), &|part| unsafe { kernel(&job, part) });
     }
 
@@ -130,6 +132,7 @@ impl Backend for Cpu {
             });
         }
         let kernel = self.kernels.linear;
+        // SAFETY: as in `embed`.
         self.run(work, &|part| jobs.iter().flatten().for_each(|job| unsafe { kernel(job, part) }));
     }
 
@@ -157,6 +160,7 @@ impl Backend for Cpu {
             layer,
         };
         let kernel = self.kernels.rope_store;
+        // SAFETY: as in `embed`.
         self.run(rows * q.cols, &|part| unsafe { kernel(&job, part) });
     }
 
@@ -190,6 +194,7 @@ impl Backend for Cpu {
             scratch: self.memory.arena().pointer(scratch),
         };
         let kernel = self.kernels.attention;
+        // SAFETY: as in `embed`.
         self.run(work, &|part| unsafe { kernel(&job, part) });
     }
 
@@ -197,6 +202,7 @@ impl Backend for Cpu {
         assert_eq!(gate.cols, up.cols, "silu: columns differ");
         let job = SiluJob { len: rows * gate.cols, gate: self.at(gate, rows), up: self.at(up, rows) };
         let kernel = self.kernels.silu_mul;
+        // SAFETY: as in `embed`.
         self.run(job.len, &|part| unsafe { kernel(&job, part) });
     }
 

@@ -1,5 +1,6 @@
 //! Lanes without any instruction set: the portable path, and the check on the others.
 #![expect(unsafe_code, reason = "implements a trait of unsafe methods; see its contract")]
+#![expect(clippy::undocumented_unsafe_blocks, reason = "one contract for all methods, stated above the impl")]
 
 use half::{bf16, f16};
 

@@ -6,6 +6,7 @@
 //! Weights are widened in registers. A panel of weight rows that fits the second-level cache meets all tokens
 //! before the next panel is read: memory gives each weight once per step, whatever the batch.
 #![expect(unsafe_code, reason = "kernels on raw pointers; the job's maker vouches for sizes")]
+#![expect(clippy::needless_range_loop, reason = "tile indices run over several arrays at once")]
 
 use super::detect::Part;
 use super::vector::{Bf16, Element, F16, F32, LANES, Vector};

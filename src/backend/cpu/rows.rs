@@ -50,7 +50,7 @@ pub struct RopeJob<'a> {
     pub layer: usize,
 }
 
-// SAFETY (all): the parts of a job write disjoint rows (values, for silu); the rest is read.
+// SAFETY: the parts of each job write disjoint rows (values, for silu); the rest is read.
 unsafe impl Sync for EmbedJob<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for NormJob<'_> {}

@@ -6,7 +6,6 @@
     unsafe_code,
     reason = "lanes are loaded through raw pointers, on instruction sets proven by the caller"
 )]
-#![expect(clippy::missing_safety_doc, reason = "one contract for all, stated on the trait")]
 
 use half::{bf16, f16};
 

@@ -1,5 +1,6 @@
 //! NEON: four registers of four lanes.
 #![expect(unsafe_code, reason = "implements a trait of unsafe methods; see its contract")]
+#![expect(clippy::undocumented_unsafe_blocks, reason = "one contract for all methods, stated above the impl")]
 
 use std::arch::aarch64::*;
 

@@ -1,5 +1,6 @@
 //! AVX2 with FMA and F16C: two registers of eight lanes.
 #![expect(unsafe_code, reason = "implements a trait of unsafe methods; see its contract")]
+#![expect(clippy::undocumented_unsafe_blocks, reason = "one contract for all methods, stated above the impl")]
 
 use std::arch::x86_64::*;
 
