@@ -10,6 +10,7 @@ compile_error!("safetensors are little-endian, and the kernels read them in plac
 
 pub mod alloc;
 mod backend;
+mod builder;
 mod engine;
 mod error;
 mod memory;
@@ -24,9 +25,11 @@ mod text;
 mod weights;
 
 pub use backend::Counters;
+pub use builder::{Builder, Device, MemoryPlan};
 pub use error::{Error, Result};
 pub use memory::ledger::{NotCovered, ScrubReport};
 pub use memory::poison::PoisonReason;
 pub use request::Request;
 pub use response::{FinishReason, Piece, Reply, RequestId, Usage};
-pub use session::{Builder, Device, MemoryPlan, Progress, Session, Stream};
+pub use session::{Session, Stream};
+pub use weights::check::Progress;

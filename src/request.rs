@@ -20,7 +20,7 @@ pub struct Request {
     pub(crate) stop: Vec<Secret<String>>,
     pub(crate) stop_tokens: Secret<Vec<u32>>,
     #[cfg(feature = "testing")]
-    pub(crate) logits: Option<crate::testing::LogitsTap>,
+    pub(crate) logits: Option<crate::engine::taps::LogitsTap>,
 }
 
 /// The prompt as it came.

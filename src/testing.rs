@@ -1,39 +1,17 @@
 //! Taps and faults for tests (feature `testing`): nothing here acts unless a test calls it.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::builder::Builder;
+pub use crate::engine::taps::{Faults, LogitsTap};
 use crate::error::Result;
 use crate::memory::Secret;
 use crate::request::Request;
-use crate::session::Builder;
 use crate::text::{Detokenizer, Text};
-
-static NO_SCRUB: AtomicBool = AtomicBool::new(false);
 
 /// Turns every scrub of this process into a no-op, so that a test can show that it would notice.
 pub fn disable_scrub() {
-    NO_SCRUB.store(true, Ordering::Relaxed);
-}
-
-pub(crate) fn scrub_is_disabled() -> bool {
-    NO_SCRUB.load(Ordering::Relaxed)
-}
-
-/// Receives a copy of the logits from which each token of a request is chosen.
-#[derive(Clone, Debug, Default)]
-pub struct LogitsTap(Arc<Mutex<Secret<Vec<f32>>>>);
-
-impl LogitsTap {
-    pub(crate) fn take(&self, logits: &[f32]) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(logits);
-    }
-
-    /// All logits so far: (tokens, vocab).
-    pub fn values(&self) -> Vec<f32> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).expose().clone()
-    }
+    crate::memory::scrub::disable();
 }
 
 impl Request {
@@ -41,22 +19,6 @@ impl Request {
     pub fn tap_logits(mut self, tap: &LogitsTap) -> Self {
         self.logits = Some(tap.clone());
         self
-    }
-}
-
-/// A fault to come.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Faults {
-    /// Steps until a panic.
-    pub(crate) panic_in: Option<usize>,
-}
-
-impl Faults {
-    pub(crate) fn after_forward(&mut self) {
-        if let Some(steps) = &mut self.panic_in {
-            *steps -= 1;
-            assert!(*steps > 0, "a fault that a test asked for");
-        }
     }
 }
 

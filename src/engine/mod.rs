@@ -8,4 +8,6 @@ pub mod batch;
 pub mod mailbox;
 pub mod scheduler;
 pub mod sequence;
+#[cfg(feature = "testing")]
+pub mod taps;
 pub mod worker;

@@ -38,7 +38,7 @@ pub struct Sequence {
     pub sampling: Sampling,
     pub outbox: Outbox,
     #[cfg(feature = "testing")]
-    pub logits: Option<crate::testing::LogitsTap>,
+    pub logits: Option<crate::engine::taps::LogitsTap>,
     prompt_tokens: usize,
     max_tokens: usize,
     /// End tokens of the checkpoint and of the request.

@@ -55,7 +55,7 @@ pub struct Worker<B: Backend> {
     dirty: Dirty,
     ledger: Ledger,
     #[cfg(feature = "testing")]
-    pub faults: crate::testing::Faults,
+    pub faults: crate::engine::taps::Faults,
 }
 
 impl<B: Backend> Worker<B> {
@@ -87,7 +87,7 @@ impl<B: Backend> Worker<B> {
             dirty: Dirty::default(),
             ledger: Ledger::default(),
             #[cfg(feature = "testing")]
-            faults: crate::testing::Faults::default(),
+            faults: crate::engine::taps::Faults::default(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The ground floor: memory that is scrubbed.
 //!
-//! Lives here: overwriting ([`scrub`]), owners that overwrite when they let go ([`secret`]), the locked arena
+//! Lives here: overwriting ([`mod@scrub`]), owners that overwrite when they let go ([`secret`]), the locked arena
 //! ([`arena`]) and what divides it ([`blocks`], [`workspace`]), the account of it all ([`ledger`]), the sticky
 //! failure flag ([`poison`]) and the stack cleaner ([`stack`]).
 //!

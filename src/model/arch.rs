@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::families::{self, AttentionBias, FAMILIES, Family, Window};
-use super::json::Json;
 use super::rope::{Rope, RopeKind};
 use crate::error::{Error, Result};
+use crate::weights::json::Json;
 
 /// Bounds far above any model; with them no product of sizes below overflows 64 bits.
 const MAX_WIDTH: usize = 1 << 20;

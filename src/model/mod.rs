@@ -6,5 +6,4 @@
 pub mod arch;
 pub mod decoder;
 pub mod families;
-pub mod json;
 pub mod rope;

@@ -15,7 +15,7 @@ use tokenizers::{Model, OffsetReferential, OffsetType, PreTokenizer, Tokenizer};
 use super::detokenizer::Pieces;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
-use crate::model::json::{self, Json};
+use crate::weights::json::{self, Json};
 
 /// Encoded at loading to see what the post-processor puts around it. Public, and in any vocabulary.
 const PROBE: &str = "a";

@@ -73,7 +73,7 @@ impl Checkpoint {
             this.add(&single)?;
             return Ok(this);
         }
-        let index_text = crate::model::json::read(&index)?;
+        let index_text = super::json::read(&index)?;
         let parsed: Index = serde_json::from_str(&index_text)
             .map_err(|_| Error::config(&index, "weight_map", "an object from tensor names to file names"))?;
         let mut shards: Vec<&String> = parsed.weight_map.values().collect();

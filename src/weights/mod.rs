@@ -1,10 +1,12 @@
-//! Weights: files of tensors, memory-mapped and never written.
+//! A checkpoint's files: tensors, memory-mapped and never written, and JSON.
 //!
-//! Lives here: the mapping ([`map`]), the set of shards with its checks ([`checkpoint`]) and the element types
-//! ([`dtype`]). What never will: a copy of all weights in another type.
+//! Lives here: the mapping ([`map`]), the set of shards with its checks ([`checkpoint`]), the pass that finds what is
+//! not finite ([`check`]), element types ([`dtype`]) and JSON fields with errors that name them ([`json`]). What never will: a copy of all weights in another type.
 
+pub mod check;
 pub mod checkpoint;
 pub mod dtype;
+pub mod json;
 pub mod map;
 
 pub use checkpoint::{Checkpoint, Tensor};

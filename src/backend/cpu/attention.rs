@@ -6,8 +6,8 @@
 //! whatever else is in its tile, its chunk or its batch.
 #![expect(unsafe_code, reason = "kernels on raw pointers; the job's maker vouches for sizes")]
 
-use super::detect::Part;
 use super::rows::widen;
+use super::team::Part;
 use super::vector::{Bf16, Element, F16, F32, LANES, Vector};
 use crate::backend::{BLOCK, Kv, Side, Span};
 use crate::weights::Dtype;
@@ -50,7 +50,7 @@ fn tile_tokens(group: usize) -> usize {
 /// Computes this part's items: every `count`-th one.
 ///
 /// # Safety
-/// As [`super::detect::Kernels`].
+/// As [`super::kernels::Kernels`].
 #[inline(always)]
 pub unsafe fn run<V: Vector>(job: &AttentionJob<'_>, part: Part) {
     let tokens = tile_tokens(job.heads / job.kv.kv_heads);

@@ -4,11 +4,12 @@
 use std::sync::Mutex;
 
 use super::attention::{AttentionJob, scratch_len};
-use super::detect::{Isa, Kernels, Part};
+use super::detect::Isa;
+use super::kernels::Kernels;
 use super::linear::LinearJob;
 use super::memory::{Memory, Weight};
 use super::rows::{EmbedJob, NormJob, RopeJob, SiluJob};
-use super::team::Team;
+use super::team::{Part, Team};
 use crate::backend::{Attention, BLOCK, Backend, Batch, Buf, Counters, Kv, Projection};
 use crate::error::Result;
 use crate::memory::{Layout, Region, Scrubbed, arena::Closed, stack};

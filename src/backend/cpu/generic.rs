@@ -97,4 +97,4 @@ impl Vector for Generic {
     }
 }
 
-super::detect::kernels!(Generic, 2, 2, 4);
+super::kernels::kernels!(Generic, 2, 2, 4);

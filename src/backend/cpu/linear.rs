@@ -8,7 +8,7 @@
 #![expect(unsafe_code, reason = "kernels on raw pointers; the job's maker vouches for sizes")]
 #![expect(clippy::needless_range_loop, reason = "tile indices run over several arrays at once")]
 
-use super::detect::Part;
+use super::team::Part;
 use super::vector::{Bf16, Element, F16, F32, LANES, Vector};
 use crate::weights::Dtype;
 
@@ -40,7 +40,7 @@ unsafe impl Sync for LinearJob {}
 /// Computes this part's columns of the output.
 ///
 /// # Safety
-/// As [`super::detect::Kernels`].
+/// As [`super::kernels::Kernels`].
 #[inline(always)]
 pub unsafe fn run<V: Vector, const R: usize, const T: usize, const R1: usize>(job: &LinearJob, part: Part) {
     // SAFETY: the caller's contract is ours.

@@ -8,6 +8,7 @@ mod attention;
 mod detect;
 mod fast;
 mod generic;
+mod kernels;
 mod linear;
 mod memory;
 mod reference;

@@ -1,7 +1,7 @@
 //! Kernels that go row by row: embedding, norm, activation, rope with the store into the cache.
 #![expect(unsafe_code, reason = "kernels on raw pointers; the job's maker vouches for sizes")]
 
-use super::detect::Part;
+use super::team::Part;
 use super::vector::{Bf16, Element, F16, F32, LANES, Vector};
 use crate::backend::{BLOCK, Kv, Side};
 use crate::weights::Dtype;
@@ -60,7 +60,7 @@ unsafe impl Sync for SiluJob {}
 unsafe impl Sync for RopeJob<'_> {}
 
 /// # Safety
-/// As [`super::detect::Kernels`]; ids are inside the table.
+/// As [`super::kernels::Kernels`]; ids are inside the table.
 #[inline(always)]
 pub unsafe fn embed<V: Vector>(job: &EmbedJob<'_>, part: Part) {
     // SAFETY: the caller's contract is ours.
@@ -103,7 +103,7 @@ pub unsafe fn widen<V: Vector, E: Element>(from: *const u8, to: *mut f32, count:
 }
 
 /// # Safety
-/// As [`super::detect::Kernels`].
+/// As [`super::kernels::Kernels`].
 #[inline(always)]
 pub unsafe fn rms_norm<V: Vector>(job: &NormJob<'_>, part: Part) {
     let cols = job.weight.len();
@@ -128,7 +128,7 @@ pub unsafe fn rms_norm<V: Vector>(job: &NormJob<'_>, part: Part) {
 }
 
 /// # Safety
-/// As [`super::detect::Kernels`].
+/// As [`super::kernels::Kernels`].
 #[inline(always)]
 pub unsafe fn silu_mul<V: Vector>(job: &SiluJob, part: Part) {
     let mine = part.range(job.len, LANES);
@@ -150,7 +150,7 @@ pub unsafe fn silu_mul<V: Vector>(job: &SiluJob, part: Part) {
 }
 
 /// # Safety
-/// As [`super::detect::Kernels`]; positions are inside the rope table, slots inside the cache.
+/// As [`super::kernels::Kernels`]; positions are inside the rope table, slots inside the cache.
 #[inline(always)]
 pub unsafe fn rope_store(job: &RopeJob<'_>, part: Part) {
     // SAFETY: the caller's contract is ours.

@@ -15,12 +15,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
-use super::detect::Part;
 use crate::error::{Error, Result};
 use crate::memory::stack::THREAD_STACK_BYTES;
 
 /// Looks at the ticket this often before parking: some tens of microseconds.
 const SPINS: usize = 4_000;
+
+/// This thread's share of a job: part `index` of `count`.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    pub index: usize,
+    pub count: usize,
+}
+
+impl Part {
+    /// The contiguous range of `0..total` that falls to this part, in whole units.
+    pub fn range(self, total: usize, unit: usize) -> std::ops::Range<usize> {
+        let units = total.div_ceil(unit);
+        let edge = |index: usize| (units * index / self.count * unit).min(total);
+        edge(self.index)..edge(self.index + 1)
+    }
+}
 
 /// What a thread must know of a round, in one word, so that it is read and taken from at once.
 ///
@@ -258,5 +273,16 @@ mod tests {
             assert!(result.is_err());
         }
         team.run(3, &|_| ());
+    }
+
+    #[test]
+    fn parts_cover_everything_once() {
+        for total in [0, 1, 7, 16, 100, 129] {
+            for count in [1, 2, 3, 8] {
+                let all: Vec<usize> =
+                    (0..count).flat_map(|index| Part { index, count }.range(total, 4)).collect();
+                assert_eq!(all, (0..total).collect::<Vec<_>>());
+            }
+        }
     }
 }

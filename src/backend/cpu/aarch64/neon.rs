@@ -117,4 +117,4 @@ impl Vector for Neon {
 }
 
 // 2 x 2 accumulators of four registers each: half of the 32 registers.
-crate::backend::cpu::detect::kernels!(Neon, 2, 2, 4, #[target_feature(enable = "neon")]);
+crate::backend::cpu::kernels::kernels!(Neon, 2, 2, 4, #[target_feature(enable = "neon")]);

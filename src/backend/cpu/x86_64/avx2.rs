@@ -118,4 +118,4 @@ impl Vector for Avx2 {
 }
 
 // 2 x 2 accumulators of two registers each leave room for the operands in 16 registers.
-crate::backend::cpu::detect::kernels!(Avx2, 2, 2, 4, #[target_feature(enable = "avx2,fma,f16c")]);
+crate::backend::cpu::kernels::kernels!(Avx2, 2, 2, 4, #[target_feature(enable = "avx2,fma,f16c")]);

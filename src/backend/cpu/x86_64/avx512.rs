@@ -82,4 +82,4 @@ impl Vector for Avx512 {
 }
 
 // 4 x 6 accumulators, 6 activations and a weight fill 31 of the 32 registers.
-crate::backend::cpu::detect::kernels!(Avx512, 4, 6, 8, #[target_feature(enable = "avx512f,avx2,fma,f16c")]);
+crate::backend::cpu::kernels::kernels!(Avx512, 4, 6, 8, #[target_feature(enable = "avx512f,avx2,fma,f16c")]);

@@ -1,0 +1,310 @@
+//! Settings of a session, and how it is opened: parse, check, plan, load, start.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+
+use crate::backend::Backend;
+use crate::backend::cpu::{Cpu, Isa, Reference};
+use crate::engine::sequence::Defaults;
+use crate::engine::worker::{Shared, Worker};
+use crate::error::{Error, Result};
+use crate::memory::stack::THREAD_STACK_BYTES;
+use crate::model::arch::Arch;
+use crate::model::decoder::{Decoder, Limits, Plan, Weights, blocks_for};
+use crate::sample::Sampling;
+use crate::session::Session;
+use crate::text::Text;
+use crate::weights::Checkpoint;
+use crate::weights::check::{OnProgress, Progress, all_finite};
+use crate::weights::json::Json;
+
+/// Where a session computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Device {
+    /// The best there is: today the CPU.
+    #[default]
+    Auto,
+    /// The CPU, with its best instruction set.
+    Cpu,
+    /// The CPU with one instruction set by name: `avx512`, `avx2`, `neon` or `portable`. All give the same bits.
+    CpuWith(&'static str),
+    /// The reference that the others are tested against: plain loops in double precision, very slow.
+    Reference,
+}
+
+/// What a session's memory goes to, planned before anything is mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryPlan {
+    /// The mapped weights: pages of the file, shared with other processes, evictable.
+    pub weights_bytes: u64,
+    /// The KV cache.
+    pub kv_bytes: u64,
+    /// Activations, logits and the table of rope angles.
+    pub workspace_bytes: u64,
+    /// Tokens that the KV cache holds, over all requests.
+    pub kv_tokens: usize,
+}
+
+impl MemoryPlan {
+    /// The sum.
+    pub fn total_bytes(&self) -> u64 {
+        self.weights_bytes + self.kv_bytes + self.workspace_bytes
+    }
+}
+
+/// Settings of a session; [`Builder::open`] makes it.
+pub struct Builder {
+    folder: PathBuf,
+    device: Device,
+    threads: Option<usize>,
+    context: Option<usize>,
+    kv_tokens: Option<usize>,
+    sequences: usize,
+    step_tokens: usize,
+    budget: Option<u64>,
+    progress: Option<OnProgress>,
+    #[cfg(feature = "testing")]
+    pub(crate) faults: crate::engine::taps::Faults,
+}
+
+impl Builder {
+    pub(crate) fn new(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            device: Device::Auto,
+            threads: None,
+            context: None,
+            kv_tokens: None,
+            sequences: 32,
+            step_tokens: 512,
+            budget: None,
+            progress: None,
+            #[cfg(feature = "testing")]
+            faults: crate::engine::taps::Faults::default(),
+        }
+    }
+
+    /// Where to compute.
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Threads on the CPU; by default one for each processor that this process may use.
+    pub fn threads(mut self, count: usize) -> Self {
+        self.threads = Some(count);
+        self
+    }
+
+    /// Tokens, prompt and reply together, of one request; by default what the model was made for, or what the KV
+    /// cache holds where that is less.
+    pub fn context_length(mut self, tokens: usize) -> Self {
+        self.context = Some(tokens);
+        self
+    }
+
+    /// Tokens that the KV cache holds over all requests that run at once; 8192 by default, or the context length if
+    /// one is given and larger.
+    pub fn kv_tokens(mut self, tokens: usize) -> Self {
+        self.kv_tokens = Some(tokens);
+        self
+    }
+
+    /// Requests that run at once; 32 by default. More wait.
+    pub fn max_sequences(mut self, count: usize) -> Self {
+        self.sequences = count;
+        self
+    }
+
+    /// Tokens of one step: a longer prompt is computed in chunks of this size, and others decode between them. 512
+    /// by default. Never changes a result.
+    pub fn step_tokens(mut self, count: usize) -> Self {
+        self.step_tokens = count;
+        self
+    }
+
+    /// Refuses to open if weights, cache and workspace together need more than this many bytes.
+    pub fn memory_budget(mut self, bytes: u64) -> Self {
+        self.budget = Some(bytes);
+        self
+    }
+
+    /// Is called as loading goes on, from the threads that load.
+    pub fn on_progress(mut self, call: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.progress = Some(Box::new(call));
+        self
+    }
+
+    /// Reads the checkpoint, checks all of it, and starts the session.
+    ///
+    /// # Errors
+    /// A setting out of bounds; a file that is missing or malformed; weights that do not fit the config or are not
+    /// finite; memory over budget or not to be had.
+    pub fn open(self) -> Result<Session> {
+        let threads = self.thread_count()?;
+        let arch = Arch::open(&self.folder.join("config.json"))?;
+        let checkpoint = Checkpoint::open(&self.folder)?;
+        let weights = Weights::find(&arch, &checkpoint)?;
+        let limits = self.limits(&arch)?;
+        let plan = Plan::new(&arch, weights.dtype(), limits)?;
+        let memory = MemoryPlan {
+            weights_bytes: weights.bytes(),
+            kv_bytes: plan.kv_bytes(),
+            workspace_bytes: plan.bytes() - plan.kv_bytes(),
+            kv_tokens: limits.blocks * crate::backend::BLOCK,
+        };
+        if let Some(budget) = self.budget
+            && memory.total_bytes() > budget
+        {
+            let limit = format!("the budget is {budget}");
+            return Err(Error::Memory {
+                needed: memory.total_bytes(),
+                what: "weights, KV cache, workspace",
+                limit,
+            });
+        }
+        // The arena is locked, so all of it must be there: asking for more would end some process, not this call.
+        if let Some(available) = available_bytes()
+            && plan.bytes() > available
+        {
+            let limit = format!("the system has {available} available");
+            return Err(Error::Memory { needed: plan.bytes(), what: "KV cache and workspace", limit });
+        }
+        let defaults = self.defaults(&arch, limits.context)?;
+        let text = match defaults.tokenizer_file.exists() {
+            true => Some(Text::open(&self.folder, arch.vocab)?),
+            false => None,
+        };
+        all_finite(&weights.iter().collect::<Vec<_>>(), threads, self.progress.as_ref())?;
+        let parts = Parts { arch, weights, plan, text, defaults, limits, memory };
+        let isa = match self.device {
+            Device::Reference => return self.start(parts, Reference::default()),
+            Device::Auto | Device::Cpu => Isa::best(),
+            Device::CpuWith(name) => Isa::named(name).ok_or_else(|| {
+                let names: Vec<_> = Isa::available().iter().map(|isa| isa.name).collect();
+                Error::request("device", format!("an instruction set of this machine: {}", names.join(", ")))
+            })?,
+        };
+        self.start(parts, Cpu::new(threads, isa)?)
+    }
+
+    fn thread_count(&self) -> Result<usize> {
+        const MAX_THREADS: usize = 1024;
+        match self.threads {
+            None => Ok(std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS)),
+            Some(count) if (1..=MAX_THREADS).contains(&count) => Ok(count),
+            Some(_) => Err(Error::request("threads", format!("from 1 to {MAX_THREADS}"))),
+        }
+    }
+
+    fn limits(&self, arch: &Arch) -> Result<Limits> {
+        const DEFAULT_KV_TOKENS: usize = 8192;
+        const MAX_TOKENS: usize = 1 << 31;
+        const MAX_BATCH: usize = 1 << 16;
+        let within = |field, value: usize, max: usize| match (1..=max).contains(&value) {
+            true => Ok(value),
+            false => Err(Error::request(field, format!("from 1 to {max}"))),
+        };
+        let context =
+            self.context.map(|tokens| within("context_length", tokens, arch.context)).transpose()?;
+        let kv_tokens = self.kv_tokens.unwrap_or(context.unwrap_or(1).max(DEFAULT_KV_TOKENS));
+        let blocks = blocks_for(within("kv_tokens", kv_tokens, MAX_TOKENS)?);
+        let held = blocks * crate::backend::BLOCK;
+        if context.is_some_and(|context| context > held) {
+            return Err(Error::request("context_length", format!("at most kv_tokens, {held}")));
+        }
+        let sequences = within("max_sequences", self.sequences, MAX_BATCH)?;
+        let step_tokens = within("step_tokens", self.step_tokens, MAX_BATCH)?.max(sequences);
+        Ok(Limits { step_tokens, sequences, blocks, context: context.unwrap_or(arch.context.min(held)) })
+    }
+
+    /// What `generation_config.json` says; its sampling only where it says `do_sample`.
+    fn defaults(&self, arch: &Arch, context: usize) -> Result<Defaults> {
+        let json = Json::open_if_there(&self.folder.join("generation_config.json"))?;
+        let mut eos = arch.eos.clone();
+        eos.extend(json.token_ids("eos_token_id")?);
+        eos.sort_unstable();
+        eos.dedup();
+        let mut sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 };
+        if json.flag("do_sample", false)? {
+            let number = |name: &str, default: f32, max: f32| {
+                let value = json.positive(name)?.map_or(default, |value| value as f32);
+                if value <= max { Ok(value) } else { Err(json.wrong(name, format!("at most {max}"))) }
+            };
+            sampling.temperature = number("temperature", 1.0, 2.0)?;
+            sampling.top_p = number("top_p", 1.0, 1.0)?;
+            if let Some(value) = json.field("top_k") {
+                let count = value.as_u64().and_then(|count| usize::try_from(count).ok());
+                sampling.top_k = count.ok_or_else(|| json.wrong("top_k", "a whole number from 0"))?;
+            }
+            if json.field("min_p").is_some_and(|value| value.as_f64() != Some(0.0)) {
+                sampling.min_p = number("min_p", 0.0, 1.0)?;
+            }
+        }
+        let tokenizer_file = self.folder.join("tokenizer.json");
+        Ok(Defaults { sampling, eos, context, vocab: arch.vocab, tokenizer_file })
+    }
+
+    fn start<B: Backend + 'static>(self, parts: Parts, mut backend: B) -> Result<Session>
+    where
+        B::Weight: 'static,
+    {
+        let Parts { arch, weights, plan, text, defaults, limits, memory } = parts;
+        let decoder = Decoder::new(arch, &weights, plan, limits.context, &mut backend)?;
+        let device = backend.name();
+        let vocab = defaults.vocab;
+        let shared = Arc::new(Shared::default());
+        #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests ask for faults"))]
+        let mut worker = Worker::new(backend, decoder, text, defaults, limits, shared.clone());
+        #[cfg(feature = "testing")]
+        {
+            worker.faults = self.faults;
+        }
+        let (submissions, inbox) = channel();
+        let thread = std::thread::Builder::new()
+            .name("amnesic-worker".into())
+            .stack_size(THREAD_STACK_BYTES)
+            .spawn(move || worker.run(&inbox))
+            .map_err(Error::Thread)?;
+        let context = limits.context;
+        Ok(Session {
+            submissions: Some(submissions),
+            thread: Some(thread),
+            shared,
+            memory,
+            context,
+            vocab,
+            device,
+        })
+    }
+}
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Builder")
+            .field("folder", &self.folder)
+            .field("device", &self.device)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Memory that the system can give without swapping, where it says so.
+fn available_bytes() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// What loading hands to the device.
+struct Parts {
+    arch: Arch,
+    weights: Weights,
+    plan: Plan,
+    text: Option<Text>,
+    defaults: Defaults,
+    limits: Limits,
+    memory: MemoryPlan,
+}
