@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use amnesic::{Request, Session};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -76,9 +76,7 @@ fn run(options: Options) -> Result<ExitCode, Box<dyn Error>> {
     signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone())?;
 
     let prompt = options.prompt.clone();
-    let started = Instant::now();
     let mut stream = session.stream(options.into_request())?;
-    let (mut first, mut last) = (None, started);
     let mut out = stdout().lock();
     write!(out, "{prompt}")?; // now that the request is accepted
     out.flush()?;
@@ -87,8 +85,6 @@ fn run(options: Options) -> Result<ExitCode, Box<dyn Error>> {
     {
         write!(out, "{}", piece?)?;
         out.flush()?;
-        last = Instant::now();
-        first.get_or_insert(last);
     }
     writeln!(out)?;
 
@@ -99,12 +95,11 @@ fn run(options: Options) -> Result<ExitCode, Box<dyn Error>> {
         ExitCode::from(INTERRUPTED)
     } else {
         let reply = stream.finish()?;
-        let first = first.unwrap_or(last);
-        let usage = reply.usage;
-        eprintln!("prompt: {} tokens, first text after {}", usage.prompt_tokens, millis(first - started));
-        let rate = usage.completion_tokens.saturating_sub(1) as f64 / (last - first).as_secs_f64().max(1e-9);
-        let reason = reply.finish_reason;
-        eprintln!("reply: {} tokens, {rate:.1} tokens/s, finish: {reason}", usage.completion_tokens);
+        let (usage, timing) = (reply.usage, reply.timing);
+        eprintln!("prompt: {} tokens, first token after {}", usage.prompt_tokens, millis(timing.first_token));
+        let tokens = usage.completion_tokens;
+        let rate = timing.decode_rate(tokens).map_or(String::new(), |rate| format!(", {rate:.1} tokens/s"));
+        eprintln!("reply: {tokens} tokens{rate}, finish: {}", reply.finish_reason);
         ExitCode::SUCCESS
     };
     eprintln!("{}", session.close()?);

@@ -30,6 +30,6 @@ pub use error::{Error, Result};
 pub use memory::ledger::{NotCovered, ScrubReport};
 pub use memory::poison::PoisonReason;
 pub use request::Request;
-pub use response::{FinishReason, Piece, Reply, RequestId, Usage};
+pub use response::{FinishReason, Piece, Reply, RequestId, Timing, Usage};
 pub use session::{Session, Stream};
 pub use weights::check::Progress;

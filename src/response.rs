@@ -1,6 +1,7 @@
 //! What comes out.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::memory::Secret;
 
@@ -40,6 +41,24 @@ impl Usage {
     }
 }
 
+/// How long a request took, from when the session took it in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Timing {
+    /// Until its first token was chosen: waiting and prefill.
+    pub first_token: Duration,
+    /// Until its last token was chosen.
+    pub total: Duration,
+}
+
+impl Timing {
+    /// Tokens a second after the first, of `tokens` in all; none for fewer than two.
+    pub fn decode_rate(&self, tokens: usize) -> Option<f64> {
+        let decoding = self.total.checked_sub(self.first_token)?.as_secs_f64();
+        (tokens > 1 && decoding > 0.0).then(|| (tokens - 1) as f64 / decoding)
+    }
+}
+
 /// Names a request in logs: a number drawn when the session opened, and a count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestId {
@@ -62,6 +81,8 @@ pub struct Reply {
     pub finish_reason: FinishReason,
     /// Tokens used.
     pub usage: Usage,
+    /// How long it took.
+    pub timing: Timing,
     /// The request's name in logs.
     pub request_id: RequestId,
     /// The seed that the draws used.
@@ -91,6 +112,7 @@ impl fmt::Debug for Reply {
             .field("text_bytes", &self.text().len())
             .field("finish_reason", &self.finish_reason)
             .field("usage", &self.usage)
+            .field("timing", &self.timing)
             .field("request_id", &self.request_id)
             .field("seed", &self.seed)
             .finish()

@@ -42,6 +42,11 @@ fn a_reply_tells_what_was_used_and_why_it_ended() {
         (FinishReason::Length, 7, 7)
     );
     assert!(reply.usage.prompt_tokens > 1 && reply.usage.total_tokens() == reply.usage.prompt_tokens + 7);
+    assert!(
+        reply.timing.first_token <= reply.timing.total
+            && reply.timing.decode_rate(7).is_some_and(|rate| rate > 0.0)
+    );
+    assert_eq!(reply.timing.decode_rate(1), None);
     let second = session.generate(Request::prompt("let x = 5;").max_tokens(7)).unwrap();
     assert_ne!(reply.request_id, second.request_id);
     assert_eq!(

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::memory::Secret;
-use crate::response::{FinishReason, Piece, Reply, RequestId, Usage};
+use crate::response::{FinishReason, Piece, Reply, RequestId, Timing, Usage};
 
 /// The caller's end.
 #[derive(Debug, Default)]
@@ -30,6 +30,7 @@ struct State {
 pub struct End {
     pub finish_reason: FinishReason,
     pub usage: Usage,
+    pub timing: Timing,
     pub request_id: RequestId,
     pub seed: u64,
 }
@@ -61,11 +62,11 @@ impl Mailbox {
         while !state.ended {
             state = self.wait(state);
         }
-        let End { finish_reason, usage, request_id, seed } =
+        let End { finish_reason, usage, timing, request_id, seed } =
             state.end.take().unwrap_or(Err(Error::Closed))?;
         let tokens = std::mem::take(&mut state.tokens);
         let bytes = std::mem::take(&mut state.text).into_exposed();
-        Ok(Reply { text: Secret::new(text(bytes)), tokens, finish_reason, usage, request_id, seed })
+        Ok(Reply { text: Secret::new(text(bytes)), tokens, finish_reason, usage, timing, request_id, seed })
     }
 
     /// Asks the worker to end the request, and waits until it is scrubbed: at most one step.

@@ -1,12 +1,13 @@
 //! One request as it runs.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use super::mailbox::{End, Outbox};
 use crate::error::{Error, Result};
 use crate::memory::Secret;
 use crate::request::{Prompt, Request};
-use crate::response::{FinishReason, RequestId, Usage};
+use crate::response::{FinishReason, RequestId, Timing, Usage};
 use crate::sample::Sampling;
 use crate::text::{Detokenizer, Stops, Text};
 
@@ -41,6 +42,8 @@ pub struct Sequence {
     pub logits: Option<crate::engine::taps::LogitsTap>,
     prompt_tokens: usize,
     max_tokens: usize,
+    accepted: Instant,
+    timing: Timing,
     /// End tokens of the checkpoint and of the request.
     end_tokens: Secret<Vec<u32>>,
     stops: Stops,
@@ -96,6 +99,8 @@ impl Sequence {
             logits: request.logits,
             prompt_tokens,
             max_tokens,
+            accepted: Instant::now(),
+            timing: Timing::default(),
             end_tokens,
             stops: Stops::new(request.stop),
             detokenizer,
@@ -119,6 +124,10 @@ impl Sequence {
 
     /// Takes a new token in; says whether the request ends with it.
     pub fn take(&mut self, token: u32, text: Option<&Text>) -> Option<FinishReason> {
+        self.timing.total = self.accepted.elapsed();
+        if self.generated() == 0 {
+            self.timing.first_token = self.timing.total;
+        }
         if self.end_tokens.expose().contains(&token) {
             self.flush();
             return Some(FinishReason::Stop);
@@ -148,7 +157,7 @@ impl Sequence {
     /// How it ended, for its caller.
     pub fn end(&self, finish_reason: FinishReason) -> End {
         let usage = Usage { prompt_tokens: self.prompt_tokens, completion_tokens: self.generated() };
-        End { finish_reason, usage, request_id: self.id, seed: self.sampling.seed }
+        End { finish_reason, usage, timing: self.timing, request_id: self.id, seed: self.sampling.seed }
     }
 
     /// Overwrites its content and gives the outbox back, to tell the caller.
