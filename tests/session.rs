@@ -196,6 +196,28 @@ fn the_context_ends_a_reply_and_bounds_a_prompt() {
 }
 
 #[test]
+fn weights_that_overflow_are_an_error_not_a_reply() {
+    let folder = tempfile::tempdir().unwrap();
+    Recipe::small(64).write(folder.path(), None);
+    let file = folder.path().join("model.safetensors");
+    let bytes = std::fs::read(&file).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let huge = half::bf16::MAX.to_le_bytes();
+    for name in ["model.layers.0.mlp.down_proj.weight", "model.layers.0.self_attn.k_proj.weight"] {
+        let mut damaged = bytes.clone();
+        let data = tensors.tensor(name).unwrap().data();
+        let start = data.as_ptr() as usize - bytes.as_ptr() as usize;
+        damaged[start..start + data.len()].as_chunks_mut::<2>().0.fill(huge);
+        std::fs::write(&file, damaged).unwrap();
+        let session = Session::open(folder.path()).unwrap();
+        for prompt in [vec![3], vec![3; 40]] {
+            let result = session.generate(Request::tokens(prompt).max_tokens(4));
+            assert!(matches!(result, Err(Error::NotFinite)), "{name}: {result:?}");
+        }
+    }
+}
+
+#[test]
 fn loading_reports_progress_up_to_all_bytes() {
     let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::<Progress>::new()));
     let sink = seen.clone();

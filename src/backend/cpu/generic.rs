@@ -66,7 +66,6 @@ impl Vector for Generic {
     }
     #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {
-        // As x86 does: the second operand when the comparison fails.
         self.zip(other, |a, b| if a > b { a } else { b })
     }
     #[inline(always)]

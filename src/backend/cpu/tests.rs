@@ -6,6 +6,8 @@ use std::path::Path;
 
 use half::{bf16, f16};
 
+use super::generic::Generic;
+use super::vector::{LANES, Vector};
 use super::{Cpu, Isa, Reference};
 use crate::backend::{Attention, BLOCK, Backend, Batch, Buf, Kv, Projection, Span};
 use crate::memory::Layout;
@@ -404,4 +406,102 @@ fn attention_is_the_same_bits_in_any_chunks() {
         let (whole, single, fives) = (bits(whole), bits(single), bits(fives));
         assert!(whole == single && whole == fives, "seed {seed}");
     }
+}
+
+/// Every operation of a `Vector` on three operands, in bits.
+#[expect(unsafe_code, reason = "calls lanes directly; the caller has the instruction set")]
+fn operations<V: Vector>(operands: [[f32; LANES]; 3]) -> Vec<[u32; LANES]> {
+    let halves = operands[0].map(|value| (value.to_bits() >> 16) as u16);
+    // SAFETY: the arrays have the lanes.
+    unsafe {
+        let [a, b, c] = operands.map(|lanes| V::load(lanes.as_ptr()));
+        let results = [
+            a.add(b),
+            a.sub(b),
+            a.mul(b),
+            a.div(b),
+            a.max(b),
+            a.min(b),
+            a.fma(b, c),
+            a.round(),
+            a.exp(),
+            V::splat(a.sum()),
+            V::load_bf16(halves.as_ptr()),
+            V::load_f16(halves.as_ptr()),
+        ];
+        let store = |result: V| {
+            let mut lanes = [0.0_f32; LANES];
+            result.store(lanes.as_mut_ptr());
+            // one bit pattern for all that is not a number: sign and payload are the processor's
+            lanes.map(|lane| if lane.is_nan() { f32::NAN.to_bits() } else { lane.to_bits() })
+        };
+        results.map(store).to_vec()
+    }
+}
+
+#[test]
+fn every_operation_gives_the_same_bits_on_every_instruction_set() {
+    const SPECIAL: [f32; 14] = [
+        0.0,
+        -0.0,
+        1.5,
+        2.5,
+        -0.5,
+        1e-41,
+        -1e-41,
+        f32::MAX,
+        f32::MIN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+        88.37,
+        -87.5,
+    ];
+    let mut native: Vec<(&str, fn([[f32; LANES]; 3]) -> Vec<[u32; LANES]>)> = Vec::new();
+    for isa in Isa::available() {
+        match isa.name {
+            #[cfg(target_arch = "x86_64")]
+            "avx512" => native.push((isa.name, operations::<super::x86_64::avx512::Avx512>)),
+            #[cfg(target_arch = "x86_64")]
+            "avx2" => native.push((isa.name, operations::<super::x86_64::avx2::Avx2>)),
+            #[cfg(target_arch = "aarch64")]
+            "neon" => native.push((isa.name, operations::<super::aarch64::neon::Neon>)),
+            _ => {}
+        }
+    }
+    assert_eq!(native.len(), Isa::available().len() - 1, "all but the portable one");
+    let mut source = Source::new(5);
+    for round in 0..4000 {
+        let mut value = || match round % 3 {
+            0 => (source.unit() * 200.0 - 100.0) as f32,
+            1 => f32::from_bits((source.unit() * 4_294_967_296.0) as u32),
+            _ => SPECIAL[(source.unit() * SPECIAL.len() as f64) as usize],
+        };
+        let operands = [(); 3].map(|()| [(); LANES].map(|()| value()));
+        let expected = operations::<Generic>(operands);
+        for (name, operations) in &native {
+            for (number, (found, expected)) in operations(operands).iter().zip(&expected).enumerate() {
+                assert_eq!(found, expected, "{name}, operation {number} on {operands:?}");
+            }
+        }
+    }
+}
+
+#[test]
+#[expect(unsafe_code, reason = "calls portable lanes directly")]
+fn exp_is_within_two_units_in_the_last_place_and_keeps_what_is_not_a_number() {
+    let exp = |value: f32| {
+        let mut lanes = [0.0_f32; LANES];
+        // SAFETY: portable lanes need nothing; the array has them.
+        unsafe { Generic::splat(value).exp().store(lanes.as_mut_ptr()) };
+        lanes[0]
+    };
+    for i in -87_000..88_000 {
+        let x = i as f32 / 1000.0;
+        let (found, exact) = (f64::from(exp(x)), f64::from(x).exp());
+        let unit = f64::from(exact as f32) * f64::from(f32::EPSILON);
+        assert!((found - exact).abs() <= 2.0 * unit, "exp({x}) = {found}, exactly {exact}");
+    }
+    assert_eq!((exp(0.0), exp(-200.0), exp(f32::NEG_INFINITY)), (1.0, 0.0, 0.0));
+    assert!(exp(f32::NAN).is_nan() && exp(f32::INFINITY).is_finite());
 }

@@ -27,7 +27,9 @@ pub trait Vector: Copy {
     unsafe fn sub(self, other: Self) -> Self;
     unsafe fn mul(self, other: Self) -> Self;
     unsafe fn div(self, other: Self) -> Self;
+    /// The larger; `other` where the two do not compare.
     unsafe fn max(self, other: Self) -> Self;
+    /// The smaller; `other` where the two do not compare.
     unsafe fn min(self, other: Self) -> Self;
     /// `self * factor + addend`, rounded once.
     unsafe fn fma(self, factor: Self, addend: Self) -> Self;
@@ -45,15 +47,17 @@ pub trait Vector: Copy {
     }
 
     /// `e^self`: exactly 0 below -87.68, and clamped above 88.37 so that it stays finite; error under 2 ulp between.
+    /// What is not a number stays so: an overflow must reach the logits, where it is an error, not vanish.
     ///
     /// Range reduction by Cody and Waite, polynomial of Cephes' `expf` (Moshier).
     #[inline(always)]
     unsafe fn exp(self) -> Self {
         // SAFETY: the caller's contract is ours.
         unsafe {
-            let x = self.min(Self::splat(88.37)).max(Self::splat(-88.37));
+            // The bounds come first: `min` and `max` give their second operand where it is not a number.
+            let x = Self::splat(-88.37).max(Self::splat(88.37).min(self));
             let whole = x.mul(Self::splat(std::f32::consts::LOG2_E)).round();
-            let whole = whole.max(Self::splat(-127.0));
+            let whole = Self::splat(-127.0).max(whole);
             let rest = whole.fma(Self::splat(-0.693_359_4), x);
             let rest = whole.fma(Self::splat(2.121_944_4e-4), rest);
             let mut poly = Self::splat(1.987_569_1e-4);

@@ -4,8 +4,6 @@
 
 use std::arch::aarch64::*;
 
-use half::f16;
-
 use crate::backend::cpu::vector::Vector;
 
 /// Sixteen f32 in four 128-bit registers.
@@ -30,6 +28,19 @@ unsafe fn exp2_whole4(whole: float32x4_t) -> float32x4_t {
 unsafe fn fma4(a: float32x4_t, factor: float32x4_t, addend: float32x4_t) -> float32x4_t {
     // SAFETY: NEON. The intrinsic takes the addend first.
     unsafe { vfmaq_f32(addend, a, factor) }
+}
+
+// Not `vmaxq_f32` and `vminq_f32`, which pass NaN on from either side and order the zeros.
+#[inline(always)]
+unsafe fn max4(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+    // SAFETY: NEON.
+    unsafe { vbslq_f32(vcgtq_f32(a, b), a, b) }
+}
+
+#[inline(always)]
+unsafe fn min4(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+    // SAFETY: NEON.
+    unsafe { vbslq_f32(vcltq_f32(a, b), a, b) }
 }
 
 // SAFETY (all): the trait's contract.
@@ -58,10 +69,15 @@ impl Vector for Neon {
     }
     #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> Self {
-        // The f16 intrinsics are not stable; `half` converts exactly.
         unsafe {
-            let values = from.cast::<[u16; 16]>().read_unaligned().map(|bits| f16::from_bits(bits).to_f32());
-            Self::load(values.as_ptr())
+            let (low, high) =
+                (vreinterpretq_f16_u16(vld1q_u16(from)), vreinterpretq_f16_u16(vld1q_u16(from.add(8))));
+            Self([
+                vcvt_f32_f16(vget_low_f16(low)),
+                vcvt_high_f32_f16(low),
+                vcvt_f32_f16(vget_low_f16(high)),
+                vcvt_high_f32_f16(high),
+            ])
         }
     }
     #[inline(always)]
@@ -88,11 +104,11 @@ impl Vector for Neon {
     }
     #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {
-        each!(vmaxq_f32, self.0, other.0)
+        each!(max4, self.0, other.0)
     }
     #[inline(always)]
     unsafe fn min(self, other: Self) -> Self {
-        each!(vminq_f32, self.0, other.0)
+        each!(min4, self.0, other.0)
     }
     #[inline(always)]
     unsafe fn fma(self, factor: Self, addend: Self) -> Self {
