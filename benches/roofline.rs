@@ -32,7 +32,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     };
     let threads = std::thread::available_parallelism()?.get(); // the session's default
-    let bandwidth = read_bandwidth(&folder, threads)?;
+    let maps = map_weights(&folder)?;
+    read_secs(&maps, threads); // from disk, if need be
 
     reset_peak();
     let started = Instant::now();
@@ -44,23 +45,26 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let prompt = long_winded(&session)?;
     let before = session.counters();
-    let mut best_secs = f64::INFINITY;
+    // in turn, so that a machine whose speed drifts is compared with itself
+    let total: usize = maps.iter().map(|map| map.len()).sum();
+    let (mut rates, mut bandwidths, mut shares) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let started = Instant::now();
+        bandwidths.push(total as f64 / read_secs(&maps, threads));
         let reply = decode(&session, prompt)?;
-        best_secs = best_secs.min(started.elapsed().as_secs_f64());
         assert_eq!(reply.tokens().len(), NEW_TOKENS);
+        rates.push(reply.timing.decode_rate(NEW_TOKENS).ok_or("no time passed")?);
     }
     let after = session.counters();
     let steps = (ROUNDS * NEW_TOKENS) as u64;
     assert_eq!(after.steps - before.steps, steps, "one step a token");
     let read = (after.weight_bytes - before.weight_bytes) as f64 / steps as f64;
-    let rate = NEW_TOKENS as f64 / best_secs;
+    shares.extend(rates.iter().zip(&bandwidths).map(|(rate, bandwidth)| read * rate / bandwidth));
+    let (rate, bandwidth, share) = (median(rates), median(bandwidths), median(shares));
     println!("decode, batch 1          {rate:.2} tokens/s");
     println!("weights read a token     {} ({:.3} of all)", gib(read), read / weights as f64);
     println!("achieved                 {}/s", gib(read * rate));
     println!("memory can be read at    {}/s ({threads} threads)", gib(bandwidth));
-    println!("share of it              {:.1} %", 100.0 * read * rate / bandwidth);
+    println!("share of it              {:.1} % (medians of {ROUNDS} rounds)", 100.0 * share);
     assert!(read / weights as f64 <= MOST_READS, "a token reads weights more than once");
 
     let limit = session.memory().total_bytes() + SLACK_BYTES;
@@ -89,9 +93,8 @@ fn long_winded(session: &Session) -> Result<u32, Box<dyn Error>> {
     Err("every reply ends early".into())
 }
 
-/// Bytes per second at which `threads` threads read the weights' files, best of several rounds: the same
-/// pages that the session reads.
-fn read_bandwidth(folder: &Path, threads: usize) -> Result<f64, Box<dyn Error>> {
+/// The weights' files: what reads them reads the same pages as the session.
+fn map_weights(folder: &Path) -> Result<Vec<Mmap>, Box<dyn Error>> {
     let mut maps = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
@@ -100,19 +103,23 @@ fn read_bandwidth(folder: &Path, threads: usize) -> Result<f64, Box<dyn Error>> 
             maps.push(unsafe { Mmap::map(&std::fs::File::open(path)?)? });
         }
     }
-    let total: usize = maps.iter().map(|map| map.len()).sum();
-    let parts: Vec<&[u8]> = maps.iter().flat_map(|map| map.chunks(map.len().div_ceil(threads))).collect();
-    let mut best_secs = f64::INFINITY;
-    for _ in 0..=ROUNDS {
-        let started = Instant::now();
-        std::thread::scope(|scope| {
-            for &part in &parts {
-                scope.spawn(move || std::hint::black_box(sum(part)));
-            }
-        });
-        best_secs = best_secs.min(started.elapsed().as_secs_f64()); // the first round, from disk, never is
-    }
-    Ok(total as f64 / best_secs)
+    Ok(maps)
+}
+
+/// Seconds that `threads` threads take to read all of `maps`.
+fn read_secs(maps: &[Mmap], threads: usize) -> f64 {
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for part in maps.iter().flat_map(|map| map.chunks(map.len().div_ceil(threads))) {
+            scope.spawn(move || std::hint::black_box(sum(part)));
+        }
+    });
+    started.elapsed().as_secs_f64()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// Touches every byte at the rate of the memory: sixteen independent sums, which the compiler keeps in

@@ -19,6 +19,9 @@ pub struct Progress {
 pub type OnProgress = Box<dyn Fn(Progress) + Send + Sync>;
 
 /// Reads every weight once, on all threads: finds what is not finite, and brings the file in from disk.
+///
+/// # Errors
+/// Names a tensor that holds an infinity or what is not a number.
 pub fn all_finite(tensors: &[&Tensor], threads: usize, progress: Option<&OnProgress>) -> Result<()> {
     const PIECE_BYTES: usize = 4 << 20;
     let pieces: Vec<(&Tensor, &[u8])> = tensors
@@ -42,7 +45,8 @@ pub fn all_finite(tensors: &[&Tensor], threads: usize, progress: Option<&OnProgr
         let mine = check();
         others
             .into_iter()
-            .filter_map(|other| other.join().ok().flatten())
+            // a panic can only be the callback's: it goes on in the caller's thread
+            .filter_map(|other| other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .chain(mine)
             .min_by_key(|bad| &bad.name)
     });

@@ -457,7 +457,8 @@ fn every_operation_gives_the_same_bits_on_every_instruction_set() {
         88.37,
         -87.5,
     ];
-    let mut native: Vec<(&str, fn([[f32; LANES]; 3]) -> Vec<[u32; LANES]>)> = Vec::new();
+    type Operations = fn([[f32; LANES]; 3]) -> Vec<[u32; LANES]>;
+    let mut native: Vec<(&str, Operations)> = Vec::new();
     for isa in Isa::available() {
         match isa.name {
             #[cfg(target_arch = "x86_64")]
