@@ -15,7 +15,8 @@ use crate::weights::Dtype;
 /// Weight bytes that meet all tokens while they stay in the second-level cache.
 const PANEL_BYTES: usize = 192 * 1024;
 
-/// How many rows ahead weights are asked for when a single token streams them.
+/// How many rows ahead weights are asked for when a single token streams them. Batch 1 in tokens/s, with and without,
+/// medians of four runs in turn (AMD Zen 5, 2 vCPUs, 2026-11-23): 0.5B shape 41 and 33, 1B shape 17.2 and 14.3.
 const PREFETCH_ROWS: usize = 8;
 
 /// `out[t][n] = sum_k x[t][k] * weight[n][k] (+ bias[n]) (+ out[t][n])`.
