@@ -253,7 +253,7 @@ impl Builder {
         B::Weight: 'static,
     {
         let Parts { arch, weights, plan, text, defaults, limits, memory } = parts;
-        let decoder = Decoder::new(arch, &weights, plan, limits.context, &mut backend)?;
+        let decoder = Decoder::new(arch, &weights, plan, &mut backend)?;
         let device = backend.name();
         let vocab = defaults.vocab;
         let shared = Arc::new(Shared::default());

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::builder::Builder;
-pub use crate::engine::taps::{Faults, LogitsTap};
+pub use crate::engine::taps::LogitsTap;
 use crate::error::Result;
 use crate::memory::Secret;
 use crate::request::Request;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use amnesic::{Builder, Device, Error, PoisonReason, Request, Session};
-use common::Recipe;
+use common::{Random, Recipe};
 use half::{bf16, f16};
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
@@ -1298,18 +1298,7 @@ fn every_error_is_one_readable_line() {
     }
 }
 
-/// SplitMix64.
-struct Random(u64);
-
 impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ z >> 31) % end as u64) as usize
-    }
-
     /// Flips bits, replaces, inserts, copies or cuts off bytes, once to three times.
     fn damage(&mut self, bytes: &mut Vec<u8>) {
         for _ in 0..=self.below(3) {

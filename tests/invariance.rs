@@ -5,19 +5,9 @@ mod common;
 
 use amnesic::testing::LogitsTap;
 use amnesic::{Device, Request, Session};
-use common::Recipe;
+use common::{Random, Recipe};
 
 const VOCAB: usize = 150;
-
-/// A seeded generator, for compositions.
-struct Draw(u64);
-
-impl Draw {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % bound
-    }
-}
 
 #[derive(Clone)]
 struct Case {
@@ -28,7 +18,7 @@ struct Case {
 }
 
 impl Case {
-    fn draw(draw: &mut Draw) -> Self {
+    fn draw(draw: &mut Random) -> Self {
         let len = 1 + draw.below(60);
         Self {
             prompt: (0..len).map(|_| draw.below(VOCAB) as u32).collect(),
@@ -78,7 +68,7 @@ fn no_other_request_changes_yours() {
             .open()
             .unwrap()
     };
-    let mut draw = Draw(1);
+    let mut draw = Random(1);
     let cases: Vec<Case> = (0..40).map(|_| Case::draw(&mut draw)).collect();
     let judge = open(Device::Cpu, 1, 512);
     let expected: Vec<Outcome> = cases.iter().map(|case| alone(&judge, case)).collect();
@@ -114,7 +104,7 @@ fn requests_from_many_threads_get_what_they_get_alone() {
     let folder = tempfile::tempdir().unwrap();
     recipe().write(folder.path(), None);
     let session = Session::builder(folder.path()).step_tokens(24).max_sequences(3).open().unwrap();
-    let mut draw = Draw(2);
+    let mut draw = Random(2);
     let cases: Vec<Case> = (0..24).map(|_| Case::draw(&mut draw)).collect();
     let expected: Vec<Outcome> = cases.iter().map(|case| alone(&session, case)).collect();
     std::thread::scope(|scope| {

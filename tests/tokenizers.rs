@@ -5,7 +5,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use amnesic::testing::Tokenizer;
-use common::fixture;
+use common::{Random, fixture};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -35,18 +35,7 @@ fn both(name: &str) -> (Tokenizer, tokenizers::Tokenizer) {
     (open(&folder(name)), theirs)
 }
 
-/// SplitMix64.
-struct Random(u64);
-
 impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ z >> 31) % end as u64) as usize
-    }
-
     fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
         from[self.below(from.len())]
     }

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::batch::Builder;
-use super::mailbox::Outbox;
+use super::mailbox::{End, Outbox};
 use super::scheduler;
 use super::sequence::{Defaults, Sequence};
 use crate::backend::{Backend, Counters};
@@ -20,6 +20,9 @@ use crate::request::Request;
 use crate::response::{FinishReason, RequestId};
 use crate::sample::Sampler;
 use crate::text::Text;
+
+/// A request that is over, and how it ended.
+type Ended = (Sequence, Result<End>);
 
 /// Requests that come in together: all are accepted, or none.
 #[derive(Debug)]
@@ -114,7 +117,6 @@ impl<B: Backend> Worker<B> {
         }
         self.shared.poison.set(PoisonReason::Panic);
         let failed: Vec<_> = self.running.drain(..).chain(self.waiting.drain(..)).collect();
-        self.pool = BlockPool::new(self.limits.blocks);
         self.ledger.scrubbed(1, self.backend.scrub_all());
         self.finish(
             failed
@@ -174,7 +176,7 @@ impl<B: Backend> Worker<B> {
         }
     }
 
-    fn remove_cancelled(&mut self) -> Vec<(Sequence, Result<super::mailbox::End>)> {
+    fn remove_cancelled(&mut self) -> Vec<Ended> {
         let running = self.running.extract_if(.., |sequence| sequence.outbox.is_cancelled());
         let mut gone: Vec<_> = running.collect();
         let (cancelled, waiting): (VecDeque<_>, _) =
@@ -227,14 +229,12 @@ impl<B: Backend> Worker<B> {
     }
 
     /// Overwrites all that these requests left anywhere, then tells their callers.
-    fn finish(&mut self, ended: Vec<(Sequence, Result<super::mailbox::End>)>) {
+    fn finish(&mut self, ended: Vec<Ended>) {
         let mut answers = Vec::with_capacity(ended.len());
         for (mut sequence, outcome) in ended {
             let proof = self.backend.scrub_blocks(&sequence.table);
             let blocks = sequence.table.len() as u64;
-            if !outcome.as_ref().is_err_and(|error| matches!(error, Error::Poisoned(_))) {
-                self.pool.release(&mut sequence.table, &proof);
-            }
+            self.pool.release(&mut sequence.table, &proof);
             self.ledger.scrubbed(blocks, proof);
             self.ledger.request_ended();
             answers.push((sequence.wipe(), outcome));

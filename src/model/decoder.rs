@@ -179,8 +179,8 @@ pub struct Plan {
     layout: Layout,
     buffers: Buffers,
     kv: Kv,
-    /// The table of rope angles: on the heap, it holds no content.
-    rope_bytes: usize,
+    /// Positions of one request.
+    context: usize,
 }
 
 impl Plan {
@@ -216,7 +216,7 @@ impl Plan {
         let kv = Kv { region, dtype, layers: arch.layers, kv_heads: arch.kv_heads, head_dim: arch.head_dim };
         let rope_bytes = limits.context.checked_mul(arch.head_dim)?.checked_mul(size_of::<f32>())?;
         layout.bytes().checked_add(rope_bytes)?;
-        Some(Self { layout, buffers, kv, rope_bytes })
+        Some(Self { layout, buffers, kv, context: limits.context })
     }
 
     /// Bytes of the KV cache.
@@ -224,9 +224,9 @@ impl Plan {
         self.kv.region.bytes() as u64
     }
 
-    /// Bytes in all.
+    /// Bytes in all, with the table of rope angles: that is on the heap, since it holds no content.
     pub fn bytes(&self) -> u64 {
-        (self.layout.bytes() + self.rope_bytes) as u64
+        (self.layout.bytes() + self.context * self.kv.head_dim * size_of::<f32>()) as u64
     }
 }
 
@@ -235,11 +235,11 @@ impl<B: Backend> Decoder<B> {
     ///
     /// # Errors
     /// The memory is not to be had.
-    pub fn new(arch: Arch, weights: &Weights, plan: Plan, context: usize, backend: &mut B) -> Result<Self> {
+    pub fn new(arch: Arch, weights: &Weights, plan: Plan, backend: &mut B) -> Result<Self> {
         let embed = backend.upload(&weights.embed);
         let norm = backend.upload(&weights.norm);
         let head = weights.head.as_ref().map(|head| backend.upload(head));
-        let rope = backend.upload_table(arch.rope.table(arch.head_dim, context), arch.head_dim);
+        let rope = backend.upload_table(arch.rope.table(arch.head_dim, plan.context), arch.head_dim);
         let mut layers = Vec::with_capacity(arch.layers);
         for (weights, &window) in weights.layers.iter().zip(&arch.windows) {
             let [attention_norm, mlp_norm] = weights.norms.each_ref().map(|norm| backend.upload(norm));

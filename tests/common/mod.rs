@@ -32,6 +32,24 @@ pub fn read_f32s(file: &Path, name: &str) -> Vec<f32> {
     data.into_iter().map(f32::from_le_bytes).collect()
 }
 
+/// A seeded generator (SplitMix64), so that every run draws the same.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    /// From 0 to `end`, not included.
+    pub fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+}
+
 /// A random checkpoint to write: a small llama unless changed.
 #[derive(Clone)]
 pub struct Recipe {
@@ -87,15 +105,10 @@ impl Recipe {
 
     /// The bf16 values of a tensor, as the file holds them.
     pub fn values(&self, name: &str, shape: &[usize]) -> Vec<half::bf16> {
-        let mut state =
+        let seed =
             name.bytes().fold(self.seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-        let mut uniform = || {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = state;
-            z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-            ((z ^ z >> 31) >> 40) as f32 / (1 << 23) as f32 - 1.0
-        };
+        let mut random = Random(seed);
+        let mut uniform = || (random.next() >> 40) as f32 / (1 << 23) as f32 - 1.0;
         let count = shape.iter().product();
         let scale = if shape.len() == 1 { 0.3 } else { 1.7 / (*shape.last().unwrap() as f32).sqrt() };
         let base = if shape.len() == 1 { 1.0 } else { 0.0 };

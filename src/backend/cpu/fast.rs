@@ -90,9 +90,8 @@ impl Backend for Cpu {
         self.counters.weight_bytes += (ids.len() * cols * dtype.bytes()) as u64;
         let job = EmbedJob { ids, table: table.row_pointer(0), dtype, cols, out: self.at(out, ids.len()) };
         let kernel = self.kernels.embed;
-        // SAFETY (for each kernel called in this file): `self.isa` proves the instruction set; `at` checked the rows
-        // against the plan, the asserts the columns; parts write disjoint rows or columns.
-        // SAFETY: as in `embed`.
+        // SAFETY: `self.isa` proves the instruction set; `at` checked the rows against the plan, the asserts the columns;
+        // parts write disjoint rows or columns. So it is for each kernel called in this file.
         self.run(ids.len() * cols, &|part| unsafe { kernel(&job, part) });
     }
 
@@ -208,10 +207,7 @@ impl Backend for Cpu {
     }
 
     fn gather(&mut self, rows: &[u32], x: Buf, out: Buf) {
-        for (to, &from) in rows.iter().enumerate() {
-            let (x, out) = self.memory.arena().read_write::<f32, f32>(x.row(from as usize), out.row(to));
-            out.copy_from_slice(x);
-        }
+        self.memory.gather(rows, x, out);
     }
 
     fn read(&mut self, buf: Buf, row: usize) -> &[f32] {

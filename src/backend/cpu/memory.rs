@@ -1,7 +1,7 @@
 //! What both CPU backends stand on: weights where they are mapped, and the arena.
 #![expect(unsafe_code, reason = "addresses inside the mapped weights")]
 
-use crate::backend::Kv;
+use crate::backend::{Buf, Kv};
 use crate::error::{Error, Result};
 use crate::memory::{Arena, Layout, Scrubbed};
 use crate::weights::{Dtype, Tensor};
@@ -113,6 +113,14 @@ impl Memory {
     /// The cache's place in it.
     pub fn kv(&self) -> Kv {
         self.0.as_ref().expect("reserved before the first verb").1
+    }
+
+    /// Copies rows of one buffer to the start of another.
+    pub fn gather(&mut self, rows: &[u32], x: Buf, out: Buf) {
+        for (to, &from) in rows.iter().enumerate() {
+            let (x, out) = self.arena().read_write::<f32, f32>(x.row(from as usize), out.row(to));
+            out.copy_from_slice(x);
+        }
     }
 
     /// Overwrites KV blocks.

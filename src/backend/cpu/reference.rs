@@ -173,10 +173,7 @@ impl Backend for Reference {
     }
 
     fn gather(&mut self, rows: &[u32], x: Buf, out: Buf) {
-        for (to, &from) in rows.iter().enumerate() {
-            let (x, out) = self.memory.arena().read_write::<f32, f32>(x.row(from as usize), out.row(to));
-            out.copy_from_slice(x);
-        }
+        self.memory.gather(rows, x, out);
     }
 
     fn read(&mut self, buf: Buf, row: usize) -> &[f32] {
