@@ -7,3 +7,7 @@ bench:
     cargo bench --bench generate
     cargo bench --features testing --bench scrub
     cargo bench --features testing --bench roofline
+
+# Speed beside llama.cpp and candle, which it builds in the folder `work` (see benches/peers/README.md).
+peers work:
+    benches/peers/run.py --work {{work}}

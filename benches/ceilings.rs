@@ -1,0 +1,193 @@
+//! What the machine can do at most: bytes read from memory a second, and arithmetic from registers alone.
+//!
+//! `cargo bench --bench ceilings -- --threads N --json`. Each figure is the best of some passes with all threads: a
+//! ceiling, not an average.
+
+use std::error::Error;
+use std::hint::black_box;
+use std::time::Instant;
+
+use memmap2::MmapMut;
+use serde_json::json;
+
+/// Far more than any cache holds.
+const BUFFER_BYTES: usize = 1 << 30;
+const PASSES: usize = 7;
+/// Rounds of one arithmetic pass: some tens of milliseconds.
+const ROUNDS: u64 = 1 << 22;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    use lexopt::prelude::*;
+    let mut threads = std::thread::available_parallelism()?.get();
+    let mut json = false;
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("threads") => threads = parser.value()?.parse::<usize>()?.max(1),
+            Long("json") => json = true,
+            Long("bench") => {} // from cargo
+            _ => return Err(arg.unexpected().into()),
+        }
+    }
+    let report =
+        |line: serde_json::Value, text: String| if json { println!("{line}") } else { println!("{text}") };
+
+    let bandwidth = bandwidth(threads)?;
+    report(
+        json!({ "test": "ceiling", "bytes_per_second": bandwidth }),
+        format!("{:10} {:8.1} GB/s read", "memory", bandwidth / 1e9),
+    );
+    for peak in peaks() {
+        let secs = best_secs(threads, |_| (peak.run)(ROUNDS));
+        let rate = (threads as u64 * peak.operations * ROUNDS) as f64 / secs;
+        report(
+            json!({ "test": "ceiling", "flops_per_second": rate, "instruction": peak.instruction }),
+            format!("{:10} {:8.1} G operations/s", peak.instruction, rate / 1e9),
+        );
+    }
+    Ok(())
+}
+
+/// Seconds of the fastest of some passes, in each of which every thread does `work(its number)`.
+fn best_secs(threads: usize, work: impl Fn(usize) + Sync) -> f64 {
+    let pass = || {
+        let started = Instant::now();
+        std::thread::scope(|scope| {
+            let work = &work;
+            (1..threads).for_each(|thread| _ = scope.spawn(move || work(thread)));
+            work(0);
+        });
+        started.elapsed().as_secs_f64()
+    };
+    (0..PASSES).map(|_| pass()).fold(f64::INFINITY, f64::min)
+}
+
+/// Bytes a second that `threads` threads read from one large buffer, each from its own part.
+fn bandwidth(threads: usize) -> Result<f64, Box<dyn Error>> {
+    let mut buffer = MmapMut::map_anon(BUFFER_BYTES)?;
+    #[cfg(target_os = "linux")]
+    let _ = buffer.advise(memmap2::Advice::HugePage); // where refused, small pages do as well
+    buffer.fill(1); // pages that were never written are all one page of zeros
+    let parts: Vec<&[u8]> = buffer.chunks(BUFFER_BYTES.div_ceil(threads)).collect();
+    let sum = widest_sum();
+    let secs = best_secs(threads, |thread| _ = black_box(sum(black_box(parts[thread]))));
+    Ok(BUFFER_BYTES as f64 / secs)
+}
+
+/// What reads every byte with the widest loads of this machine.
+fn widest_sum() -> fn(&[u8]) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        // SAFETY: the feature was detected.
+        return |bytes| unsafe { sum_avx512(bytes) };
+    }
+    sum
+}
+
+/// Sixteen independent sums, which the compiler keeps in vectors.
+fn sum(bytes: &[u8]) -> u64 {
+    let mut sums = [0_u64; 16];
+    for block in bytes.as_chunks::<128>().0 {
+        for (sum, word) in sums.iter_mut().zip(block.as_chunks::<8>().0) {
+            *sum = sum.wrapping_add(u64::from_ne_bytes(*word));
+        }
+    }
+    sums.into_iter().fold(0, u64::wrapping_add)
+}
+
+/// The same by whole cache lines.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn sum_avx512(bytes: &[u8]) -> u64 {
+    use std::arch::x86_64::*;
+    let mut sums = [_mm512_setzero_si512(); 8];
+    for block in bytes.as_chunks::<512>().0 {
+        for (sum, line) in sums.iter_mut().zip(block.as_chunks::<64>().0) {
+            // SAFETY: a line is as long as the vector.
+            *sum = _mm512_add_epi64(*sum, unsafe { _mm512_loadu_si512(line.as_ptr().cast()) });
+        }
+    }
+    _mm512_reduce_add_epi64(sums.into_iter().fold(_mm512_setzero_si512(), |a, b| _mm512_add_epi64(a, b)))
+        as u64
+}
+
+/// A loop of one instruction.
+struct Peak {
+    instruction: &'static str,
+    /// Multiplications and additions of one round.
+    operations: u64,
+    run: fn(u64),
+}
+
+/// A function that runs `$step` on `$count` independent accumulators, enough to hide its latency, so many times.
+macro_rules! peak {
+    ($name:ident, $features:literal, $count:literal, $zero:expr, $operand:expr, $step:expr) => {
+        #[target_feature(enable = $features)]
+        fn $name(rounds: u64) {
+            let (a, b) = black_box(($operand, $operand));
+            let mut sums = [$zero; $count];
+            for _ in 0..rounds {
+                for sum in &mut sums {
+                    *sum = $step(*sum, a, b);
+                }
+            }
+            black_box(sums);
+        }
+    };
+}
+
+/// The loops that this machine can run.
+#[cfg(target_arch = "x86_64")]
+fn peaks() -> Vec<Peak> {
+    use std::arch::x86_64::*;
+    use std::mem::transmute;
+
+    peak!(fma_avx2, "avx2,fma", 12, _mm256_setzero_ps(), _mm256_set1_ps(1e-3), _mm256_fmadd);
+    peak!(fma_avx512, "avx512f", 16, _mm512_setzero_ps(), _mm512_set1_ps(1e-3), _mm512_fmadd);
+    peak!(bf16, "avx512bf16", 16, _mm512_setzero_ps(), bf16_ones(), _mm512_dpbf16_ps);
+    peak!(int8, "avx512vnni", 16, _mm512_setzero_si512(), _mm512_set1_epi8(1), _mm512_dpbusd_epi32);
+    #[target_feature(enable = "avx2,fma")]
+    fn _mm256_fmadd(sum: __m256, a: __m256, b: __m256) -> __m256 {
+        _mm256_fmadd_ps(a, b, sum)
+    }
+    #[target_feature(enable = "avx512f")]
+    fn _mm512_fmadd(sum: __m512, a: __m512, b: __m512) -> __m512 {
+        _mm512_fmadd_ps(a, b, sum)
+    }
+    #[target_feature(enable = "avx512bf16")]
+    fn bf16_ones() -> __m512bh {
+        // SAFETY: both are 512 bits, and any bits are valid; these are thirty-two ones.
+        unsafe { transmute(_mm512_set1_epi16(0x3f80)) }
+    }
+
+    let mut peaks = Vec::new();
+    let mut add = |there: bool, instruction, operations, run| {
+        if there {
+            peaks.push(Peak { instruction, operations, run });
+        }
+    };
+    let avx512 = is_x86_feature_detected!("avx512f");
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    // SAFETY of the calls: each loop is only taken where its features were detected.
+    add(avx512, "fma", 16 * 16 * 2, |rounds| unsafe { fma_avx512(rounds) });
+    add(avx2 && !avx512, "fma", 12 * 8 * 2, |rounds| unsafe { fma_avx2(rounds) });
+    add(is_x86_feature_detected!("avx512bf16"), "vdpbf16ps", 16 * 32 * 2, |rounds| unsafe { bf16(rounds) });
+    add(is_x86_feature_detected!("avx512vnni"), "vpdpbusd", 16 * 64 * 2, |rounds| unsafe { int8(rounds) });
+    peaks
+}
+
+/// The loops that this machine can run.
+#[cfg(target_arch = "aarch64")]
+fn peaks() -> Vec<Peak> {
+    use std::arch::aarch64::*;
+
+    peak!(fma, "neon", 24, vdupq_n_f32(0.0), vdupq_n_f32(1e-3), vfmaq_f32);
+    // SAFETY: every AArch64 processor that Rust's standard targets name has NEON.
+    vec![Peak { instruction: "fma", operations: 24 * 4 * 2, run: |rounds| unsafe { fma(rounds) } }]
+}
+
+/// The loops that this machine can run.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn peaks() -> Vec<Peak> {
+    Vec::new()
+}
