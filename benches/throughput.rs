@@ -92,8 +92,8 @@ fn open(options: &Options) -> Result<Session> {
 fn quantized(builder: Builder, kind: &str) -> Result<Builder> {
     match kind {
         "none" => Ok(builder),
-        // "q8" => Ok(builder.quantize(amnesic::Quantize::Q8)),
-        // "q4" => Ok(builder.quantize(amnesic::Quantize::Q4)),
+        "q8" => Ok(builder.quantize(amnesic::Quantize::Q8)),
+        "q4" => Ok(builder.quantize(amnesic::Quantize::Q4)),
         kind => Err(format!("--quantize {kind} is not supported").into()),
     }
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-use crate::backend::Backend;
 use crate::backend::cpu::{Cpu, Isa, Reference};
+use crate::backend::{Backend, KvType, Quantize};
 use crate::engine::sequence::Defaults;
 use crate::engine::worker::{Shared, Worker};
 use crate::error::{Error, Result};
@@ -15,9 +15,9 @@ use crate::model::decoder::{Decoder, Limits, Plan, Weights, blocks_for};
 use crate::sample::Sampling;
 use crate::session::Session;
 use crate::text::Text;
-use crate::weights::Checkpoint;
-use crate::weights::check::{OnProgress, Progress, all_finite};
 use crate::weights::json::Json;
+use crate::weights::progress::{OnProgress, Progress};
+use crate::weights::{Checkpoint, Dtype};
 
 /// Where a session computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,17 +28,32 @@ pub enum Device {
     Auto,
     /// The CPU, with its best instruction set.
     Cpu,
-    /// The CPU with one instruction set by name: `avx512`, `avx2`, `neon` or `portable`. All give the same bits.
+    /// The CPU with one instruction set by name: `amx`, `avx512bf16`, `avx512vnni`, `avx512`, `avxvnni`, `avx2`;
+    /// `neonbf16`, `neondot`, `neon`; `portable`. All give the same bits, but that `amx`, `avx512bf16` and `neonbf16`
+    /// round in their own way where weights or cache are bf16.
     CpuWith(&'static str),
     /// The reference that the others are tested against: plain loops in double precision, very slow.
     Reference,
+}
+
+/// Element type of the KV cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KvCache {
+    /// That of the checkpoint.
+    #[default]
+    Checkpoint,
+    /// bf16.
+    Bf16,
+    /// Eight bits with a scale for each position, head and side: about half of bf16's memory.
+    Int8,
 }
 
 /// What a session's memory goes to, planned before anything is mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryPlan {
-    /// The mapped weights: pages of the file, shared with other processes, evictable.
+    /// The weights, packed for the device and quantized where that is asked for. No page of the files stays in memory.
     pub weights_bytes: u64,
     /// The KV cache.
     pub kv_bytes: u64,
@@ -65,6 +80,8 @@ pub struct Builder {
     sequences: usize,
     step_tokens: usize,
     budget: Option<u64>,
+    quantize: Option<Quantize>,
+    kv_cache: KvCache,
     progress: Option<OnProgress>,
     #[cfg(feature = "testing")]
     pub(crate) faults: crate::engine::taps::Faults,
@@ -81,6 +98,8 @@ impl Builder {
             sequences: 32,
             step_tokens: 512,
             budget: None,
+            quantize: None,
+            kv_cache: KvCache::Checkpoint,
             progress: None,
             #[cfg(feature = "testing")]
             faults: crate::engine::taps::Faults::default(),
@@ -126,13 +145,26 @@ impl Builder {
         self
     }
 
+    /// Quantizes the weights as they are loaded, whatever their type in the checkpoint; by default they stay as they
+    /// are.
+    pub fn quantize(mut self, to: Quantize) -> Self {
+        self.quantize = Some(to);
+        self
+    }
+
+    /// Element type of the KV cache; that of the checkpoint by default.
+    pub fn kv_cache(mut self, cache: KvCache) -> Self {
+        self.kv_cache = cache;
+        self
+    }
+
     /// Refuses to open if weights, cache and workspace together need more than this many bytes.
     pub fn memory_budget(mut self, bytes: u64) -> Self {
         self.budget = Some(bytes);
         self
     }
 
-    /// Is called as loading goes on, from the threads that load.
+    /// Is called as loading goes on, after each tensor, from the thread that opens the session.
     pub fn on_progress(mut self, call: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         self.progress = Some(Box::new(call));
         self
@@ -149,46 +181,57 @@ impl Builder {
         let checkpoint = Checkpoint::open(&self.folder)?;
         let weights = Weights::find(&arch, &checkpoint)?;
         let limits = self.limits(&arch)?;
-        let plan = Plan::new(&arch, weights.dtype(), limits)?;
-        let memory = MemoryPlan {
-            weights_bytes: weights.bytes(),
-            kv_bytes: plan.kv_bytes(),
-            workspace_bytes: plan.bytes() - plan.kv_bytes(),
-            kv_tokens: limits.blocks * crate::backend::BLOCK,
-        };
-        if let Some(budget) = self.budget
-            && memory.total_bytes() > budget
-        {
-            let limit = format!("the budget is {budget}");
-            return Err(Error::Memory {
-                needed: memory.total_bytes(),
-                what: "weights, KV cache, workspace",
-                limit,
-            });
-        }
-        // The arena is locked, so all of it must be there: asking for more would end some process, not this call.
-        if let Some(available) = available_bytes()
-            && plan.bytes() > available
-        {
-            let limit = format!("the system has {available} available");
-            return Err(Error::Memory { needed: plan.bytes(), what: "KV cache and workspace", limit });
-        }
-        let defaults = self.defaults(&arch, limits.context)?;
-        let text = match defaults.tokenizer_file.exists() {
-            true => Some(Text::open(&self.folder, arch.vocab)?),
-            false => None,
-        };
-        all_finite(&weights.iter().collect::<Vec<_>>(), threads, self.progress.as_ref())?;
-        let parts = Parts { arch, weights, plan, text, defaults, limits, memory };
+        let plan = Plan::new(&arch, self.cache_type(weights.dtype()), limits)?;
+        let parts = Parts { arch, weights, plan, limits };
         let isa = match self.device {
-            Device::Reference => return self.start(parts, Reference::default()),
+            Device::Reference => return self.start(parts, || Ok(Reference::default())),
             Device::Auto | Device::Cpu => Isa::best(),
             Device::CpuWith(name) => Isa::named(name).ok_or_else(|| {
                 let names: Vec<_> = Isa::available().iter().map(|isa| isa.name).collect();
                 Error::request("device", format!("an instruction set of this machine: {}", names.join(", ")))
             })?,
         };
-        self.start(parts, Cpu::new(threads, isa)?)
+        self.start(parts, || Cpu::new(threads, isa))
+    }
+
+    fn cache_type(&self, checkpoint: Dtype) -> KvType {
+        match (self.kv_cache, checkpoint) {
+            (KvCache::Int8, _) => KvType::Int8,
+            (KvCache::Bf16, _) | (KvCache::Checkpoint, Dtype::Bf16) => KvType::Bf16,
+            (KvCache::Checkpoint, Dtype::F16) => KvType::F16,
+            (KvCache::Checkpoint, Dtype::F32) => KvType::F32,
+        }
+    }
+
+    /// What the memory goes to on `B`.
+    ///
+    /// # Errors
+    /// It is over budget, or more than the system has.
+    fn memory_plan<B: Backend>(&self, parts: &Parts) -> Result<MemoryPlan> {
+        let plan = &parts.plan;
+        let memory = MemoryPlan {
+            weights_bytes: parts.weights.bytes::<B>(self.quantize),
+            kv_bytes: plan.kv_bytes(),
+            workspace_bytes: plan.bytes() - plan.kv_bytes(),
+            kv_tokens: parts.limits.blocks * crate::backend::BLOCK,
+        };
+        let (needed, what) = (memory.total_bytes(), "weights, KV cache, workspace");
+        if let Some(budget) = self.budget
+            && needed > budget
+        {
+            return Err(Error::Memory { needed, what, limit: format!("the budget is {budget}") });
+        }
+        // All of it is written or locked, so all must be there: asking for more would end some process, not this call.
+        if let Some(available) = available_bytes()
+            && needed > available
+        {
+            return Err(Error::Memory {
+                needed,
+                what,
+                limit: format!("the system has {available} available"),
+            });
+        }
+        Ok(memory)
     }
 
     fn thread_count(&self) -> Result<usize> {
@@ -248,12 +291,25 @@ impl Builder {
         Ok(Defaults { sampling, eos, context, vocab: arch.vocab, tokenizer_file })
     }
 
-    fn start<B: Backend + 'static>(self, parts: Parts, mut backend: B) -> Result<Session>
+    fn start<B: Backend + 'static>(self, parts: Parts, backend: impl FnOnce() -> Result<B>) -> Result<Session>
     where
         B::Weight: 'static,
     {
-        let Parts { arch, weights, plan, text, defaults, limits, memory } = parts;
-        let decoder = Decoder::new(arch, &weights, plan, &mut backend)?;
+        let memory = self.memory_plan::<B>(&parts)?;
+        let Parts { arch, weights, plan, limits } = parts;
+        let defaults = self.defaults(&arch, limits.context)?;
+        let text = match defaults.tokenizer_file.exists() {
+            true => Some(Text::open(&self.folder, arch.vocab)?),
+            false => None,
+        };
+        let mut backend = backend()?;
+        let mut progress = Progress { done_bytes: 0, total_bytes: weights.file_bytes() };
+        let loaded = |bytes| {
+            progress.done_bytes += bytes;
+            self.progress.iter().for_each(|call| call(progress));
+        };
+        let decoder = Decoder::new(arch, &weights, plan, self.quantize, &mut backend, loaded)?;
+        drop(weights);
         let device = backend.name();
         let vocab = defaults.vocab;
         let shared = Arc::new(Shared::default());
@@ -303,8 +359,5 @@ struct Parts {
     arch: Arch,
     weights: Weights,
     plan: Plan,
-    text: Option<Text>,
-    defaults: Defaults,
     limits: Limits,
-    memory: MemoryPlan,
 }

@@ -24,12 +24,12 @@ pub mod testing;
 mod text;
 mod weights;
 
-pub use backend::Counters;
-pub use builder::{Builder, Device, MemoryPlan};
+pub use backend::{Counters, Quantize};
+pub use builder::{Builder, Device, KvCache, MemoryPlan};
 pub use error::{Error, Result};
 pub use memory::ledger::{NotCovered, ScrubReport};
 pub use memory::poison::PoisonReason;
 pub use request::Request;
 pub use response::{FinishReason, Piece, Reply, RequestId, Timing, Usage};
 pub use session::{Session, Stream};
-pub use weights::check::Progress;
+pub use weights::progress::Progress;

@@ -7,7 +7,7 @@ mod common;
 
 use amnesic::testing::LogitsTap;
 use amnesic::{Device, Request, Session};
-use common::{fixture, fixtures, read_f32s};
+use common::{fixture, fixtures, instruction_sets, read_f32s};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -43,7 +43,7 @@ fn hold_all(device: Device, chunk: usize) {
             let reference = read_f32s(&folder.join("expected.safetensors"), &format!("logits.{i}"));
             let (max, rms) = errors(&taps[i].values(), &reference);
             println!(
-                "{name} prompt {i}: max {max:.2e} (reference's own {:.2e}), rms {rms:.2e} ({:.2e})",
+                "{device:?} {name} prompt {i}: max {max:.2e} (reference's own {:.2e}), rms {rms:.2e} ({:.2e})",
                 expected.low_max_abs[i], expected.low_rms[i]
             );
             assert!(max <= 2.0 * expected.low_max_abs[i], "{name}: prompt {i}: largest error {max}");
@@ -62,13 +62,17 @@ fn errors(mine: &[f32], reference: &[f32]) -> (f64, f64) {
 }
 
 #[test]
-fn the_fast_backend_holds_every_fixture() {
-    hold_all(Device::Cpu, 512);
+fn every_instruction_set_holds_every_fixture() {
+    for device in instruction_sets() {
+        hold_all(device, 512);
+    }
 }
 
 #[test]
-fn the_fast_backend_holds_every_fixture_in_chunks_of_five() {
-    hold_all(Device::Cpu, 5);
+fn every_instruction_set_holds_every_fixture_in_chunks_of_five() {
+    for device in instruction_sets() {
+        hold_all(device, 5);
+    }
 }
 
 #[test]

@@ -1,11 +1,12 @@
-//! Batch invariance: a request's tokens and logits are the same bits alone and in any batch, with any chunk size,
-//! number of threads and instruction set.
+//! Batch invariance: on each instruction set a request's tokens and logits are the same bits alone and in any batch,
+//! with any chunk size and number of threads, for each precision of weights and cache. Instruction sets agree with each
+//! other too, unless bf16 is multiplied by bf16.
 
 mod common;
 
 use amnesic::testing::LogitsTap;
-use amnesic::{Device, Request, Session};
-use common::{Random, Recipe};
+use amnesic::{KvCache, Quantize, Request, Session};
+use common::{Random, Recipe, instruction_sets};
 
 const VOCAB: usize = 150;
 
@@ -55,45 +56,60 @@ fn recipe() -> Recipe {
     recipe
 }
 
+/// Precisions of weights and cache. The checkpoint is bf16.
+const PRECISIONS: [(Option<Quantize>, KvCache); 4] = [
+    (None, KvCache::Checkpoint),
+    (None, KvCache::Int8),
+    (Some(Quantize::Q8), KvCache::Int8),
+    (Some(Quantize::Q4), KvCache::Bf16),
+];
+
 #[test]
 fn no_other_request_changes_yours() {
     let folder = tempfile::tempdir().unwrap();
     recipe().write(folder.path(), None);
-    let open = |device, threads, chunk| {
-        Session::builder(folder.path())
-            .device(device)
-            .threads(threads)
-            .step_tokens(chunk)
-            .max_sequences(9)
-            .open()
-            .unwrap()
-    };
     let mut draw = Random(1);
-    let cases: Vec<Case> = (0..40).map(|_| Case::draw(&mut draw)).collect();
-    let judge = open(Device::Cpu, 1, 512);
-    let expected: Vec<Outcome> = cases.iter().map(|case| alone(&judge, case)).collect();
-    assert!(expected.iter().all(|(tokens, logits)| logits.len() == tokens.len() * VOCAB));
-
-    let mut settings =
-        vec![(Device::Cpu, 2, 512), (Device::Cpu, 3, 9), (Device::Cpu, 2, 13), (Device::Cpu, 1, 64)];
-    for name in ["avx512", "avx2", "neon", "portable"] {
-        let works = Session::builder(folder.path()).device(Device::CpuWith(name)).open().is_ok();
-        settings.extend(works.then_some((Device::CpuWith(name), 2, 32)));
-    }
-    assert!(settings.len() >= 5, "the portable path is always there");
-    for (device, threads, chunk) in settings {
-        let session = open(device, threads, chunk);
-        for round in 0..6 {
-            let members: Vec<usize> = (0..1 + draw.below(16)).map(|_| draw.below(cases.len())).collect();
-            let taps: Vec<LogitsTap> = members.iter().map(|_| LogitsTap::default()).collect();
-            let requests = members.iter().zip(&taps).map(|(&member, tap)| cases[member].request(tap));
-            let replies = session.generate_batch(requests).unwrap();
-            for ((&member, tap), reply) in members.iter().zip(&taps).zip(&replies) {
-                let same = outcome(reply.tokens(), tap) == expected[member];
-                assert!(
-                    same,
-                    "{device:?}, {threads} threads, chunks of {chunk}, round {round}: case {member} differs"
-                );
+    let cases: Vec<Case> = (0..30).map(|_| Case::draw(&mut draw)).collect();
+    let devices = instruction_sets();
+    for precision in PRECISIONS {
+        let (quantize, cache) = precision;
+        let open = |device, threads, chunk| {
+            let builder = Session::builder(folder.path()).device(device).threads(threads);
+            let builder = builder.step_tokens(chunk).max_sequences(9).kv_cache(cache);
+            match quantize {
+                Some(quantize) => builder.quantize(quantize).open().unwrap(),
+                None => builder.open().unwrap(),
+            }
+        };
+        let mut common: Option<Vec<Outcome>> = None;
+        for &device in &devices {
+            let judge = open(device, 1, 512);
+            let expected: Vec<Outcome> = cases.iter().map(|case| alone(&judge, case)).collect();
+            assert!(expected.iter().all(|(tokens, logits)| logits.len() == tokens.len() * VOCAB));
+            // Where nothing is multiplied bf16 by bf16, or the processor cannot, all instruction sets agree.
+            let integers = quantize.is_some() && cache == KvCache::Int8;
+            let own_way = ["amx", "bf16"].iter().any(|name| judge.device().contains(name));
+            if integers || !own_way {
+                let common = common.get_or_insert_with(|| expected.clone());
+                assert!(*common == expected, "{device:?} gives other bits than the others, {precision:?}");
+            }
+            for (threads, chunk) in [(1, 64), (2, 512), (3, 9), (2, 13)] {
+                let session = open(device, threads, chunk);
+                for round in 0..2 {
+                    let members: Vec<usize> =
+                        (0..1 + draw.below(16)).map(|_| draw.below(cases.len())).collect();
+                    let taps: Vec<LogitsTap> = members.iter().map(|_| LogitsTap::default()).collect();
+                    let requests = members.iter().zip(&taps).map(|(&member, tap)| cases[member].request(tap));
+                    let replies = session.generate_batch(requests).unwrap();
+                    for ((&member, tap), reply) in members.iter().zip(&taps).zip(&replies) {
+                        let same = outcome(reply.tokens(), tap) == expected[member];
+                        assert!(
+                            same,
+                            "{device:?}, {precision:?}, {threads} threads, chunks of {chunk}, round {round}: \
+                             case {member} differs"
+                        );
+                    }
+                }
             }
         }
     }

@@ -11,47 +11,107 @@ pub mod cpu;
 
 use crate::error::Result;
 use crate::memory::{Layout, Region, Scrubbed, arena::Closed};
-use crate::weights::{Dtype, Tensor};
+use crate::weights::Tensor;
 
-/// Positions in a KV block.
-pub const BLOCK: usize = 16;
+/// Positions in a KV block. A block is what attention takes at once; with 16 instead, the running softmax is renewed
+/// four times as often, for tiles a quarter as long.
+pub const BLOCK: usize = 64;
 
-/// A planned activation buffer of f32: (rows, cols), row-major, at most `rows` of them in use in a step.
+/// Lanes of the packed cache: its rows come in blocks of this many.
+const LANES: usize = 16;
+
+/// To how many bits weights are quantized as they are loaded; activations then enter products as int8.
+///
+/// Both formats have a half-precision scale for each 32 weights of a row. What they cost in quality is measured in
+/// [`docs/quality.md`](https://github.com/amnesic/amnesic/blob/main/docs/quality.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Quantize {
+    /// Eight bits: 8.5 for each weight, with its scale.
+    Q8,
+    /// Four bits: 4.5 for each weight, with its scale. The embedding and the output matrix have eight.
+    Q4,
+}
+
+/// Element type of the KV cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvType {
+    F32,
+    F16,
+    Bf16,
+    /// Signed bytes with an f32 scale for each position, head and side.
+    Int8,
+}
+
+impl KvType {
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+            Self::Int8 => 1,
+        }
+    }
+}
+
+/// A planned activation buffer: (rows, cols), row-major, at most `rows` of them in use in a step.
+///
+/// Most hold f32. Those planned as operands are what [`Backend::rms_norm`], [`Backend::attention`] and
+/// [`Backend::gated`] write and [`Backend::linear`] and [`Backend::gated`] read, in a form of the backend's choice.
 #[derive(Clone, Copy, Debug)]
 pub struct Buf {
     region: Region,
     /// Values per row.
     pub cols: usize,
+    /// Values of f32 that a row has room for.
+    stride: usize,
 }
 
 impl Buf {
-    /// Plans a buffer; none when the sizes overflow.
+    /// Columns of an operand come in groups of this many.
+    const GROUP: usize = 32;
+    /// Rows that kernels may read behind the last row of an operand.
+    const SPARE_ROWS: usize = 16;
+
+    /// Plans a buffer of f32; none when the sizes overflow.
     pub fn plan(layout: &mut Layout, rows: usize, cols: usize) -> Option<Self> {
-        let bytes = rows.checked_mul(cols)?.checked_mul(size_of::<f32>())?;
-        Some(Self { region: layout.region(bytes)?, cols })
+        Self::with_stride(layout, rows, cols, cols)
+    }
+
+    /// Plans an operand of matrix products; none when the sizes overflow.
+    pub fn plan_operand(layout: &mut Layout, rows: usize, cols: usize) -> Option<Self> {
+        let stride = cols.checked_next_multiple_of(Self::GROUP)?;
+        Self::with_stride(layout, rows.checked_add(Self::SPARE_ROWS)?, cols, stride)
+    }
+
+    fn with_stride(layout: &mut Layout, rows: usize, cols: usize, stride: usize) -> Option<Self> {
+        let bytes = rows.checked_mul(stride)?.checked_mul(size_of::<f32>())?;
+        Some(Self { region: layout.region(bytes)?, cols, stride })
     }
 
     /// The region of the first `rows` rows.
     pub fn rows(&self, rows: usize) -> Region {
-        self.region.part(0, rows * self.cols * size_of::<f32>())
+        self.region.part(0, rows * self.stride * size_of::<f32>())
     }
 
-    /// The region of one row.
+    /// The region of one row's values.
     pub fn row(&self, row: usize) -> Region {
-        let bytes = self.cols * size_of::<f32>();
-        self.region.part(row * bytes, bytes)
+        let bytes = size_of::<f32>();
+        self.region.part(row * self.stride * bytes, self.cols * bytes)
     }
 }
 
-/// The paged KV cache: (blocks, layers, 2, kv_heads, BLOCK, head_dim) of `dtype`, keys before values.
+/// The paged KV cache: (blocks, layers, 2, kv_heads) planes of one head's keys or values, keys before values.
 ///
-/// A block holds all layers of its positions, so that one contiguous overwrite forgets it.
+/// A block holds all layers of its positions, so that one contiguous overwrite forgets it. Planes are packed like
+/// weights: keys as (position, dimension), values as (dimension, position), in blocks of 16 rows that are interleaved
+/// so that 64 bytes (32 for f16) give each of the rows its next one, two or four columns.
 #[derive(Clone, Copy, Debug)]
 pub struct Kv {
     /// Where it lies.
     pub region: Region,
-    /// Element type: that of the checkpoint.
-    pub dtype: Dtype,
+    /// Element type.
+    pub cache: KvType,
     /// Layers.
     pub layers: usize,
     /// Key and value heads.
@@ -62,23 +122,58 @@ pub struct Kv {
 
 impl Kv {
     /// Bytes of one block for this shape; none on overflow.
-    pub fn block_bytes(dtype: Dtype, layers: usize, kv_heads: usize, head_dim: usize) -> Option<usize> {
-        [2, kv_heads, BLOCK, head_dim, dtype.bytes()]
-            .iter()
-            .try_fold(layers, |bytes, &n| bytes.checked_mul(n))
+    pub fn block_bytes(cache: KvType, layers: usize, kv_heads: usize, head_dim: usize) -> Option<usize> {
+        let values =
+            head_dim.checked_next_multiple_of(LANES)?.checked_mul(BLOCK)?.checked_mul(cache.bytes())?;
+        let scales = if cache == KvType::Int8 { BLOCK * size_of::<f32>() } else { 0 };
+        [2, kv_heads, values.checked_add(scales)?].iter().try_fold(layers, |bytes, &n| bytes.checked_mul(n))
     }
 
     /// The region of one block.
     pub fn block(&self, block: u32) -> Region {
-        let bytes = Self::block_bytes(self.dtype, self.layers, self.kv_heads, self.head_dim)
-            .expect("planned, so it did not overflow");
+        let bytes = self.each();
         self.region.part(block as usize * bytes, bytes)
     }
 
-    /// Element index of the first value of a head in a block; `BLOCK * head_dim` values follow each other.
-    pub fn at(&self, block: u32, layer: usize, side: Side, head: usize) -> usize {
-        let plane = (block as usize * self.layers + layer) * 2 + side as usize;
-        (plane * self.kv_heads + head) * BLOCK * self.head_dim
+    fn each(&self) -> usize {
+        Self::block_bytes(self.cache, self.layers, self.kv_heads, self.head_dim)
+            .expect("planned, so it did not overflow")
+    }
+
+    /// Values per head with the zeros behind them.
+    pub fn padded_dim(&self) -> usize {
+        self.head_dim.next_multiple_of(LANES)
+    }
+
+    /// Byte at which a head's keys or values start in a block.
+    pub fn plane(&self, block: u32, layer: usize, side: Side, head: usize) -> usize {
+        let each = self.each();
+        let plane = (layer * 2 + side as usize) * self.kv_heads + head;
+        block as usize * each + plane * (each / (self.layers * 2 * self.kv_heads))
+    }
+
+    /// Byte of an element in its plane.
+    pub fn element(&self, side: Side, offset: usize, dim: usize) -> usize {
+        let (row, col, cols) = match side {
+            Side::K => (offset, dim, self.padded_dim()),
+            Side::V => (dim, offset, BLOCK),
+        };
+        let bytes = self.cache.bytes();
+        // columns that a row has in a line
+        let step = if self.cache == KvType::F16 { 1 } else { 4 / bytes };
+        let (block, line) = (row / LANES * LANES * cols, col / step * LANES * step);
+        (block + line + row % LANES * step + col % step) * bytes
+    }
+
+    /// Byte of a position's scale in its plane: for int8 only.
+    pub fn scale(&self, offset: usize) -> usize {
+        self.padded_dim() * BLOCK + offset * size_of::<f32>()
+    }
+
+    /// The scale of int8 values, and what to multiply them with before rounding. Magnitudes all below 1e-30 give zeros.
+    pub fn int8_scale(values: &[f32]) -> (f32, f32) {
+        let largest = values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+        if largest < 1e-30 { (0.0, 0.0) } else { (largest / 127.0, 127.0 / largest) }
     }
 }
 
@@ -145,6 +240,8 @@ pub struct Attention {
     pub window: Option<usize>,
     /// Factor on the scores.
     pub scale: f32,
+    /// Soft-cap: scores become `cap * tanh(score / cap)`.
+    pub softcap: Option<f32>,
 }
 
 /// What a step did, counted where it is done. Metadata: no content.
@@ -159,6 +256,15 @@ pub struct Counters {
     pub weight_bytes: u64,
 }
 
+/// A matrix and its bias.
+#[derive(Debug)]
+pub struct Linear<W> {
+    /// (out cols, in cols).
+    pub weight: W,
+    /// (out cols).
+    pub bias: Option<W>,
+}
+
 /// A device that runs the forward pass. See the module for the rules.
 pub trait Backend: Send {
     /// A weight that it took in.
@@ -167,36 +273,51 @@ pub trait Backend: Send {
     /// Its name for people: device and instruction set.
     fn name(&self) -> String;
 
-    /// Takes in a tensor: a matrix stays in its stored type, a vector becomes f32.
-    fn upload(&mut self, tensor: &Tensor) -> Self::Weight;
+    /// Bytes of memory that [`Backend::upload`] takes for a tensor.
+    fn weight_bytes(tensor: &Tensor, quantize: Option<Quantize>) -> u64;
+
+    /// Takes in a tensor: a matrix in its stored type or quantized, a vector as f32. Leaves no page of the file in
+    /// this process's memory, unless it uses the file itself.
+    ///
+    /// # Errors
+    /// A value is not finite, or too large to be quantized; the memory is not to be had.
+    fn upload(&mut self, tensor: &Tensor, quantize: Option<Quantize>) -> Result<Self::Weight>;
 
     /// Takes in a table of f32 that the decoder computed: (rows, cols).
     fn upload_table(&mut self, values: Vec<f32>, cols: usize) -> Self::Weight;
 
-    /// Maps the planned memory, with what scratch it needs itself for `heads` query heads. Called once, before any
-    /// verb below.
+    /// Maps the planned memory, with what scratch it needs itself. Called once, after all uploads and before any verb
+    /// below.
     ///
     /// # Errors
     /// The memory is not to be had.
-    fn reserve(&mut self, layout: Layout, kv: Kv, heads: usize) -> Result<()>;
+    fn reserve(&mut self, layout: Layout, kv: Kv) -> Result<()>;
 
     /// `out[row] = table[ids[row]]`.
     fn embed(&mut self, ids: &[u32], table: &Self::Weight, out: Buf);
 
-    /// `out = x / sqrt(mean(x^2) + eps) * weight`, row by row.
+    /// `out = x / sqrt(mean(x^2) + eps) * weight`, row by row; `out` is an operand.
     fn rms_norm(&mut self, rows: usize, x: Buf, weight: &Self::Weight, eps: f32, out: Buf);
 
-    /// Every projection of `rows` rows of `x`.
+    /// Every projection of `rows` rows of the operand `x`.
     fn linear(&mut self, rows: usize, x: Buf, projections: &[Projection<'_, Self::Weight>]);
+
+    /// `out = silu(x * gate^T) * (x * up^T)`; `x` and `out` are operands.
+    fn gated(
+        &mut self,
+        rows: usize,
+        x: Buf,
+        gate: &Linear<Self::Weight>,
+        up: &Linear<Self::Weight>,
+        out: Buf,
+    );
 
     /// Rotates q in place, and k on its way into the cache; stores v. `rope`: (context, 2, head_dim / 2).
     fn rope_store(&mut self, batch: &Batch<'_>, layer: usize, q: Buf, k: Buf, v: Buf, rope: &Self::Weight);
 
-    /// Causal softmax attention of every row over its request's cache. `q`, `out`: (rows, heads * head_dim).
+    /// Causal softmax attention of every row over its request's cache. `q`: (rows, heads * head_dim); so is `out`, an
+    /// operand.
     fn attention(&mut self, batch: &Batch<'_>, shape: Attention, q: Buf, out: Buf);
-
-    /// `gate = silu(gate) * up`.
-    fn silu_mul(&mut self, rows: usize, gate: Buf, up: Buf);
 
     /// `out[i] = x[rows[i]]`.
     fn gather(&mut self, rows: &[u32], x: Buf, out: Buf);

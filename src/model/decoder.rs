@@ -3,18 +3,19 @@
 //! Buffers, all planned before the first request (T tokens of a step, S sequences):
 //! ```text
 //! x      (T, hidden)              the residual stream
-//! xb     (T, hidden)              a normed copy inside a branch
-//! q, att (T, heads * head_dim)    queries; attention output
+//! xb     (T, hidden)              a normed copy inside a branch, as an operand
+//! q      (T, heads * head_dim)    queries
+//! att    (T, heads * head_dim)    attention output, as an operand
 //! k, v   (T, kv_heads * head_dim) keys and values on their way into the cache
-//! gate   (T, intermediate)        MLP gate, then its product with up
-//! up     (T, intermediate)
+//! inner  (T, intermediate)        the MLP's gated activations, as an operand
 //! last   (S, hidden)              the rows whose logits are wanted
 //! logits (S, vocab)
 //! ```
+//! Operands are written by one verb for the matrix product of the next, in the form that the backend's kernels want.
 
 use super::arch::Arch;
 use super::families::names;
-use crate::backend::{Attention, BLOCK, Backend, Batch, Buf, Kv, Projection};
+use crate::backend::{Attention, BLOCK, Backend, Batch, Buf, Kv, KvType, Linear, Projection, Quantize};
 use crate::error::{Error, Result};
 use crate::memory::{Layout, Scrubbed};
 use crate::weights::{Checkpoint, Dtype, Tensor};
@@ -32,21 +33,12 @@ pub struct Limits {
     pub context: usize,
 }
 
-/// A matrix and its bias.
-#[derive(Debug)]
-struct Linear<W> {
-    weight: W,
-    bias: Option<W>,
+fn to<W>(linear: &Linear<W>, out: Buf) -> Projection<'_, W> {
+    Projection { weight: &linear.weight, bias: linear.bias.as_ref(), out, accumulate: false }
 }
 
-impl<W> Linear<W> {
-    fn to(&self, out: Buf) -> Projection<'_, W> {
-        Projection { weight: &self.weight, bias: self.bias.as_ref(), out, accumulate: false }
-    }
-
-    fn add_to(&self, out: Buf) -> Projection<'_, W> {
-        Projection { accumulate: true, ..self.to(out) }
-    }
+fn add_to<W>(linear: &Linear<W>, out: Buf) -> Projection<'_, W> {
+    Projection { accumulate: true, ..to(linear, out) }
 }
 
 #[derive(Debug)]
@@ -71,8 +63,7 @@ struct Buffers {
     att: Buf,
     k: Buf,
     v: Buf,
-    gate: Buf,
-    up: Buf,
+    inner: Buf,
     last: Buf,
     logits: Buf,
 }
@@ -115,16 +106,21 @@ impl Weights {
 
     /// All tensors.
     pub fn iter(&self) -> impl Iterator<Item = &Tensor> {
-        let layers = self.layers.iter().flat_map(|layer| {
-            let linears = layer.linears.iter().flat_map(|(weight, bias)| std::iter::once(weight).chain(bias));
-            layer.norms.iter().chain(linears)
-        });
+        let layers = self.layers.iter().flat_map(LayerWeights::iter);
         [&self.embed, &self.norm].into_iter().chain(&self.head).chain(layers)
     }
 
-    /// Bytes of all tensors.
-    pub fn bytes(&self) -> u64 {
+    /// Bytes of all tensors in their files.
+    pub fn file_bytes(&self) -> u64 {
         self.iter().map(|tensor| tensor.bytes().len() as u64).sum()
+    }
+
+    /// Bytes of memory that `B` takes for all tensors.
+    pub fn bytes<B: Backend>(&self, quantize: Option<Quantize>) -> u64 {
+        let tables = [&self.embed].into_iter().chain(&self.head);
+        let tables: u64 = tables.map(|tensor| B::weight_bytes(tensor, for_tables(quantize))).sum();
+        let layers = self.layers.iter().flat_map(LayerWeights::iter).chain([&self.norm]);
+        tables + layers.map(|tensor| B::weight_bytes(tensor, quantize)).sum::<u64>()
     }
 
     /// The type of the embedding table: that of activations in the checkpoint's own framework, and of the cache.
@@ -133,7 +129,18 @@ impl Weights {
     }
 }
 
+/// The embedding and the output matrix keep eight bits where others have four: every token goes through one row of the
+/// one and all of the other, so their errors weigh most.
+fn for_tables(quantize: Option<Quantize>) -> Option<Quantize> {
+    quantize.map(|_| Quantize::Q8)
+}
+
 impl LayerWeights {
+    fn iter(&self) -> impl Iterator<Item = &Tensor> {
+        let linears = self.linears.iter().flat_map(|(weight, bias)| std::iter::once(weight).chain(bias));
+        self.norms.iter().chain(linears)
+    }
+
     fn find(arch: &Arch, checkpoint: &Checkpoint, layer: usize) -> Result<Self> {
         let path = |name: &str| format!("model.layers.{layer}.{name}");
         let norm = |name| checkpoint.tensor(&path(name), &[arch.hidden]);
@@ -188,32 +195,31 @@ impl Plan {
     ///
     /// # Errors
     /// The sizes overflow.
-    pub fn new(arch: &Arch, dtype: Dtype, limits: Limits) -> Result<Self> {
-        Self::checked(arch, dtype, limits).ok_or_else(|| Error::Memory {
+    pub fn new(arch: &Arch, cache: KvType, limits: Limits) -> Result<Self> {
+        Self::checked(arch, cache, limits).ok_or_else(|| Error::Memory {
             needed: u64::MAX,
             what: "activations and KV cache",
             limit: "that does not fit the address space".into(),
         })
     }
 
-    fn checked(arch: &Arch, dtype: Dtype, limits: Limits) -> Option<Self> {
+    fn checked(arch: &Arch, cache: KvType, limits: Limits) -> Option<Self> {
         let mut layout = Layout::default();
         let (tokens, sequences) = (limits.step_tokens, limits.sequences);
         let buffers = Buffers {
             x: Buf::plan(&mut layout, tokens, arch.hidden)?,
-            xb: Buf::plan(&mut layout, tokens, arch.hidden)?,
+            xb: Buf::plan_operand(&mut layout, tokens, arch.hidden)?,
             q: Buf::plan(&mut layout, tokens, arch.q_width())?,
-            att: Buf::plan(&mut layout, tokens, arch.q_width())?,
+            att: Buf::plan_operand(&mut layout, tokens, arch.q_width())?,
             k: Buf::plan(&mut layout, tokens, arch.kv_width())?,
             v: Buf::plan(&mut layout, tokens, arch.kv_width())?,
-            gate: Buf::plan(&mut layout, tokens, arch.intermediate)?,
-            up: Buf::plan(&mut layout, tokens, arch.intermediate)?,
+            inner: Buf::plan_operand(&mut layout, tokens, arch.intermediate)?,
             last: Buf::plan(&mut layout, sequences, arch.hidden)?,
             logits: Buf::plan(&mut layout, sequences, arch.vocab)?,
         };
-        let block_bytes = Kv::block_bytes(dtype, arch.layers, arch.kv_heads, arch.head_dim)?;
+        let block_bytes = Kv::block_bytes(cache, arch.layers, arch.kv_heads, arch.head_dim)?;
         let region = layout.region(block_bytes.checked_mul(limits.blocks)?)?;
-        let kv = Kv { region, dtype, layers: arch.layers, kv_heads: arch.kv_heads, head_dim: arch.head_dim };
+        let kv = Kv { region, cache, layers: arch.layers, kv_heads: arch.kv_heads, head_dim: arch.head_dim };
         let rope_bytes = limits.context.checked_mul(arch.head_dim)?.checked_mul(size_of::<f32>())?;
         layout.bytes().checked_add(rope_bytes)?;
         Some(Self { layout, buffers, kv, context: limits.context })
@@ -231,32 +237,48 @@ impl Plan {
 }
 
 impl<B: Backend> Decoder<B> {
-    /// Takes the weights in and maps the planned memory.
+    /// Takes the weights in and maps the planned memory. `loaded` is told the bytes of each tensor's file part.
     ///
     /// # Errors
-    /// The memory is not to be had.
-    pub fn new(arch: Arch, weights: &Weights, plan: Plan, backend: &mut B) -> Result<Self> {
-        let embed = backend.upload(&weights.embed);
-        let norm = backend.upload(&weights.norm);
-        let head = weights.head.as_ref().map(|head| backend.upload(head));
-        let rope = backend.upload_table(arch.rope.table(arch.head_dim, plan.context), arch.head_dim);
+    /// A weight is not finite, or too large to be quantized; the memory is not to be had.
+    pub fn new(
+        arch: Arch,
+        weights: &Weights,
+        plan: Plan,
+        quantize: Option<Quantize>,
+        backend: &mut B,
+        mut loaded: impl FnMut(u64),
+    ) -> Result<Self> {
+        let mut upload = |tensor: &Tensor, quantize| {
+            let weight = backend.upload(tensor, quantize)?;
+            loaded(tensor.bytes().len() as u64);
+            Ok::<_, Error>(weight)
+        };
+        let embed = upload(&weights.embed, for_tables(quantize))?;
+        let norm = upload(&weights.norm, None)?;
+        let head = weights.head.as_ref().map(|head| upload(head, for_tables(quantize))).transpose()?;
         let mut layers = Vec::with_capacity(arch.layers);
         for (weights, &window) in weights.layers.iter().zip(&arch.windows) {
-            let [attention_norm, mlp_norm] = weights.norms.each_ref().map(|norm| backend.upload(norm));
-            let [q, k, v, o, gate, up, down] = weights.linears.each_ref().map(|(weight, bias)| Linear {
-                weight: backend.upload(weight),
-                bias: bias.as_ref().map(|bias| backend.upload(bias)),
-            });
+            let [attention_norm, mlp_norm] = &weights.norms;
+            let (attention_norm, mlp_norm) = (upload(attention_norm, None)?, upload(mlp_norm, None)?);
+            let mut linear = |index: usize| {
+                let (weight, bias) = &weights.linears[index];
+                let bias = bias.as_ref().map(|bias| upload(bias, None)).transpose()?;
+                Ok::<_, Error>(Linear { weight: upload(weight, quantize)?, bias })
+            };
+            let [q, k, v, o] = [linear(0)?, linear(1)?, linear(2)?, linear(3)?];
+            let [gate, up, down] = [linear(4)?, linear(5)?, linear(6)?];
             layers.push(Layer { attention_norm, q, k, v, o, mlp_norm, gate, up, down, window });
         }
-        backend.reserve(plan.layout, plan.kv, arch.heads)?;
+        let rope = backend.upload_table(arch.rope.table(arch.head_dim, plan.context), arch.head_dim);
+        backend.reserve(plan.layout, plan.kv)?;
         Ok(Self { arch, embed, layers, norm, head, rope, buffers: plan.buffers })
     }
 
     /// Runs one step: every token of `batch` through all layers, its keys and values into the cache, and the logits
     /// of `batch.outputs` into rows `0..` that [`Decoder::logits`] reads.
     pub fn forward(&self, backend: &mut B, batch: &Batch<'_>) {
-        let Buffers { x, xb, q, att, k, v, gate, up, last, logits } = self.buffers;
+        let Buffers { x, xb, q, att, k, v, inner, last, logits } = self.buffers;
         let (rows, eps) = (batch.ids.len(), self.arch.norm_eps);
         let scale = (self.arch.head_dim as f32).sqrt().recip();
 
@@ -264,16 +286,16 @@ impl<B: Backend> Decoder<B> {
         for (index, layer) in self.layers.iter().enumerate() {
             // attention, added to the residual stream
             backend.rms_norm(rows, x, &layer.attention_norm, eps, xb);
-            backend.linear(rows, xb, &[layer.q.to(q), layer.k.to(k), layer.v.to(v)]);
+            backend.linear(rows, xb, &[to(&layer.q, q), to(&layer.k, k), to(&layer.v, v)]);
             backend.rope_store(batch, index, q, k, v, &self.rope);
-            let shape = Attention { layer: index, heads: self.arch.heads, window: layer.window, scale };
+            let (heads, window) = (self.arch.heads, layer.window);
+            let shape = Attention { layer: index, heads, window, scale, softcap: None };
             backend.attention(batch, shape, q, att);
-            backend.linear(rows, att, &[layer.o.add_to(x)]);
+            backend.linear(rows, att, &[add_to(&layer.o, x)]);
             // gated MLP, added to the residual stream
             backend.rms_norm(rows, x, &layer.mlp_norm, eps, xb);
-            backend.linear(rows, xb, &[layer.gate.to(gate), layer.up.to(up)]);
-            backend.silu_mul(rows, gate, up);
-            backend.linear(rows, gate, &[layer.down.add_to(x)]);
+            backend.gated(rows, xb, &layer.gate, &layer.up, inner);
+            backend.linear(rows, inner, &[add_to(&layer.down, x)]);
         }
         if batch.outputs.is_empty() {
             return;
@@ -297,8 +319,8 @@ impl<B: Backend> Decoder<B> {
 
     /// Overwrites the activations of `tokens` rows and the logits of `outputs` rows. Returns how many regions too.
     pub fn scrub(&self, backend: &mut B, tokens: usize, outputs: usize) -> (u64, Scrubbed) {
-        let Buffers { x, xb, q, att, k, v, gate, up, last, logits } = self.buffers;
-        let rows = [x, xb, q, att, k, v, gate, up].map(|buf| (buf, tokens)).into_iter();
+        let Buffers { x, xb, q, att, k, v, inner, last, logits } = self.buffers;
+        let rows = [x, xb, q, att, k, v, inner].map(|buf| (buf, tokens)).into_iter();
         let rows = rows.chain([(last, outputs), (logits, outputs)]);
         rows.fold((0, Scrubbed::nothing()), |(regions, sum), (buf, rows)| {
             (regions + 1, sum.and(backend.scrub(buf, rows)))

@@ -36,6 +36,12 @@ impl Tensor {
     pub fn bytes(&self) -> &[u8] {
         &self.map.bytes()[self.start..self.start + self.bytes]
     }
+
+    /// Takes the pages of `bytes` bytes from `start` on out of this process's memory.
+    pub fn forget(&self, start: usize, bytes: usize) {
+        debug_assert!(start + bytes <= self.bytes);
+        self.map.forget(self.start + start, bytes);
+    }
 }
 
 /// All tensors of a checkpoint, by name.

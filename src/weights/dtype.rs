@@ -44,6 +44,40 @@ impl Dtype {
         }
     }
 
+    /// Widens the elements stored in `bytes`.
+    ///
+    /// # Panics
+    /// If there are not as many as in `values`.
+    pub fn read_all(self, bytes: &[u8], values: &mut [f32]) {
+        assert_eq!(bytes.len(), values.len() * self.bytes(), "as many elements as values");
+        match self {
+            Self::F32 => {
+                values
+                    .iter_mut()
+                    .zip(bytes.as_chunks().0)
+                    .for_each(|(value, &b)| *value = f32::from_le_bytes(b));
+            }
+            Self::F16 => values
+                .iter_mut()
+                .zip(bytes.as_chunks().0)
+                .for_each(|(value, &b)| *value = f16::from_le_bytes(b).to_f32()),
+            Self::Bf16 => values
+                .iter_mut()
+                .zip(bytes.as_chunks().0)
+                .for_each(|(value, &b)| *value = bf16::from_le_bytes(b).to_f32()),
+        }
+    }
+
+    /// The bytes of a value, rounded to nearest.
+    #[cfg(test)]
+    pub fn write(self, value: f32) -> Vec<u8> {
+        match self {
+            Self::F32 => value.to_le_bytes().to_vec(),
+            Self::F16 => f16::from_f32(value).to_le_bytes().to_vec(),
+            Self::Bf16 => bf16::from_f32(value).to_le_bytes().to_vec(),
+        }
+    }
+
     /// Whether all elements in `bytes` are finite.
     pub fn all_finite(self, bytes: &[u8]) -> bool {
         // Not short-circuiting inside a chunk: these loops become wide integer compares, at memory speed.

@@ -35,4 +35,14 @@ impl Map {
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// Takes the pages that hold these bytes out of this process's memory; a later touch reads them in again.
+    pub fn forget(&self, start: usize, bytes: usize) {
+        #[cfg(target_os = "linux")]
+        // SAFETY: the mapping is private and never written, so that the file's bytes come back on the next touch. A
+        // refusal is fine: then the pages stay.
+        let _ = unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, bytes) };
+        #[cfg(not(target_os = "linux"))]
+        let _ = (start, bytes);
+    }
 }

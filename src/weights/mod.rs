@@ -1,14 +1,14 @@
 //! A checkpoint's files: tensors, memory-mapped and never written, and JSON.
 //!
-//! Lives here: the mapping ([`map`]), the set of shards with its checks ([`checkpoint`]), the pass that finds what is
-//! not finite ([`check`]), element types ([`dtype`]) and JSON fields with errors that name them ([`json`]). What never
-//! will: a copy of all weights in another type.
+//! Lives here: the mapping ([`map`]), the set of shards with its checks ([`checkpoint`]), element types ([`dtype`]),
+//! JSON fields with errors that name them ([`json`]) and what a progress bar is told ([`progress`]). What never will:
+//! arithmetic, or the layout that a backend packs weights into.
 
-pub mod check;
 pub mod checkpoint;
 pub mod dtype;
 pub mod json;
 pub mod map;
+pub mod progress;
 
 pub use checkpoint::{Checkpoint, Tensor};
 pub use dtype::Dtype;

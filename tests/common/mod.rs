@@ -142,3 +142,27 @@ impl Recipe {
         }
     }
 }
+
+/// Every instruction set that kernels are written for; a machine has some of them.
+pub const INSTRUCTION_SETS: [&str; 10] = [
+    "amx",
+    "avx512bf16",
+    "avx512vnni",
+    "avx512",
+    "avxvnni",
+    "avx2",
+    "neonbf16",
+    "neondot",
+    "neon",
+    "portable",
+];
+
+/// Those that this machine has.
+pub fn instruction_sets() -> Vec<amnesic::Device> {
+    let folder = fixture(&fixtures()[0]);
+    let devices = INSTRUCTION_SETS.map(amnesic::Device::CpuWith).into_iter();
+    let has = |device: &amnesic::Device| amnesic::Session::builder(&folder).device(*device).open().is_ok();
+    let devices: Vec<_> = devices.filter(has).collect();
+    assert!(devices.contains(&amnesic::Device::CpuWith("portable")), "the portable path is always there");
+    devices
+}

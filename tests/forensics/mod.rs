@@ -38,34 +38,45 @@ struct Needle {
     inverted: Vec<u8>,
     /// bf16 values that may differ by one unit in the last place: recomputed in another order of additions.
     near: bool,
+    /// Pieces of so many bytes, so many bytes apart: how a row lies in the cache, among other rows.
+    piece: usize,
+    stride: usize,
 }
+
+/// In a cache of bf16, two values of a key in each line of 64 bytes.
+const K_IN_CACHE: (usize, usize) = (4, 64);
+/// In a cache of bf16, a value of a V row in every other place, sixteen of them.
+const V_IN_CACHE: (usize, usize) = (2, 4);
 
 impl Needle {
     fn exact(name: &str, bytes: impl IntoIterator<Item = u8>) -> Self {
-        Self { name: name.into(), inverted: bytes.into_iter().map(|byte| !byte).collect(), near: false }
+        let inverted: Vec<u8> = bytes.into_iter().map(|byte| !byte).collect();
+        let whole = inverted.len();
+        Self { name: name.into(), inverted, near: false, piece: whole, stride: whole }
     }
 
-    fn near(name: &str, values: &[f64]) -> Self {
+    fn near(name: &str, values: &[f64], (piece, stride): (usize, usize)) -> Self {
         let bytes = values.iter().flat_map(|&value| half::bf16::from_f64(value).to_le_bytes());
-        Self { near: true, ..Self::exact(name, bytes) }
+        Self { near: true, piece, stride, ..Self::exact(name, bytes) }
     }
 
-    /// The same values as a kernel widens them: f32.
-    fn widened(name: &str, values: &[f64]) -> Self {
-        let bytes = values.iter().flat_map(|&value| half::bf16::from_f64(value).to_f32().to_le_bytes());
-        Self { near: true, ..Self::exact(name, bytes) }
+    /// Bytes from its first to its last.
+    fn span(&self) -> usize {
+        (self.inverted.len() / self.piece - 1) * self.stride + self.piece
     }
 
     /// Whether it stands at the start of `memory`, which is at least as long.
     fn stands_at(&self, memory: &[u8]) -> bool {
+        let pieces = self.inverted.chunks_exact(self.piece).zip(memory.chunks(self.stride));
         if !self.near {
-            return self.inverted.iter().zip(memory).all(|(inverted, byte)| !inverted == *byte);
+            return pieces.flat_map(|(wanted, found)| wanted.iter().zip(found)).all(|(a, b)| !a == *b);
         }
-        let (wanted, found) = (self.inverted.as_chunks::<2>().0, memory.as_chunks::<2>().0);
-        wanted.iter().zip(found).all(|(wanted, found)| {
-            let (wanted, found) = (!u16::from_le_bytes(*wanted), u16::from_le_bytes(*found));
-            wanted >> 15 == found >> 15 && wanted.abs_diff(found) <= 1
-        })
+        pieces.flat_map(|(wanted, found)| wanted.as_chunks::<2>().0.iter().zip(found.as_chunks::<2>().0)).all(
+            |(wanted, found)| {
+                let (wanted, found) = (!u16::from_le_bytes(*wanted), u16::from_le_bytes(*found));
+                wanted >> 15 == found >> 15 && wanted.abs_diff(found) <= 1
+            },
+        )
     }
 }
 
@@ -113,7 +124,7 @@ fn search_mapping(memory: &[u8], needles: &[Needle], found: &mut [bool]) {
         for at in 0..bytes.len() {
             for (needle, found) in needles.iter().zip(found.iter_mut()) {
                 let maybe = needle.near || needle.inverted[0] == !rest[at];
-                if maybe && rest.len() - at >= needle.inverted.len() && needle.stands_at(&rest[at..]) {
+                if maybe && rest.len() - at >= needle.span() && needle.stands_at(&rest[at..]) {
                     *found = true;
                 }
             }
@@ -231,7 +242,7 @@ fn learn(folder: &Path, recipe: &Recipe) -> Vec<Needle> {
     let tap = LogitsTap::default();
     let session = open(folder).open().unwrap();
     let reply = session.generate(canary().max_tokens(REPLY_TOKENS).tap_logits(&tap)).unwrap();
-    let rows = Rows::new(recipe);
+    let rows = Rows::new(recipe, session.device());
     let u32s = |ids: &[u32]| ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>();
     let i64s = |ids: &[u32]| ids.iter().flat_map(|&id| i64::from(id).to_le_bytes()).collect::<Vec<_>>();
     let f32s = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
@@ -240,7 +251,6 @@ fn learn(folder: &Path, recipe: &Recipe) -> Vec<Needle> {
     // the sampler's keys: logits made monotonous and inverted, above the token id
     let rising = |logit: f32| if logit < 0.0 { !logit.to_bits() } else { logit.to_bits() | 1 << 31 };
     let keys = (0..8).flat_map(|id| (u64::from(!rising(first[id])) << 32 | id as u64).to_le_bytes());
-    let end = ids.len() - 1;
     let text = reply.text().as_bytes();
     let distinct = reply.tokens()[..12].iter().collect::<std::collections::HashSet<_>>().len();
     assert!(
@@ -259,12 +269,11 @@ fn learn(folder: &Path, recipe: &Recipe) -> Vec<Needle> {
         Needle::exact("reply ids u32", u32s(&reply.tokens()[..12])),
         Needle::exact("reply ids i64", i64s(&reply.tokens()[..12])),
         Needle::exact("embedding row", f32s(&rows.embedding(ids[here])[..16])),
-        Needle::near("K row of the prompt", &rows.k(ids[here], here)),
-        Needle::near("V row of the prompt", &rows.v(ids[here])),
-        Needle::near("K row of the reply", &rows.k(reply.tokens()[3], there)),
-        Needle::near("V row of the reply", &rows.v(reply.tokens()[3])),
-        Needle::widened("K row in scratch", &rows.k(ids[end], end)),
-        Needle::widened("V row in scratch", &rows.v(ids[end])),
+        Needle::near("K row of the prompt", &rows.k(ids[here], here), K_IN_CACHE),
+        Needle::near("V row of the prompt", &rows.v(ids[here])[..16], V_IN_CACHE),
+        Needle::near("K row of the reply", &rows.k(reply.tokens()[3], there), K_IN_CACHE),
+        Needle::near("V row of the reply", &rows.v(reply.tokens()[3])[..16], V_IN_CACHE),
+        rows.query("query row in scratch", reply.tokens()[REPLY_TOKENS - 2], ids.len() + REPLY_TOKENS - 2),
         Needle::exact("logits", f32s(&last[..16])),
         Needle::exact("logits of the prompt", f32s(&first[..16])),
         Needle::exact("sampler keys", keys),
@@ -272,45 +281,66 @@ fn learn(folder: &Path, recipe: &Recipe) -> Vec<Needle> {
 }
 
 /// Rows of the first layer, recomputed from the weights alone.
-struct Rows<'a>(&'a Recipe);
+struct Rows<'a> {
+    recipe: &'a Recipe,
+    /// Whether the device multiplies bf16 by bf16: then what enters a product is rounded.
+    bf16: bool,
+}
 
 impl<'a> Rows<'a> {
-    fn new(recipe: &'a Recipe) -> Self {
-        Self(recipe)
+    fn new(recipe: &'a Recipe, device: &str) -> Self {
+        Self { recipe, bf16: device.contains("bf16") || device.contains("amx") }
     }
 
     fn matrix(&self, name: &str) -> Vec<f64> {
-        let shape = self.0.shapes().into_iter().find(|(other, _)| other == name).unwrap().1;
-        self.0.values(name, &shape).into_iter().map(f64::from).collect()
+        let shape = self.recipe.shapes().into_iter().find(|(other, _)| other == name).unwrap().1;
+        self.recipe.values(name, &shape).into_iter().map(f64::from).collect()
     }
 
     fn embedding(&self, id: u32) -> Vec<f32> {
-        let hidden = self.0.size("hidden_size");
+        let hidden = self.recipe.size("hidden_size");
         let table = self.matrix("model.embed_tokens.weight");
         table[id as usize * hidden..][..hidden].iter().map(|&value| value as f32).collect()
     }
 
-    /// The second head of a projection of the normed embedding.
-    fn head(&self, projection: &str, id: u32) -> Vec<f64> {
-        let (hidden, dim) = (self.0.size("hidden_size"), self.0.size("head_dim"));
+    /// One head of a projection of the normed embedding.
+    fn head(&self, projection: &str, index: usize, id: u32) -> Vec<f64> {
+        let (hidden, dim) = (self.recipe.size("hidden_size"), self.recipe.size("head_dim"));
         let x: Vec<f64> = self.embedding(id).into_iter().map(f64::from).collect();
         let mean = x.iter().map(|x| x * x).sum::<f64>() / hidden as f64;
         let norm = self.matrix("model.layers.0.input_layernorm.weight");
-        let normed: Vec<f64> = x.iter().zip(norm).map(|(x, norm)| x / (mean + 1e-5).sqrt() * norm).collect();
+        let entering = |x: f64| if self.bf16 { half::bf16::from_f64(x).to_f64() } else { x };
+        let normed: Vec<f64> =
+            x.iter().zip(norm).map(|(x, norm)| entering(x / (mean + 1e-5).sqrt() * norm)).collect();
         let weight = self.matrix(&format!("model.layers.0.self_attn.{projection}.weight"));
         let row = |row: usize| weight[row * hidden..][..hidden].iter().zip(&normed).map(|(w, x)| w * x).sum();
-        (dim..2 * dim).map(row).collect()
+        (index * dim..(index + 1) * dim).map(row).collect()
     }
 
     fn v(&self, id: u32) -> Vec<f64> {
-        self.head("v_proj", id)
+        self.head("v_proj", 1, id)
     }
 
     fn k(&self, id: u32, position: usize) -> Vec<f64> {
-        let (k, dim) = (self.head("k_proj", id), self.0.size("head_dim"));
+        self.turned(self.head("k_proj", 1, id), position)
+    }
+
+    /// The last head's query, as an operand of the scores.
+    fn query(&self, name: &str, id: u32, position: usize) -> Needle {
+        let heads = self.recipe.size("num_attention_heads");
+        let query = self.turned(self.head("q_proj", heads - 1, id), position);
+        match self.bf16 {
+            true => Needle::near(name, &query, (2 * query.len(), 2 * query.len())),
+            // the upper halves of f32, which are cut off and not rounded: off by one at most
+            false => Needle::near(name, &query, (2, 4)),
+        }
+    }
+
+    fn turned(&self, row: Vec<f64>, position: usize) -> Vec<f64> {
+        let dim = self.recipe.size("head_dim");
         let angle = |i: usize| position as f64 * 10_000_f64.powf(-2.0 * (i % (dim / 2)) as f64 / dim as f64);
-        let turned = |i: usize| if i < dim / 2 { -k[i + dim / 2] } else { k[i - dim / 2] };
-        (0..dim).map(|i| k[i] * angle(i).cos() + turned(i) * angle(i).sin()).collect()
+        let other = |i: usize| if i < dim / 2 { -row[i + dim / 2] } else { row[i - dim / 2] };
+        (0..dim).map(|i| row[i] * angle(i).cos() + other(i) * angle(i).sin()).collect()
     }
 }
 
@@ -376,7 +406,8 @@ fn judge(scenario: &str, findings: &Findings, with_allocator: bool) -> Option<St
     let left = [covered(&findings.after), covered(&findings.dropped)].concat();
     if scenario == "no-op scrub" {
         // of freed heap blocks the allocator itself may have reused some: the prompt's ids are not asked for
-        let wanted = ["reply ids u32", "K row of the prompt", "V row of the reply", "logits"];
+        let wanted =
+            ["reply ids u32", "K row of the prompt", "V row of the reply", "query row in scratch", "logits"];
         let missed: Vec<_> =
             wanted.iter().filter(|name| !findings.after.iter().any(|found| found == *name)).collect();
         return (!missed.is_empty())

@@ -1,21 +1,22 @@
 //! Causal softmax attention over the paged cache, for prefill and decode alike.
 //!
-//! One item of work is a kv head and a tile of query rows (tokens times the heads that share the kv head). Blocks of
-//! 16 positions are widened once per tile; scores, running maximum, sum and mixed values follow the online softmax
-//! (Milakov and Gimelshein 2018). Blocks are counted from position 0, so a row meets the same blocks in the same order
-//! whatever else is in its tile, its chunk or its batch.
+//! One item of work is a kv head and a few query rows (tokens times the heads that share the kv head). The cache is
+//! packed as weights are: a block's keys are 64 rows over the dimensions of a head, its values are rows for the
+//! dimensions over 64 positions. So scores and the mix of values are tiles, in the cache's own type, and nothing is
+//! unpacked. Scores, running maximum, sum and mixed values follow the online softmax (Milakov and Gimelshein 2018;
+//! Dao et al. 2022). Blocks are counted from position 0, and a row takes no part in a block that it may not see: so it
+//! does the same whatever else is in its tile, its chunk or its batch.
 #![expect(unsafe_code, reason = "kernels on raw pointers; the job's maker vouches for sizes")]
 
-use super::rows::widen;
+use super::format::GROUP;
+use super::kernels::TileFn;
+use super::operand::{Operand, write_group};
 use super::team::Part;
-use super::vector::{Bf16, Element, F16, F32, LANES, Vector};
-use crate::backend::{BLOCK, Kv, Side, Span};
-use crate::weights::Dtype;
+use super::tile::{BLOCKS, MOST, ROWS, Tile};
+use super::vector::{LANES, Vector};
+use crate::backend::{Attention, BLOCK, Kv, KvType, Side, Span};
 
-const _: () = assert!(BLOCK == LANES, "the scores of a block are one vector");
-
-/// Query rows of a tile, at least; one token's group of heads may be larger.
-const TILE_ROWS: usize = 16;
+const _: () = assert!(BLOCK == ROWS, "the scores of a block are one tile");
 
 /// The whole of an attention call.
 #[derive(Clone, Copy, Debug)]
@@ -24,27 +25,34 @@ pub struct AttentionJob<'a> {
     pub blocks: &'a [u32],
     pub kv: Kv,
     pub cache: *const u8,
-    pub layer: usize,
-    pub heads: usize,
-    pub window: Option<usize>,
-    pub scale: f32,
+    pub shape: Attention,
     pub q: *const f32,
-    pub out: *mut f32,
-    /// [`scratch_len`] values for each part.
-    pub scratch: *mut f32,
+    /// Written as this.
+    pub operand: Operand,
+    pub out: *mut u8,
+    pub out_stride: usize,
+    /// The tile for the cache, and what its other side has to be.
+    pub tile: TileFn,
+    pub tile_operand: Operand,
+    pub at_once: usize,
+    /// [`scratch_bytes`] for each part.
+    pub scratch: *mut u8,
 }
 
 // SAFETY: the parts write disjoint rows and heads of `out` and their own scratch; the rest is read.
 unsafe impl Sync for AttentionJob<'_> {}
 
-/// Values of scratch that one part needs.
-pub fn scratch_len(heads: usize, kv_heads: usize, head_dim: usize) -> usize {
-    let rows = tile_tokens(heads / kv_heads) * (heads / kv_heads);
-    (2 * rows + 2 * BLOCK) * head_dim.next_multiple_of(LANES) + 2 * rows
+/// Whether rows of heads this long can be written as `operand` at once: a group of int8 must not span two heads.
+pub fn writes(operand: Operand, head_dim: usize) -> bool {
+    operand != Operand::Bytes || head_dim.is_multiple_of(GROUP)
 }
 
-fn tile_tokens(group: usize) -> usize {
-    (TILE_ROWS / group).max(1)
+/// Bytes of scratch that one part needs.
+pub fn scratch_bytes(head_dim: usize) -> usize {
+    let planes = head_dim.div_ceil(ROWS);
+    // tiles may read MOST rows from any row on
+    let operands = 2 * MOST * (Operand::F32.row_bytes(head_dim) + Operand::F32.row_bytes(BLOCK));
+    operands + MOST * (ROWS + planes * ROWS + 2) * size_of::<f32>()
 }
 
 /// Computes this part's items: every `count`-th one.
@@ -53,168 +61,289 @@ fn tile_tokens(group: usize) -> usize {
 /// As [`super::kernels::Kernels`].
 #[inline(always)]
 pub unsafe fn run<V: Vector>(job: &AttentionJob<'_>, part: Part) {
-    let tokens = tile_tokens(job.heads / job.kv.kv_heads);
-    let mut item = 0;
-    for span in job.spans {
-        for first in (0..span.rows).step_by(tokens) {
+    let group = job.shape.heads / job.kv.kv_heads;
+    // SAFETY: the caller's contract is ours.
+    unsafe {
+        let scratch = Scratch::carve(job, part);
+        let mut item = 0;
+        for span in job.spans {
             for head in 0..job.kv.kv_heads {
-                if item % part.count == part.index {
-                    let tile = Tile { first, tokens: tokens.min(span.rows - first), head };
-                    // SAFETY: the caller's contract is ours.
-                    unsafe {
-                        match job.kv.dtype {
-                            Dtype::F32 => attend::<V, F32>(job, part, span, tile),
-                            Dtype::F16 => attend::<V, F16>(job, part, span, tile),
-                            Dtype::Bf16 => attend::<V, Bf16>(job, part, span, tile),
-                        }
+                for first in (0..span.rows * group).step_by(job.at_once) {
+                    if item % part.count == part.index {
+                        let rows = job.at_once.min(span.rows * group - first);
+                        attend::<V>(job, &scratch, span, Rows { first, rows, head, group });
                     }
+                    item += 1;
                 }
-                item += 1;
             }
         }
     }
 }
 
-/// Tokens `first..first + tokens` of a span, for one kv head.
+/// Query rows `first..first + rows` of a span for one kv head; row i is token i / group, head i % group.
 #[derive(Clone, Copy)]
-struct Tile {
+struct Rows {
     first: usize,
-    tokens: usize,
+    rows: usize,
     head: usize,
+    group: usize,
 }
 
-/// A part's scratch, carved up. `dim` values per row, padded with zeros to whole vectors.
+/// A part's scratch, carved up.
 struct Scratch {
-    dim: usize,
-    q: *mut f32,
+    /// (2 * MOST, head_dim) operands.
+    q: *mut u8,
+    q_stride: usize,
+    /// (2 * MOST, BLOCK) operands: the weights of a block's positions.
+    p: *mut u8,
+    p_stride: usize,
+    /// (MOST, BLOCK)
+    scores: *mut f32,
+    /// (planes, MOST, ROWS): the values mixed so far, not yet divided.
     mixed: *mut f32,
-    k: *mut f32,
-    v: *mut f32,
+    planes: usize,
     max: *mut f32,
     sum: *mut f32,
 }
 
 impl Scratch {
     /// # Safety
-    /// The job's scratch has [`scratch_len`] values for each part.
+    /// The job's scratch has [`scratch_bytes`] for each part.
     unsafe fn carve(job: &AttentionJob<'_>, part: Part) -> Self {
-        let (group, dim) = (job.heads / job.kv.kv_heads, job.kv.head_dim.next_multiple_of(LANES));
-        let rows = tile_tokens(group) * group;
-        let each = scratch_len(job.heads, job.kv.kv_heads, job.kv.head_dim);
-        // SAFETY: the pieces add up to `scratch_len`.
+        let dim = job.kv.head_dim;
+        let planes = dim.div_ceil(ROWS);
+        // SAFETY: the pieces add up to `scratch_bytes`.
         unsafe {
-            let q = job.scratch.add(part.index * each);
-            let mixed = q.add(rows * dim);
-            let k = mixed.add(rows * dim);
-            let v = k.add(BLOCK * dim);
-            let max = v.add(BLOCK * dim);
-            Self { dim, q, mixed, k, v, max, sum: max.add(rows) }
+            let q = job.scratch.add(part.index * scratch_bytes(dim));
+            let p = q.add(2 * MOST * Operand::F32.row_bytes(dim));
+            let scores = p.add(2 * MOST * Operand::F32.row_bytes(BLOCK)).cast::<f32>();
+            let mixed = scores.add(MOST * ROWS);
+            let max = mixed.add(planes * MOST * ROWS);
+            let q_stride = job.tile_operand.row_bytes(dim);
+            let p_stride = job.tile_operand.row_bytes(BLOCK);
+            Self { q, q_stride, p, p_stride, scores, mixed, planes, max, sum: max.add(MOST) }
         }
     }
 }
 
 #[inline(always)]
-unsafe fn attend<V: Vector, E: Element>(job: &AttentionJob<'_>, part: Part, span: &Span, tile: Tile) {
-    let (dim, group) = (job.kv.head_dim, job.heads / job.kv.kv_heads);
-    let width = job.heads * dim;
-    let rows = tile.tokens * group;
+unsafe fn attend<V: Vector>(job: &AttentionJob<'_>, scratch: &Scratch, span: &Span, tile: Rows) {
+    let position = |row: usize| span.position + (tile.first + row) / tile.group;
+    let look_back =
+        |row: usize| job.shape.window.map_or(0, |window| (position(row) + 1).saturating_sub(window));
     // SAFETY: rows of the span, heads of the kv head, scratch of this part: all inside the job's buffers.
     unsafe {
-        let scratch = Scratch::carve(job, part);
-        let place = |row: usize| {
-            (span.row + tile.first + row / group) * width + (tile.head * group + row % group) * dim
-        };
-        std::ptr::write_bytes(scratch.q, 0, rows * scratch.dim);
-        std::ptr::write_bytes(scratch.mixed, 0, rows * scratch.dim);
-        std::ptr::write_bytes(scratch.k, 0, 2 * BLOCK * scratch.dim);
-        for row in 0..rows {
-            std::ptr::copy_nonoverlapping(job.q.add(place(row)), scratch.q.add(row * scratch.dim), dim);
+        start::<V>(job, scratch, span, tile);
+        for block in look_back(0) / BLOCK..=position(tile.rows - 1) / BLOCK {
+            let base = block * BLOCK;
+            // later rows see later positions: those that see some of this block follow each other
+            let from = (0..tile.rows).position(|row| position(row) >= base).unwrap_or(tile.rows);
+            let to = (from..tile.rows).position(|row| look_back(row) >= base + BLOCK);
+            let rows = from..to.map_or(tile.rows, |count| from + count);
+            if rows.is_empty() {
+                continue;
+            }
+            let block = job.blocks[span.table + block];
+            let keys = job.kv.plane(block, job.shape.layer, Side::K, tile.head);
+            scores(job, scratch, keys, &rows);
+            for row in rows.clone() {
+                let seen = look_back(row).max(base) - base..(position(row) + 1 - base).min(BLOCK);
+                let planes = [Side::K, Side::V]
+                    .map(|side| job.cache.add(job.kv.plane(block, job.shape.layer, side, tile.head)));
+                online_softmax::<V>(job, scratch, row, seen, planes);
+            }
+            mix(job, scratch, job.kv.plane(block, job.shape.layer, Side::V, tile.head), &rows);
+        }
+        for row in 0..tile.rows {
+            finish::<V>(job, scratch, span, tile, row);
+        }
+    }
+}
+
+/// Queries as operands; nothing mixed yet.
+#[inline(always)]
+unsafe fn start<V: Vector>(job: &AttentionJob<'_>, scratch: &Scratch, span: &Span, tile: Rows) {
+    let dim = job.kv.head_dim;
+    // SAFETY: as in `attend`.
+    unsafe {
+        std::ptr::write_bytes(scratch.mixed, 0, scratch.planes * MOST * ROWS);
+        for row in 0..tile.rows {
+            let (token, head) = ((tile.first + row) / tile.group, (tile.first + row) % tile.group);
+            let head = tile.head * tile.group + head;
+            let from = job.q.add(((span.row + token) * job.shape.heads + head) * dim);
+            for group in 0..dim.div_ceil(GROUP) {
+                let col = group * GROUP;
+                let pair = [V::load_from(from, col, dim), V::load_from(from, col + LANES, dim)];
+                write_group(job.tile_operand, scratch.q.add(row * scratch.q_stride), group, pair);
+            }
             *scratch.max.add(row) = f32::NEG_INFINITY;
             *scratch.sum.add(row) = 0.0;
         }
-        let position = span.position + tile.first;
-        let last = position + tile.tokens - 1;
-        let look_back =
-            |position: usize| job.window.map_or(0, |window| (position + 1).saturating_sub(window));
-        for block in look_back(position) / BLOCK..=last / BLOCK {
-            let base = block * BLOCK;
-            let filled = (last + 1 - base).min(BLOCK);
-            load_block::<V, E>(job, &scratch, job.blocks[span.table + block], tile.head, filled);
-            for row in 0..rows {
-                let at = position + row / group;
-                let from = look_back(at).max(base) - base;
-                let to = (at + 1).saturating_sub(base).min(BLOCK);
-                if from < to {
-                    online_softmax::<V>(&scratch, row, from, to, job.scale);
-                }
-            }
-        }
-        for row in 0..rows {
-            let factor = 1.0 / *scratch.sum.add(row);
-            for i in 0..dim {
-                *job.out.add(place(row) + i) = *scratch.mixed.add(row * scratch.dim + i) * factor;
-            }
-        }
     }
 }
 
-/// Widens the first `filled` keys and values of a block.
+/// `scores[row][position] = q[row] * k[position]` for a block.
 #[inline(always)]
-unsafe fn load_block<V: Vector, E: Element>(
+unsafe fn scores(job: &AttentionJob<'_>, scratch: &Scratch, keys: usize, rows: &std::ops::Range<usize>) {
+    let cols = job.kv.padded_dim();
+    // SAFETY: the plane is in the cache: four blocks of 16 keys.
+    unsafe {
+        let weights = std::array::from_fn(|i| {
+            job.cache.add(keys + i * LANES * cols * job.kv.cache.bytes()) as *const u8
+        });
+        (job.tile)(&Tile {
+            weights,
+            scales: weights,
+            cols,
+            x: scratch.q.add(rows.start * scratch.q_stride),
+            x_stride: scratch.q_stride,
+            tokens: rows.len(),
+            out: scratch.scores.add(rows.start * ROWS),
+            add: false,
+        });
+    }
+}
+
+/// Takes positions `seen` of a block into one query row's running softmax.
+#[inline(always)]
+unsafe fn online_softmax<V: Vector>(
     job: &AttentionJob<'_>,
     scratch: &Scratch,
-    block: u32,
-    head: usize,
-    filled: usize,
+    row: usize,
+    seen: std::ops::Range<usize>,
+    planes: [*const u8; 2],
 ) {
-    let dim = job.kv.head_dim;
-    for (side, to) in [(Side::K, scratch.k), (Side::V, scratch.v)] {
-        let at = job.kv.at(block, job.layer, side, head);
-        for i in 0..filled {
-            // SAFETY: the caller's contract: the block is in the cache, the scratch holds BLOCK rows.
-            unsafe { widen::<V, E>(job.cache.add((at + i * dim) * E::BYTES), to.add(i * scratch.dim), dim) };
+    // SAFETY: the scratch has the row.
+    unsafe {
+        let scores = scratch.scores.add(row * ROWS);
+        let int8 = job.kv.cache == KvType::Int8;
+        let scales = planes.map(|plane| plane.add(job.kv.scale(0)).cast::<f32>());
+        let mut values = [V::splat(0.0); BLOCKS];
+        for (i, value) in values.iter_mut().enumerate() {
+            *value = V::load(scores.add(i * LANES)).mul(V::splat(job.shape.scale));
+            if int8 {
+                *value = value.mul(V::load(scales[0].add(i * LANES)));
+            }
+            if let Some(cap) = job.shape.softcap {
+                *value = tanh(value.mul(V::splat(1.0 / cap))).mul(V::splat(cap));
+            }
+        }
+        if seen != (0..BLOCK) {
+            let mut lanes = [0.0; BLOCK];
+            for (i, value) in values.iter().enumerate() {
+                value.store(lanes.as_mut_ptr().add(i * LANES));
+            }
+            lanes[..seen.start].fill(f32::NEG_INFINITY);
+            lanes[seen.end..].fill(f32::NEG_INFINITY);
+            for (i, value) in values.iter_mut().enumerate() {
+                *value = V::load(lanes.as_ptr().add(i * LANES));
+            }
+        }
+        let [a, b, c, d] = values;
+        let (max, sum) = (scratch.max.add(row), scratch.sum.add(row));
+        let largest = a.max(b).max(c.max(d)).max_lane();
+        let new_max = if largest > *max { largest } else { *max };
+        let shrink = if new_max == *max { 1.0 } else { V::splat(*max - new_max).exp().max_lane() };
+        let mut weights = values;
+        for weight in &mut weights {
+            *weight = weight.sub(V::splat(new_max)).exp();
+        }
+        let [a, b, c, d] = weights;
+        *sum = *sum * shrink + a.add(b).add(c.add(d)).sum();
+        *max = new_max;
+        if int8 {
+            for (i, weight) in weights.iter_mut().enumerate() {
+                *weight = weight.mul(V::load(scales[1].add(i * LANES)));
+            }
+        }
+        let p = scratch.p.add(row * scratch.p_stride);
+        let [a, b, c, d] = weights;
+        write_group(job.tile_operand, p, 0, [a, b]);
+        write_group(job.tile_operand, p, 1, [c, d]);
+        if shrink != 1.0 {
+            for plane in 0..scratch.planes {
+                let mixed = scratch.mixed.add((plane * MOST + row) * ROWS);
+                for i in (0..ROWS).step_by(LANES) {
+                    V::load(mixed.add(i)).mul(V::splat(shrink)).store(mixed.add(i));
+                }
+            }
         }
     }
 }
 
-/// Takes positions `from..to` of the loaded block into one query row's running softmax.
+/// `1 - 2 / (e^2x + 1)`.
 #[inline(always)]
-unsafe fn online_softmax<V: Vector>(scratch: &Scratch, row: usize, from: usize, to: usize, scale: f32) {
-    let dim = scratch.dim;
-    // SAFETY: the scratch has the row, and BLOCK keys and values.
+unsafe fn tanh<V: Vector>(x: V) -> V {
+    // SAFETY: the caller has the instruction set.
     unsafe {
-        let (q, mixed) = (scratch.q.add(row * dim), scratch.mixed.add(row * dim));
-        let mut scores = [f32::NEG_INFINITY; LANES];
-        for quad in (from / 4 * 4..to).step_by(4) {
-            // Four keys at once hide the latency of the additions; rows that are not filled are masked below.
-            let mut sums = [V::splat(0.0); 4];
-            for i in (0..dim).step_by(LANES) {
-                let query = V::load(q.add(i));
-                for (j, sum) in sums.iter_mut().enumerate() {
-                    *sum = query.fma(V::load(scratch.k.add((quad + j) * dim + i)), *sum);
-                }
-            }
-            for (j, sum) in sums.iter().enumerate() {
-                if (from..to).contains(&(quad + j)) {
-                    scores[quad + j] = sum.sum() * scale;
-                }
-            }
-        }
-        let (max, sum) = (scratch.max.add(row), scratch.sum.add(row));
-        let new_max = scores[from..to].iter().fold(*max, |max, &score| max.max(score));
-        let weights = V::load(scores.as_ptr()).sub(V::splat(new_max)).exp();
-        let correction = V::splat(*max - new_max).exp();
-        let mut shrink = [0.0; LANES];
-        correction.store(shrink.as_mut_ptr());
-        *sum = *sum * shrink[0] + weights.sum();
-        *max = new_max;
-        weights.store(scores.as_mut_ptr());
-        for i in (0..dim).step_by(LANES) {
-            let mut value = V::load(mixed.add(i)).mul(correction);
-            for (j, &weight) in scores.iter().enumerate().take(to).skip(from) {
-                value = V::splat(weight).fma(V::load(scratch.v.add(j * dim + i)), value);
-            }
-            value.store(mixed.add(i));
+        let one = V::splat(1.0);
+        one.sub(V::splat(2.0).div(x.add(x).exp().add(one)))
+    }
+}
+
+/// `mixed[row] += p[row] * v` for a block.
+#[inline(always)]
+unsafe fn mix(job: &AttentionJob<'_>, scratch: &Scratch, values: usize, rows: &std::ops::Range<usize>) {
+    let blocks = job.kv.padded_dim() / LANES;
+    for plane in 0..scratch.planes {
+        // SAFETY: the plane is in the cache: a block of 16 for each 16 dimensions, over the positions.
+        unsafe {
+            let weights = std::array::from_fn(|i| {
+                let block = (plane * BLOCKS + i).min(blocks - 1);
+                job.cache.add(values + block * LANES * BLOCK * job.kv.cache.bytes()) as *const u8
+            });
+            (job.tile)(&Tile {
+                weights,
+                scales: weights,
+                cols: BLOCK,
+                x: scratch.p.add(rows.start * scratch.p_stride),
+                x_stride: scratch.p_stride,
+                tokens: rows.len(),
+                out: scratch.mixed.add((plane * MOST + rows.start) * ROWS),
+                add: true,
+            });
         }
     }
+}
+
+/// Divides by the sum and writes the row out.
+#[inline(always)]
+unsafe fn finish<V: Vector>(job: &AttentionJob<'_>, scratch: &Scratch, span: &Span, tile: Rows, row: usize) {
+    let (dim, heads) = (job.kv.head_dim, job.shape.heads);
+    let (token, head) = ((tile.first + row) / tile.group, (tile.first + row) % tile.group);
+    let head = tile.head * tile.group + head;
+    // SAFETY: as in `attend`; the head's columns of the row are this part's, padding is the last head's.
+    unsafe {
+        let out = job.out.add((span.row + token) * job.out_stride);
+        let factor = V::splat(1.0 / *scratch.sum.add(row));
+        if job.operand == Operand::Bytes {
+            for col in (0..dim).step_by(GROUP) {
+                let values = [mixed(scratch, row, col, factor), mixed(scratch, row, col + LANES, factor)];
+                write_group(job.operand, out, (head * dim + col) / GROUP, values);
+            }
+            return;
+        }
+        let bytes = if job.operand == Operand::Bf16 { 2 } else { 4 };
+        for col in (0..dim).step_by(LANES) {
+            let mut lanes = [0_u8; LANES * 4];
+            let values = mixed(scratch, row, col, factor);
+            match job.operand {
+                Operand::Bf16 => values.store_bf16(lanes.as_mut_ptr()),
+                _ => values.store(lanes.as_mut_ptr().cast()),
+            }
+            let count = LANES.min(dim - col) * bytes;
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), out.add((head * dim + col) * bytes), count);
+        }
+        if head == heads - 1 {
+            let end = heads * dim * bytes;
+            std::ptr::write_bytes(out.add(end), 0, job.operand.row_bytes(heads * dim) - end);
+        }
+    }
+}
+
+/// Sixteen of a row's mixed values, times `factor`.
+#[inline(always)]
+unsafe fn mixed<V: Vector>(scratch: &Scratch, row: usize, col: usize, factor: V) -> V {
+    // SAFETY: as in `attend`.
+    unsafe { V::load(scratch.mixed.add((col / ROWS * MOST + row) * ROWS + col % ROWS)).mul(factor) }
 }

@@ -20,16 +20,32 @@ impl Isa {
             let avx2 = is_x86_feature_detected!("avx2")
                 && is_x86_feature_detected!("fma")
                 && is_x86_feature_detected!("f16c");
-            if avx2 && is_x86_feature_detected!("avx512f") {
-                all.push(Isa { name: "avx512", kernels: avx512::KERNELS });
-            }
-            if avx2 {
-                all.push(Isa { name: "avx2", kernels: avx2::KERNELS });
-            }
+            let avx512 = avx2
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl");
+            let vnni = avx512 && is_x86_feature_detected!("avx512vnni");
+            let sets = [
+                ("avx512bf16", vnni && is_x86_feature_detected!("avx512bf16"), avx512::bf16::KERNELS),
+                ("avx512vnni", vnni, avx512::vnni::KERNELS),
+                ("avx512", avx512, avx512::plain::KERNELS),
+                ("avxvnni", avx2 && is_x86_feature_detected!("avxvnni"), avx2::vnni::KERNELS),
+                ("avx2", avx2, avx2::plain::KERNELS),
+            ];
+            all.extend(sets.into_iter().filter(|set| set.1).map(|(name, _, kernels)| Isa { name, kernels }));
         }
         #[cfg(target_arch = "aarch64")]
-        if std::arch::is_aarch64_feature_detected!("neon") {
-            all.push(Isa { name: "neon", kernels: super::aarch64::neon::KERNELS });
+        {
+            use super::aarch64::neon;
+            use std::arch::is_aarch64_feature_detected as has;
+            let (neon, dot) = (has!("neon"), has!("neon") && has!("dotprod"));
+            let sets = [
+                ("neonbf16", dot && has!("bf16"), neon::bf16::KERNELS),
+                ("neondot", dot, neon::dot::KERNELS),
+                ("neon", neon, neon::plain::KERNELS),
+            ];
+            all.extend(sets.into_iter().filter(|set| set.1).map(|(name, _, kernels)| Isa { name, kernels }));
         }
         all.push(Isa { name: "portable", kernels: super::generic::KERNELS });
         all
@@ -43,6 +59,12 @@ impl Isa {
     /// The one called `name`, if this machine has it.
     pub fn named(name: &str) -> Option<Isa> {
         Self::available().into_iter().find(|isa| isa.name == name)
+    }
+
+    /// Whether products of bf16 round in the processor's own way: the others all give the same bits.
+    #[cfg(test)]
+    pub fn rounds_its_own_way(&self) -> bool {
+        self.kernels.bf16_pairs.is_some()
     }
 
     /// Its kernels.

@@ -3,14 +3,17 @@
 
 use std::sync::Mutex;
 
-use super::attention::{AttentionJob, scratch_len};
+use super::attention::{AttentionJob, scratch_bytes, writes};
 use super::detect::Isa;
+use super::format::Format;
 use super::kernels::Kernels;
-use super::linear::LinearJob;
-use super::memory::{Memory, Weight};
-use super::rows::{EmbedJob, NormJob, RopeJob, SiluJob};
+use super::linear::{GatedJob, Input, LinearJob};
+use super::memory::Memory;
+use super::operand::Operand;
+use super::rows::{ConvertJob, NormJob, RopeJob};
 use super::team::{Part, Team};
-use crate::backend::{Attention, BLOCK, Backend, Batch, Buf, Counters, Kv, Projection};
+use super::weight::Weight;
+use crate::backend::{Attention, BLOCK, Backend, Batch, Buf, Counters, Kv, Linear, Projection, Quantize};
 use crate::error::Result;
 use crate::memory::{Layout, Region, Scrubbed, arena::Closed, stack};
 use crate::weights::Tensor;
@@ -25,6 +28,8 @@ pub struct Cpu {
     team: Team,
     isa: Isa,
     kernels: Kernels,
+    /// What all matrices so far take their other side as.
+    operand: Option<Operand>,
     /// Attention scratch: one piece for each member of the team.
     scratch: Option<Region>,
     counters: Counters,
@@ -42,6 +47,7 @@ impl Cpu {
             team,
             kernels: isa.kernels(),
             isa,
+            operand: None,
             scratch: None,
             counters: Counters::default(),
         })
@@ -52,10 +58,59 @@ impl Cpu {
         if work < ALONE { job(Part { index: 0, count: 1 }) } else { self.team.run(self.team.size(), job) }
     }
 
+    /// Runs a job that multiplies tiles.
+    fn run_tiles(&mut self, work: usize, job: &(dyn Fn(Part) + Sync)) {
+        let Some((before, after)) = self.kernels.around else {
+            return self.run(work, job);
+        };
+        // SAFETY: `self.isa` proves the instruction set.
+        self.run(work, &|part| unsafe {
+            before();
+            job(part);
+            after();
+        });
+    }
+
     /// The address of `rows` rows of a buffer.
     fn at(&mut self, buf: Buf, rows: usize) -> *mut f32 {
         self.memory.arena().pointer(buf.rows(rows))
     }
+
+    /// What operands are written as.
+    pub(super) fn operand(&self) -> Operand {
+        self.operand.unwrap_or(Operand::F32)
+    }
+
+    /// Matrices that want different operands have one in common: f32 takes every format but the quantized ones, and
+    /// those come from a setting for all.
+    fn settle(&mut self, format: Format) {
+        let wanted = self.kernels.operand(format);
+        self.operand = match self.operand {
+            Some(settled) if settled != wanted => Some(Operand::F32),
+            _ => Some(wanted),
+        };
+    }
+
+    /// `rows` rows of the operand `x`, for a product with `weight`.
+    fn input(&mut self, rows: usize, x: Buf, weight: &Weight) -> Input {
+        let operand = self.operand();
+        let format = weight.format().expect("products are with matrices");
+        assert_eq!(x.cols, weight.cols, "columns differ");
+        Input {
+            x: self.at(x, rows).cast(),
+            x_stride: operand.row_bytes(x.cols),
+            tokens: rows,
+            tile: self.kernels.tile(format, operand),
+            at_once: self.kernels.tokens,
+        }
+    }
+}
+
+/// The values of a bias, checked to be as many as the matrix has rows.
+fn bias_of<'a>(weight: &Weight, bias: Option<&'a Weight>) -> Option<&'a [f32]> {
+    let bias = bias.map(Weight::table);
+    assert!(bias.is_none_or(|bias| bias.len() == weight.rows), "bias: columns differ");
+    bias
 }
 
 impl Backend for Cpu {
@@ -65,17 +120,24 @@ impl Backend for Cpu {
         format!("cpu ({}, {} threads)", self.isa.name, self.team.size())
     }
 
-    fn upload(&mut self, tensor: &Tensor) -> Weight {
-        Weight::from_tensor(tensor)
+    fn weight_bytes(tensor: &Tensor, quantize: Option<Quantize>) -> u64 {
+        Weight::bytes_for(tensor, quantize)
+    }
+
+    fn upload(&mut self, tensor: &Tensor, quantize: Option<Quantize>) -> Result<Weight> {
+        let weight = Weight::from_tensor(tensor, quantize, &mut self.team)?;
+        if let Some(format) = weight.format() {
+            self.settle(format);
+        }
+        Ok(weight)
     }
 
     fn upload_table(&mut self, values: Vec<f32>, cols: usize) -> Weight {
         Weight::from_table(values, cols)
     }
 
-    fn reserve(&mut self, mut layout: Layout, kv: Kv, heads: usize) -> Result<()> {
-        let bytes = scratch_len(heads, kv.kv_heads, kv.head_dim) * self.team.size() * size_of::<f32>();
-        self.scratch = layout.region(bytes);
+    fn reserve(&mut self, mut layout: Layout, kv: Kv) -> Result<()> {
+        self.scratch = layout.region(scratch_bytes(kv.head_dim) * self.team.size());
         self.memory.reserve(&layout, kv)
     }
 
@@ -84,23 +146,30 @@ impl Backend for Cpu {
             out.cols == table.cols && ids.iter().all(|&id| (id as usize) < table.rows),
             "ids outside the table"
         );
-        let (cols, dtype) = (table.cols, table.dtype());
         self.counters.steps += 1;
         self.counters.tokens += ids.len() as u64;
-        self.counters.weight_bytes += (ids.len() * cols * dtype.bytes()) as u64;
-        let job = EmbedJob { ids, table: table.row_pointer(0), dtype, cols, out: self.at(out, ids.len()) };
-        let kernel = self.kernels.embed;
-        // SAFETY: `self.isa` proves the instruction set; `at` checked the rows against the plan, the asserts the columns;
-        // parts write disjoint rows or columns. So it is for each kernel called in this file.
-        self.run(ids.len() * cols, &|part| unsafe { kernel(&job, part) });
+        for (row, &id) in ids.iter().enumerate() {
+            let out = self.memory.arena().slice_mut(out.row(row));
+            self.counters.weight_bytes += table.read_row(id as usize, out);
+        }
     }
 
     fn rms_norm(&mut self, rows: usize, x: Buf, weight: &Weight, eps: f32, out: Buf) {
         let weight = weight.table();
         assert!(x.cols == weight.len() && out.cols == weight.len(), "norm: columns differ");
-        let job = NormJob { rows, x: self.at(x, rows), weight, eps, out: self.at(out, rows) };
+        let operand = self.operand();
+        let job = NormJob {
+            rows,
+            x: self.at(x, rows),
+            weight,
+            eps,
+            operand,
+            out: self.at(out, rows).cast(),
+            out_stride: operand.row_bytes(out.cols),
+        };
         let kernel = self.kernels.rms_norm;
-        // SAFETY: as in `embed`.
+        // SAFETY: `self.isa` proves the instruction set; `at` checked the rows against the plan, the asserts the columns;
+        // parts write disjoint rows or columns. So it is for each kernel called in this file.
         self.run(rows * weight.len(), &|part| unsafe { kernel(&job, part) });
     }
 
@@ -110,30 +179,40 @@ impl Backend for Cpu {
         assert!(projections.len() <= jobs.len(), "at most three projections at once");
         for (slot, projection) in jobs.iter_mut().zip(projections) {
             let weight = projection.weight;
-            let bias = projection.bias.map(Weight::table);
-            assert!(
-                x.cols == weight.cols
-                    && projection.out.cols == weight.rows
-                    && bias.is_none_or(|bias| bias.len() == weight.rows),
-                "linear: columns differ"
-            );
+            assert_eq!(projection.out.cols, weight.rows, "linear: columns differ");
             work += rows * weight.rows * weight.cols;
             self.counters.weight_bytes += weight.bytes();
             *slot = Some(LinearJob {
-                weight: weight.row_pointer(0),
-                dtype: weight.dtype(),
-                outs: weight.rows,
-                ins: weight.cols,
-                x: self.at(x, rows),
-                tokens: rows,
-                bias: bias.map(<[f32]>::as_ptr),
+                input: self.input(rows, x, weight),
+                weight: weight.matrix(bias_of(weight, projection.bias)),
                 out: self.at(projection.out, rows),
                 accumulate: projection.accumulate,
             });
         }
         let kernel = self.kernels.linear;
-        // SAFETY: as in `embed`.
-        self.run(work, &|part| jobs.iter().flatten().for_each(|job| unsafe { kernel(job, part) }));
+        // SAFETY: as in `rms_norm`.
+        self.run_tiles(work, &|part| jobs.iter().flatten().for_each(|job| unsafe { kernel(job, part) }));
+    }
+
+    fn gated(&mut self, rows: usize, x: Buf, gate: &Linear<Weight>, up: &Linear<Weight>, out: Buf) {
+        let (inner, operand) = (gate.weight.rows, self.operand());
+        assert!(
+            inner == up.weight.rows && inner == out.cols && gate.weight.format() == up.weight.format(),
+            "gated: gate and up differ"
+        );
+        assert_eq!(gate.weight.cols, up.weight.cols, "gated: columns differ");
+        self.counters.weight_bytes += gate.weight.bytes() + up.weight.bytes();
+        let job = GatedJob {
+            input: self.input(rows, x, &gate.weight),
+            gate: gate.weight.matrix(bias_of(&gate.weight, gate.bias.as_ref())),
+            up: up.weight.matrix(bias_of(&up.weight, up.bias.as_ref())),
+            operand,
+            out: self.at(out, rows).cast(),
+            out_stride: operand.row_bytes(out.cols),
+        };
+        let kernel = self.kernels.gated;
+        // SAFETY: as in `rms_norm`.
+        self.run_tiles(2 * rows * inner * gate.weight.cols, &|part| unsafe { kernel(&job, part) });
     }
 
     fn rope_store(&mut self, batch: &Batch<'_>, layer: usize, q: Buf, k: Buf, v: Buf, rope: &Weight) {
@@ -160,7 +239,7 @@ impl Backend for Cpu {
             layer,
         };
         let kernel = self.kernels.rope_store;
-        // SAFETY: as in `embed`.
+        // SAFETY: as in `rms_norm`.
         self.run(rows * q.cols, &|part| unsafe { kernel(&job, part) });
     }
 
@@ -179,31 +258,34 @@ impl Backend for Cpu {
             );
             work += span.rows * last * q.cols;
         }
+        let operand = self.operand();
+        // a group of int8 that spans two heads is written once both are there
+        let written = if writes(operand, kv.head_dim) { operand } else { Operand::F32 };
+        let (tile, tile_operand) = self.kernels.cache_tile(kv.cache);
         let scratch = self.scratch.expect("planned with the arena");
         let job = AttentionJob {
             spans: batch.spans,
             blocks: batch.blocks,
             kv,
             cache: self.memory.arena().pointer(kv.region),
-            layer: shape.layer,
-            heads: shape.heads,
-            window: shape.window,
-            scale: shape.scale,
+            shape,
             q: self.at(q, rows),
-            out: self.at(out, rows),
+            operand: written,
+            out: self.at(out, rows).cast(),
+            out_stride: written.row_bytes(out.cols),
+            tile,
+            tile_operand,
+            at_once: self.kernels.tokens,
             scratch: self.memory.arena().pointer(scratch),
         };
         let kernel = self.kernels.attention;
-        // SAFETY: as in `embed`.
-        self.run(work, &|part| unsafe { kernel(&job, part) });
-    }
-
-    fn silu_mul(&mut self, rows: usize, gate: Buf, up: Buf) {
-        assert_eq!(gate.cols, up.cols, "silu: columns differ");
-        let job = SiluJob { len: rows * gate.cols, gate: self.at(gate, rows), up: self.at(up, rows) };
-        let kernel = self.kernels.silu_mul;
-        // SAFETY: as in `embed`.
-        self.run(job.len, &|part| unsafe { kernel(&job, part) });
+        // SAFETY: as in `rms_norm`.
+        self.run_tiles(work, &|part| unsafe { kernel(&job, part) });
+        if written != operand {
+            let job = ConvertJob { rows, cols: out.cols, at: self.at(out, rows).cast(), operand };
+            // SAFETY: as in `rms_norm`.
+            unsafe { (self.kernels.convert)(&job) };
+        }
     }
 
     fn gather(&mut self, rows: &[u32], x: Buf, out: Buf) {
@@ -248,5 +330,28 @@ impl Backend for Cpu {
         let Self { memory, team, .. } = self;
         drop(team); // its stacks are unmapped
         memory.into_arena().map(|arena| arena.close())
+    }
+}
+
+#[cfg(test)]
+impl Cpu {
+    /// Writes rows of an operand.
+    pub fn set_operand(&mut self, buf: Buf, values: &[f32]) {
+        let (operand, rows) = (self.operand(), values.len() / buf.cols);
+        for (row, values) in values.chunks(buf.cols).enumerate() {
+            self.memory.arena().slice_mut(buf.row(row)).copy_from_slice(values);
+        }
+        let job = ConvertJob { rows, cols: buf.cols, at: self.at(buf, rows).cast(), operand };
+        // SAFETY: as in `rms_norm`.
+        unsafe { (self.kernels.convert)(&job) };
+    }
+
+    /// One row of an operand.
+    pub fn get_operand(&mut self, buf: Buf, row: usize) -> Vec<f32> {
+        let operand = self.operand();
+        let bytes = operand.row_bytes(buf.cols);
+        let region = buf.rows(row + 1);
+        let all: &[u8] = self.memory.arena().slice(region);
+        (0..buf.cols).map(|col| super::operand::value(operand, &all[row * bytes..][..bytes], col)).collect()
     }
 }

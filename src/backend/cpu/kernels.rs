@@ -1,9 +1,16 @@
 //! The kernels of an instruction set, as a table of function pointers.
 
 use super::attention::AttentionJob;
-use super::linear::LinearJob;
-use super::rows::{EmbedJob, NormJob, RopeJob, SiluJob};
+use super::format::Format;
+use super::linear::{GatedJob, LinearJob};
+use super::operand::Operand;
+use super::rows::{ConvertJob, NormJob, RopeJob};
 use super::team::Part;
+use super::tile::Tile;
+use crate::backend::KvType;
+
+/// Multiplies a tile.
+pub type TileFn = unsafe fn(&Tile);
 
 /// The kernels of one instruction set.
 ///
@@ -11,47 +18,118 @@ use super::team::Part;
 /// Each needs its instruction set and a job whose pointers have the sizes it names, disjoint where written.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernels {
-    pub linear: unsafe fn(&LinearJob, Part),
+    /// Rows of x that a tile takes best.
+    pub tokens: usize,
+    pub f32: TileFn,
+    pub f16: TileFn,
+    pub bf16: TileFn,
+    /// bf16 by bf16, where the processor has it.
+    pub bf16_pairs: Option<TileFn>,
+    pub bytes: TileFn,
+    pub q8: TileFn,
+    pub q4: TileFn,
+    /// Readies the processor for tiles, and cleans up behind them, on each thread of a job.
+    pub around: Option<(unsafe fn(), unsafe fn())>,
+    pub linear: unsafe fn(&LinearJob<'_>, Part),
+    pub gated: unsafe fn(&GatedJob<'_>, Part),
     pub attention: unsafe fn(&AttentionJob<'_>, Part),
     pub rms_norm: unsafe fn(&NormJob<'_>, Part),
-    pub silu_mul: unsafe fn(&SiluJob, Part),
     pub rope_store: unsafe fn(&RopeJob<'_>, Part),
-    pub embed: unsafe fn(&EmbedJob<'_>, Part),
+    pub convert: unsafe fn(&ConvertJob),
 }
 
-/// Compiles every kernel for one `Vector`, with the register tile of its `linear`: weight rows and tokens, and the
-/// weight rows for a single token.
+impl Kernels {
+    /// What x has to be for weights of `format`.
+    pub fn operand(&self, format: Format) -> Operand {
+        match format {
+            Format::Bf16 if self.bf16_pairs.is_some() => Operand::Bf16,
+            Format::F32 | Format::F16 | Format::Bf16 => Operand::F32,
+            Format::Q8 | Format::Q4 => Operand::Bytes,
+        }
+    }
+
+    /// The tile for weights of `format` and x in `operand`.
+    pub fn tile(&self, format: Format, operand: Operand) -> TileFn {
+        match (format, operand) {
+            (Format::F32, Operand::F32) => self.f32,
+            (Format::F16, Operand::F32) => self.f16,
+            (Format::Bf16, Operand::F32) => self.bf16,
+            (Format::Bf16, Operand::Bf16) => self.bf16_pairs.expect("an operand of bf16 is for its tile"),
+            (Format::Q8, Operand::Bytes) => self.q8,
+            (Format::Q4, Operand::Bytes) => self.q4,
+            _ => unreachable!("no tile for {format:?} weights and {operand:?}"),
+        }
+    }
+
+    /// The tile for cached keys and values, and what their other side has to be.
+    pub fn cache_tile(&self, cache: KvType) -> (TileFn, Operand) {
+        match (cache, self.bf16_pairs) {
+            (KvType::F32, _) => (self.f32, Operand::F32),
+            (KvType::F16, _) => (self.f16, Operand::F32),
+            (KvType::Bf16, Some(tile)) => (tile, Operand::Bf16),
+            (KvType::Bf16, None) => (self.bf16, Operand::F32),
+            (KvType::Int8, _) => (self.bytes, Operand::F32),
+        }
+    }
+}
+
+/// Compiles every kernel for one `Vector`; `$tokens`: rows of x that a tile takes best.
 macro_rules! kernels {
-    ($vector:ty, $rows:literal, $tokens:literal, $single:literal $(, #[$feature:meta])?) => {
+    ($vector:ty, $tokens:literal, $name:ident $(, #[$feature:meta])?) => {
         /// The kernels on these lanes.
-        pub const KERNELS: $crate::backend::cpu::kernels::Kernels = {
-            use $crate::backend::cpu::{attention, kernels::Kernels, linear, rows, team::Part};
-            $(#[$feature])?
-            unsafe fn linear(job: &linear::LinearJob, part: Part) {
-                // SAFETY (all): the caller's contract is ours.
-                unsafe { linear::run::<$vector, $rows, $tokens, $single>(job, part) }
+        pub const $name: $crate::backend::cpu::kernels::Kernels = {
+            use $crate::backend::cpu::vector::Vector;
+            use $crate::backend::cpu::{attention, kernels::Kernels, linear, rows, team::Part, tile};
+            macro_rules! tiles {
+                ($tile:ident, $product:ty) => {
+                    $(#[$feature])?
+                    unsafe fn $tile(job: &tile::Tile) {
+                        // SAFETY (all): the caller's contract is ours.
+                        unsafe { tile::run::<$vector, $product>(job) }
+                    }
+                };
             }
-            $(#[$feature])?
-            unsafe fn attention(job: &attention::AttentionJob<'_>, part: Part) {
-                unsafe { attention::run::<$vector>(job, part) }
+            macro_rules! jobs {
+                ($kernel:ident, $job:ty, $run:expr) => {
+                    $(#[$feature])?
+                    unsafe fn $kernel(job: &$job, part: Part) {
+                        unsafe { $run(job, part) }
+                    }
+                };
             }
+            tiles!(f32, tile::Widened<tile::F32>);
+            tiles!(f16, tile::Widened<tile::F16>);
+            tiles!(bf16, tile::Widened<tile::Bf16>);
+            tiles!(bf16_pairs, tile::Bf16Pairs);
+            tiles!(bytes, tile::Widened<tile::Bytes>);
+            tiles!(q8, tile::Quantized<false>);
+            tiles!(q4, tile::Quantized<true>);
+            jobs!(linear, linear::LinearJob<'_>, linear::linear);
+            jobs!(gated, linear::GatedJob<'_>, linear::gated::<$vector>);
+            jobs!(attention, attention::AttentionJob<'_>, attention::run::<$vector>);
+            jobs!(rms_norm, rows::NormJob<'_>, rows::rms_norm::<$vector>);
+            jobs!(rope_store, rows::RopeJob<'_>, rows::rope_store);
             $(#[$feature])?
-            unsafe fn rms_norm(job: &rows::NormJob<'_>, part: Part) {
-                unsafe { rows::rms_norm::<$vector>(job, part) }
+            unsafe fn convert(job: &rows::ConvertJob) {
+                unsafe { rows::convert::<$vector>(job) }
             }
-            $(#[$feature])?
-            unsafe fn silu_mul(job: &rows::SiluJob, part: Part) {
-                unsafe { rows::silu_mul::<$vector>(job, part) }
+            Kernels {
+                tokens: $tokens,
+                f32,
+                f16,
+                bf16,
+                bf16_pairs: if <$vector as Vector>::BF16 { Some(bf16_pairs) } else { None },
+                bytes,
+                q8,
+                q4,
+                around: None,
+                linear,
+                gated,
+                attention,
+                rms_norm,
+                rope_store,
+                convert,
             }
-            $(#[$feature])?
-            unsafe fn rope_store(job: &rows::RopeJob<'_>, part: Part) {
-                unsafe { rows::rope_store(job, part) }
-            }
-            $(#[$feature])?
-            unsafe fn embed(job: &rows::EmbedJob<'_>, part: Part) {
-                unsafe { rows::embed::<$vector>(job, part) }
-            }
-            Kernels { linear, attention, rms_norm, silu_mul, rope_store, embed }
         };
     };
 }

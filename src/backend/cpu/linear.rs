@@ -1,158 +1,191 @@
-//! Matrix products with weights in f32, f16 or bf16 and activations in f32.
-//!
-//! Each (weight row, token) pair has one accumulator of 16 lanes that runs over the columns in order, whatever the
-//! tile: so a row's result does not depend on how many tokens share the tile (batch invariance), nor on threads.
-//!
-//! Weights are widened in registers. A panel of weight rows that fits the second-level cache meets all tokens
-//! before the next panel is read: memory gives each weight once per step, whatever the batch.
+//! Matrix products, and what is done to a result while it is still at hand: bias, residual, the gate of an MLP.
 #![expect(unsafe_code, reason = "kernels on raw pointers; the job's maker vouches for sizes")]
-#![expect(clippy::needless_range_loop, reason = "tile indices run over several arrays at once")]
 
+use super::format::GROUP;
+use super::kernels::TileFn;
+use super::operand::{Operand, write_group};
 use super::team::Part;
-use super::vector::{Bf16, Element, F16, F32, LANES, Vector};
-use crate::weights::Dtype;
+use super::tile::{BLOCKS, MOST, ROWS, Tile};
+use super::vector::{LANES, Vector};
 
-/// Weight bytes that meet all tokens while they stay in the second-level cache.
-const PANEL_BYTES: usize = 192 * 1024;
+/// A packed matrix, and how it is multiplied.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    pub data: *const u8,
+    pub block_bytes: usize,
+    /// Where in a block the scales are.
+    pub line_bytes: usize,
+    /// Output columns.
+    pub rows: usize,
+    /// Input columns, padded to whole groups.
+    pub cols: usize,
+    pub bias: Option<&'a [f32]>,
+}
 
-/// How many rows ahead weights are asked for when a single token streams them. Batch 1 in tokens/s, with and without,
-/// medians of four runs in turn (AMD Zen 5, 2 vCPUs, 2026-11-23): 0.5B shape 41 and 33, 1B shape 17.2 and 14.3.
-const PREFETCH_ROWS: usize = 8;
+impl Matrix<'_> {
+    /// The lines and the scales of block `index`; the last one where there is none.
+    fn block(&self, index: usize) -> (*const u8, *const u8) {
+        let index = index.min(self.rows.div_ceil(LANES) - 1);
+        let lines = self.data.wrapping_add(index * self.block_bytes);
+        (lines, lines.wrapping_add(self.line_bytes))
+    }
+}
+
+/// The rows of x that a job multiplies, and with what.
+#[derive(Clone, Copy, Debug)]
+pub struct Input {
+    pub x: *const u8,
+    pub x_stride: usize,
+    pub tokens: usize,
+    pub tile: TileFn,
+    /// Rows of x at once.
+    pub at_once: usize,
+}
+
+impl Input {
+    /// Multiplies up to `at_once` rows from `token` on with four blocks; returns how many.
+    ///
+    /// # Safety
+    /// The blocks and x have `cols` columns; the instruction set is there.
+    unsafe fn multiply(
+        &self,
+        blocks: [(*const u8, *const u8); BLOCKS],
+        cols: usize,
+        token: usize,
+        out: &mut [f32; MOST * ROWS],
+    ) -> usize {
+        let tile = Tile {
+            weights: blocks.map(|block| block.0),
+            scales: blocks.map(|block| block.1),
+            cols,
+            x: self.x.wrapping_add(token * self.x_stride),
+            x_stride: self.x_stride,
+            tokens: self.at_once.min(self.tokens - token),
+            out: out.as_mut_ptr(),
+            add: false,
+        };
+        // SAFETY: the caller's contract; `out` holds MOST rows.
+        unsafe { (self.tile)(&tile) };
+        tile.tokens
+    }
+}
 
 /// `out[t][n] = sum_k x[t][k] * weight[n][k] (+ bias[n]) (+ out[t][n])`.
 #[derive(Clone, Copy, Debug)]
-pub struct LinearJob {
-    pub weight: *const u8,
-    pub dtype: Dtype,
-    /// Weight rows: output columns.
-    pub outs: usize,
-    /// Weight columns: input columns.
-    pub ins: usize,
-    pub x: *const f32,
-    pub tokens: usize,
-    pub bias: Option<*const f32>,
+pub struct LinearJob<'a> {
+    pub input: Input,
+    pub weight: Matrix<'a>,
+    /// (tokens, rows of the weight).
     pub out: *mut f32,
     pub accumulate: bool,
 }
 
 // SAFETY: the parts of a job write disjoint columns of `out`; the rest is read.
-unsafe impl Sync for LinearJob {}
+unsafe impl Sync for LinearJob<'_> {}
 
 /// Computes this part's columns of the output.
 ///
 /// # Safety
 /// As [`super::kernels::Kernels`].
 #[inline(always)]
-pub unsafe fn run<V: Vector, const R: usize, const T: usize, const R1: usize>(job: &LinearJob, part: Part) {
-    // SAFETY: the caller's contract is ours.
-    unsafe {
-        match job.dtype {
-            Dtype::F32 => columns::<V, F32, R, T, R1>(job, part),
-            Dtype::F16 => columns::<V, F16, R, T, R1>(job, part),
-            Dtype::Bf16 => columns::<V, Bf16, R, T, R1>(job, part),
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn columns<V: Vector, E: Element, const R: usize, const T: usize, const R1: usize>(
-    job: &LinearJob,
-    part: Part,
-) {
-    let mine = part.range(job.outs, 16);
-    let panel = (PANEL_BYTES / (job.ins * E::BYTES).max(1)).max(16).next_multiple_of(16);
-    let mut start = mine.start;
-    while start < mine.end {
-        let end = (start + panel).min(mine.end);
+pub unsafe fn linear(job: &LinearJob<'_>, part: Part) {
+    let weight = &job.weight;
+    let mut results = [0.0; MOST * ROWS];
+    for row in part.range(weight.rows, ROWS).step_by(ROWS) {
+        let blocks = std::array::from_fn(|i| weight.block(row / LANES + i));
+        let count = ROWS.min(weight.rows - row);
+        let bias = weight.bias.map(|bias| &bias[row..row + count]);
         let mut token = 0;
-        while token < job.tokens {
-            let left = job.tokens - token;
-            // SAFETY: tokens and rows stay inside the job's.
-            token += unsafe {
-                match left {
-                    1 => rows::<V, E, R1, 1>(job, token, start, end),
-                    _ if left >= T => rows::<V, E, R, T>(job, token, start, end),
-                    _ if left >= 4 => rows::<V, E, R, 4>(job, token, start, end),
-                    _ => rows::<V, E, R, 2>(job, token, start, end),
+        while token < job.input.tokens {
+            // SAFETY: the caller's contract; columns `row..row + count` are this part's.
+            unsafe {
+                let tokens = job.input.multiply(blocks, weight.cols, token, &mut results);
+                for t in 0..tokens {
+                    let out = job.out.add((token + t) * weight.rows + row);
+                    let out = std::slice::from_raw_parts_mut(out, count);
+                    let sums = &results[t * ROWS..][..count];
+                    match (bias, job.accumulate) {
+                        (None, false) => out.copy_from_slice(sums),
+                        (None, true) => out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum),
+                        (Some(bias), accumulate) => {
+                            for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
+                                *out = if accumulate { *out + (sum + bias) } else { sum + bias };
+                            }
+                        }
+                    }
                 }
-            };
+                token += tokens;
+            }
         }
-        start = end;
     }
 }
 
-/// All weight rows `start..end` for `T` tokens; returns `T`.
-#[inline(always)]
-unsafe fn rows<V: Vector, E: Element, const R: usize, const T: usize>(
-    job: &LinearJob,
-    token: usize,
-    start: usize,
-    end: usize,
-) -> usize {
-    let mut row = start;
-    // SAFETY: the caller's contract is ours.
-    unsafe {
-        while row + R <= end {
-            tile::<V, E, R, T>(job, token, row);
-            row += R;
-        }
-        while row < end {
-            tile::<V, E, 1, T>(job, token, row);
-            row += 1;
-        }
-    }
-    T
+/// `out[t][n] = silu(x[t] * gate[n]) * (x[t] * up[n])`, written as an operand.
+#[derive(Clone, Copy, Debug)]
+pub struct GatedJob<'a> {
+    pub input: Input,
+    pub gate: Matrix<'a>,
+    pub up: Matrix<'a>,
+    pub operand: Operand,
+    pub out: *mut u8,
+    pub out_stride: usize,
 }
 
-/// `R` weight rows times `T` tokens, accumulated in registers over all columns.
+// SAFETY: the parts of a job write disjoint groups of `out`; the rest is read.
+unsafe impl Sync for GatedJob<'_> {}
+
+/// Computes this part's columns of the output.
+///
+/// # Safety
+/// As [`super::kernels::Kernels`].
 #[inline(always)]
-unsafe fn tile<V: Vector, E: Element, const R: usize, const T: usize>(
-    job: &LinearJob,
-    token: usize,
-    row: usize,
-) {
-    // SAFETY: rows `row..row + R` and tokens `token..token + T` are in the job; loads stay inside `ins` columns.
+pub unsafe fn gated<V: Vector>(job: &GatedJob<'_>, part: Part) {
+    let (gate, up) = (&job.gate, &job.up);
+    let mut results = [0.0; MOST * ROWS];
+    for row in part.range(gate.rows, GROUP).step_by(GROUP) {
+        let block = row / LANES;
+        let blocks = [gate.block(block), gate.block(block + 1), up.block(block), up.block(block + 1)];
+        let mut token = 0;
+        while token < job.input.tokens {
+            // SAFETY: the caller's contract; group `row / GROUP` is this part's.
+            unsafe {
+                let tokens = job.input.multiply(blocks, gate.cols, token, &mut results);
+                for t in 0..tokens {
+                    let sums = results.as_ptr().add(t * ROWS);
+                    let out = job.out.add((token + t) * job.out_stride);
+                    let values = [half::<V>(job, sums, row, 0), half::<V>(job, sums, row, 1)];
+                    write_group(job.operand, out, row / GROUP, values);
+                }
+                token += tokens;
+            }
+        }
+    }
+}
+
+/// Sixteen columns of the group that starts at `row`: the gate's sums are first, those of `up` a group further.
+#[inline(always)]
+unsafe fn half<V: Vector>(job: &GatedJob<'_>, sums: *const f32, row: usize, index: usize) -> V {
+    let at = row + index * LANES;
+    // SAFETY: the caller's contract.
     unsafe {
-        let row_bytes = job.ins * E::BYTES;
-        let weight = job.weight.add(row * row_bytes);
-        let x = job.x.add(token * job.ins);
-        let mut sums = [[V::splat(0.0); T]; R];
-        let whole = job.ins / LANES * LANES;
-        let mut k = 0;
-        while k < whole {
-            let mut inputs = [V::splat(0.0); T];
-            for t in 0..T {
-                inputs[t] = V::load(x.add(t * job.ins + k));
-            }
-            for r in 0..R {
-                let at = weight.add(r * row_bytes + k * E::BYTES);
-                if T == 1 {
-                    V::prefetch(at.wrapping_add(PREFETCH_ROWS * row_bytes));
-                }
-                let weights: V = E::load(at);
-                for t in 0..T {
-                    sums[r][t] = weights.fma(inputs[t], sums[r][t]);
-                }
-            }
-            k += LANES;
+        if at >= job.gate.rows {
+            return V::splat(0.0); // no such block: zeros pad the operand
         }
-        let rest = job.ins - whole;
-        if rest > 0 {
-            for r in 0..R {
-                let weights = V::load_part::<E>(weight.add(r * row_bytes + whole * E::BYTES), rest);
-                for t in 0..T {
-                    let inputs = V::load_part::<F32>(x.add(t * job.ins + whole).cast(), rest);
-                    sums[r][t] = weights.fma(inputs, sums[r][t]);
-                }
-            }
-        }
-        for r in 0..R {
-            let bias = job.bias.map_or(0.0, |bias| *bias.add(row + r));
-            for t in 0..T {
-                let out = job.out.add((token + t) * job.outs + row + r);
-                let sum = sums[r][t].sum() + bias;
-                *out = if job.accumulate { *out + sum } else { sum };
-            }
+        let gate = biased::<V>(sums.add(index * LANES), job.gate.bias, at);
+        let up = biased::<V>(sums.add(GROUP + index * LANES), job.up.bias, at);
+        let divisor = V::splat(0.0).sub(gate).exp().add(V::splat(1.0));
+        gate.div(divisor).mul(up)
+    }
+}
+
+#[inline(always)]
+unsafe fn biased<V: Vector>(sums: *const f32, bias: Option<&[f32]>, at: usize) -> V {
+    // SAFETY: the caller has sixteen sums; the bias is read to its end.
+    unsafe {
+        let sums = V::load(sums);
+        match bias {
+            None => sums,
+            Some(bias) => sums.add(V::load_part(bias[at..].as_ptr(), bias.len() - at)),
         }
     }
 }

@@ -1,22 +1,31 @@
 //! The CPU: [`Cpu`], the fast backend, and [`Reference`], the dull one that it is held against.
 //!
-//! Kernels are written once over [`vector::Vector`] (16 lanes of f32) in `linear.rs`, `attention.rs` and `rows.rs`;
-//! `generic.rs`, `x86_64/` and `aarch64/` give the lanes; [`detect`] chooses once at run time. Every instruction set
-//! does the same operations in the same order with fused multiply-adds, so all of them give the same bits.
+//! Weights and the KV cache are packed so that lanes are their rows (`format.rs`); activations are written as the
+//! products want them (`operand.rs`); all products are tiles (`tile.rs`), in `linear.rs` and `attention.rs` alike.
+//! Kernels are written once over [`vector::Vector`] (16 lanes of f32); `generic.rs`, `x86_64/` and `aarch64/` give the
+//! lanes; [`detect`] chooses once at run time.
+//!
+//! **Invariant:** on an instruction set, a row's result is the same bits whatever else is in the batch and however many
+//! threads there are. All of them give the same bits but those that multiply bf16 by bf16, whose rounding is the
+//! processor's: they differ where weights or cache are bf16.
 
 mod attention;
 mod detect;
 mod fast;
+mod format;
 mod generic;
 mod kernels;
 mod linear;
 mod memory;
+mod operand;
 mod reference;
 mod rows;
 mod team;
 #[cfg(test)]
 mod tests;
+mod tile;
 mod vector;
+mod weight;
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;

@@ -1,8 +1,12 @@
 //! The oracle: every verb as its formula says, one value after another, sums in f64. Dull on purpose.
 
-use super::memory::{Memory, Weight};
-use crate::backend::{Attention, BLOCK, Backend, Batch, Buf, Counters, Kv, Projection, Side};
-use crate::error::Result;
+use super::format::{GROUP, quantize4, quantize8};
+use super::memory::Memory;
+use super::weight::{not_finite, vector_values};
+use crate::backend::{
+    Attention, BLOCK, Backend, Batch, Buf, Counters, Kv, KvType, Linear, Projection, Quantize, Side,
+};
+use crate::error::{Error, Result};
 use crate::memory::{Layout, Scrubbed, arena::Closed, stack};
 use crate::weights::{Dtype, Tensor};
 
@@ -22,22 +26,47 @@ impl Reference {
         self.memory.arena().slice_mut(buf.row(row))
     }
 
-    /// One cached value: `element` as [`Kv::at`] counts.
-    fn cached(&mut self, element: usize) -> f64 {
-        let kv = self.memory.kv();
-        let bytes = kv.dtype.bytes();
-        let raw: &[u8] = self.memory.arena().slice(kv.region.part(element * bytes, bytes));
-        f64::from(kv.dtype.read(raw))
+    /// One cached value.
+    fn cached(
+        &mut self,
+        block: u32,
+        layer: usize,
+        side: Side,
+        head: usize,
+        offset: usize,
+        dim: usize,
+    ) -> f64 {
+        let (kv, plane) = (self.memory.kv(), self.memory.kv().plane(block, layer, side, head));
+        let arena = self.memory.arena();
+        let read = |at: usize, bytes: usize| arena.slice::<u8>(kv.region.part(plane + at, bytes));
+        let raw = read(kv.element(side, offset, dim), kv.cache.bytes());
+        match kv.cache {
+            KvType::F32 => f64::from(Dtype::F32.read(raw)),
+            KvType::F16 => f64::from(Dtype::F16.read(raw)),
+            KvType::Bf16 => f64::from(Dtype::Bf16.read(raw)),
+            KvType::Int8 => f64::from(raw[0] as i8) * f64::from(Dtype::F32.read(read(kv.scale(offset), 4))),
+        }
     }
 
-    fn cache(&mut self, element: usize, value: f32) {
-        let kv = self.memory.kv();
-        let bytes = kv.dtype.bytes();
-        let raw: &mut [u8] = self.memory.arena().slice_mut(kv.region.part(element * bytes, bytes));
-        match kv.dtype {
-            Dtype::F32 => raw.copy_from_slice(&value.to_le_bytes()),
-            Dtype::F16 => raw.copy_from_slice(&half::f16::from_f32(value).to_le_bytes()),
-            Dtype::Bf16 => raw.copy_from_slice(&half::bf16::from_f32(value).to_le_bytes()),
+    /// Caches one head's values of one position.
+    fn cache(&mut self, slot: u32, layer: usize, side: Side, head: usize, values: &[f32]) {
+        let (block, offset) = (slot / BLOCK as u32, slot as usize % BLOCK);
+        let (kv, plane) = (self.memory.kv(), self.memory.kv().plane(block, layer, side, head));
+        let mut write = |at: usize, raw: &[u8]| {
+            self.memory.arena().slice_mut(kv.region.part(plane + at, raw.len())).copy_from_slice(raw);
+        };
+        let (scale, inverse) = Kv::int8_scale(values);
+        for (dim, &value) in values.iter().enumerate() {
+            let at = kv.element(side, offset, dim);
+            match kv.cache {
+                KvType::F32 => write(at, &value.to_le_bytes()),
+                KvType::F16 => write(at, &half::f16::from_f32(value).to_le_bytes()),
+                KvType::Bf16 => write(at, &half::bf16::from_f32(value).to_le_bytes()),
+                KvType::Int8 => write(at, &[(value * inverse).round_ties_even() as i8 as u8]),
+            }
+        }
+        if kv.cache == KvType::Int8 {
+            write(kv.scale(offset), &scale.to_le_bytes());
         }
     }
 
@@ -52,24 +81,113 @@ impl Reference {
     ) {
         let kv = self.memory.kv();
         let (dim, kv_head) = (kv.head_dim, head / (shape.heads / kv.kv_heads));
-        let at = |side, position: usize| {
-            kv.at(table[position / BLOCK], shape.layer, side, kv_head) + position % BLOCK * dim
+        let cached = |this: &mut Self, side, position: usize, i: usize| {
+            this.cached(table[position / BLOCK], shape.layer, side, kv_head, position % BLOCK, i)
         };
         let first = shape.window.map_or(0, |window| (position + 1).saturating_sub(window));
         let score = |this: &mut Self, past: usize| {
             let dot: f64 = (0..dim)
-                .map(|i| f64::from(this.f32(q.0, q.1)[head * dim + i]) * this.cached(at(Side::K, past) + i))
+                .map(|i| f64::from(this.f32(q.0, q.1)[head * dim + i]) * cached(this, Side::K, past, i))
                 .sum();
-            dot * f64::from(shape.scale)
+            let score = dot * f64::from(shape.scale);
+            shape.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
         };
-        let max = (first..=position).map(|past| score(self, past)).fold(f64::NEG_INFINITY, f64::max);
-        let sum: f64 = (first..=position).map(|past| (score(self, past) - max).exp()).sum();
+        let scores: Vec<f64> = (first..=position).map(|past| score(self, past)).collect();
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = scores.iter().map(|score| (score - max).exp()).sum();
         for i in 0..dim {
             let mixed: f64 = (first..=position)
-                .map(|past| (score(self, past) - max).exp() / sum * self.cached(at(Side::V, past) + i))
+                .zip(&scores)
+                .map(|(past, score)| (score - max).exp() / sum * cached(self, Side::V, past, i))
                 .sum();
             self.f32_mut(out, q.1)[head * dim + i] = mixed as f32;
         }
+    }
+}
+
+/// A weight of the reference: a matrix in the mapped file, or values of f32.
+#[derive(Debug)]
+pub struct Weight {
+    data: Data,
+    rows: usize,
+    cols: usize,
+    /// Whether x is quantized before it meets this.
+    quantized: bool,
+}
+
+#[derive(Debug)]
+enum Data {
+    Mapped(Tensor),
+    Table(Vec<f32>),
+}
+
+impl Weight {
+    fn from_tensor(tensor: &Tensor, quantize: Option<Quantize>) -> Result<Self> {
+        let [rows, cols] = tensor.shape[..] else {
+            let values = vector_values(tensor)?;
+            return Ok(Self { rows: 1, cols: values.len(), data: Data::Table(values), quantized: false });
+        };
+        if !tensor.dtype.all_finite(tensor.bytes()) {
+            return Err(not_finite(tensor));
+        }
+        let Some(quantize) = quantize else {
+            return Ok(Self { rows, cols, data: Data::Mapped(tensor.clone()), quantized: false });
+        };
+        let mut values = vec![0.0; rows * cols];
+        tensor.dtype.read_all(tensor.bytes(), &mut values);
+        for group in values.chunks_mut(cols).flat_map(|row| row.chunks_mut(GROUP)) {
+            let mut padded = [0.0; GROUP];
+            padded[..group.len()].copy_from_slice(group);
+            let (scale, numbers) = match quantize {
+                Quantize::Q8 => quantize8(&padded),
+                Quantize::Q4 => quantize4(&padded),
+            }
+            .map_err(|_| Error::tensor(&tensor.file, &tensor.name, "hold values that can be quantized"))?;
+            group.iter_mut().zip(numbers).for_each(|(value, n)| *value = scale.to_f32() * f32::from(n));
+        }
+        Ok(Self { rows, cols, data: Data::Table(values), quantized: true })
+    }
+
+    fn bytes(&self) -> u64 {
+        match &self.data {
+            Data::Mapped(tensor) => tensor.bytes().len() as u64,
+            Data::Table(values) => (values.len() * size_of::<f32>()) as u64,
+        }
+    }
+
+    fn value(&self, row: usize, col: usize) -> f32 {
+        match &self.data {
+            Data::Table(values) => values[row * self.cols + col],
+            Data::Mapped(tensor) => {
+                let bytes = tensor.dtype.bytes();
+                tensor.dtype.read(&tensor.bytes()[(row * self.cols + col) * bytes..][..bytes])
+            }
+        }
+    }
+
+    fn table(&self) -> &[f32] {
+        match &self.data {
+            Data::Table(values) => values,
+            Data::Mapped(tensor) => panic!("{} is a matrix", tensor.name),
+        }
+    }
+
+    /// What x is for this weight: itself, or in groups of whole numbers times the largest magnitude over 127.
+    fn operand(&self, x: &[f32]) -> Vec<f64> {
+        if !self.quantized {
+            return x.iter().map(|&x| f64::from(x)).collect();
+        }
+        x.chunks(GROUP)
+            .flat_map(|group| {
+                let (scale, inverse) = Kv::int8_scale(group);
+                group.iter().map(move |x| f64::from(scale) * f64::from((x * inverse).round_ties_even()))
+            })
+            .collect()
+    }
+
+    fn dot(&self, row: usize, x: &[f64], bias: Option<&Weight>) -> f64 {
+        let products = x.iter().enumerate().map(|(col, x)| x * f64::from(self.value(row, col)));
+        products.sum::<f64>() + bias.map_or(0.0, |bias| f64::from(bias.table()[row]))
     }
 }
 
@@ -80,15 +198,20 @@ impl Backend for Reference {
         "cpu (reference)".into()
     }
 
-    fn upload(&mut self, tensor: &Tensor) -> Weight {
-        Weight::from_tensor(tensor)
+    fn weight_bytes(tensor: &Tensor, quantize: Option<Quantize>) -> u64 {
+        let values = tensor.shape.iter().product::<usize>() as u64;
+        if quantize.is_some() { 4 * values } else { tensor.bytes().len() as u64 }
+    }
+
+    fn upload(&mut self, tensor: &Tensor, quantize: Option<Quantize>) -> Result<Weight> {
+        Weight::from_tensor(tensor, quantize)
     }
 
     fn upload_table(&mut self, values: Vec<f32>, cols: usize) -> Weight {
-        Weight::from_table(values, cols)
+        Weight { rows: values.len() / cols.max(1), cols, data: Data::Table(values), quantized: false }
     }
 
-    fn reserve(&mut self, layout: Layout, kv: Kv, _heads: usize) -> Result<()> {
+    fn reserve(&mut self, layout: Layout, kv: Kv) -> Result<()> {
         self.memory.reserve(&layout, kv)
     }
 
@@ -96,7 +219,7 @@ impl Backend for Reference {
         self.counters.steps += 1;
         self.counters.tokens += ids.len() as u64;
         for (row, &id) in ids.iter().enumerate() {
-            self.counters.weight_bytes += (table.cols * table.dtype().bytes()) as u64;
+            self.counters.weight_bytes += table.bytes() / table.rows as u64;
             for (col, value) in self.f32_mut(out, row).iter_mut().enumerate() {
                 *value = table.value(id as usize, col);
             }
@@ -119,12 +242,23 @@ impl Backend for Reference {
             self.counters.weight_bytes += weight.bytes();
             for row in 0..rows {
                 let (x, out) = self.memory.arena().read_write::<f32, f32>(x.row(row), out.row(row));
+                let x = weight.operand(x);
                 for (col, out) in out.iter_mut().enumerate() {
-                    let dot =
-                        x.iter().enumerate().map(|(i, &x)| f64::from(x) * f64::from(weight.value(col, i)));
-                    let sum = dot.sum::<f64>() + bias.map_or(0.0, |bias| f64::from(bias.table()[col]));
+                    let sum = weight.dot(col, &x, *bias);
                     *out = if *accumulate { (f64::from(*out) + sum) as f32 } else { sum as f32 };
                 }
+            }
+        }
+    }
+
+    fn gated(&mut self, rows: usize, x: Buf, gate: &Linear<Weight>, up: &Linear<Weight>, out: Buf) {
+        self.counters.weight_bytes += gate.weight.bytes() + up.weight.bytes();
+        for row in 0..rows {
+            let (x, out) = self.memory.arena().read_write::<f32, f32>(x.row(row), out.row(row));
+            let x = gate.weight.operand(x);
+            for (col, out) in out.iter_mut().enumerate() {
+                let [gate, up] = [gate, up].map(|linear| linear.weight.dot(col, &x, linear.bias.as_ref()));
+                *out = (gate / (1.0 + (-gate).exp()) * up) as f32;
             }
         }
     }
@@ -143,11 +277,10 @@ impl Backend for Reference {
                     }
                 }
             }
-            let (block, offset) = (slot / BLOCK as u32, slot as usize % BLOCK);
             for (side, buf) in [(Side::K, k), (Side::V, v)] {
-                for i in 0..kv.kv_heads * dim {
-                    let value = self.f32(buf, row)[i];
-                    self.cache(kv.at(block, layer, side, i / dim) + offset * dim + i % dim, value);
+                let values = self.f32(buf, row).to_vec();
+                for (head, values) in values.chunks(dim).enumerate() {
+                    self.cache(slot, layer, side, head, values);
                 }
             }
         }
@@ -161,14 +294,6 @@ impl Backend for Reference {
                     self.attend(shape, table, span.position + i, (q, span.row + i), out, head);
                 }
             }
-        }
-    }
-
-    fn silu_mul(&mut self, rows: usize, gate: Buf, up: Buf) {
-        let (up, gate) = self.memory.arena().read_write::<f32, f32>(up.rows(rows), gate.rows(rows));
-        for (gate, &up) in gate.iter_mut().zip(up) {
-            let x = f64::from(*gate);
-            *gate = (x / (1.0 + (-x).exp()) * f64::from(up)) as f32;
         }
     }
 

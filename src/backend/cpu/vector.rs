@@ -1,27 +1,40 @@
-//! Sixteen lanes of f32 and what kernels do with them.
+//! Sixteen lanes of f32, and lines of 64 bytes that hold four bytes for each lane.
 //!
-//! The operations are those whose results IEEE 754 fixes (fused multiply-add included), and [`Vector::sum`] adds
-//! lanes in one given order: 8 apart, 4, 2, 1. So a kernel over `Vector` gives the same bits on each instruction set.
+//! The operations on f32 are those whose results IEEE 754 fixes (fused multiply-add included), those on integers are
+//! exact, and [`Vector::sum`] adds lanes in one given order: 8 apart, 4, 2, 1. So a kernel over `Vector` gives the
+//! same bits on each instruction set. The one exception is [`Vector::dot_pairs`], where [`Vector::BF16`] says that
+//! the processor has it: its rounding is the processor's own.
 #![expect(
     unsafe_code,
     reason = "lanes are loaded through raw pointers, on instruction sets proven by the caller"
 )]
 
-use half::{bf16, f16};
-
 /// The number of lanes.
 pub const LANES: usize = 16;
+
+/// Bytes of a line: four for each lane.
+pub const LINE: usize = 64;
 
 /// Sixteen f32.
 ///
 /// # Safety
 /// Every method needs the instruction set of its implementor, proven by [`super::detect::Isa`]; loads and stores
-/// need [`LANES`] elements at the pointer, of any alignment.
+/// need [`LANES`] elements (of a line, [`LINE`] bytes) at the pointer, of any alignment.
 pub trait Vector: Copy {
+    /// Sixteen i32.
+    type Ints: Copy;
+    /// A line.
+    type Line: Copy;
+    /// Blocks of 16 weight rows that a tile keeps in registers at once: 1 or 4.
+    const WIDE: bool = false;
+    /// Whether [`Vector::dot_pairs`] is there.
+    const BF16: bool = false;
+    /// What [`Vector::dot_bytes`] takes a stored byte of a weight for: its value plus this.
+    const ZERO: i32 = 128;
+
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
-    unsafe fn load_bf16(from: *const u16) -> Self;
-    unsafe fn load_f16(from: *const u16) -> Self;
+    unsafe fn load_f16(from: *const u8) -> Self;
     unsafe fn store(self, to: *mut f32);
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
@@ -39,6 +52,35 @@ pub trait Vector: Copy {
     unsafe fn exp2_whole(self) -> Self;
     /// The sum of the lanes: those 8 apart first, then 4, 2, 1.
     unsafe fn sum(self) -> f32;
+    /// Sixteen bf16, rounded to nearest, ties to even. Denormals may become zeros.
+    unsafe fn store_bf16(self, to: *mut u8);
+    /// Sixteen whole numbers within ±127, as signed bytes; their sum.
+    unsafe fn store_bytes(self, to: *mut u8) -> i32;
+
+    /// A line.
+    unsafe fn line(from: *const u8) -> Self::Line;
+    /// A line of weights stored with [`STORED_ZERO`] added, as [`Vector::dot_bytes`] wants them.
+    unsafe fn weights(from: *const u8) -> Self::Line;
+    /// The low and the high nibbles of a line.
+    unsafe fn nibbles(from: *const u8) -> [Self::Line; 2];
+    /// Four bytes for all lanes.
+    unsafe fn spread(from: *const u8) -> Self::Line;
+    /// The lower and the upper halves of the lanes, as bf16.
+    unsafe fn pairs(line: Self::Line) -> [Self; 2];
+    /// The four signed bytes of each lane.
+    unsafe fn quads(line: Self::Line) -> [Self; 4];
+
+    unsafe fn ints(value: i32) -> Self::Ints;
+    /// Adds, lane by lane, the four products of `weights` (see [`Vector::ZERO`]) with the signed bytes of `x`. Exact.
+    unsafe fn dot_bytes(sum: Self::Ints, weights: Self::Line, x: Self::Line) -> Self::Ints;
+    unsafe fn from_ints(ints: Self::Ints) -> Self;
+
+    /// Adds, lane by lane, the two products of bf16 pairs.
+    #[inline(always)]
+    unsafe fn dot_pairs(self, weights: Self::Line, x: Self::Line) -> Self {
+        let _ = (weights, x);
+        unreachable!("asked for where BF16 is false")
+    }
 
     /// Asks for the cache line at `from` ahead of its use. Any address will do.
     #[inline(always)]
@@ -69,105 +111,46 @@ pub trait Vector: Copy {
         }
     }
 
-    /// The first `count` of up to [`LANES`] elements, zeros behind them.
+    /// Sixteen values from `col` on of `cols` at `from`, zeros behind them.
     #[inline(always)]
-    unsafe fn load_part<E: Element>(from: *const u8, count: usize) -> Self {
-        let mut lanes = [0.0_f32; LANES];
-        for (i, lane) in lanes.iter_mut().enumerate().take(count) {
-            // SAFETY: the caller vouches for `count` elements.
-            *lane = unsafe { E::scalar(from.add(i * E::BYTES)) };
-        }
-        // SAFETY: the array has the lanes.
-        unsafe { Self::load(lanes.as_ptr()) }
-    }
-
-    /// Stores the first `count` lanes.
-    #[inline(always)]
-    unsafe fn store_part(self, to: *mut f32, count: usize) {
-        let mut lanes = [0.0_f32; LANES];
-        // SAFETY: the array has the lanes; the caller vouches for `count` elements at `to`.
+    unsafe fn load_from(from: *const f32, col: usize, cols: usize) -> Self {
+        // SAFETY: the caller vouches for `cols` elements.
         unsafe {
-            self.store(lanes.as_mut_ptr());
-            std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, count.min(LANES));
+            if col + LANES <= cols {
+                Self::load(from.add(col))
+            } else if col < cols {
+                Self::load_part(from.add(col), cols - col)
+            } else {
+                Self::splat(0.0)
+            }
         }
     }
-}
 
-/// An element type that vectors are loaded from.
-///
-/// # Safety
-/// As [`Vector`]: pointers must have the elements; any alignment will do.
-pub trait Element {
-    /// Bytes of one.
-    const BYTES: usize;
-    unsafe fn load<V: Vector>(from: *const u8) -> V;
-    unsafe fn scalar(from: *const u8) -> f32;
-    unsafe fn store_scalar(value: f32, to: *mut u8);
-}
-
-/// f32 elements.
-#[derive(Debug)]
-pub struct F32;
-/// f16 elements.
-#[derive(Debug)]
-pub struct F16;
-/// bf16 elements.
-#[derive(Debug)]
-pub struct Bf16;
-
-impl Element for F32 {
-    const BYTES: usize = 4;
+    /// The first `count` values, zeros behind them.
     #[inline(always)]
-    unsafe fn load<V: Vector>(from: *const u8) -> V {
-        // SAFETY: the caller's contract is ours.
-        unsafe { V::load(from.cast()) }
+    unsafe fn load_part(from: *const f32, count: usize) -> Self {
+        let mut lanes = [0.0_f32; LANES];
+        // SAFETY: the caller vouches for `count` elements; the array has the lanes.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), count.min(LANES));
+            Self::load(lanes.as_ptr())
+        }
     }
+
+    /// The largest lane.
     #[inline(always)]
-    unsafe fn scalar(from: *const u8) -> f32 {
-        // SAFETY: as above.
-        unsafe { from.cast::<f32>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn store_scalar(value: f32, to: *mut u8) {
-        // SAFETY: as above.
-        unsafe { to.cast::<f32>().write_unaligned(value) }
+    unsafe fn max_lane(self) -> f32 {
+        let mut lanes = [0.0_f32; LANES];
+        // SAFETY: the array has the lanes.
+        unsafe { self.store(lanes.as_mut_ptr()) };
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                lanes[i] = if lanes[i] > lanes[i + half] { lanes[i] } else { lanes[i + half] };
+            }
+        }
+        lanes[0]
     }
 }
 
-impl Element for F16 {
-    const BYTES: usize = 2;
-    #[inline(always)]
-    unsafe fn load<V: Vector>(from: *const u8) -> V {
-        // SAFETY: the caller's contract is ours.
-        unsafe { V::load_f16(from.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn scalar(from: *const u8) -> f32 {
-        // SAFETY: as above.
-        f16::from_bits(unsafe { from.cast::<u16>().read_unaligned() }).to_f32()
-    }
-    #[inline(always)]
-    unsafe fn store_scalar(value: f32, to: *mut u8) {
-        // SAFETY: as above.
-        unsafe { to.cast::<u16>().write_unaligned(f16::from_f32(value).to_bits()) }
-    }
-}
-
-impl Element for Bf16 {
-    const BYTES: usize = 2;
-    #[inline(always)]
-    unsafe fn load<V: Vector>(from: *const u8) -> V {
-        // SAFETY: the caller's contract is ours.
-        unsafe { V::load_bf16(from.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn scalar(from: *const u8) -> f32 {
-        // SAFETY: as above.
-        bf16::from_bits(unsafe { from.cast::<u16>().read_unaligned() }).to_f32()
-    }
-    #[inline(always)]
-    unsafe fn store_scalar(value: f32, to: *mut u8) {
-        // SAFETY: as above.
-        unsafe { to.cast::<u16>().write_unaligned(bf16::from_f32(value).to_bits()) }
-    }
-}
+/// What is added to the value of an eight-bit weight where it is stored.
+pub const STORED_ZERO: i32 = 128;

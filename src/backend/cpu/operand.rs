@@ -1,0 +1,91 @@
+//! Rows of activations as the tiles read them: what makes them writes them so, in groups of 32 columns, and no pass
+//! over memory goes into converting.
+//!
+//! ```text
+//! F32    f32, zeros up to whole groups
+//! Bf16   the same in bf16
+//! Bytes  records of 40 bytes, one for each group: the scale (f32), the sum of the numbers (i32), 32 signed bytes
+//! ```
+//! A record's scale is the largest magnitude over 127, its numbers the values over the scale, rounded to nearest, ties
+//! to even. Groups whose magnitudes are all below 1e-30 are zeros; one that holds an infinity or what is not a number
+//! has a scale that is not a number: an overflow must reach the logits, not vanish.
+#![expect(unsafe_code, reason = "kernels on raw pointers; the job's maker vouches for sizes")]
+
+use super::format::GROUP;
+use super::vector::{LANES, Vector};
+
+/// Bytes of a group of int8.
+pub const RECORD: usize = 8 + GROUP;
+
+/// How a row is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operand {
+    F32,
+    Bf16,
+    Bytes,
+}
+
+impl Operand {
+    /// Bytes of a row of `cols` columns: never more than those of padded f32.
+    pub fn row_bytes(self, cols: usize) -> usize {
+        let groups = cols.div_ceil(GROUP);
+        match self {
+            Self::F32 => groups * GROUP * 4,
+            Self::Bf16 => groups * GROUP * 2,
+            Self::Bytes => groups * RECORD,
+        }
+    }
+}
+
+/// Writes one group of a row.
+///
+/// # Safety
+/// The row has the group; the instruction set is there.
+#[inline(always)]
+pub unsafe fn write_group<V: Vector>(operand: Operand, row: *mut u8, group: usize, values: [V; 2]) {
+    let [low, high] = values;
+    // SAFETY: the caller's contract.
+    unsafe {
+        match operand {
+            Operand::F32 => {
+                let to = row.cast::<f32>().add(group * GROUP);
+                low.store(to);
+                high.store(to.add(LANES));
+            }
+            Operand::Bf16 => {
+                let to = row.add(group * GROUP * 2);
+                low.store_bf16(to);
+                high.store_bf16(to.add(LANES * 2));
+            }
+            Operand::Bytes => {
+                let zero = V::splat(0.0);
+                let magnitude = low.max(zero.sub(low)).max(high.max(zero.sub(high)));
+                let largest = magnitude.max_lane();
+                // zero times what is not finite is not a number
+                let poison = low.fma(zero, high.mul(zero)).sum();
+                let (scale, inverse) =
+                    if largest < 1e-30 { (0.0, 0.0) } else { (largest / 127.0, 127.0 / largest) };
+                let inverse = V::splat(inverse);
+                let record = row.add(group * RECORD);
+                let sum = low.mul(inverse).round().store_bytes(record.add(8))
+                    + high.mul(inverse).round().store_bytes(record.add(8 + LANES));
+                record.cast::<f32>().write_unaligned(scale + poison);
+                record.add(4).cast::<i32>().write_unaligned(sum);
+            }
+        }
+    }
+}
+
+/// The value of one column, for tests.
+#[cfg(test)]
+pub fn value(operand: Operand, row: &[u8], col: usize) -> f32 {
+    use crate::weights::Dtype;
+    match operand {
+        Operand::F32 => Dtype::F32.read(&row[col * 4..][..4]),
+        Operand::Bf16 => Dtype::Bf16.read(&row[col * 2..][..2]),
+        Operand::Bytes => {
+            let record = &row[col / GROUP * RECORD..][..RECORD];
+            Dtype::F32.read(&record[..4]) * f32::from(record[8 + col % GROUP] as i8)
+        }
+    }
+}
