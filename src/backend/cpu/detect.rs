@@ -2,6 +2,24 @@
 
 use super::kernels::Kernels;
 
+/// Whether AMX works here, tried out once: asking for it and the trial are the process's, not a session's.
+///
+/// Unit tests emulate its instructions where the processor has AVX-512 only, so that its kernels are always tested.
+#[cfg(target_arch = "x86_64")]
+fn has_amx() -> bool {
+    use super::x86_64::amx;
+    static FOUND: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let found = amx::detect();
+        #[cfg(all(test, target_os = "linux"))]
+        if !found && amx::has_avx512() {
+            super::x86_64::amx_emulated::install();
+            return true;
+        }
+        found
+    })
+}
+
 /// An instruction set that this machine has: holding the value proves it.
 #[derive(Clone, Copy, Debug)]
 pub struct Isa {
@@ -16,7 +34,7 @@ impl Isa {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
-            use super::x86_64::{avx2, avx512};
+            use super::x86_64::{amx_tiles, avx2, avx512};
             let avx2 = is_x86_feature_detected!("avx2")
                 && is_x86_feature_detected!("fma")
                 && is_x86_feature_detected!("f16c");
@@ -27,6 +45,7 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vl");
             let vnni = avx512 && is_x86_feature_detected!("avx512vnni");
             let sets = [
+                ("amx", vnni && has_amx(), amx_tiles::KERNELS),
                 ("avx512bf16", vnni && is_x86_feature_detected!("avx512bf16"), avx512::bf16::KERNELS),
                 ("avx512vnni", vnni, avx512::vnni::KERNELS),
                 ("avx512", avx512, avx512::plain::KERNELS),

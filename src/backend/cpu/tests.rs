@@ -646,7 +646,8 @@ fn every_operation_gives_the_same_bits_on_every_instruction_set() {
             _ => {}
         }
     }
-    assert_eq!(native.len(), Isa::available().len() - 1, "all but the portable one");
+    let lanes = Isa::available().into_iter().filter(|isa| isa.name != "amx").count();
+    assert_eq!(native.len(), lanes - 1, "all but the portable one");
     let mut source = Source::new(5);
     for round in 0..4000 {
         let mut value = || match round % 3 {
