@@ -52,7 +52,7 @@ pub fn scratch_bytes(head_dim: usize) -> usize {
     let planes = head_dim.div_ceil(ROWS);
     // tiles may read MOST rows from any row on
     let operands = 2 * MOST * (Operand::F32.row_bytes(head_dim) + Operand::F32.row_bytes(BLOCK));
-    operands + MOST * (ROWS + planes * ROWS + 2) * size_of::<f32>()
+    operands + MOST * (ROWS + planes * ROWS + 1 + LANES) * size_of::<f32>()
 }
 
 /// Computes this part's items: every `count`-th one.
@@ -103,6 +103,7 @@ struct Scratch {
     mixed: *mut f32,
     planes: usize,
     max: *mut f32,
+    /// (MOST, LANES): added across only at the end.
     sum: *mut f32,
 }
 
@@ -128,31 +129,39 @@ impl Scratch {
 
 #[inline(always)]
 unsafe fn attend<V: Vector>(job: &AttentionJob<'_>, scratch: &Scratch, span: &Span, tile: Rows) {
-    let position = |row: usize| span.position + (tile.first + row) / tile.group;
-    let look_back =
-        |row: usize| job.shape.window.map_or(0, |window| (position(row) + 1).saturating_sub(window));
+    // the positions that each row may see, worked out once: divisions would cost as much as the tiles
+    let mut sees = [(0, 0); MOST];
+    for (row, sees) in sees.iter_mut().enumerate().take(tile.rows) {
+        let end = span.position + (tile.first + row) / tile.group + 1;
+        *sees = (job.shape.window.map_or(0, |window| end.saturating_sub(window)), end);
+    }
+    let sees = &sees[..tile.rows];
+    let (first, last) = (sees[0].0 / BLOCK, (sees[tile.rows - 1].1 - 1) / BLOCK);
     // SAFETY: rows of the span, heads of the kv head, scratch of this part: all inside the job's buffers.
     unsafe {
         start::<V>(job, scratch, span, tile);
-        for block in look_back(0) / BLOCK..=position(tile.rows - 1) / BLOCK {
+        for block in first..=last {
             let base = block * BLOCK;
             // later rows see later positions: those that see some of this block follow each other
-            let from = (0..tile.rows).position(|row| position(row) >= base).unwrap_or(tile.rows);
-            let to = (from..tile.rows).position(|row| look_back(row) >= base + BLOCK);
-            let rows = from..to.map_or(tile.rows, |count| from + count);
+            let mut rows = 0..tile.rows;
+            while rows.start < rows.end && sees[rows.start].1 <= base {
+                rows.start += 1;
+            }
+            while rows.start < rows.end && sees[rows.end - 1].0 >= base + BLOCK {
+                rows.end -= 1;
+            }
             if rows.is_empty() {
                 continue;
             }
             let block = job.blocks[span.table + block];
-            let keys = job.kv.plane(block, job.shape.layer, Side::K, tile.head);
-            scores(job, scratch, keys, &rows);
+            let planes = [Side::K, Side::V].map(|side| job.kv.plane(block, job.shape.layer, side, tile.head));
+            scores(job, scratch, planes[0], &rows);
             for row in rows.clone() {
-                let seen = look_back(row).max(base) - base..(position(row) + 1 - base).min(BLOCK);
-                let planes = [Side::K, Side::V]
-                    .map(|side| job.cache.add(job.kv.plane(block, job.shape.layer, side, tile.head)));
-                online_softmax::<V>(job, scratch, row, seen, planes);
+                let (from, to) = sees[row];
+                let seen = from.max(base) - base..(to - base).min(BLOCK);
+                online_softmax::<V>(job, scratch, row, seen, planes.map(|plane| job.cache.add(plane)));
             }
-            mix(job, scratch, job.kv.plane(block, job.shape.layer, Side::V, tile.head), &rows);
+            mix(job, scratch, planes[1], &rows);
         }
         for row in 0..tile.rows {
             finish::<V>(job, scratch, span, tile, row);
@@ -177,7 +186,7 @@ unsafe fn start<V: Vector>(job: &AttentionJob<'_>, scratch: &Scratch, span: &Spa
                 write_group(job.tile_operand, scratch.q.add(row * scratch.q_stride), group, pair);
             }
             *scratch.max.add(row) = f32::NEG_INFINITY;
-            *scratch.sum.add(row) = 0.0;
+            V::splat(0.0).store(scratch.sum.add(row * LANES));
         }
     }
 }
@@ -218,14 +227,19 @@ unsafe fn online_softmax<V: Vector>(
         let scores = scratch.scores.add(row * ROWS);
         let int8 = job.kv.cache == KvType::Int8;
         let scales = planes.map(|plane| plane.add(job.kv.scale(0)).cast::<f32>());
+        // as powers of two, which are cheaper than those of e
+        let scale = match job.shape.softcap {
+            None => job.shape.scale * std::f32::consts::LOG2_E,
+            Some(cap) => job.shape.scale / cap,
+        };
         let mut values = [V::splat(0.0); BLOCKS];
         for (i, value) in values.iter_mut().enumerate() {
-            *value = V::load(scores.add(i * LANES)).mul(V::splat(job.shape.scale));
+            *value = V::load(scores.add(i * LANES)).mul(V::splat(scale));
             if int8 {
                 *value = value.mul(V::load(scales[0].add(i * LANES)));
             }
             if let Some(cap) = job.shape.softcap {
-                *value = tanh(value.mul(V::splat(1.0 / cap))).mul(V::splat(cap));
+                *value = tanh(*value).mul(V::splat(cap * std::f32::consts::LOG2_E));
             }
         }
         if seen != (0..BLOCK) {
@@ -240,16 +254,16 @@ unsafe fn online_softmax<V: Vector>(
             }
         }
         let [a, b, c, d] = values;
-        let (max, sum) = (scratch.max.add(row), scratch.sum.add(row));
+        let (max, sum) = (scratch.max.add(row), scratch.sum.add(row * LANES));
         let largest = a.max(b).max(c.max(d)).max_lane();
         let new_max = if largest > *max { largest } else { *max };
-        let shrink = if new_max == *max { 1.0 } else { V::splat(*max - new_max).exp().max_lane() };
+        let shrink = if new_max == *max { 1.0 } else { V::splat(*max - new_max).exp2_falling().max_lane() };
         let mut weights = values;
         for weight in &mut weights {
-            *weight = weight.sub(V::splat(new_max)).exp();
+            *weight = weight.sub(V::splat(new_max)).exp2_falling();
         }
         let [a, b, c, d] = weights;
-        *sum = *sum * shrink + a.add(b).add(c.add(d)).sum();
+        V::load(sum).fma(V::splat(shrink), a.add(b).add(c.add(d))).store(sum);
         *max = new_max;
         if int8 {
             for (i, weight) in weights.iter_mut().enumerate() {
@@ -315,7 +329,7 @@ unsafe fn finish<V: Vector>(job: &AttentionJob<'_>, scratch: &Scratch, span: &Sp
     // SAFETY: as in `attend`; the head's columns of the row are this part's, padding is the last head's.
     unsafe {
         let out = job.out.add((span.row + token) * job.out_stride);
-        let factor = V::splat(1.0 / *scratch.sum.add(row));
+        let factor = V::splat(1.0 / V::load(scratch.sum.add(row * LANES)).sum());
         if job.operand == Operand::Bytes {
             for col in (0..dim).step_by(GROUP) {
                 let values = [mixed(scratch, row, col, factor), mixed(scratch, row, col + LANES, factor)];

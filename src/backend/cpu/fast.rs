@@ -125,7 +125,7 @@ impl Backend for Cpu {
     }
 
     fn upload(&mut self, tensor: &Tensor, quantize: Option<Quantize>) -> Result<Weight> {
-        let weight = Weight::from_tensor(tensor, quantize, &mut self.team)?;
+        let weight = Weight::from_tensor(tensor, quantize, &self.kernels, &mut self.team)?;
         if let Some(format) = weight.format() {
             self.settle(format);
         }

@@ -11,6 +11,8 @@
 //! Scales are f16, (groups, 16 rows). Both quantized formats hold a scale and 32 whole numbers for a group, value =
 //! scale * number: those of GGUF's `Q8_0` and `Q4_0`, in another order.
 
+#![expect(clippy::needless_range_loop, reason = "closures would not be compiled for the instruction set")]
+
 use half::f16;
 
 use super::vector::{LANES, LINE, STORED_ZERO};
@@ -66,6 +68,7 @@ impl Format {
     ///
     /// # Errors
     /// A value is too large for a scale of f16.
+    #[inline(always)] // into a function of the instruction set, which rounds in one instruction
     pub fn pack(self, dtype: Dtype, rows: &[&[u8]], block: &mut [u8]) -> Result<(), TooLarge> {
         let row_bytes = rows.first().map_or(0, |row| row.len());
         let cols = row_bytes / dtype.bytes();
@@ -93,16 +96,19 @@ impl Format {
                         if self == Self::Q8 {
                             let (step, numbers) = quantize8(&values)?;
                             scale.copy_from_slice(&step.to_le_bytes());
-                            let stored = numbers.map(|number| (i32::from(number) + STORED_ZERO) as u8);
+                            let mut stored = [0; GROUP];
+                            for i in 0..GROUP {
+                                stored[i] = (i32::from(numbers[i]) + STORED_ZERO) as u8;
+                            }
                             scatter::<4>(&stored, &mut lines[first * LINE / 4..], lane, LINE);
                         } else {
                             let (step, numbers) = quantize4(&values)?;
                             scale.copy_from_slice(&step.to_le_bytes());
-                            let stored = |i: usize| (numbers[i] + 8) as u8;
-                            let nibbles: [u8; GROUP / 2] = std::array::from_fn(|i| {
+                            let mut nibbles = [0; GROUP / 2];
+                            for i in 0..GROUP / 2 {
                                 let low = i / 4 * 8 + i % 4;
-                                stored(low) | stored(low + 4) << 4
-                            });
+                                nibbles[i] = (numbers[low] + 8) as u8 | ((numbers[low + 4] + 8) as u8) << 4;
+                            }
                             scatter::<4>(&nibbles, &mut lines[first * LINE / 8..], lane, LINE);
                         }
                     }
@@ -138,48 +144,75 @@ impl Format {
 pub struct TooLarge;
 
 /// Puts each `N` bytes of a row into its lane of the next line.
+#[inline(always)]
 fn scatter<const N: usize>(bytes: &[u8], lines: &mut [u8], lane: usize, line: usize) {
     for (i, piece) in bytes.as_chunks::<N>().0.iter().enumerate() {
         lines[i * line + lane * N..][..N].copy_from_slice(piece);
     }
 }
 
-/// The largest f16 that a scale may be, as the reciprocal is taken in f32.
-fn scale_of(step: f32) -> Result<f16, TooLarge> {
+/// A scale, and its reciprocal; zero has none.
+#[inline(always)]
+fn scale_of(step: f32) -> Result<(f16, f32, f32), TooLarge> {
     let scale = f16::from_f32(step);
-    if scale.is_finite() { Ok(scale) } else { Err(TooLarge) }
+    let wide = scale.to_f32();
+    match wide.is_finite() {
+        true => Ok((scale, wide, if wide == 0.0 { 0.0 } else { 1.0 / wide })),
+        false => Err(TooLarge),
+    }
 }
 
 /// Whole numbers within ±127, and the scale: the largest magnitude over 127.
+#[inline(always)]
 pub fn quantize8(values: &[f32; GROUP]) -> Result<(f16, [i8; GROUP]), TooLarge> {
-    let largest = values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
-    let scale = scale_of(largest / 127.0)?;
-    let inverse = if scale == f16::ZERO { 0.0 } else { scale.to_f32().recip() };
-    Ok((scale, values.map(|value| (value * inverse).round_ties_even().clamp(-127.0, 127.0) as i8)))
+    let mut largest = 0.0_f32;
+    for value in values {
+        largest = largest.max(value.abs());
+    }
+    let (scale, _, inverse) = scale_of(largest / 127.0)?;
+    let mut numbers = [0; GROUP];
+    for i in 0..GROUP {
+        numbers[i] = (values[i] * inverse).round_ties_even().clamp(-127.0, 127.0) as i8;
+    }
+    Ok((scale, numbers))
 }
 
 /// Whole numbers from -8 to 7, and the scale with the smallest squared error of several that are tried: the value of
 /// largest magnitude is taken for -8 exactly, or a little beyond, which clips it and serves the others better.
+#[inline(always)]
 pub fn quantize4(values: &[f32; GROUP]) -> Result<(f16, [i8; GROUP]), TooLarge> {
     /// What the largest magnitude is taken for.
     const ENDS: [f32; 8] = [-8.0, 7.0, -7.5, -8.5, -9.0, -9.5, -10.0, -7.0];
-    let largest =
-        values.iter().fold(0.0_f32, |most, &value| if value.abs() > most.abs() { value } else { most });
-    let mut best = (f32::INFINITY, f16::ZERO);
+    let (mut most, mut least) = (0.0_f32, 0.0_f32);
+    for &value in values {
+        most = most.max(value);
+        least = least.min(value);
+    }
+    let largest = if most > -least { most } else { least };
+    let mut best = (f32::INFINITY, f16::ZERO, 0.0);
     for end in ENDS {
-        let scale = scale_of(largest / end)?;
-        let inverse = if scale == f16::ZERO { 0.0 } else { scale.to_f32().recip() };
-        let error: f32 =
-            values.map(|value| value - nibble(value * inverse) * scale.to_f32()).map(|e| e * e).iter().sum();
+        let (scale, wide, inverse) = scale_of(largest / end)?;
+        let mut errors = [0.0_f32; 8];
+        for i in 0..GROUP {
+            let error = values[i] - nibble(values[i] * inverse) * wide;
+            errors[i % 8] += error * error;
+        }
+        let mut error = 0.0;
+        for part in errors {
+            error += part;
+        }
         if error < best.0 {
-            best = (error, scale);
+            best = (error, scale, inverse);
         }
     }
-    let scale = best.1;
-    let inverse = if scale == f16::ZERO { 0.0 } else { scale.to_f32().recip() };
-    Ok((scale, values.map(|value| nibble(value * inverse) as i8)))
+    let mut numbers = [0; GROUP];
+    for i in 0..GROUP {
+        numbers[i] = nibble(values[i] * best.2) as i8;
+    }
+    Ok((best.1, numbers))
 }
 
+#[inline(always)]
 fn nibble(scaled: f32) -> f32 {
     scaled.round_ties_even().clamp(-8.0, 7.0)
 }

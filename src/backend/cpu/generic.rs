@@ -86,15 +86,31 @@ impl Vector for Generic {
         lanes[0]
     }
     #[inline(always)]
+    unsafe fn max_lane(self) -> f32 {
+        let mut lanes = self.0;
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                lanes[i] = if lanes[i] > lanes[i + half] { lanes[i] } else { lanes[i + half] };
+            }
+        }
+        lanes[0]
+    }
+    #[inline(always)]
     unsafe fn store_bf16(self, to: *mut u8) {
         let bits = self.0.map(|value| bf16::from_f32(value).to_bits());
         unsafe { to.cast::<[u16; LANES]>().write_unaligned(bits) }
     }
     #[inline(always)]
-    unsafe fn store_bytes(self, to: *mut u8) -> i32 {
-        let bytes = self.0.map(|value| value as i8);
-        unsafe { to.cast::<[i8; LANES]>().write_unaligned(bytes) };
-        bytes.into_iter().map(i32::from).sum()
+    unsafe fn magnitude(pair: [Self; 2]) -> f32 {
+        // as bits, what is not a number is larger than infinity
+        let bits = pair.iter().flat_map(|lanes| lanes.0).map(|value| value.to_bits() & 0x7fff_ffff);
+        f32::from_bits(bits.fold(0, u32::max))
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(pair: [Self; 2], to: *mut u8) -> i32 {
+        let bytes = pair.map(|lanes| lanes.0.map(|value| value as i8));
+        unsafe { to.cast::<[[i8; LANES]; 2]>().write_unaligned(bytes) };
+        bytes.as_flattened().iter().map(|&byte| i32::from(byte)).sum()
     }
 
     #[inline(always)]

@@ -1,13 +1,14 @@
 //! The kernels of an instruction set, as a table of function pointers.
 
 use super::attention::AttentionJob;
-use super::format::Format;
+use super::format::{Format, TooLarge};
 use super::linear::{GatedJob, LinearJob};
 use super::operand::Operand;
 use super::rows::{ConvertJob, NormJob, RopeJob};
 use super::team::Part;
 use super::tile::Tile;
 use crate::backend::KvType;
+use crate::weights::Dtype;
 
 /// Multiplies a tile.
 pub type TileFn = unsafe fn(&Tile);
@@ -36,6 +37,7 @@ pub struct Kernels {
     pub rms_norm: unsafe fn(&NormJob<'_>, Part),
     pub rope_store: unsafe fn(&RopeJob<'_>, Part),
     pub convert: unsafe fn(&ConvertJob),
+    pub pack: unsafe fn(Format, Dtype, &[&[u8]], &mut [u8]) -> Result<(), TooLarge>,
 }
 
 impl Kernels {
@@ -79,7 +81,7 @@ macro_rules! kernels {
         /// The kernels on these lanes.
         pub const $name: $crate::backend::cpu::kernels::Kernels = {
             use $crate::backend::cpu::vector::Vector;
-            use $crate::backend::cpu::{attention, kernels::Kernels, linear, rows, team::Part, tile};
+            use $crate::backend::cpu::{attention, format, kernels::Kernels, linear, rows, team::Part, tile};
             macro_rules! tiles {
                 ($tile:ident, $product:ty) => {
                     $(#[$feature])?
@@ -113,6 +115,15 @@ macro_rules! kernels {
             unsafe fn convert(job: &rows::ConvertJob) {
                 unsafe { rows::convert::<$vector>(job) }
             }
+            $(#[$feature])?
+            unsafe fn pack(
+                format: format::Format,
+                dtype: $crate::weights::Dtype,
+                rows: &[&[u8]],
+                block: &mut [u8],
+            ) -> Result<(), format::TooLarge> {
+                format.pack(dtype, rows, block)
+            }
             Kernels {
                 tokens: $tokens,
                 f32,
@@ -129,6 +140,7 @@ macro_rules! kernels {
                 rms_norm,
                 rope_store,
                 convert,
+                pack,
             }
         };
     };

@@ -8,7 +8,7 @@
 //! ```
 //! A record's scale is the largest magnitude over 127, its numbers the values over the scale, rounded to nearest, ties
 //! to even. Groups whose magnitudes are all below 1e-30 are zeros; one that holds an infinity or what is not a number
-//! has a scale that is not a number: an overflow must reach the logits, not vanish.
+//! has such a scale, which spoils every sum: an overflow must reach the logits, not vanish.
 #![expect(unsafe_code, reason = "kernels on raw pointers; the job's maker vouches for sizes")]
 
 use super::format::GROUP;
@@ -58,18 +58,14 @@ pub unsafe fn write_group<V: Vector>(operand: Operand, row: *mut u8, group: usiz
                 high.store_bf16(to.add(LANES * 2));
             }
             Operand::Bytes => {
-                let zero = V::splat(0.0);
-                let magnitude = low.max(zero.sub(low)).max(high.max(zero.sub(high)));
-                let largest = magnitude.max_lane();
-                // zero times what is not finite is not a number
-                let poison = low.fma(zero, high.mul(zero)).sum();
+                let largest = V::magnitude(values);
                 let (scale, inverse) =
                     if largest < 1e-30 { (0.0, 0.0) } else { (largest / 127.0, 127.0 / largest) };
                 let inverse = V::splat(inverse);
                 let record = row.add(group * RECORD);
-                let sum = low.mul(inverse).round().store_bytes(record.add(8))
-                    + high.mul(inverse).round().store_bytes(record.add(8 + LANES));
-                record.cast::<f32>().write_unaligned(scale + poison);
+                let rounded = [low.mul(inverse).round(), high.mul(inverse).round()];
+                let sum = V::store_bytes(rounded, record.add(8));
+                record.cast::<f32>().write_unaligned(scale);
                 record.add(4).cast::<i32>().write_unaligned(sum);
             }
         }

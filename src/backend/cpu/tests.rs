@@ -549,7 +549,9 @@ fn operations<V: Vector>(operands: [[f32; LANES]; 3]) -> Vec<[u32; LANES]> {
         // a denormal may be stored as zero: leave them out
         let normal = operands[0].map(|value| if value.is_subnormal() { 0.0 } else { value });
         V::load(normal.as_ptr()).store_bf16(stored.as_mut_ptr());
-        let sum = V::load(small.as_ptr()).max(V::splat(-127.0)).store_bytes(stored.as_mut_ptr().add(LINE));
+        let bounded = V::load(small.as_ptr()).max(V::splat(-127.0));
+        let sum = V::store_bytes([bounded, V::splat(0.0).sub(bounded)], stored.as_mut_ptr().add(LINE));
+        let falling = V::splat(0.0).sub(a.max(V::splat(0.0).sub(a))).exp2_falling();
         let (line, x) = (bytes.as_ptr(), V::line(bytes.as_ptr().add(LINE)));
         let spread = V::spread(bytes.as_ptr().add(2 * LINE));
         let [even, odd] = V::pairs(V::line(line));
@@ -576,6 +578,8 @@ fn operations<V: Vector>(operands: [[f32; LANES]; 3]) -> Vec<[u32; LANES]> {
             a.exp(),
             V::splat(a.sum()),
             V::splat(a.max_lane()),
+            V::splat(V::magnitude([a, b])),
+            falling,
             V::load_f16(line),
             even,
             odd,
@@ -599,8 +603,9 @@ fn operations<V: Vector>(operands: [[f32; LANES]; 3]) -> Vec<[u32; LANES]> {
             if half.is_nan() { u32::MAX } else { u32::from(half.to_bits()) }
         });
         let halves: Vec<u32> = halves.collect();
-        let small = std::array::from_fn(|i| u32::from(stored[LINE + i]));
-        let stored = [std::array::from_fn(|i| halves[i]), small];
+        let [small, opposite] =
+            [0, LANES].map(|at| std::array::from_fn(|i| u32::from(stored[LINE + at + i])));
+        let stored = [std::array::from_fn(|i| halves[i]), small, opposite];
         results.map(store).into_iter().chain(stored).collect()
     }
 }
@@ -667,7 +672,7 @@ fn every_operation_gives_the_same_bits_on_every_instruction_set() {
 
 #[test]
 #[expect(unsafe_code, reason = "calls portable lanes directly")]
-fn exp_is_within_two_units_in_the_last_place_and_keeps_what_is_not_a_number() {
+fn powers_are_within_two_units_in_the_last_place_and_keep_what_is_not_a_number() {
     let exp = |value: f32| {
         let mut lanes = [0.0_f32; LANES];
         // SAFETY: portable lanes need nothing; the array has them.
@@ -680,6 +685,20 @@ fn exp_is_within_two_units_in_the_last_place_and_keeps_what_is_not_a_number() {
         let unit = f64::from(exact as f32) * f64::from(f32::EPSILON);
         assert!((found - exact).abs() <= 2.0 * unit, "exp({x}) = {found}, exactly {exact}");
     }
+    let exp2 = |value: f32| {
+        let mut lanes = [0.0_f32; LANES];
+        // SAFETY: as above.
+        unsafe { Generic::splat(value).exp2_falling().store(lanes.as_mut_ptr()) };
+        lanes[0]
+    };
+    for i in 0..126_000 {
+        let x = -(i as f32) / 1000.0;
+        let (found, exact) = (f64::from(exp2(x)), f64::from(x).exp2());
+        let unit = f64::from(exact as f32) * f64::from(f32::EPSILON);
+        assert!((found - exact).abs() <= 2.0 * unit, "exp2({x}) = {found}, exactly {exact}");
+    }
+    assert_eq!((exp2(0.0), exp2(-127.0), exp2(f32::NEG_INFINITY)), (1.0, 0.0, 0.0));
+    assert!(exp2(f32::NAN).is_nan());
     assert_eq!((exp(0.0), exp(-200.0), exp(f32::NEG_INFINITY)), (1.0, 0.0, 0.0));
     assert!(exp(f32::NAN).is_nan() && exp(f32::INFINITY).is_finite());
 }

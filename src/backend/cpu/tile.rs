@@ -77,16 +77,16 @@ pub trait Product<V: Vector> {
 pub unsafe fn run<V: Vector, P: Product<V>>(tile: &Tile) {
     let mut token = 0;
     while token < tile.tokens {
-        let left = tile.tokens - token;
         // SAFETY: the caller's contract; the rows taken are left.
         token += unsafe {
-            match left.min(P::TOKENS) {
-                1 => rows::<V, P, 1>(tile, token),
-                2 => rows::<V, P, 2>(tile, token),
-                3 => rows::<V, P, 3>(tile, token),
-                4 | 5 if P::TOKENS > 3 => rows::<V, P, 4>(tile, token),
-                _ if P::TOKENS > 3 => rows::<V, P, 6>(tile, token),
-                _ => rows::<V, P, 3>(tile, token),
+            match (tile.tokens - token, P::TOKENS) {
+                (1, _) => rows::<V, P, 1>(tile, token),
+                (2, _) => rows::<V, P, 2>(tile, token),
+                (4, 3) => rows::<V, P, 2>(tile, token),
+                (3 | 5, _) | (_, 3) => rows::<V, P, 3>(tile, token),
+                // two rows have too few sums to hide the latency of adding: 8 is 4 and 4, not 6 and 2
+                (4 | 7 | 8 | 11, _) => rows::<V, P, 4>(tile, token),
+                _ => rows::<V, P, 6>(tile, token),
             }
         };
     }

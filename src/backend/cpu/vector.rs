@@ -52,10 +52,14 @@ pub trait Vector: Copy {
     unsafe fn exp2_whole(self) -> Self;
     /// The sum of the lanes: those 8 apart first, then 4, 2, 1.
     unsafe fn sum(self) -> f32;
+    /// The largest of the lanes, compared as [`Vector::max`] does: those 8 apart first, then 4, 2, 1.
+    unsafe fn max_lane(self) -> f32;
     /// Sixteen bf16, rounded to nearest, ties to even. Denormals may become zeros.
     unsafe fn store_bf16(self, to: *mut u8);
-    /// Sixteen whole numbers within ±127, as signed bytes; their sum.
-    unsafe fn store_bytes(self, to: *mut u8) -> i32;
+    /// The largest magnitude of all lanes; not a number if one is not.
+    unsafe fn magnitude(pair: [Self; 2]) -> f32;
+    /// 32 whole numbers within ±127, as signed bytes; their sum.
+    unsafe fn store_bytes(pair: [Self; 2], to: *mut u8) -> i32;
 
     /// A line.
     unsafe fn line(from: *const u8) -> Self::Line;
@@ -111,6 +115,23 @@ pub trait Vector: Copy {
         }
     }
 
+    /// `2^self` for what is not above zero: exactly 1 at zero and 0 below -126.5; error under 2 ulp between. What is not
+    /// a number stays so. Taylor's polynomial of the sixth degree in [-0.5, 0.5].
+    #[inline(always)]
+    unsafe fn exp2_falling(self) -> Self {
+        // SAFETY: the caller's contract is ours.
+        unsafe {
+            let x = Self::splat(-127.0).max(self);
+            let whole = x.round();
+            let rest = x.sub(whole);
+            let mut poly = Self::splat(1.540_353e-4);
+            for coefficient in [1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 0.240_226_5, 0.693_147_2, 1.0] {
+                poly = poly.fma(rest, Self::splat(coefficient));
+            }
+            poly.mul(whole.exp2_whole())
+        }
+    }
+
     /// Sixteen values from `col` on of `cols` at `from`, zeros behind them.
     #[inline(always)]
     unsafe fn load_from(from: *const f32, col: usize, cols: usize) -> Self {
@@ -135,20 +156,6 @@ pub trait Vector: Copy {
             std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), count.min(LANES));
             Self::load(lanes.as_ptr())
         }
-    }
-
-    /// The largest lane.
-    #[inline(always)]
-    unsafe fn max_lane(self) -> f32 {
-        let mut lanes = [0.0_f32; LANES];
-        // SAFETY: the array has the lanes.
-        unsafe { self.store(lanes.as_mut_ptr()) };
-        for half in [8, 4, 2, 1] {
-            for i in 0..half {
-                lanes[i] = if lanes[i] > lanes[i + half] { lanes[i] } else { lanes[i + half] };
-            }
-        }
-        lanes[0]
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use memmap2::MmapMut;
 
 use super::format::Format;
+use super::kernels::Kernels;
 use super::linear::Matrix;
 use super::memory::pages;
 use super::team::Team;
@@ -49,7 +50,12 @@ impl Weight {
     ///
     /// # Errors
     /// As [`crate::backend::Backend::upload`].
-    pub fn from_tensor(tensor: &Tensor, quantize: Option<Quantize>, team: &mut Team) -> Result<Self> {
+    pub fn from_tensor(
+        tensor: &Tensor,
+        quantize: Option<Quantize>,
+        kernels: &Kernels,
+        team: &mut Team,
+    ) -> Result<Self> {
         let [rows, cols] = tensor.shape[..] else {
             return Self::vector(tensor);
         };
@@ -71,7 +77,8 @@ impl Weight {
                     let block = unsafe { start.block(row / LANES, block_bytes) };
                     if !dtype.all_finite(bytes) {
                         failed.fetch_max(NOT_FINITE, Ordering::Relaxed);
-                    } else if format.pack(dtype, &lanes, block).is_err() {
+                    // SAFETY: who has kernels has their instruction set.
+                    } else if unsafe { (kernels.pack)(format, dtype, &lanes, block) }.is_err() {
                         failed.fetch_max(TOO_LARGE, Ordering::Relaxed);
                     }
                 }

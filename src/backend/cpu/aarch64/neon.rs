@@ -126,21 +126,44 @@ impl<const DOT: bool, const HAS_BF16: bool> Vector for Neon<DOT, HAS_BF16> {
         }
     }
     #[inline(always)]
+    unsafe fn max_lane(self) -> f32 {
+        unsafe {
+            let four = max4(max4(self.0[0], self.0[2]), max4(self.0[1], self.0[3]));
+            let two = max4(four, vextq_f32::<2>(four, four));
+            vgetq_lane_f32::<0>(max4(two, vdupq_laneq_f32::<1>(two)))
+        }
+    }
+    #[inline(always)]
     unsafe fn store_bf16(self, to: *mut u8) {
         for (i, register) in self.0.into_iter().enumerate() {
             unsafe { vst1_u16(to.add(8 * i).cast(), bf16_bits4(register)) }
         }
     }
     #[inline(always)]
-    unsafe fn store_bytes(self, to: *mut u8) -> i32 {
+    unsafe fn magnitude(pair: [Self; 2]) -> f32 {
         unsafe {
-            let [a, b, c, d] = self.0;
-            let [a, b, c, d] = [vcvtq_s32_f32(a), vcvtq_s32_f32(b), vcvtq_s32_f32(c), vcvtq_s32_f32(d)];
-            let low = vcombine_s16(vmovn_s32(a), vmovn_s32(b));
-            let high = vcombine_s16(vmovn_s32(c), vmovn_s32(d));
-            vst1q_s8(to.cast(), vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
-            vaddvq_s32(vaddq_s32(vaddq_s32(a, b), vaddq_s32(c, d)))
+            // as bits, what is not a number is larger than infinity
+            let mut largest = vdupq_n_u32(0);
+            for register in pair.into_iter().flat_map(|lanes| lanes.0) {
+                largest = vmaxq_u32(largest, vreinterpretq_u32_f32(vabsq_f32(register)));
+            }
+            f32::from_bits(vmaxvq_u32(largest))
         }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(pair: [Self; 2], to: *mut u8) -> i32 {
+        let mut all = 0;
+        for (i, lanes) in pair.into_iter().enumerate() {
+            unsafe {
+                let [a, b, c, d] = lanes.0;
+                let [a, b, c, d] = [vcvtq_s32_f32(a), vcvtq_s32_f32(b), vcvtq_s32_f32(c), vcvtq_s32_f32(d)];
+                let low = vcombine_s16(vmovn_s32(a), vmovn_s32(b));
+                let high = vcombine_s16(vmovn_s32(c), vmovn_s32(d));
+                vst1q_s8(to.add(16 * i).cast(), vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+                all += vaddvq_s32(vaddq_s32(vaddq_s32(a, b), vaddq_s32(c, d)));
+            }
+        }
+        all
     }
 
     #[inline(always)]

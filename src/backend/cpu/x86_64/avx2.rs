@@ -21,6 +21,29 @@ pub unsafe fn sum8(lanes: __m256) -> f32 {
     }
 }
 
+/// Lanes 4 apart, then 2, then 1.
+#[inline(always)]
+pub unsafe fn max8(lanes: __m256) -> f32 {
+    // SAFETY: the caller has AVX2.
+    unsafe {
+        let four = _mm_max_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
+        let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
+    }
+}
+
+/// The largest, as bits.
+#[inline(always)]
+pub unsafe fn max_bits8(lanes: __m256i) -> f32 {
+    // SAFETY: the caller has AVX2.
+    unsafe {
+        let four = _mm_max_epu32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256::<1>(lanes));
+        let two = _mm_max_epu32(four, _mm_shuffle_epi32::<0b01_00_11_10>(four));
+        let one = _mm_max_epu32(two, _mm_shuffle_epi32::<0b10_11_00_01>(two));
+        f32::from_bits(_mm_cvtsi128_si32(one) as u32)
+    }
+}
+
 #[inline(always)]
 unsafe fn exp2_whole8(whole: __m256) -> __m256 {
     // SAFETY: the caller has AVX2.
@@ -106,6 +129,10 @@ impl<const VNNI: bool> Vector for Avx2<VNNI> {
         unsafe { sum8(_mm256_add_ps(self.0, self.1)) }
     }
     #[inline(always)]
+    unsafe fn max_lane(self) -> f32 {
+        unsafe { max8(_mm256_max_ps(self.0, self.1)) }
+    }
+    #[inline(always)]
     unsafe fn store_bf16(self, to: *mut u8) {
         unsafe {
             let (low, high) = (bf16_bits8(self.0), bf16_bits8(self.1));
@@ -115,13 +142,32 @@ impl<const VNNI: bool> Vector for Avx2<VNNI> {
         }
     }
     #[inline(always)]
-    unsafe fn store_bytes(self, to: *mut u8) -> i32 {
+    unsafe fn magnitude(pair: [Self; 2]) -> f32 {
         unsafe {
-            let (low, high) = (_mm256_cvtps_epi32(self.0), _mm256_cvtps_epi32(self.1));
-            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
-            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-            _mm_storeu_si128(to.cast(), bytes);
-            let sum = _mm256_madd_epi16(words, _mm256_set1_epi16(1));
+            // as bits, what is not a number is larger than infinity
+            let mask = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fff_ffff));
+            let [a, b] = pair;
+            let low = _mm256_max_epu32(
+                _mm256_castps_si256(_mm256_and_ps(a.0, mask)),
+                _mm256_castps_si256(_mm256_and_ps(a.1, mask)),
+            );
+            let high = _mm256_max_epu32(
+                _mm256_castps_si256(_mm256_and_ps(b.0, mask)),
+                _mm256_castps_si256(_mm256_and_ps(b.1, mask)),
+            );
+            max_bits8(_mm256_max_epu32(low, high))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(pair: [Self; 2], to: *mut u8) -> i32 {
+        unsafe {
+            let (a, b) = (_mm256_cvtps_epi32(pair[0].0), _mm256_cvtps_epi32(pair[0].1));
+            let (c, d) = (_mm256_cvtps_epi32(pair[1].0), _mm256_cvtps_epi32(pair[1].1));
+            // packing works within 128 bits: put the pieces of four in order again
+            let bytes = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            _mm256_storeu_si256(to.cast(), _mm256_permutevar8x32_epi32(bytes, order));
+            let sum = _mm256_add_epi32(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d));
             let sum = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
             let sum = _mm_add_epi32(sum, _mm_shuffle_epi32::<0b01_00_11_10>(sum));
             _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32::<0b10_11_00_01>(sum)))

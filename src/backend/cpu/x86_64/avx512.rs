@@ -80,6 +80,11 @@ impl<const VNNI: bool, const HAS_BF16: bool> Vector for Avx512<VNNI, HAS_BF16> {
         unsafe { super::avx2::sum8(_mm256_add_ps(_mm512_castps512_ps256(self.0), high)) }
     }
     #[inline(always)]
+    unsafe fn max_lane(self) -> f32 {
+        let high = unsafe { _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(self.0))) };
+        unsafe { super::avx2::max8(_mm256_max_ps(_mm512_castps512_ps256(self.0), high)) }
+    }
+    #[inline(always)]
     unsafe fn store_bf16(self, to: *mut u8) {
         unsafe {
             let halves = if HAS_BF16 {
@@ -97,11 +102,24 @@ impl<const VNNI: bool, const HAS_BF16: bool> Vector for Avx512<VNNI, HAS_BF16> {
         }
     }
     #[inline(always)]
-    unsafe fn store_bytes(self, to: *mut u8) -> i32 {
+    unsafe fn magnitude(pair: [Self; 2]) -> f32 {
         unsafe {
-            let ints = _mm512_cvtps_epi32(self.0);
-            _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(ints));
-            _mm512_reduce_add_epi32(ints)
+            // as bits, what is not a number is larger than infinity
+            let mask = _mm512_set1_epi32(0x7fff_ffff);
+            let low = _mm512_and_si512(_mm512_castps_si512(pair[0].0), mask);
+            let high = _mm512_and_si512(_mm512_castps_si512(pair[1].0), mask);
+            let lanes = _mm512_max_epu32(low, high);
+            let half = _mm512_extracti64x4_epi64::<1>(lanes);
+            super::avx2::max_bits8(_mm256_max_epu32(_mm512_castsi512_si256(lanes), half))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(pair: [Self; 2], to: *mut u8) -> i32 {
+        unsafe {
+            let (low, high) = (_mm512_cvtps_epi32(pair[0].0), _mm512_cvtps_epi32(pair[1].0));
+            _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(low));
+            _mm_storeu_si128(to.add(16).cast(), _mm512_cvtepi32_epi8(high));
+            _mm512_reduce_add_epi32(_mm512_add_epi32(low, high))
         }
     }
 
