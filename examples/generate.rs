@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use amnesic::{Request, Session};
+use amnesic::{Quantize, Request, Session};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// The tokenizer makes copies of the prompt on the heap: this overwrites them too when they are freed.
@@ -32,6 +32,7 @@ Usage: cargo run --release --example generate -- [OPTIONS]
   --min-p P          draw among tokens at least P times as likely as the first
   --seed N           the same seed gives the same text [default: 1]
   --stop TEXT        end before this text; may be given several times
+  --quantize KIND    load the weights as q8 or q4 [default: as they are]
   --threads N        threads of the CPU [default: all]
   --context N        most tokens of prompt and reply together
   --help             print this
@@ -119,6 +120,9 @@ fn open(options: &Options) -> amnesic::Result<Session> {
             bar.set_position(progress.done_bytes);
         }
     });
+    if let Some(quantize) = options.quantize {
+        builder = builder.quantize(quantize);
+    }
     if let Some(threads) = options.threads {
         builder = builder.threads(threads);
     }
@@ -145,6 +149,7 @@ struct Options {
     min_p: Option<f32>,
     seed: u64,
     stop: Vec<String>,
+    quantize: Option<Quantize>,
     threads: Option<usize>,
     context: Option<usize>,
 }
@@ -163,6 +168,7 @@ impl Options {
             min_p: None,
             seed: 1,
             stop: Vec::new(),
+            quantize: None,
             threads: None,
             context: None,
         };
@@ -178,6 +184,7 @@ impl Options {
                 Long("min-p") => options.min_p = Some(number(&mut args, "min-p")?),
                 Long("seed") => options.seed = number(&mut args, "seed")?,
                 Long("stop") => options.stop.push(args.value()?.string()?),
+                Long("quantize") => options.quantize = Some(quantize(&args.value()?.string()?)?),
                 Long("threads") => options.threads = Some(number(&mut args, "threads")?),
                 Long("context") => options.context = Some(number(&mut args, "context")?),
                 Long("help") | Short('h') => return Ok(None),
@@ -200,6 +207,14 @@ impl Options {
             request = request.min_p(share);
         }
         self.stop.into_iter().fold(request, Request::stop)
+    }
+}
+
+fn quantize(kind: &str) -> Result<Quantize, lexopt::Error> {
+    match kind {
+        "q8" => Ok(Quantize::Q8),
+        "q4" => Ok(Quantize::Q4),
+        _ => Err(format!("--quantize: {kind:?}: must be q8 or q4").into()),
     }
 }
 

@@ -80,7 +80,7 @@ pub struct Builder {
     sequences: usize,
     step_tokens: usize,
     budget: Option<u64>,
-    quantize: Option<Quantize>,
+    pub(crate) quantize: Option<Quantize>,
     kv_cache: KvCache,
     progress: Option<OnProgress>,
     #[cfg(feature = "testing")]
@@ -176,22 +176,33 @@ impl Builder {
     /// A setting out of bounds; a file that is missing or malformed; weights that do not fit the config or are not
     /// finite; memory over budget or not to be had.
     pub fn open(self) -> Result<Session> {
-        let threads = self.thread_count()?;
+        let parts = self.parts()?;
+        if self.device == Device::Reference {
+            return self.start(parts, || Ok(Reference::default()));
+        }
+        let (threads, isa) = (self.thread_count()?, self.instruction_set()?);
+        self.start(parts, || Cpu::new(threads, isa))
+    }
+
+    /// What is known before a device is chosen.
+    pub(crate) fn parts(&self) -> Result<Parts> {
+        self.thread_count()?;
         let arch = Arch::open(&self.folder.join("config.json"))?;
         let checkpoint = Checkpoint::open(&self.folder)?;
         let weights = Weights::find(&arch, &checkpoint)?;
         let limits = self.limits(&arch)?;
         let plan = Plan::new(&arch, self.cache_type(weights.dtype()), limits)?;
-        let parts = Parts { arch, weights, plan, limits };
-        let isa = match self.device {
-            Device::Reference => return self.start(parts, || Ok(Reference::default())),
-            Device::Auto | Device::Cpu => Isa::best(),
-            Device::CpuWith(name) => Isa::named(name).ok_or_else(|| {
-                let names: Vec<_> = Isa::available().iter().map(|isa| isa.name).collect();
-                Error::request("device", format!("an instruction set of this machine: {}", names.join(", ")))
-            })?,
+        Ok(Parts { arch, weights, plan, limits })
+    }
+
+    pub(crate) fn instruction_set(&self) -> Result<Isa> {
+        let Device::CpuWith(name) = self.device else {
+            return Ok(Isa::best());
         };
-        self.start(parts, || Cpu::new(threads, isa))
+        Isa::named(name).ok_or_else(|| {
+            let names: Vec<_> = Isa::available().iter().map(|isa| isa.name).collect();
+            Error::request("device", format!("an instruction set of this machine: {}", names.join(", ")))
+        })
     }
 
     fn cache_type(&self, checkpoint: Dtype) -> KvType {
@@ -234,7 +245,7 @@ impl Builder {
         Ok(memory)
     }
 
-    fn thread_count(&self) -> Result<usize> {
+    pub(crate) fn thread_count(&self) -> Result<usize> {
         const MAX_THREADS: usize = 1024;
         match self.threads {
             None => Ok(std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS)),
@@ -355,9 +366,9 @@ fn available_bytes() -> Option<u64> {
 }
 
 /// What loading hands to the device.
-struct Parts {
-    arch: Arch,
-    weights: Weights,
-    plan: Plan,
-    limits: Limits,
+pub(crate) struct Parts {
+    pub arch: Arch,
+    pub weights: Weights,
+    pub plan: Plan,
+    pub limits: Limits,
 }

@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
+use crate::backend::cpu::Cpu;
+use crate::backend::{BLOCK, Batch, Span};
 use crate::builder::Builder;
 pub use crate::engine::taps::LogitsTap;
 use crate::error::Result;
 use crate::memory::Secret;
+use crate::model::decoder::{Decoder, blocks_for};
 use crate::request::Request;
 use crate::text::{Detokenizer, Text};
 
@@ -65,5 +68,55 @@ impl Tokenizer {
         ids.iter().for_each(|&id| detokenizer.push(self.0.pieces(), id, &mut text));
         detokenizer.finish(&mut text);
         String::from_utf8(text.into_exposed()).expect("whole characters")
+    }
+}
+
+/// The model by itself: logits of every position of a sequence, on the CPU.
+pub struct Scorer {
+    backend: Cpu,
+    decoder: Decoder<Cpu>,
+}
+
+impl Scorer {
+    /// Opens with the builder's settings, for sequences of up to `tokens` tokens.
+    ///
+    /// # Errors
+    /// As [`Builder::open`].
+    pub fn open(builder: Builder, tokens: usize) -> Result<Self> {
+        let builder = builder.max_sequences(tokens).step_tokens(tokens).kv_tokens(tokens);
+        let parts = builder.parts()?;
+        let mut backend = Cpu::new(builder.thread_count()?, builder.instruction_set()?)?;
+        let decoder =
+            Decoder::new(parts.arch, &parts.weights, parts.plan, builder.quantize, &mut backend, |_| ())?;
+        Ok(Self { backend, decoder })
+    }
+
+    /// The logits of each position: (tokens, vocab), one row after another to `take`.
+    ///
+    /// # Panics
+    /// If there are more tokens than it was opened for, or one is outside the vocabulary.
+    pub fn score(&mut self, ids: &[u32], mut take: impl FnMut(usize, &[f32])) {
+        let blocks: Vec<u32> = (0..blocks_for(ids.len()) as u32).collect();
+        let positions: Vec<u32> = (0..ids.len() as u32).collect();
+        let spans = [Span { row: 0, rows: ids.len(), position: 0, table: 0 }];
+        let batch = Batch {
+            ids,
+            positions: &positions,
+            slots: &positions, // blocks in order: position i has slot i
+            spans: &spans,
+            blocks: &blocks,
+            outputs: &positions,
+        };
+        debug_assert!(blocks.len() * BLOCK >= ids.len());
+        self.decoder.forward(&mut self.backend, &batch);
+        for row in 0..ids.len() {
+            take(row, self.decoder.logits(&mut self.backend, row));
+        }
+    }
+}
+
+impl std::fmt::Debug for Scorer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scorer").finish_non_exhaustive()
     }
 }

@@ -42,11 +42,12 @@ LLAMA_OPTIONS = [
     "-DLLAMA_BUILD_SERVER=OFF",
 ]
 
-# Each precision: `--quantize` of ours, llama.cpp's type, and the instruction whose peak bounds the arithmetic.
+# Each precision: `--quantize` of ours, llama.cpp's type, and the instructions whose peak bounds the arithmetic: the
+# first that the machine has.
 PRECISIONS = {
-    "bf16": ("none", None, "vdpbf16ps"),
-    "q8": ("q8", "Q8_0", "vpdpbusd"),
-    "q4": ("q4", "Q4_0", "vpdpbusd"),
+    "bf16": ("none", None, ("tdpbf16ps", "vdpbf16ps", "fma")),
+    "q8": ("q8", "Q8_0", ("tdpbusd", "vpdpbusd", "fma")),
+    "q4": ("q4", "Q4_0", ("tdpbusd", "vpdpbusd", "fma")),
 }
 
 # Tokens of KV cache, of a logical batch and of a step, for both engines.
@@ -294,9 +295,7 @@ def print_speed(measured, precision, parameters, options):
     def ratio(engine, test):
         return measured.median(precision, lambda round_: round_["amnesic"][test] / round_[engine][test])
 
-    instruction = PRECISIONS[precision][2]
-    if value("ceiling", instruction) is None:
-        instruction = "fma"  # on machines without it
+    instruction = next(name for name in PRECISIONS[precision][2] if value("ceiling", name) is not None)
 
     def share(test, ceiling, work):
         """The part of a ceiling that we reach, if one token takes `work(our values)` of it."""

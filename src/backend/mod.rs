@@ -121,23 +121,28 @@ pub struct Kv {
 }
 
 impl Kv {
-    /// Bytes of one block for this shape; none on overflow.
-    pub fn block_bytes(cache: KvType, layers: usize, kv_heads: usize, head_dim: usize) -> Option<usize> {
+    /// Bytes of one head's keys or values in a block; none on overflow.
+    fn plane_bytes(cache: KvType, head_dim: usize) -> Option<usize> {
         let values =
             head_dim.checked_next_multiple_of(LANES)?.checked_mul(BLOCK)?.checked_mul(cache.bytes())?;
         let scales = if cache == KvType::Int8 { BLOCK * size_of::<f32>() } else { 0 };
-        [2, kv_heads, values.checked_add(scales)?].iter().try_fold(layers, |bytes, &n| bytes.checked_mul(n))
+        values.checked_add(scales)
+    }
+
+    /// Bytes of one block for this shape; none on overflow.
+    pub fn block_bytes(cache: KvType, layers: usize, kv_heads: usize, head_dim: usize) -> Option<usize> {
+        [2, kv_heads]
+            .iter()
+            .try_fold(Self::plane_bytes(cache, head_dim)?.checked_mul(layers)?, |bytes, &n| {
+                bytes.checked_mul(n)
+            })
     }
 
     /// The region of one block.
     pub fn block(&self, block: u32) -> Region {
-        let bytes = self.each();
+        let bytes = Self::block_bytes(self.cache, self.layers, self.kv_heads, self.head_dim)
+            .expect("planned, so it did not overflow");
         self.region.part(block as usize * bytes, bytes)
-    }
-
-    fn each(&self) -> usize {
-        Self::block_bytes(self.cache, self.layers, self.kv_heads, self.head_dim)
-            .expect("planned, so it did not overflow")
     }
 
     /// Values per head with the zeros behind them.
@@ -147,9 +152,9 @@ impl Kv {
 
     /// Byte at which a head's keys or values start in a block.
     pub fn plane(&self, block: u32, layer: usize, side: Side, head: usize) -> usize {
-        let each = self.each();
-        let plane = (layer * 2 + side as usize) * self.kv_heads + head;
-        block as usize * each + plane * (each / (self.layers * 2 * self.kv_heads))
+        let planes = (block as usize * self.layers + layer) * 2 + side as usize;
+        let bytes = Self::plane_bytes(self.cache, self.head_dim).expect("planned, so it did not overflow");
+        (planes * self.kv_heads + head) * bytes
     }
 
     /// Byte of an element in its plane.

@@ -197,9 +197,7 @@ unsafe fn scores(job: &AttentionJob<'_>, scratch: &Scratch, keys: usize, rows: &
     let cols = job.kv.padded_dim();
     // SAFETY: the plane is in the cache: four blocks of 16 keys.
     unsafe {
-        let weights = std::array::from_fn(|i| {
-            job.cache.add(keys + i * LANES * cols * job.kv.cache.bytes()) as *const u8
-        });
+        let weights = std::array::from_fn(|i| job.cache.add(keys + i * LANES * cols * job.kv.cache.bytes()));
         (job.tile)(&Tile {
             weights,
             scales: weights,
@@ -304,7 +302,7 @@ unsafe fn mix(job: &AttentionJob<'_>, scratch: &Scratch, values: usize, rows: &s
         unsafe {
             let weights = std::array::from_fn(|i| {
                 let block = (plane * BLOCKS + i).min(blocks - 1);
-                job.cache.add(values + block * LANES * BLOCK * job.kv.cache.bytes()) as *const u8
+                job.cache.add(values + block * LANES * BLOCK * job.kv.cache.bytes())
             });
             (job.tile)(&Tile {
                 weights,

@@ -12,6 +12,10 @@ use crate::weights::Dtype;
 
 /// Multiplies a tile.
 pub type TileFn = unsafe fn(&Tile);
+/// What is done on each thread before tiles, and after them.
+pub type Around = (unsafe fn(), unsafe fn());
+/// Packs rows of a matrix into a block: [`Format::pack`].
+pub type PackFn = unsafe fn(Format, Dtype, &[&[u8]], &mut [u8]) -> Result<(), TooLarge>;
 
 /// The kernels of one instruction set.
 ///
@@ -30,14 +34,14 @@ pub struct Kernels {
     pub q8: TileFn,
     pub q4: TileFn,
     /// Readies the processor for tiles, and cleans up behind them, on each thread of a job.
-    pub around: Option<(unsafe fn(), unsafe fn())>,
+    pub around: Option<Around>,
     pub linear: unsafe fn(&LinearJob<'_>, Part),
     pub gated: unsafe fn(&GatedJob<'_>, Part),
     pub attention: unsafe fn(&AttentionJob<'_>, Part),
     pub rms_norm: unsafe fn(&NormJob<'_>, Part),
     pub rope_store: unsafe fn(&RopeJob<'_>, Part),
     pub convert: unsafe fn(&ConvertJob),
-    pub pack: unsafe fn(Format, Dtype, &[&[u8]], &mut [u8]) -> Result<(), TooLarge>,
+    pub pack: PackFn,
 }
 
 impl Kernels {

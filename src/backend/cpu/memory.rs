@@ -1,6 +1,6 @@
 //! What both CPU backends stand on: the arena, and the memory of packed weights.
 
-use memmap2::MmapMut;
+use memmap2::{Mmap, MmapMut};
 
 use crate::backend::{Buf, Kv};
 use crate::error::{Error, Result};
@@ -11,14 +11,23 @@ use crate::memory::{Arena, Layout, Scrubbed};
 /// # Errors
 /// The memory is not to be had.
 pub fn pages(bytes: usize) -> Result<MmapMut> {
-    let pages = MmapMut::map_anon(bytes.max(1)).map_err(|error| Error::Memory {
-        needed: bytes as u64,
-        what: "packed weights",
-        limit: format!("the system says: {error}"),
-    })?;
+    let pages = MmapMut::map_anon(bytes.max(1)).map_err(|error| refused(bytes, &error))?;
     #[cfg(target_os = "linux")]
     let _ = pages.advise(memmap2::Advice::HugePage); // refused is fine: it saves address translations only
     Ok(pages)
+}
+
+/// From here on nothing writes to the weights, and the system sees to it.
+///
+/// # Errors
+/// The system refuses.
+pub fn read_only(pages: MmapMut) -> Result<Mmap> {
+    let bytes = pages.len();
+    pages.make_read_only().map_err(|error| refused(bytes, &error))
+}
+
+fn refused(bytes: usize, error: &std::io::Error) -> Error {
+    Error::Memory { needed: bytes as u64, what: "packed weights", limit: format!("the system says: {error}") }
 }
 
 /// The arena once it is reserved, with the cache in it.

@@ -406,7 +406,11 @@ struct Attend {
 impl Attend {
     fn new(source: &mut Source) -> Self {
         let (kv_heads, group) = (source.size(1, 3), source.size(1, 9));
-        let (heads, head_dim) = (kv_heads * group, 2 * source.size(1, 45));
+        let head_dim = match source.size(0, 9) {
+            common @ 0..3 => [64, 128, 256][common],
+            _ => 2 * source.size(1, 45),
+        };
+        let heads = kv_heads * group;
         let spans: Vec<_> =
             (0..source.size(1, 3)).map(|_| (source.size(0, 100), source.size(1, 70))).collect();
         let tokens: usize = spans.iter().map(|(cached, new)| cached + new).sum();

@@ -9,6 +9,8 @@
     reason = "lanes are loaded through raw pointers, on instruction sets proven by the caller"
 )]
 
+use std::f32::consts::{LN_2, LOG2_E};
+
 /// The number of lanes.
 pub const LANES: usize = 16;
 
@@ -102,7 +104,7 @@ pub trait Vector: Copy {
         unsafe {
             // The bounds come first: `min` and `max` give their second operand where it is not a number.
             let x = Self::splat(-88.37).max(Self::splat(88.37).min(self));
-            let whole = x.mul(Self::splat(std::f32::consts::LOG2_E)).round();
+            let whole = x.mul(Self::splat(LOG2_E)).round();
             let whole = Self::splat(-127.0).max(whole);
             let rest = whole.fma(Self::splat(-0.693_359_4), x);
             let rest = whole.fma(Self::splat(2.121_944_4e-4), rest);
@@ -125,7 +127,7 @@ pub trait Vector: Copy {
             let whole = x.round();
             let rest = x.sub(whole);
             let mut poly = Self::splat(1.540_353e-4);
-            for coefficient in [1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 0.240_226_5, 0.693_147_2, 1.0] {
+            for coefficient in [1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 0.240_226_5, LN_2, 1.0] {
                 poly = poly.fma(rest, Self::splat(coefficient));
             }
             poly.mul(whole.exp2_whole())

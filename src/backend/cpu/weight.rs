@@ -3,12 +3,12 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use memmap2::MmapMut;
+use memmap2::Mmap;
 
 use super::format::Format;
 use super::kernels::Kernels;
 use super::linear::Matrix;
-use super::memory::pages;
+use super::memory::{pages, read_only};
 use super::team::Team;
 use super::vector::LANES;
 use crate::backend::Quantize;
@@ -30,7 +30,7 @@ pub struct Weight {
 
 #[derive(Debug)]
 enum Data {
-    Packed { pages: MmapMut, format: Format },
+    Packed { pages: Mmap, format: Format },
     Table(Vec<f32>),
 }
 
@@ -86,7 +86,7 @@ impl Weight {
             tensor.forget(first * row_bytes, count * row_bytes);
         }
         match failed.into_inner() {
-            0 => Ok(Self { data: Data::Packed { pages: packed, format }, rows, cols }),
+            0 => Ok(Self { data: Data::Packed { pages: read_only(packed)?, format }, rows, cols }),
             TOO_LARGE => Err(Error::tensor(
                 &tensor.file,
                 &tensor.name,

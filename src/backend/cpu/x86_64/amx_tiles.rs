@@ -36,13 +36,14 @@ unsafe fn released() {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn bf16_pairs(tile: &Tile) {
-    // SAFETY (all): the caller's contract: `configured` was called, and sixteen rows of x can be read.
     if !tile.cols.is_multiple_of(COLUMNS) {
         // Heads of odd sizes. It depends on the shape alone, so rows still get the same bits in any batch.
         let narrow = bf16::KERNELS.bf16_pairs.expect("the set has bf16");
+        // SAFETY: the caller's contract is ours.
         return unsafe { narrow(tile) };
     }
     let mut sums = [0.0_f32; TOKENS * OUT_COLUMNS];
+    // SAFETY: the caller's contract: `configured` was called, and sixteen rows of x can be read.
     unsafe {
         bf16_product(tile.weights, tile.cols / COLUMNS, tile.x, tile.x_stride, sums.as_mut_ptr());
         let out = std::slice::from_raw_parts_mut(tile.out, tile.tokens * OUT_COLUMNS);
