@@ -1,5 +1,7 @@
 //! A session needs what it planned: the pages of its weights, its arena, and little besides.
 
+#![cfg(target_os = "linux")]
+
 mod common;
 
 use amnesic::{Request, Session};
@@ -14,7 +16,6 @@ fn status(field: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-#[cfg(target_os = "linux")]
 #[test]
 fn peak_memory_is_weights_and_plan() {
     let folder = tempfile::tempdir().unwrap();

@@ -205,6 +205,8 @@ unsafe fn scores(job: &AttentionJob<'_>, scratch: &Scratch, keys: usize, rows: &
             x: scratch.q.add(rows.start * scratch.q_stride),
             x_stride: scratch.q_stride,
             tokens: rows.len(),
+            before: 0,
+            ahead: Some(weights),
             out: scratch.scores.add(rows.start * ROWS),
             add: false,
         });
@@ -311,6 +313,8 @@ unsafe fn mix(job: &AttentionJob<'_>, scratch: &Scratch, values: usize, rows: &s
                 x: scratch.p.add(rows.start * scratch.p_stride),
                 x_stride: scratch.p_stride,
                 tokens: rows.len(),
+                before: 0,
+                ahead: Some(weights),
                 out: scratch.mixed.add((plane * MOST + rows.start) * ROWS),
                 add: true,
             });

@@ -31,6 +31,13 @@ impl Matrix<'_> {
     }
 }
 
+/// Lines and scales of the blocks of a tile.
+type Blocks = [(*const u8, *const u8); BLOCKS];
+
+/// Up to this many rows of x meet the weights in one or two passes: these then come from memory as fast as it gives
+/// them, and there is no time left in which to ask for the next.
+const FEW: usize = 6;
+
 /// The rows of x that a job multiplies, and with what.
 #[derive(Clone, Copy, Debug)]
 pub struct Input {
@@ -49,7 +56,8 @@ impl Input {
     /// The blocks and x have `cols` columns; the instruction set is there.
     unsafe fn multiply(
         &self,
-        blocks: [(*const u8, *const u8); BLOCKS],
+        blocks: Blocks,
+        ahead: Blocks,
         cols: usize,
         token: usize,
         out: &mut [f32; MOST * ROWS],
@@ -61,6 +69,8 @@ impl Input {
             x: self.x.wrapping_add(token * self.x_stride),
             x_stride: self.x_stride,
             tokens: self.at_once.min(self.tokens - token),
+            before: token,
+            ahead: if self.tokens > FEW { Some(ahead.map(|block| block.0)) } else { None },
             out: out.as_mut_ptr(),
             add: false,
         };
@@ -92,14 +102,15 @@ pub unsafe fn linear(job: &LinearJob<'_>, part: Part) {
     let weight = &job.weight;
     let mut results = [0.0; MOST * ROWS];
     for row in part.range(weight.rows, ROWS).step_by(ROWS) {
-        let blocks = std::array::from_fn(|i| weight.block(row / LANES + i));
+        let blocks = |row: usize| std::array::from_fn(|i| weight.block(row / LANES + i));
+        let (blocks, ahead) = (blocks(row), blocks(row + ROWS));
         let count = ROWS.min(weight.rows - row);
         let bias = weight.bias.map(|bias| &bias[row..row + count]);
         let mut token = 0;
         while token < job.input.tokens {
             // SAFETY: the caller's contract; columns `row..row + count` are this part's.
             unsafe {
-                let tokens = job.input.multiply(blocks, weight.cols, token, &mut results);
+                let tokens = job.input.multiply(blocks, ahead, weight.cols, token, &mut results);
                 for t in 0..tokens {
                     let out = job.out.add((token + t) * weight.rows + row);
                     let out = std::slice::from_raw_parts_mut(out, count);
@@ -143,13 +154,14 @@ pub unsafe fn gated<V: Vector>(job: &GatedJob<'_>, part: Part) {
     let (gate, up) = (&job.gate, &job.up);
     let mut results = [0.0; MOST * ROWS];
     for row in part.range(gate.rows, GROUP).step_by(GROUP) {
-        let block = row / LANES;
-        let blocks = [gate.block(block), gate.block(block + 1), up.block(block), up.block(block + 1)];
+        let blocks =
+            |block: usize| [gate.block(block), gate.block(block + 1), up.block(block), up.block(block + 1)];
+        let (blocks, ahead) = (blocks(row / LANES), blocks((row + GROUP) / LANES));
         let mut token = 0;
         while token < job.input.tokens {
             // SAFETY: the caller's contract; group `row / GROUP` is this part's.
             unsafe {
-                let tokens = job.input.multiply(blocks, gate.cols, token, &mut results);
+                let tokens = job.input.multiply(blocks, ahead, gate.cols, token, &mut results);
                 for t in 0..tokens {
                     let sums = results.as_ptr().add(t * ROWS);
                     let out = job.out.add((token + t) * job.out_stride);

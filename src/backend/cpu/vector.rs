@@ -94,6 +94,12 @@ pub trait Vector: Copy {
         let _ = from;
     }
 
+    /// The same into the second-level cache.
+    #[inline(always)]
+    unsafe fn prefetch_far(from: *const u8) {
+        let _ = from;
+    }
+
     /// `e^self`: exactly 0 below -87.68, and clamped above 88.37 so that it stays finite; error under 2 ulp between.
     /// What is not a number stays so: an overflow must reach the logits, where it is an error, not vanish.
     ///

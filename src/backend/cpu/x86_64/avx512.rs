@@ -75,6 +75,10 @@ impl<const VNNI: bool, const HAS_BF16: bool> Vector for Avx512<VNNI, HAS_BF16> {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
     }
     #[inline(always)]
+    unsafe fn prefetch_far(from: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+    }
+    #[inline(always)]
     unsafe fn sum(self) -> f32 {
         let high = unsafe { _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(self.0))) };
         unsafe { super::avx2::sum8(_mm256_add_ps(_mm512_castps512_ps256(self.0), high)) }
