@@ -3,15 +3,16 @@
 //! `cargo bench --bench ceilings -- --threads N --json`. Each figure is the best of some passes with all threads: a
 //! ceiling, not an average.
 
+#[path = "support/bandwidth.rs"]
+mod bandwidth;
+
 use std::error::Error;
 use std::hint::black_box;
-use std::time::Instant;
 
-use memmap2::MmapMut;
+use bandwidth::{Buffer, best_secs};
 use serde_json::json;
 
-/// Far more than any cache holds.
-const BUFFER_BYTES: usize = 1 << 30;
+/// Passes of which the fastest counts.
 const PASSES: usize = 7;
 /// Rounds of one arithmetic pass: some tens of milliseconds.
 const ROUNDS: u64 = 1 << 22;
@@ -32,13 +33,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let report =
         |line: serde_json::Value, text: String| if json { println!("{line}") } else { println!("{text}") };
 
-    let bandwidth = bandwidth(threads)?;
+    let bandwidth = Buffer::new()?.read_rate(threads, PASSES);
     report(
         json!({ "test": "ceiling", "bytes_per_second": bandwidth }),
         format!("{:10} {:8.1} GB/s read", "memory", bandwidth / 1e9),
     );
     for peak in peaks() {
-        let secs = best_secs(threads, |_| (peak.run)(ROUNDS));
+        let secs = best_secs(threads, PASSES, |_| (peak.run)(ROUNDS));
         let rate = (threads as u64 * peak.operations * ROUNDS) as f64 / secs;
         report(
             json!({ "test": "ceiling", "flops_per_second": rate, "instruction": peak.instruction }),
@@ -46,69 +47,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
     }
     Ok(())
-}
-
-/// Seconds of the fastest of some passes, in each of which every thread does `work(its number)`.
-fn best_secs(threads: usize, work: impl Fn(usize) + Sync) -> f64 {
-    let pass = || {
-        let started = Instant::now();
-        std::thread::scope(|scope| {
-            let work = &work;
-            (1..threads).for_each(|thread| _ = scope.spawn(move || work(thread)));
-            work(0);
-        });
-        started.elapsed().as_secs_f64()
-    };
-    (0..PASSES).map(|_| pass()).fold(f64::INFINITY, f64::min)
-}
-
-/// Bytes a second that `threads` threads read from one large buffer, each from its own part.
-fn bandwidth(threads: usize) -> Result<f64, Box<dyn Error>> {
-    let mut buffer = MmapMut::map_anon(BUFFER_BYTES)?;
-    #[cfg(target_os = "linux")]
-    let _ = buffer.advise(memmap2::Advice::HugePage); // where refused, small pages do as well
-    buffer.fill(1); // pages that were never written are all one page of zeros
-    let parts: Vec<&[u8]> = buffer.chunks(BUFFER_BYTES.div_ceil(threads)).collect();
-    let sum = widest_sum();
-    let secs = best_secs(threads, |thread| _ = black_box(sum(black_box(parts[thread]))));
-    Ok(BUFFER_BYTES as f64 / secs)
-}
-
-/// What reads every byte with the widest loads of this machine.
-fn widest_sum() -> fn(&[u8]) -> u64 {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx512f") {
-        // SAFETY: the feature was detected.
-        return |bytes| unsafe { sum_avx512(bytes) };
-    }
-    sum
-}
-
-/// Sixteen independent sums, which the compiler keeps in vectors.
-fn sum(bytes: &[u8]) -> u64 {
-    let mut sums = [0_u64; 16];
-    for block in bytes.as_chunks::<128>().0 {
-        for (sum, word) in sums.iter_mut().zip(block.as_chunks::<8>().0) {
-            *sum = sum.wrapping_add(u64::from_ne_bytes(*word));
-        }
-    }
-    sums.into_iter().fold(0, u64::wrapping_add)
-}
-
-/// The same by whole cache lines.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn sum_avx512(bytes: &[u8]) -> u64 {
-    use std::arch::x86_64::*;
-    let mut sums = [_mm512_setzero_si512(); 8];
-    for block in bytes.as_chunks::<512>().0 {
-        for (sum, line) in sums.iter_mut().zip(block.as_chunks::<64>().0) {
-            // SAFETY: a line is as long as the vector.
-            *sum = _mm512_add_epi64(*sum, unsafe { _mm512_loadu_si512(line.as_ptr().cast()) });
-        }
-    }
-    _mm512_reduce_add_epi64(sums.into_iter().fold(_mm512_setzero_si512(), |a, b| _mm512_add_epi64(a, b)))
-        as u64
 }
 
 /// A loop of one instruction.

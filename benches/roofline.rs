@@ -5,18 +5,23 @@
 //! random weights in the shape of a common model of half a billion parameters are written to a temporary
 //! folder.
 
+#[path = "support/bandwidth.rs"]
+mod bandwidth;
+
 use std::borrow::Cow;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use amnesic::{FinishReason, Reply, Request, Session};
+use bandwidth::Buffer;
 use half::bf16;
-use memmap2::Mmap;
 use safetensors::tensor::{Dtype, View, serialize_to_file};
 
 const NEW_TOKENS: usize = 64;
 const ROUNDS: usize = 5;
+/// Reads of the buffer in a round, of which the fastest counts: they take about as long as the round's decoding.
+const READS: usize = 20;
 /// What the process may use beside the session's plan.
 const SLACK_BYTES: u64 = 64 << 20;
 /// Weight bytes that a token may read, in copies of all weights.
@@ -42,15 +47,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let prompt = long_winded(&session)?;
     check_memory(&session)?;
-    // mapped a second time only now: those pages would count as the session's
-    let maps = map_weights(&folder)?;
-    read_secs(&maps, threads);
+    // only now: its pages would count as the session's
+    let buffer = Buffer::new()?;
     let before = session.counters();
     // in turn, so that a machine whose speed drifts is compared with itself
-    let total: usize = maps.iter().map(|map| map.len()).sum();
     let (mut rates, mut bandwidths, mut shares) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        bandwidths.push(total as f64 / read_secs(&maps, threads));
+        bandwidths.push(buffer.read_rate(threads, READS));
         let reply = decode(&session, prompt)?;
         assert_eq!(reply.tokens().len(), NEW_TOKENS);
         rates.push(reply.timing.decode_rate(NEW_TOKENS).ok_or("no time passed")?);
@@ -99,48 +102,12 @@ fn long_winded(session: &Session) -> Result<u32, Box<dyn Error>> {
     Err("every reply ends early".into())
 }
 
-/// The weights' files: what reads them reads the same pages as the session.
-fn map_weights(folder: &Path) -> Result<Vec<Mmap>, Box<dyn Error>> {
-    let mut maps = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "safetensors") {
-            // SAFETY: read only; nobody changes a checkpoint while it is measured.
-            maps.push(unsafe { Mmap::map(&std::fs::File::open(path)?)? });
-        }
-    }
-    Ok(maps)
-}
-
-/// Seconds that `threads` threads take to read all of `maps`.
-fn read_secs(maps: &[Mmap], threads: usize) -> f64 {
-    let started = Instant::now();
-    std::thread::scope(|scope| {
-        for part in maps.iter().flat_map(|map| map.chunks(map.len().div_ceil(threads))) {
-            scope.spawn(move || std::hint::black_box(sum(part)));
-        }
-    });
-    started.elapsed().as_secs_f64()
-}
-
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-/// Touches every byte at the rate of the memory: sixteen independent sums, which the compiler keeps in
-/// vectors.
-fn sum(bytes: &[u8]) -> u64 {
-    let mut sums = [0_u64; 16];
-    for block in bytes.as_chunks::<128>().0 {
-        for (sum, word) in sums.iter_mut().zip(block.as_chunks::<8>().0) {
-            *sum = sum.wrapping_add(u64::from_ne_bytes(*word));
-        }
-    }
-    sums.into_iter().fold(0, u64::wrapping_add)
-}
-
-/// Lets the peak count from here: writing a checkpoint and reading it for the bandwidth are not the session.
+/// Lets the peak count from here: writing a checkpoint is not the session.
 fn reset_peak() {
     let _ = std::fs::write("/proc/self/clear_refs", "5"); // without it the peak is only higher
 }

@@ -22,8 +22,8 @@ const LANES: usize = 16;
 
 /// To how many bits weights are quantized as they are loaded; activations then enter products as int8.
 ///
-/// Both formats have a half-precision scale for each 32 weights of a row. What they cost in quality is measured in
-/// [`docs/quality.md`](https://github.com/amnesic/amnesic/blob/main/docs/quality.md).
+/// Both formats have a half-precision scale for each 32 weights of a row. What they cost in quality is measured in the
+/// repository's `docs/quality.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Quantize {
