@@ -26,7 +26,7 @@ pub enum Device {
     /// The best there is: today the CPU.
     #[default]
     Auto,
-    /// The CPU, with its best instruction set.
+    /// The CPU, with its best instruction set. Where the processor has AMX, Linux is asked to let this process use it.
     Cpu,
     /// The CPU with one instruction set by name: `amx`, `avx512bf16`, `avx512vnni`, `avx512`, `avxvnni`, `avx2`;
     /// `neonbf16`, `neondot`, `neon`; `portable`. All give the same bits, but that `amx`, `avx512bf16` and `neonbf16`
