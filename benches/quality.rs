@@ -63,17 +63,21 @@ fn table(name: &str, folder: &Path, sequences: Vec<Vec<u32>>) {
     println!("\n{name}: {} sequences, {tokens} tokens\n", sequences.len());
     println!("| weights | perplexity | mean divergence, nats | same first choice | weights, MiB |");
     println!("|---|---|---|---|---|");
-    let expected = score(open(folder, PRECISIONS[0]), &sequences, None).1;
+    let scorer = |precision| {
+        let longest = sequences.iter().map(Vec::len).max().expect("there are sequences");
+        Scorer::open(open(folder, precision), longest).expect("it opens")
+    };
+    let expected = score(&mut scorer(PRECISIONS[0]), &sequences, None).1;
     for precision in PRECISIONS {
-        let bytes = open(folder, precision).kv_tokens(64).open().expect("it opens").memory().weights_bytes;
-        let (found, _) = score(open(folder, precision), &sequences, Some(&expected));
+        let mut scorer = scorer(precision);
+        let (found, _) = score(&mut scorer, &sequences, Some(&expected));
         println!(
             "| {} | {:.3} | {:.6} | {:.2} % | {:.1} |",
             precision.0,
             (found.surprise / found.predicted as f64).exp(),
             found.divergence / found.positions as f64,
             100.0 * found.same as f64 / found.positions as f64,
-            bytes as f64 / f64::from(1 << 20)
+            scorer.weights_bytes() as f64 / f64::from(1 << 20)
         );
     }
 }
@@ -99,9 +103,7 @@ struct Found {
 }
 
 /// Scores all sequences; with the log-probabilities of `expected`, else gives its own.
-fn score(builder: Builder, sequences: &[Vec<u32>], expected: Option<&[f32]>) -> (Found, Vec<f32>) {
-    let longest = sequences.iter().map(Vec::len).max().expect("there are sequences");
-    let mut scorer = Scorer::open(builder, longest).expect("it opens");
+fn score(scorer: &mut Scorer, sequences: &[Vec<u32>], expected: Option<&[f32]>) -> (Found, Vec<f32>) {
     let (mut found, mut own, mut at) = (Found::default(), Vec::new(), 0);
     for ids in sequences {
         scorer.score(ids, |row, logits| {

@@ -7,6 +7,8 @@
 
 #[path = "support/bandwidth.rs"]
 mod bandwidth;
+#[path = "support/status.rs"]
+mod status;
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -17,6 +19,7 @@ use amnesic::{FinishReason, Reply, Request, Session};
 use bandwidth::Buffer;
 use half::bf16;
 use safetensors::tensor::{Dtype, View, serialize_to_file};
+use status::status_bytes;
 
 const NEW_TOKENS: usize = 64;
 const ROUNDS: usize = 5;
@@ -110,13 +113,6 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// Lets the peak count from here: writing a checkpoint is not the session.
 fn reset_peak() {
     let _ = std::fs::write("/proc/self/clear_refs", "5"); // without it the peak is only higher
-}
-
-/// A field of this process's status, in bytes.
-fn status_bytes(field: &str) -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
 }
 
 fn gib(bytes: f64) -> String {

@@ -4,6 +4,9 @@
 //! `cargo bench --bench throughput -- --model DIR`; `--help` lists the options. Prompts are token ids, so it needs no
 //! tokenizer. No reply may end early: the checkpoint must have no end token, or random weights that never choose it.
 
+#[path = "support/status.rs"]
+mod status;
+
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,6 +14,7 @@ use std::time::Instant;
 
 use amnesic::{Builder, FinishReason, Request, Session};
 use serde_json::{Value, json};
+use status::status_bytes;
 
 const HELP: &str = "\
 Measures prefill, decode and memory of one checkpoint.
@@ -69,7 +73,7 @@ fn run(options: &Options) -> Result<()> {
     }
     options.report(&json!({
         "test": "memory",
-        "peak_bytes": peak_bytes(),
+        "peak_bytes": status_bytes("VmHWM"), // pages of the checkpoint's file included
         "planned_bytes": session.memory().total_bytes(),
         "weights_bytes": session.memory().weights_bytes,
     }));
@@ -143,13 +147,6 @@ fn decode(session: &Session, batch: usize, options: &Options) -> Result<f64> {
 /// Ids that differ from each other, and from those of other starts, as far as the vocabulary allows.
 fn prompt(session: &Session, start: usize, len: usize) -> Vec<u32> {
     (start..start + len).map(|i| (i.wrapping_mul(7919) % session.vocab_size()) as u32).collect()
-}
-
-/// The most memory that this process has held, pages of the checkpoint's file included; only Linux tells.
-fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
 }
 
 struct Options {

@@ -176,17 +176,17 @@ impl Builder {
     /// A setting out of bounds; a file that is missing or malformed; weights that do not fit the config or are not
     /// finite; memory over budget or not to be had.
     pub fn open(self) -> Result<Session> {
+        let threads = self.thread_count()?;
         let parts = self.parts()?;
         if self.device == Device::Reference {
             return self.start(parts, || Ok(Reference::default()));
         }
-        let (threads, isa) = (self.thread_count()?, self.instruction_set()?);
+        let isa = self.instruction_set()?;
         self.start(parts, || Cpu::new(threads, isa))
     }
 
     /// What is known before a device is chosen.
     pub(crate) fn parts(&self) -> Result<Parts> {
-        self.thread_count()?;
         let arch = Arch::open(&self.folder.join("config.json"))?;
         let checkpoint = Checkpoint::open(&self.folder)?;
         let weights = Weights::find(&arch, &checkpoint)?;

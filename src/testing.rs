@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::backend::cpu::Cpu;
-use crate::backend::{BLOCK, Batch, Span};
+use crate::backend::{Batch, Span};
 use crate::builder::Builder;
 pub use crate::engine::taps::LogitsTap;
 use crate::error::Result;
@@ -75,6 +75,7 @@ impl Tokenizer {
 pub struct Scorer {
     backend: Cpu,
     decoder: Decoder<Cpu>,
+    weights_bytes: u64,
 }
 
 impl Scorer {
@@ -85,10 +86,16 @@ impl Scorer {
     pub fn open(builder: Builder, tokens: usize) -> Result<Self> {
         let builder = builder.max_sequences(tokens).step_tokens(tokens).kv_tokens(tokens);
         let parts = builder.parts()?;
+        let weights_bytes = parts.weights.bytes::<Cpu>(builder.quantize);
         let mut backend = Cpu::new(builder.thread_count()?, builder.instruction_set()?)?;
         let decoder =
             Decoder::new(parts.arch, &parts.weights, parts.plan, builder.quantize, &mut backend, |_| ())?;
-        Ok(Self { backend, decoder })
+        Ok(Self { backend, decoder, weights_bytes })
+    }
+
+    /// Bytes of the packed weights.
+    pub fn weights_bytes(&self) -> u64 {
+        self.weights_bytes
     }
 
     /// The logits of each position: (tokens, vocab), one row after another to `take`.
@@ -107,7 +114,6 @@ impl Scorer {
             blocks: &blocks,
             outputs: &positions,
         };
-        debug_assert!(blocks.len() * BLOCK >= ids.len());
         self.decoder.forward(&mut self.backend, &batch);
         for row in 0..ids.len() {
             take(row, self.decoder.logits(&mut self.backend, row));

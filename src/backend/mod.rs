@@ -17,8 +17,8 @@ use crate::weights::Tensor;
 /// four times as often, for tiles a quarter as long.
 pub const BLOCK: usize = 64;
 
-/// Lanes of the packed cache: its rows come in blocks of this many.
-const LANES: usize = 16;
+/// Rows of packed matrices, the cache's planes among them, come in blocks of this many.
+pub const LANES: usize = 16;
 
 /// To how many bits weights are quantized as they are loaded; activations then enter products as int8.
 ///
@@ -69,9 +69,9 @@ pub struct Buf {
 
 impl Buf {
     /// Columns of an operand come in groups of this many.
-    const GROUP: usize = 32;
+    pub const GROUP: usize = 32;
     /// Rows that kernels may read behind the last row of an operand.
-    const SPARE_ROWS: usize = 16;
+    pub const SPARE_ROWS: usize = 16;
 
     /// Plans a buffer of f32; none when the sizes overflow.
     pub fn plan(layout: &mut Layout, rows: usize, cols: usize) -> Option<Self> {
@@ -174,12 +174,17 @@ impl Kv {
     pub fn scale(&self, offset: usize) -> usize {
         self.padded_dim() * BLOCK + offset * size_of::<f32>()
     }
+}
 
-    /// The scale of int8 values, and what to multiply them with before rounding. Magnitudes all below 1e-30 give zeros.
-    pub fn int8_scale(values: &[f32]) -> (f32, f32) {
-        let largest = values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
-        if largest < 1e-30 { (0.0, 0.0) } else { (largest / 127.0, 127.0 / largest) }
-    }
+/// The scale of int8 values, and what to multiply them with before rounding.
+pub fn int8_scale(values: &[f32]) -> (f32, f32) {
+    int8_scale_of(values.iter().fold(0.0_f32, |most, value| most.max(value.abs())))
+}
+
+/// The same for values whose largest magnitude is `largest`; below 1e-30 they become zeros.
+#[inline(always)] // into kernels
+pub fn int8_scale_of(largest: f32) -> (f32, f32) {
+    if largest < 1e-30 { (0.0, 0.0) } else { (largest / 127.0, 127.0 / largest) }
 }
 
 /// Keys or values.

@@ -16,11 +16,11 @@
 use half::f16;
 
 use super::vector::{LANES, LINE, STORED_ZERO};
-use crate::backend::Quantize;
+use crate::backend::{Buf, Quantize};
 use crate::weights::Dtype;
 
 /// Columns that share a scale.
-pub const GROUP: usize = 32;
+pub const GROUP: usize = Buf::GROUP;
 
 /// How a matrix is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

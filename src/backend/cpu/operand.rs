@@ -13,6 +13,7 @@
 
 use super::format::GROUP;
 use super::vector::{LANES, Vector};
+use crate::backend::int8_scale_of;
 
 /// Bytes of a group of int8.
 pub const RECORD: usize = 8 + GROUP;
@@ -59,8 +60,7 @@ pub unsafe fn write_group<V: Vector>(operand: Operand, row: *mut u8, group: usiz
             }
             Operand::Bytes => {
                 let largest = V::magnitude(values);
-                let (scale, inverse) =
-                    if largest < 1e-30 { (0.0, 0.0) } else { (largest / 127.0, 127.0 / largest) };
+                let (scale, inverse) = int8_scale_of(largest);
                 let inverse = V::splat(inverse);
                 let record = row.add(group * RECORD);
                 let rounded = [low.mul(inverse).round(), high.mul(inverse).round()];

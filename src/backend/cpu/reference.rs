@@ -5,6 +5,7 @@ use super::memory::Memory;
 use super::weight::{not_finite, vector_values};
 use crate::backend::{
     Attention, BLOCK, Backend, Batch, Buf, Counters, Kv, KvType, Linear, Projection, Quantize, Side,
+    int8_scale,
 };
 use crate::error::{Error, Result};
 use crate::memory::{Layout, Scrubbed, arena::Closed, stack};
@@ -55,7 +56,7 @@ impl Reference {
         let mut write = |at: usize, raw: &[u8]| {
             self.memory.arena().slice_mut(kv.region.part(plane + at, raw.len())).copy_from_slice(raw);
         };
-        let (scale, inverse) = Kv::int8_scale(values);
+        let (scale, inverse) = int8_scale(values);
         for (dim, &value) in values.iter().enumerate() {
             let at = kv.element(side, offset, dim);
             match kv.cache {
@@ -179,7 +180,7 @@ impl Weight {
         }
         x.chunks(GROUP)
             .flat_map(|group| {
-                let (scale, inverse) = Kv::int8_scale(group);
+                let (scale, inverse) = int8_scale(group);
                 group.iter().map(move |x| f64::from(scale) * f64::from((x * inverse).round_ties_even()))
             })
             .collect()

@@ -7,7 +7,7 @@ use super::format::GROUP;
 use super::operand::{Operand, write_group};
 use super::team::Part;
 use super::vector::{LANES, Vector};
-use crate::backend::{BLOCK, Kv, KvType, Side};
+use crate::backend::{BLOCK, Kv, KvType, Side, int8_scale};
 
 /// `out = x / sqrt(mean(x^2) + eps) * weight`, written as an operand.
 #[derive(Clone, Copy, Debug)]
@@ -223,7 +223,7 @@ unsafe fn store_int8(job: &RopeJob<'_>, row: usize, head: usize, k: &mut [f32], 
     let finite = k.iter().chain(v).all(|value| value.is_finite());
     let mut inverses = [0.0; 2];
     for (side, values) in [(Side::K, &*k), (Side::V, v)] {
-        let (scale, inverse) = Kv::int8_scale(values);
+        let (scale, inverse) = int8_scale(values);
         inverses[side as usize] = inverse;
         let scale = match (finite, side) {
             (true, _) => scale,

@@ -21,6 +21,7 @@
 use super::format::GROUP;
 use super::operand::RECORD;
 use super::vector::{LANES, LINE, STORED_ZERO, Vector};
+use crate::backend::Buf;
 
 /// Blocks of 16 rows in a tile.
 pub const BLOCKS: usize = 4;
@@ -30,6 +31,8 @@ pub const ROWS: usize = BLOCKS * LANES;
 
 /// Rows of x that one call takes at most.
 pub const MOST: usize = 16;
+
+const _: () = assert!(MOST <= Buf::SPARE_ROWS, "AMX reads that many rows from any row on");
 
 /// `out[t][n] (+)= sum_k x[t][k] * weights[n][k]` for 64 rows n.
 #[derive(Clone, Copy, Debug)]
