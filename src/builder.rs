@@ -3,17 +3,23 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::thread::JoinHandle;
 
 use crate::backend::cpu::{Cpu, Isa, Reference};
 use crate::backend::{Backend, KvType, Quantize};
-use crate::engine::sequence::Defaults;
+use crate::chat::Templates;
+use crate::clock::{Clock, SystemClock};
+use crate::engine::intake::{Defaults, Intake};
+use crate::engine::models::{Model, Models};
 use crate::engine::worker::{Shared, Worker};
 use crate::error::{Error, Result};
-use crate::memory::stack::THREAD_STACK_BYTES;
+use crate::grammar::Grammars;
+use crate::memory::ledger::Ledger;
+use crate::memory::stack::{DEEP_STACK_BYTES, THREAD_STACK_BYTES};
 use crate::model::arch::Arch;
 use crate::model::decoder::{Decoder, Limits, Plan, Weights, blocks_for};
 use crate::sample::Sampling;
-use crate::session::Session;
+use crate::session::{Line, Session};
 use crate::text::Text;
 use crate::weights::json::Json;
 use crate::weights::progress::{OnProgress, Progress};
@@ -83,6 +89,9 @@ pub struct Builder {
     pub(crate) quantize: Option<Quantize>,
     kv_cache: KvCache,
     progress: Option<OnProgress>,
+    max_requests: usize,
+    draft: Option<PathBuf>,
+    clock: Arc<dyn Clock>,
     #[cfg(feature = "testing")]
     pub(crate) faults: crate::engine::taps::Faults,
 }
@@ -101,6 +110,9 @@ impl Builder {
             quantize: None,
             kv_cache: KvCache::Checkpoint,
             progress: None,
+            max_requests: 1 << 16,
+            draft: None,
+            clock: Arc::new(SystemClock),
             #[cfg(feature = "testing")]
             faults: crate::engine::taps::Faults::default(),
         }
@@ -132,9 +144,29 @@ impl Builder {
         self
     }
 
-    /// Requests that run at once; 32 by default. More wait.
+    /// Requests that run at once, each choice counted; 32 by default. More wait.
     pub fn max_sequences(mut self, count: usize) -> Self {
         self.sequences = count;
+        self
+    }
+
+    /// Requests that wait or run at once; 65,536 by default. More are refused: [`Error::Busy`].
+    pub fn max_requests(mut self, count: usize) -> Self {
+        self.max_requests = count;
+        self
+    }
+
+    /// A smaller checkpoint with the same vocabulary, which guesses for requests that ask for it
+    /// ([`crate::Speculation::Draft`]). It is quantized like the main one, and has a KV cache of its own for as many
+    /// tokens.
+    pub fn draft(mut self, folder: impl AsRef<Path>) -> Self {
+        self.draft = Some(folder.as_ref().to_owned());
+        self
+    }
+
+    /// What tells the time; the system's clocks by default.
+    pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
+        self.clock = Arc::new(clock);
         self
     }
 
@@ -178,21 +210,41 @@ impl Builder {
     pub fn open(self) -> Result<Session> {
         let threads = self.thread_count()?;
         let parts = self.parts()?;
+        let draft = self.draft_parts(&parts)?;
         if self.device == Device::Reference {
-            return self.start(parts, || Ok(Reference::default()));
+            return self.start(parts, draft, || Ok(Reference::default()));
         }
         let isa = self.instruction_set()?;
-        self.start(parts, || Cpu::new(threads, isa))
+        self.start(parts, draft, || Cpu::new(threads, isa))
     }
 
     /// What is known before a device is chosen.
     pub(crate) fn parts(&self) -> Result<Parts> {
         let arch = Arch::open(&self.folder.join("config.json"))?;
-        let checkpoint = Checkpoint::open(&self.folder)?;
-        let weights = Weights::find(&arch, &checkpoint)?;
         let limits = self.limits(&arch)?;
+        self.parts_of(&self.folder, arch, limits)
+    }
+
+    fn parts_of(&self, folder: &Path, arch: Arch, limits: Limits) -> Result<Parts> {
+        let weights = Weights::find(&arch, &Checkpoint::open(folder)?)?;
         let plan = Plan::new(&arch, self.cache_type(weights.dtype()), limits)?;
         Ok(Parts { arch, weights, plan, limits })
+    }
+
+    /// The draft checkpoint, within the main one's limits.
+    fn draft_parts(&self, main: &Parts) -> Result<Option<Parts>> {
+        let Some(folder) = &self.draft else { return Ok(None) };
+        let file = folder.join("config.json");
+        let arch = Arch::open(&file)?;
+        if arch.vocab != main.arch.vocab {
+            let expected = format!("that of the checkpoint it drafts for, {}", main.arch.vocab);
+            return Err(Error::config(&file, "vocab_size", expected));
+        }
+        if arch.context < main.limits.context {
+            let expected = format!("at least the session's context, {}", main.limits.context);
+            return Err(Error::config(&file, "max_position_embeddings", expected));
+        }
+        self.parts_of(folder, arch, main.limits).map(Some)
     }
 
     pub(crate) fn instruction_set(&self) -> Result<Isa> {
@@ -218,14 +270,18 @@ impl Builder {
     ///
     /// # Errors
     /// It is over budget, or more than the system has.
-    fn memory_plan<B: Backend>(&self, parts: &Parts) -> Result<MemoryPlan> {
-        let plan = &parts.plan;
-        let memory = MemoryPlan {
-            weights_bytes: parts.weights.bytes::<B>(self.quantize),
-            kv_bytes: plan.kv_bytes(),
-            workspace_bytes: plan.bytes() - plan.kv_bytes(),
+    fn memory_plan<B: Backend>(&self, parts: &Parts, draft: Option<&Parts>) -> Result<MemoryPlan> {
+        let mut memory = MemoryPlan {
+            weights_bytes: 0,
+            kv_bytes: 0,
+            workspace_bytes: 0,
             kv_tokens: parts.limits.blocks * crate::backend::BLOCK,
         };
+        for Parts { weights, plan, .. } in [parts].into_iter().chain(draft) {
+            memory.weights_bytes += weights.bytes::<B>(self.quantize);
+            memory.kv_bytes += plan.kv_bytes();
+            memory.workspace_bytes += plan.bytes() - plan.kv_bytes();
+        }
         let (needed, what) = (memory.total_bytes(), "weights, KV cache, workspace");
         if let Some(budget) = self.budget
             && needed > budget
@@ -258,6 +314,8 @@ impl Builder {
         const DEFAULT_KV_TOKENS: usize = 8192;
         const MAX_TOKENS: usize = 1 << 31;
         const MAX_BATCH: usize = 1 << 16;
+        /// Rows of logits beyond one for each sequence: for guesses, and for prompts whose log probabilities are asked.
+        const SPARE_OUTPUTS: usize = 32;
         let within = |field, value: usize, max: usize| match (1..=max).contains(&value) {
             true => Ok(value),
             false => Err(Error::request(field, format!("from 1 to {max}"))),
@@ -272,24 +330,28 @@ impl Builder {
         }
         let sequences = within("max_sequences", self.sequences, MAX_BATCH)?;
         let step_tokens = within("step_tokens", self.step_tokens, MAX_BATCH)?.max(sequences);
-        Ok(Limits { step_tokens, sequences, blocks, context: context.unwrap_or(arch.context.min(held)) })
+        let outputs = (sequences + SPARE_OUTPUTS).min(step_tokens);
+        let context = context.unwrap_or(arch.context.min(held));
+        Ok(Limits { step_tokens, sequences, outputs, blocks, context })
     }
 
     /// What `generation_config.json` says; its sampling only where it says `do_sample`.
-    fn defaults(&self, arch: &Arch, context: usize) -> Result<Defaults> {
+    fn defaults(&self, arch: &Arch, limits: Limits) -> Result<Defaults> {
         let json = Json::open_if_there(&self.folder.join("generation_config.json"))?;
         let mut eos = arch.eos.clone();
         eos.extend(json.token_ids("eos_token_id")?);
         eos.sort_unstable();
         eos.dedup();
-        let mut sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 };
+        let mut sampling = Sampling::default();
+        let number = |name: &str, default: f32, max: f32| {
+            let value = json.positive(name)?.map_or(default, |value| value as f32);
+            if value <= max { Ok(value) } else { Err(json.wrong(name, format!("at most {max}"))) }
+        };
+        sampling.repetition_penalty = number("repetition_penalty", 1.0, 5.0)?;
         if json.flag("do_sample", false)? {
-            let number = |name: &str, default: f32, max: f32| {
-                let value = json.positive(name)?.map_or(default, |value| value as f32);
-                if value <= max { Ok(value) } else { Err(json.wrong(name, format!("at most {max}"))) }
-            };
             sampling.temperature = number("temperature", 1.0, 2.0)?;
             sampling.top_p = number("top_p", 1.0, 1.0)?;
+            sampling.typical_p = number("typical_p", 1.0, 1.0)?;
             if let Some(value) = json.field("top_k") {
                 let count = value.as_u64().and_then(|count| usize::try_from(count).ok());
                 sampling.top_k = count.ok_or_else(|| json.wrong("top_k", "a whole number from 0"))?;
@@ -298,55 +360,91 @@ impl Builder {
                 sampling.min_p = number("min_p", 0.0, 1.0)?;
             }
         }
-        let tokenizer_file = self.folder.join("tokenizer.json");
-        Ok(Defaults { sampling, eos, context, vocab: arch.vocab, tokenizer_file })
+        Ok(Defaults {
+            sampling,
+            eos,
+            vocab: arch.vocab,
+            tokenizer_file: self.folder.join("tokenizer.json"),
+            draft: self.draft.is_some(),
+            max_requests: self.max_requests,
+            limits,
+        })
     }
 
-    fn start<B: Backend + 'static>(self, parts: Parts, backend: impl FnOnce() -> Result<B>) -> Result<Session>
+    fn start<B: Backend + 'static>(
+        self,
+        parts: Parts,
+        draft: Option<Parts>,
+        backend: impl Fn() -> Result<B>,
+    ) -> Result<Session>
     where
         B::Weight: 'static,
     {
-        let memory = self.memory_plan::<B>(&parts)?;
-        let Parts { arch, weights, plan, limits } = parts;
-        let defaults = self.defaults(&arch, limits.context)?;
+        let memory = self.memory_plan::<B>(&parts, draft.as_ref())?;
+        let limits = parts.limits;
+        let defaults = self.defaults(&parts.arch, limits)?;
         let text = match defaults.tokenizer_file.exists() {
-            true => Some(Text::open(&self.folder, arch.vocab)?),
+            true => Some(Arc::new(Text::open(&self.folder, parts.arch.vocab)?)),
             false => None,
         };
-        let mut backend = backend()?;
-        let mut progress = Progress { done_bytes: 0, total_bytes: weights.file_bytes() };
-        let loaded = |bytes| {
-            progress.done_bytes += bytes;
-            self.progress.iter().for_each(|call| call(progress));
+        let templates = Templates::open(&self.folder)?.map(Arc::new);
+        let all = [Some(&parts), draft.as_ref()].into_iter().flatten();
+        let mut progress =
+            Progress { done_bytes: 0, total_bytes: all.map(|parts| parts.weights.file_bytes()).sum() };
+        let mut load = |parts: Parts| {
+            let Parts { arch, weights, plan, limits } = parts;
+            let loaded = |bytes| {
+                progress.done_bytes += bytes;
+                self.progress.iter().for_each(|call| call(progress));
+            };
+            let mut backend = backend()?;
+            let decoder = Decoder::new(arch, &weights, plan, self.quantize, &mut backend, loaded)?;
+            Ok::<_, Error>((backend.name(), Model::new(backend, decoder, limits)))
         };
-        let decoder = Decoder::new(arch, &weights, plan, self.quantize, &mut backend, loaded)?;
-        drop(weights);
-        let device = backend.name();
-        let vocab = defaults.vocab;
+        let (device, main) = load(parts)?;
+        let draft = draft.map(|parts| load(parts).map(|(_, model)| model)).transpose()?;
+        let models = Models { main, draft, ledger: Ledger::default() };
+        let (context, vocab) = (limits.context, defaults.vocab);
         let shared = Arc::new(Shared::default());
+        let (asks, inbox) = channel();
+        let (to_worker, messages) = channel();
         #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests ask for faults"))]
-        let mut worker = Worker::new(backend, decoder, text, defaults, limits, shared.clone());
+        let mut worker =
+            Worker::new(models, text.clone(), vocab, limits, shared.clone(), self.clock.clone());
         #[cfg(feature = "testing")]
         {
             worker.faults = self.faults;
         }
-        let (submissions, inbox) = channel();
-        let thread = std::thread::Builder::new()
-            .name("amnesic-worker".into())
-            .stack_size(THREAD_STACK_BYTES)
-            .spawn(move || worker.run(&inbox))
-            .map_err(Error::Thread)?;
-        let context = limits.context;
-        Ok(Session {
-            submissions: Some(submissions),
-            thread: Some(thread),
-            shared,
-            memory,
-            context,
-            vocab,
-            device,
-        })
+        let intake = Intake {
+            grammars: text.as_deref().map(|text| Grammars::new(text.pieces(), vocab, &defaults.eos)),
+            visible: Arc::new(visible(text.as_deref(), templates.as_deref())),
+            text,
+            templates: templates.clone(),
+            defaults,
+            shared: shared.clone(),
+            clock: self.clock.clone(),
+            worker: to_worker.clone(),
+            session: getrandom::u64().unwrap_or(0),
+            accepted: 0,
+            breakers: None,
+        };
+        let worker = spawn("amnesic-worker", THREAD_STACK_BYTES, move || worker.run(&messages))?;
+        let line = Line { asks, worker: to_worker, shared, templates, keys: Arc::default() };
+        // from here on dropping the session ends the worker
+        let mut session =
+            Session { line, intake: None, worker: Some(worker), memory, context, vocab, device };
+        session.intake = Some(spawn("amnesic-intake", DEEP_STACK_BYTES, move || intake.run(&inbox))?);
+        Ok(session)
     }
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    stack: usize,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
+    let thread = std::thread::Builder::new().name(name.into()).stack_size(stack);
+    thread.spawn(run).map_err(Error::Thread)
 }
 
 impl std::fmt::Debug for Builder {

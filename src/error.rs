@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use crate::memory::poison::PoisonReason;
+use crate::response::FinishReason;
 
 /// A result with this crate's [`enum@Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What went wrong, and who must act: the caller ([`Error::Request`] to [`Error::NoTokenizer`]), whoever made the
+/// What went wrong, and who must act: the caller ([`Error::Request`] to [`Error::Incomplete`]), whoever made the
 /// checkpoint ([`Error::Read`] to [`Error::Tokenizer`]), whoever runs the machine ([`Error::Memory`],
 /// [`Error::Thread`]), or nobody, because a guarantee is in doubt ([`Error::Poisoned`]).
 ///
@@ -48,6 +49,27 @@ pub enum Error {
     NoTokenizer {
         /// Where it was looked for.
         file: PathBuf,
+    },
+
+    /// A chat was given, but the checkpoint has no template for one; prompts still work.
+    #[error("{folder}: neither chat_template.jinja nor tokenizer_config.json has a chat template")]
+    NoChatTemplate {
+        /// The checkpoint's folder.
+        folder: PathBuf,
+    },
+    /// As many requests as the session takes at once wait or run.
+    #[error("the session is full: {waiting} requests wait or run, and it takes {limit}")]
+    Busy {
+        /// Requests in the session.
+        waiting: usize,
+        /// How many it takes.
+        limit: usize,
+    },
+    /// The reply ended before its JSON text was complete.
+    #[error("the reply ended ({finish_reason}) before its JSON text was complete")]
+    Incomplete {
+        /// Why it ended.
+        finish_reason: FinishReason,
     },
 
     /// A file of the checkpoint cannot be read.

@@ -11,14 +11,20 @@ compile_error!("safetensors are little-endian, and the kernels read them in plac
 pub mod alloc;
 mod backend;
 mod builder;
+mod cancel;
+mod chat;
+pub mod clock;
+mod conversation;
 mod engine;
 mod error;
+mod grammar;
 mod memory;
 mod model;
 mod request;
 mod response;
 mod sample;
 mod session;
+mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod text;

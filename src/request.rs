@@ -1,65 +1,198 @@
 //! What goes in.
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use crate::cancel::CancelToken;
+use crate::chat::{Message, Tool};
+use crate::conversation::{Public, Reuse};
 use crate::error::{Error, Result};
+use crate::grammar::ResponseFormat;
 use crate::memory::Secret;
+use crate::sample::{Dry, LogitBias, Sampling};
 
 /// A prompt and how to continue it. Overwritten when it drops; `Debug` prints lengths only.
 ///
 /// Fields left unset take the checkpoint's `generation_config.json` where it samples (`do_sample`), else their
 /// defaults: greedy, up to [`Request::DEFAULT_MAX_TOKENS`] tokens.
+#[derive(Default)]
 pub struct Request {
     pub(crate) prompt: Prompt,
     pub(crate) max_tokens: Option<usize>,
-    pub(crate) temperature: Option<f32>,
-    pub(crate) top_k: Option<usize>,
-    pub(crate) top_p: Option<f32>,
-    pub(crate) min_p: Option<f32>,
-    pub(crate) seed: Option<u64>,
+    pub(crate) n: Option<usize>,
+    pub(crate) sampling: Overrides,
+    pub(crate) logit_bias: LogitBias,
+    pub(crate) breakers: Option<Vec<Secret<String>>>,
     pub(crate) stop: Vec<Secret<String>>,
     pub(crate) stop_tokens: Secret<Vec<u32>>,
+    pub(crate) ignore_eos: bool,
+    pub(crate) logprobs: Option<usize>,
+    pub(crate) prompt_logprobs: Option<usize>,
+    pub(crate) format: ResponseFormat,
+    pub(crate) chat: ChatOptions,
+    pub(crate) speculation: Option<Speculation>,
+    pub(crate) priority: Priority,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) cancel: Option<CancelToken>,
+    pub(crate) stream_buffer: Option<usize>,
+    pub(crate) prefix: Option<Reuse>,
     #[cfg(feature = "testing")]
     pub(crate) logits: Option<crate::engine::taps::LogitsTap>,
 }
 
 /// The prompt as it came.
+#[derive(Debug)]
 pub(crate) enum Prompt {
     Text(Secret<String>),
     Tokens(Secret<Vec<u32>>),
+    Chat(Arc<Vec<Message>>),
+}
+
+impl Default for Prompt {
+    fn default() -> Self {
+        Self::Tokens(Secret::default())
+    }
+}
+
+/// What a request says about sampling.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Overrides {
+    pub temperature: Option<f32>,
+    pub top_k: Option<usize>,
+    pub top_p: Option<f32>,
+    pub min_p: Option<f32>,
+    pub typical_p: Option<f32>,
+    pub repetition_penalty: Option<f32>,
+    pub presence_penalty: Option<f32>,
+    pub frequency_penalty: Option<f32>,
+    pub dry: Option<Dry>,
+    pub min_tokens: Option<usize>,
+    pub seed: Option<u64>,
+}
+
+impl Overrides {
+    /// What holds where `defaults` are overruled; `seed` where none was given.
+    pub fn over(&self, defaults: &Sampling, seed: u64) -> Sampling {
+        Sampling {
+            temperature: self.temperature.unwrap_or(defaults.temperature),
+            top_k: self.top_k.unwrap_or(defaults.top_k),
+            top_p: self.top_p.unwrap_or(defaults.top_p),
+            min_p: self.min_p.unwrap_or(defaults.min_p),
+            typical_p: self.typical_p.unwrap_or(defaults.typical_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(defaults.repetition_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(defaults.presence_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(defaults.frequency_penalty),
+            dry: self.dry.clone().or(defaults.dry.clone()),
+            min_tokens: self.min_tokens.unwrap_or(defaults.min_tokens),
+            seed: self.seed.unwrap_or(seed),
+        }
+    }
+}
+
+/// How a chat is put before the model.
+#[derive(Debug, Default)]
+pub(crate) struct ChatOptions {
+    pub tools: Vec<Tool>,
+    /// The name of one of the checkpoint's templates.
+    pub template: Option<String>,
+    /// Variables for the template.
+    pub variables: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Who goes first when requests wait or memory is short.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Priority {
+    /// Before all others that arrive at the same time.
+    High,
+    /// The default.
+    #[default]
+    Normal,
+    /// After all others, but not for ever: see [`Priority::STEP_TOKENS`].
+    Low,
+}
+
+impl Priority {
+    /// A request of one priority is overtaken by one of the next higher only if that arrives before the session has
+    /// computed this many more tokens. So nobody starves.
+    pub const STEP_TOKENS: u64 = 32_768;
+
+    pub(crate) fn handicap(self) -> u64 {
+        match self {
+            Self::High => 0,
+            Self::Normal => Self::STEP_TOKENS,
+            Self::Low => 2 * Self::STEP_TOKENS,
+        }
+    }
+}
+
+/// Guessing tokens ahead: several are checked in one step, and those that are right save steps of their own. It never
+/// changes a token: a guess counts only where it is the token that would have been chosen anyway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Speculation {
+    /// Looks the last `ngram` tokens (or fewer, down to one) up in the prompt and the reply, and guesses that what
+    /// followed them then follows again. Pays where a reply repeats its prompt: summaries, edits, code.
+    PromptLookup {
+        /// Tokens to look for: 1 to 16.
+        ngram: usize,
+        /// Most tokens to guess at once: 1 to 16.
+        tokens: usize,
+    },
+    /// Asks the draft checkpoint of [`crate::Builder::draft`].
+    Draft {
+        /// Most tokens to guess at once: 1 to 16.
+        tokens: usize,
+    },
+}
+
+impl Speculation {
+    /// The most that can be guessed at once, and the longest n-gram.
+    pub const MAX: usize = 16;
+
+    /// Most tokens to guess at once.
+    pub(crate) fn tokens(self) -> usize {
+        match self {
+            Self::PromptLookup { tokens, .. } | Self::Draft { tokens } => tokens,
+        }
+    }
 }
 
 impl Request {
     /// `max_tokens` when it is not given; less where the context ends first.
     pub const DEFAULT_MAX_TOKENS: usize = 512;
-
     /// Most stop strings.
     pub const MAX_STOPS: usize = 16;
+    /// Most bytes of a stop string.
+    pub const MAX_STOP_BYTES: usize = 1024;
+    /// Most stop tokens.
+    pub const MAX_STOP_TOKENS: usize = 1024;
+    /// Most choices.
+    pub const MAX_N: usize = 128;
+    /// Most of the likeliest tokens whose log probabilities are told.
+    pub const MAX_LOGPROBS: usize = 20;
+    /// Most bytes of a prompt as text.
+    pub const MAX_PROMPT_BYTES: usize = 64 << 20;
+    /// Most strings that DRY stops at.
+    pub const MAX_BREAKERS: usize = 32;
+    /// Tokens of a stream that may wait for its reader, when [`Request::stream_buffer`] is not given.
+    pub const DEFAULT_STREAM_BUFFER: usize = 1024;
 
     /// Continues `text`, encoded with the checkpoint's tokenizer and its special tokens (usually a BOS before it).
     pub fn prompt(text: impl Into<String>) -> Self {
-        Self::new(Prompt::Text(Secret::new(text.into())))
+        Self { prompt: Prompt::Text(Secret::new(text.into())), ..Self::default() }
     }
 
     /// Continues token ids, as they are.
     pub fn tokens(ids: impl Into<Vec<u32>>) -> Self {
-        Self::new(Prompt::Tokens(Secret::new(ids.into())))
+        Self { prompt: Prompt::Tokens(Secret::new(ids.into())), ..Self::default() }
     }
 
-    fn new(prompt: Prompt) -> Self {
-        Self {
-            prompt,
-            max_tokens: None,
-            temperature: None,
-            top_k: None,
-            top_p: None,
-            min_p: None,
-            seed: None,
-            stop: Vec::new(),
-            stop_tokens: Secret::default(),
-            #[cfg(feature = "testing")]
-            logits: None,
-        }
+    /// Answers a chat, put before the model with the checkpoint's own template.
+    pub fn chat(messages: impl IntoIterator<Item = Message>) -> Self {
+        Self { prompt: Prompt::Chat(Arc::new(messages.into_iter().collect())), ..Self::default() }
     }
 
     /// At most this many tokens, from 1.
@@ -68,34 +201,91 @@ impl Request {
         self
     }
 
+    /// No end token before this many tokens. Stop strings are not held up.
+    pub fn min_tokens(mut self, count: usize) -> Self {
+        self.sampling.min_tokens = Some(count);
+        self
+    }
+
+    /// This many choices, 1 to [`Request::MAX_N`]. The prompt is computed once. Choice i draws with the seed plus i.
+    pub fn n(mut self, count: usize) -> Self {
+        self.n = Some(count);
+        self
+    }
+
     /// 0 takes the most likely token each time; up to 2.
     pub fn temperature(mut self, temperature: f32) -> Self {
-        self.temperature = Some(temperature);
+        self.sampling.temperature = Some(temperature);
         self
     }
 
     /// Draws among this many most likely tokens; 0 for all.
     pub fn top_k(mut self, count: usize) -> Self {
-        self.top_k = Some(count);
+        self.sampling.top_k = Some(count);
         self
     }
 
     /// Draws among the most likely tokens whose probabilities first sum to `share`: above 0, up to 1.
     pub fn top_p(mut self, share: f32) -> Self {
-        self.top_p = Some(share);
+        self.sampling.top_p = Some(share);
         self
     }
 
     /// Draws among tokens at least `share` times as likely as the most likely one: 0 to 1.
     pub fn min_p(mut self, share: f32) -> Self {
-        self.min_p = Some(share);
+        self.sampling.min_p = Some(share);
+        self
+    }
+
+    /// Draws among the tokens whose surprise is nearest to the mean, until their probabilities sum to `share`: above
+    /// 0, up to 1 for all.
+    pub fn typical_p(mut self, share: f32) -> Self {
+        self.sampling.typical_p = Some(share);
+        self
+    }
+
+    /// Divides the positive logits of tokens of the prompt and the reply by this, and multiplies the negative ones:
+    /// 0.01 to 5, 1 for none.
+    pub fn repetition_penalty(mut self, penalty: f32) -> Self {
+        self.sampling.repetition_penalty = Some(penalty);
+        self
+    }
+
+    /// Takes this off the logits of tokens that the reply has: -2 to 2.
+    pub fn presence_penalty(mut self, penalty: f32) -> Self {
+        self.sampling.presence_penalty = Some(penalty);
+        self
+    }
+
+    /// Takes this off the logits of tokens, as often as the reply has them: -2 to 2.
+    pub fn frequency_penalty(mut self, penalty: f32) -> Self {
+        self.sampling.frequency_penalty = Some(penalty);
+        self
+    }
+
+    /// Makes tokens less likely that would go on with a sequence that was there before.
+    pub fn dry(mut self, dry: Dry) -> Self {
+        self.sampling.dry = Some(dry);
+        self
+    }
+
+    /// Text at which repeated sequences begin anew for [`Request::dry`]: by default a line's end, a colon, a double
+    /// quote and an asterisk. Up to [`Request::MAX_BREAKERS`].
+    pub fn dry_breakers<S: Into<String>>(mut self, texts: impl IntoIterator<Item = S>) -> Self {
+        self.breakers = Some(texts.into_iter().map(|text| Secret::new(text.into())).collect());
+        self
+    }
+
+    /// Adds `value` to the logit of a token: -100 makes it impossible, 100 nearly certain.
+    pub fn logit_bias(mut self, id: u32, value: f32) -> Self {
+        self.logit_bias.push(id, value);
         self
     }
 
     /// The same seed gives the same reply, alone or in any batch. Without one a fresh seed is drawn, and the reply
     /// tells it.
     pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = Some(seed);
+        self.sampling.seed = Some(seed);
         self
     }
 
@@ -111,35 +301,164 @@ impl Request {
         self
     }
 
+    /// Goes on behind the checkpoint's end tokens.
+    pub fn ignore_eos(mut self, ignore: bool) -> Self {
+        self.ignore_eos = ignore;
+        self
+    }
+
+    /// Tells the log probability of each token of the reply, and of the `top` likeliest ones in its place: 0 to
+    /// [`Request::MAX_LOGPROBS`]. They are the model's own: before penalties, bias, grammar and temperature.
+    pub fn logprobs(mut self, top: usize) -> Self {
+        self.logprobs = Some(top);
+        self
+    }
+
+    /// The same for the tokens of the prompt, from the second on.
+    pub fn prompt_logprobs(mut self, top: usize) -> Self {
+        self.prompt_logprobs = Some(top);
+        self
+    }
+
+    /// What the reply must look like.
+    pub fn response_format(mut self, format: ResponseFormat) -> Self {
+        self.format = format;
+        self
+    }
+
+    /// Tools that a chat model may call.
+    pub fn tools(mut self, tools: impl IntoIterator<Item = Tool>) -> Self {
+        self.chat.tools = tools.into_iter().collect();
+        self
+    }
+
+    /// The name of one of the checkpoint's chat templates; without it, the one that transformers takes.
+    pub fn chat_template(mut self, name: impl Into<String>) -> Self {
+        self.chat.template = Some(name.into());
+        self
+    }
+
+    /// A variable for the chat template, such as `enable_thinking`.
+    pub fn template_variable(mut self, name: impl Into<String>, value: impl Into<serde_json::Value>) -> Self {
+        self.chat.variables.insert(name.into(), value.into());
+        self
+    }
+
+    /// Guesses tokens ahead.
+    pub fn speculate(mut self, speculation: Speculation) -> Self {
+        self.speculation = Some(speculation);
+        self
+    }
+
+    /// Who goes first.
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Ends the reply at this time, with what was produced so far, and [`crate::FinishReason::Deadline`].
+    pub fn deadline(mut self, at: Instant) -> Self {
+        self.deadline = Some(at);
+        self
+    }
+
+    /// A deadline, counted from when the session takes the request in.
+    pub fn timeout(mut self, after: Duration) -> Self {
+        self.timeout = Some(after);
+        self
+    }
+
+    /// Ends the reply when the token is cancelled, with what was produced so far.
+    pub fn cancel_token(mut self, token: &CancelToken) -> Self {
+        self.cancel = Some(token.clone());
+        self
+    }
+
+    /// Tokens of a stream that may wait for its reader, from 1: with more, the request stands still until the reader
+    /// has caught up, and its memory goes to others if they need it.
+    pub fn stream_buffer(mut self, tokens: usize) -> Self {
+        self.stream_buffer = Some(tokens);
+        self
+    }
+
+    /// Shares what the prompt has in common with a public one with all requests that name it.
+    pub fn shares(mut self, public: &Public) -> Self {
+        self.prefix = Some(public.reuse());
+        self
+    }
+
+    /// How many choices.
+    pub(crate) fn choices(&self) -> usize {
+        self.n.unwrap_or(1)
+    }
+
     /// Checks every field that does not depend on the checkpoint.
     pub(crate) fn check(&self) -> Result<()> {
-        let ratio = |value: Option<f32>, low: bool| {
-            value.is_none_or(|value| (0.0..=1.0).contains(&value) && (low || value > 0.0))
-        };
-        let empty = match &self.prompt {
-            Prompt::Text(text) => text.expose().is_empty(),
-            Prompt::Tokens(ids) => ids.expose().is_empty(),
+        let wrong = |field, expected: String| Err(Error::request(field, expected));
+        let (empty, bytes) = match &self.prompt {
+            Prompt::Text(text) => (text.expose().is_empty(), text.expose().len()),
+            Prompt::Tokens(ids) => (ids.expose().is_empty(), ids.expose().len()),
+            Prompt::Chat(messages) => (messages.is_empty(), 0),
         };
         if empty {
-            return Err(Error::request("prompt", "not empty"));
+            let field = if matches!(self.prompt, Prompt::Chat(_)) { "messages" } else { "prompt" };
+            return wrong(field, "not empty".into());
+        }
+        if bytes > Self::MAX_PROMPT_BYTES {
+            return wrong("prompt", format!("at most {} bytes or tokens", Self::MAX_PROMPT_BYTES));
         }
         if self.max_tokens == Some(0) {
-            return Err(Error::request("max_tokens", "at least 1"));
+            return wrong("max_tokens", "at least 1".into());
         }
-        if !self.temperature.is_none_or(|value| (0.0..=2.0).contains(&value)) {
-            return Err(Error::request("temperature", "from 0 to 2"));
+        if !(1..=Self::MAX_N).contains(&self.choices()) {
+            return wrong("n", format!("from 1 to {}", Self::MAX_N));
         }
-        if !ratio(self.top_p, false) {
-            return Err(Error::request("top_p", "above 0 and up to 1"));
+        self.sampling.over(&Sampling::default(), 0).check()?;
+        if let (Some(min), Some(max)) = (self.sampling.min_tokens, self.max_tokens)
+            && min > max
+        {
+            return wrong("min_tokens", format!("at most max_tokens, {max}"));
         }
-        if !ratio(self.min_p, true) {
-            return Err(Error::request("min_p", "from 0 to 1"));
+        self.logit_bias.check()?;
+        for (field, top) in [("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)] {
+            if top.is_some_and(|top| top > Self::MAX_LOGPROBS) {
+                return wrong(field, format!("from 0 to {}", Self::MAX_LOGPROBS));
+            }
         }
-        if self.stop.len() > Self::MAX_STOPS {
-            return Err(Error::request("stop", format!("at most {} strings", Self::MAX_STOPS)));
+        let within = |value: usize| (1..=Speculation::MAX).contains(&value);
+        if let Some(speculation) = self.speculation {
+            let ngram = match speculation {
+                Speculation::PromptLookup { ngram, .. } => ngram,
+                Speculation::Draft { .. } => 1,
+            };
+            if !within(ngram) || !within(speculation.tokens()) {
+                return wrong("speculate", format!("from 1 to {} tokens", Speculation::MAX));
+            }
         }
-        if self.stop.iter().any(|stop| stop.expose().is_empty()) {
-            return Err(Error::request("stop", "strings that are not empty"));
+        if self.stream_buffer == Some(0) {
+            return wrong("stream_buffer", "at least 1".into());
+        }
+        if !matches!(self.prompt, Prompt::Chat(_)) && !self.chat.tools.is_empty() {
+            return wrong("tools", "part of a chat".into());
+        }
+        self.check_stops()
+    }
+
+    fn check_stops(&self) -> Result<()> {
+        let texts = |field, texts: &[Secret<String>], most: usize| {
+            let bytes = 1..=Self::MAX_STOP_BYTES;
+            if texts.len() > most {
+                return Err(Error::request(field, format!("at most {most} strings")));
+            }
+            if texts.iter().any(|text| !bytes.contains(&text.expose().len())) {
+                return Err(Error::request(field, format!("strings of 1 to {} bytes", Self::MAX_STOP_BYTES)));
+            }
+            Ok(())
+        };
+        texts("stop", &self.stop, Self::MAX_STOPS)?;
+        texts("dry_breakers", self.breakers.as_deref().unwrap_or(&[]), Self::MAX_BREAKERS)?;
+        if self.stop_tokens.expose().len() > Self::MAX_STOP_TOKENS {
+            return Err(Error::request("stop_token", format!("at most {} tokens", Self::MAX_STOP_TOKENS)));
         }
         Ok(())
     }
@@ -150,18 +469,21 @@ impl fmt::Debug for Request {
         let (unit, len) = match &self.prompt {
             Prompt::Text(text) => ("prompt_bytes", text.expose().len()),
             Prompt::Tokens(ids) => ("prompt_tokens", ids.expose().len()),
+            Prompt::Chat(messages) => ("messages", messages.len()),
         };
         f.debug_struct("Request")
             .field(unit, &len)
             .field("max_tokens", &self.max_tokens)
-            .field("temperature", &self.temperature)
-            .field("top_k", &self.top_k)
-            .field("top_p", &self.top_p)
-            .field("min_p", &self.min_p)
-            .field("seed", &self.seed)
+            .field("n", &self.choices())
+            .field("sampling", &self.sampling)
+            .field("logit_bias", &self.logit_bias.len())
             .field("stop", &self.stop.len())
             .field("stop_tokens", &self.stop_tokens.expose().len())
-            .finish()
+            .field("response_format", &self.format)
+            .field("tools", &self.chat.tools.len())
+            .field("speculation", &self.speculation)
+            .field("priority", &self.priority)
+            .finish_non_exhaustive()
     }
 }
 
@@ -182,7 +504,25 @@ mod tests {
             ("top_p", Request::prompt("x").top_p(1.1)),
             ("top_p", Request::prompt("x").top_p(f32::INFINITY)),
             ("min_p", Request::prompt("x").min_p(-1.0)),
+            ("messages", Request::chat([])),
+            ("n", Request::prompt("x").n(0)),
+            ("n", Request::prompt("x").n(129)),
+            ("typical_p", Request::prompt("x").typical_p(0.0)),
+            ("repetition_penalty", Request::prompt("x").repetition_penalty(0.0)),
+            ("presence_penalty", Request::prompt("x").presence_penalty(2.5)),
+            ("frequency_penalty", Request::prompt("x").frequency_penalty(f32::NAN)),
+            ("min_tokens", Request::prompt("x").max_tokens(3).min_tokens(4)),
+            ("logit_bias", Request::prompt("x").logit_bias(1, 101.0)),
+            ("logprobs", Request::prompt("x").logprobs(21)),
+            ("prompt_logprobs", Request::prompt("x").prompt_logprobs(21)),
+            ("speculate", Request::prompt("x").speculate(Speculation::Draft { tokens: 0 })),
+            ("speculate", Request::prompt("x").speculate(Speculation::PromptLookup { ngram: 17, tokens: 1 })),
+            ("stream_buffer", Request::prompt("x").stream_buffer(0)),
+            ("tools", Request::prompt("x").tools([Tool::new("f", "", serde_json::json!({}))])),
             ("stop", Request::prompt("x").stop("")),
+            ("stop", Request::prompt("x").stop("y".repeat(1025))),
+            ("dry_breakers", Request::prompt("x").dry_breakers([""])),
+            ("stop_token", (0..1025).fold(Request::prompt("x"), Request::stop_token)),
             ("stop", (0..17).fold(Request::prompt("x"), |request, i| request.stop(i.to_string()))),
         ];
         for (expected, request) in cases {

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::chat::{Message, Role, ToolCall};
 use crate::memory::Secret;
+use crate::sample::Logprobs;
 
 /// Why a reply ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +15,12 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens`, or the end of the context.
     Length,
+    /// As [`FinishReason::Stop`], and the text holds calls of the request's tools: [`Choice::tool_calls`].
+    ToolCalls,
+    /// The request's [`crate::CancelToken`].
+    Cancelled,
+    /// The request's deadline.
+    Deadline,
 }
 
 impl fmt::Display for FinishReason {
@@ -20,6 +28,9 @@ impl fmt::Display for FinishReason {
         f.write_str(match self {
             Self::Stop => "stop",
             Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
+            Self::Cancelled => "cancelled",
+            Self::Deadline => "deadline",
         })
     }
 }
@@ -30,8 +41,15 @@ impl fmt::Display for FinishReason {
 pub struct Usage {
     /// Tokens of the prompt, special ones included.
     pub prompt_tokens: usize,
-    /// Tokens generated; the one that ended the reply is not counted.
+    /// Tokens generated, over all choices; those that ended a reply are not counted.
     pub completion_tokens: usize,
+    /// Tokens of the prompt whose keys and values were there already: from earlier turns of the same
+    /// [`crate::Conversation`], or from a [`crate::Public`] prompt that the request names. Zero for any other request.
+    pub cached_tokens: usize,
+    /// Tokens guessed at by speculation.
+    pub drafted_tokens: usize,
+    /// How many of those were right: each saved a step.
+    pub accepted_tokens: usize,
 }
 
 impl Usage {
@@ -75,57 +93,172 @@ impl fmt::Display for RequestId {
 /// A finished reply. It is the caller's: the session holds nothing of it any more. Overwritten when it drops;
 /// `Debug` prints lengths only.
 pub struct Reply {
-    pub(crate) text: Secret<String>,
-    pub(crate) tokens: Secret<Vec<u32>>,
-    /// Why it ended.
-    pub finish_reason: FinishReason,
-    /// Tokens used.
+    /// One for each of the request's `n`, in order; at least one.
+    pub(crate) choices: Vec<Choice>,
+    pub(crate) prompt_logprobs: Logprobs,
+    /// Tokens used, over all choices.
     pub usage: Usage,
     /// How long it took.
     pub timing: Timing,
     /// The request's name in logs.
     pub request_id: RequestId,
-    /// The seed that the draws used.
-    pub seed: u64,
 }
 
 impl Reply {
-    /// The generated text; empty when the checkpoint has no tokenizer.
+    /// The choices: as many as the request's `n`.
+    pub fn choices(&self) -> &[Choice] {
+        &self.choices
+    }
+
+    /// The choices, to keep.
+    pub fn into_choices(self) -> Vec<Choice> {
+        self.choices
+    }
+
+    fn first(&self) -> &Choice {
+        self.choices.first().expect("a request has one choice at least")
+    }
+
+    /// The first choice's [`Choice::text`].
     pub fn text(&self) -> &str {
-        self.text.expose()
+        self.first().text()
     }
 
-    /// The generated token ids, without the one that ended the reply.
+    /// The first choice's [`Choice::tokens`].
     pub fn tokens(&self) -> &[u32] {
-        self.tokens.expose()
+        self.first().tokens()
     }
 
-    /// The text as a plain `String`, which nobody overwrites any more.
+    /// Why the first choice ended.
+    pub fn finish_reason(&self) -> FinishReason {
+        self.first().finish_reason
+    }
+
+    /// The seed of the first choice's draws; the others' follow it.
+    pub fn seed(&self) -> u64 {
+        self.first().seed
+    }
+
+    /// Log probabilities of the prompt's tokens from the second on, if [`crate::Request::prompt_logprobs`] asked for
+    /// them: entry i is of token i + 1.
+    pub fn prompt_logprobs(&self) -> &Logprobs {
+        &self.prompt_logprobs
+    }
+
+    /// The first choice's text as a plain `String`, which nobody overwrites any more.
     pub fn into_text(self) -> String {
-        self.text.into_exposed()
+        self.choices.into_iter().next().map_or(String::new(), |choice| choice.text.into_exposed())
     }
 }
 
 impl fmt::Debug for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reply")
-            .field("text_bytes", &self.text().len())
-            .field("finish_reason", &self.finish_reason)
+            .field("choices", &self.choices)
             .field("usage", &self.usage)
             .field("timing", &self.timing)
             .field("request_id", &self.request_id)
+            .finish()
+    }
+}
+
+/// One of a request's replies. Overwritten when it drops; `Debug` prints lengths only.
+pub struct Choice {
+    pub(crate) text: Secret<String>,
+    pub(crate) reasoning: Option<Secret<String>>,
+    pub(crate) tool_calls: Vec<ToolCall>,
+    pub(crate) tokens: Secret<Vec<u32>>,
+    pub(crate) logprobs: Logprobs,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// The seed that its draws used: [`crate::Request::seed`] with it gives this choice again, as the first.
+    pub seed: u64,
+}
+
+impl Choice {
+    /// The generated text; empty when the checkpoint has no tokenizer. Of a chat, the message's content: without
+    /// its reasoning and without its tool calls.
+    pub fn text(&self) -> &str {
+        self.text.expose()
+    }
+
+    /// What a chat model thought before it answered, where its format marks that.
+    pub fn reasoning(&self) -> Option<&str> {
+        self.reasoning.as_ref().map(|reasoning| reasoning.expose().as_str())
+    }
+
+    /// The calls of the request's tools.
+    pub fn tool_calls(&self) -> &[ToolCall] {
+        &self.tool_calls
+    }
+
+    /// All generated token ids, without the one that ended the reply.
+    pub fn tokens(&self) -> &[u32] {
+        self.tokens.expose()
+    }
+
+    /// Log probabilities of the tokens, one entry for each, if [`crate::Request::logprobs`] asked for them.
+    pub fn logprobs(&self) -> &Logprobs {
+        &self.logprobs
+    }
+
+    /// The choice as a message, to go on with the chat.
+    pub fn into_message(self) -> Message {
+        let mut message = Message::new(Role::Assistant, self.text.into_exposed());
+        if let Some(reasoning) = self.reasoning {
+            message = message.with_reasoning(reasoning.into_exposed());
+        }
+        message.with_tool_calls(self.tool_calls)
+    }
+}
+
+impl fmt::Debug for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Choice")
+            .field("text_bytes", &self.text().len())
+            .field("tokens", &self.tokens().len())
+            .field("tool_calls", &self.tool_calls.len())
+            .field("finish_reason", &self.finish_reason)
             .field("seed", &self.seed)
             .finish()
     }
 }
 
+/// What a piece's text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PieceKind {
+    /// Part of the text or of the message's content.
+    Content,
+    /// Part of what a chat model thinks before it answers.
+    Reasoning,
+}
+
 /// A piece of a streamed reply: whole characters, no part of a stop string. Overwritten when it drops.
-pub struct Piece(pub(crate) Secret<String>);
+pub struct Piece {
+    pub(crate) text: Secret<String>,
+    pub(crate) tokens: Secret<Vec<u32>>,
+    pub(crate) logprobs: Logprobs,
+    /// Of which choice it is, from 0.
+    pub choice: usize,
+    /// What the text is.
+    pub kind: PieceKind,
+}
 
 impl Piece {
-    /// The text.
+    /// The text. Empty only where tokens gave none: special ones, tool calls, or the end of text that is held back.
     pub fn text(&self) -> &str {
-        self.0.expose()
+        self.text.expose()
+    }
+
+    /// The tokens that came since the choice's last piece; their text may reach into the next one.
+    pub fn tokens(&self) -> &[u32] {
+        self.tokens.expose()
+    }
+
+    /// Log probabilities of these tokens, if they were asked for.
+    pub fn logprobs(&self) -> &Logprobs {
+        &self.logprobs
     }
 }
 
@@ -137,6 +270,11 @@ impl fmt::Display for Piece {
 
 impl fmt::Debug for Piece {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Piece").field("text_bytes", &self.text().len()).finish()
+        f.debug_struct("Piece")
+            .field("choice", &self.choice)
+            .field("kind", &self.kind)
+            .field("text_bytes", &self.text().len())
+            .field("tokens", &self.tokens().len())
+            .finish()
     }
 }

@@ -1,35 +1,115 @@
 //! The handle: a session on a checkpoint.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, sync_channel};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::backend::Counters;
 use crate::builder::{Builder, MemoryPlan};
+use crate::chat::Templates;
+use crate::conversation::{Conversation, Public};
+use crate::engine::intake::Ask;
+use crate::engine::job::Kept;
 use crate::engine::mailbox::{Mailbox, Outbox};
-use crate::engine::worker::{Shared, Submission};
+use crate::engine::worker::{Message, Shared};
 use crate::error::{Error, Result};
 use crate::memory::ledger::ScrubReport;
 use crate::memory::poison::PoisonReason;
-use crate::request::Request;
-use crate::response::{Piece, Reply};
+use crate::request::{Prompt, Request};
+use crate::response::Reply;
+use crate::stream::{Reader, Stream};
 
 /// A loaded model that serves requests and forgets them.
 ///
-/// `Send + Sync`: any thread may call it; requests that run at the same time share steps. One thread of its own
-/// computes (with its team), and all that is derived from a request lives in memory that is overwritten before a
-/// call returns: on success, error, cancellation and panic. [`Session::close`] reports it; dropping does the same
-/// silently, and returns when all is scrubbed.
+/// `Send + Sync`: any thread may call it; requests that run at the same time share steps, and join and leave between
+/// them. Threads of its own read requests and compute, and all that is derived from a request lives in memory that is
+/// overwritten before a call returns: on success, error, cancellation and panic. [`Session::close`] reports it;
+/// dropping does the same silently, and returns when all is scrubbed.
 #[derive(Debug)]
 pub struct Session {
-    pub(crate) submissions: Option<Sender<Submission>>,
-    pub(crate) thread: Option<JoinHandle<ScrubReport>>,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) line: Line,
+    pub(crate) intake: Option<JoinHandle<()>>,
+    pub(crate) worker: Option<JoinHandle<ScrubReport>>,
     pub(crate) memory: MemoryPlan,
     pub(crate) context: usize,
     pub(crate) vocab: usize,
     pub(crate) device: String,
+}
+
+/// What a session has to do at the moment. Metadata: no content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Load {
+    /// Choices that take part in steps.
+    pub running: usize,
+    /// Choices that wait for memory or for their turn.
+    pub waiting: usize,
+    /// Blocks of the KV cache that hold something: of running requests, conversations and public prompts.
+    pub kv_blocks_used: usize,
+    /// Blocks of the KV cache.
+    pub kv_blocks: usize,
+    /// How often a choice lost its blocks to others before it ended, and was computed again.
+    pub preemptions: u64,
+}
+
+/// How callers reach the threads of a session, and stay reachable when it has gone.
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    pub asks: Sender<Ask>,
+    pub worker: Sender<Message>,
+    pub shared: Arc<Shared>,
+    pub templates: Option<Arc<Templates>>,
+    /// Names what is kept between requests.
+    pub keys: Arc<AtomicU64>,
+}
+
+impl Line {
+    /// Sends requests in; returns once all are accepted.
+    pub fn submit(
+        &self,
+        requests: Vec<Request>,
+        streams: bool,
+    ) -> std::result::Result<Vec<Reader>, (usize, Error)> {
+        for (index, request) in requests.iter().enumerate() {
+            request.check().map_err(|error| (index, error))?;
+        }
+        let mut readers = Vec::with_capacity(requests.len());
+        let mut jobs = Vec::with_capacity(requests.len());
+        for request in requests {
+            let room = request.stream_buffer.unwrap_or(Request::DEFAULT_STREAM_BUFFER);
+            let (outbox, mailbox) =
+                Outbox::pair(request.choices(), streams.then_some(room), self.worker.clone());
+            if let Some(token) = &request.cancel {
+                token.watch(&mailbox);
+            }
+            readers.push(self.reader(&request, mailbox));
+            jobs.push((request, outbox));
+        }
+        let (answer, answered) = sync_channel(1);
+        let closed = || (0, self.closed());
+        self.asks.send(Ask::Submit(jobs, answer)).map_err(|_| closed())?;
+        answered.recv().map_err(|_| closed())??;
+        Ok(readers)
+    }
+
+    fn reader(&self, request: &Request, mailbox: Arc<Mailbox>) -> Reader {
+        let chat = matches!(request.prompt, Prompt::Chat(_));
+        let templates = self.templates.as_ref().filter(|_| chat);
+        Reader::new(mailbox, request.choices(), templates.map(|templates| templates.style(!request.chat.tools.is_empty())))
+    }
+
+    /// Why nobody answers.
+    pub fn closed(&self) -> Error {
+        self.shared.poison.reason().map_or(Error::Closed, Error::Poisoned)
+    }
+
+    /// A name for something to keep.
+    pub fn keep(&self) -> Arc<Kept> {
+        let key = self.keys.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Kept { key, worker: self.worker.clone() })
+    }
 }
 
 impl Session {
@@ -49,41 +129,99 @@ impl Session {
     /// Runs one request to its end.
     ///
     /// # Errors
-    /// The request is wrong, or the session is poisoned.
+    /// The request is wrong, the session is full ([`Error::Busy`]), or it is poisoned.
     pub fn generate(&self, request: Request) -> Result<Reply> {
-        self.submit(vec![request]).map_err(|(_, error)| error)?.remove(0).reply()
+        self.line.submit(vec![request], false).map_err(|(_, error)| error)?.remove(0).reply()
+    }
+
+    /// Runs one request, and hands its pieces to `take` as they come, on the caller's thread. [`ControlFlow::Break`]
+    /// ends it, with what was produced so far.
+    ///
+    /// [`ControlFlow::Break`]: std::ops::ControlFlow::Break
+    ///
+    /// # Errors
+    /// As [`Session::generate`].
+    pub fn generate_with(
+        &self,
+        request: Request,
+        mut take: impl FnMut(&crate::Piece) -> std::ops::ControlFlow<()>,
+    ) -> Result<Reply> {
+        let mut stream = self.stream(request)?;
+        while let Some(piece) = stream.next() {
+            if take(&piece?).is_break() {
+                stream.interrupt();
+                break;
+            }
+        }
+        stream.finish()
+    }
+
+    /// Runs one request whose reply is a JSON text for `T`, and parses it.
+    ///
+    /// # Errors
+    /// As [`Session::generate`]; [`Error::Incomplete`] if the reply ended before the JSON text did.
+    #[cfg(feature = "schema")]
+    pub fn generate_as<T>(&self, request: Request) -> Result<T>
+    where
+        T: serde::de::DeserializeOwned + schemars::JsonSchema,
+    {
+        let reply = self.generate(request.response_format(crate::ResponseFormat::schema_of::<T>()))?;
+        let finish_reason = reply.finish_reason();
+        serde_json::from_str(reply.text()).map_err(|_| Error::Incomplete { finish_reason })
     }
 
     /// Runs requests together; replies come in the same order. Each reply is the one that its request gets alone.
     ///
     /// # Errors
-    /// [`Error::InBatch`] if a request is wrong, before any has run; or the session is poisoned.
+    /// [`Error::InBatch`] if a request is wrong, before any has run; or the session is full or poisoned.
     pub fn generate_batch(&self, requests: impl IntoIterator<Item = Request>) -> Result<Vec<Reply>> {
         let requests: Vec<Request> = requests.into_iter().collect();
-        let mailboxes = self.submit(requests).map_err(|(index, error)| match error {
-            Error::Poisoned(_) | Error::Closed => error,
+        let readers = self.line.submit(requests, false).map_err(|(index, error)| match error {
+            Error::Poisoned(_) | Error::Closed | Error::Busy { .. } => error,
             error => Error::InBatch { index, source: Box::new(error) },
         })?;
-        mailboxes.iter().map(|mailbox| mailbox.reply()).collect()
+        readers.into_iter().map(Reader::reply).collect()
     }
 
     /// Runs one request and gives its text as it comes. Dropping the stream cancels the request: it ends within one
-    /// step, and the drop returns when it is scrubbed.
+    /// step, and the drop returns when it is scrubbed. A stream whose reader is slow stands still, and no other.
+    ///
+    /// Returns once the request is accepted: encoded and checked, on a thread of its own.
     ///
     /// # Errors
     /// As [`Session::generate`], at once for a wrong request.
-    pub fn stream(&self, request: Request) -> Result<Stream<'_>> {
-        let mailbox = self.submit(vec![request]).map_err(|(_, error)| error)?.remove(0);
-        Ok(Stream { mailbox, taken: 0, _session: self })
+    pub fn stream(&self, request: Request) -> Result<Stream> {
+        let mut readers = self.line.submit(vec![request], true).map_err(|(_, error)| error)?;
+        Ok(Stream::new(readers.remove(0)))
     }
 
-    /// Ends the session: overwrites all its memory, reads it back, and reports. Holds no content.
+    /// A chat or a text of several turns, whose keys and values stay in the cache between them.
+    pub fn conversation(&self) -> Conversation {
+        Conversation::new(self.line.clone())
+    }
+
+    /// Declares the request's prompt public: what others that name it ([`Request::shares`]) have in common with it is
+    /// computed once and shared. Who is first, and how soon others follow, can be told from how long a request takes;
+    /// so nothing private belongs into it. Only the prompt of `request`, its tools and template count.
+    ///
+    /// # Errors
+    /// The prompt is wrong.
+    pub fn publish(&self, request: Request) -> Result<Public> {
+        request.check()?;
+        let (answer, answered) = sync_channel(1);
+        self.line.asks.send(Ask::Encode(request, answer)).map_err(|_| self.line.closed())?;
+        let ids = answered.recv().map_err(|_| self.line.closed())??;
+        Ok(Public::new(&self.line, ids))
+    }
+
+    /// Ends the session: overwrites all its memory, reads it back, and reports. Holds no content. Requests that still
+    /// run end with [`Error::Closed`].
     ///
     /// # Errors
     /// [`Error::Poisoned`] if memory was not zero when read back.
     pub fn close(mut self) -> Result<ScrubReport> {
         let report = self.join()?;
-        match self.shared.poison.reason() {
+        match self.line.shared.poison.reason() {
             Some(reason @ PoisonReason::ScrubFailed) => Err(Error::Poisoned(reason)),
             _ => Ok(report),
         }
@@ -111,64 +249,25 @@ impl Session {
 
     /// What it has computed so far. Metadata: no content.
     pub fn counters(&self) -> Counters {
-        *self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.line.shared.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn submit(&self, requests: Vec<Request>) -> std::result::Result<Vec<Arc<Mailbox>>, (usize, Error)> {
-        for (index, request) in requests.iter().enumerate() {
-            request.check().map_err(|error| (index, error))?;
-        }
-        let (outboxes, mailboxes): (Vec<Outbox>, Vec<_>) = requests.iter().map(|_| Outbox::pair()).unzip();
-        let (answer, answered) = sync_channel(1);
-        let submission = Submission { jobs: requests.into_iter().zip(outboxes).collect(), answer };
-        let closed = || (0, self.shared.poison.reason().map_or(Error::Closed, Error::Poisoned));
-        let submissions = self.submissions.as_ref().ok_or_else(closed)?;
-        submissions.send(submission).map_err(|_| closed())?;
-        answered.recv().map_err(|_| closed())??;
-        Ok(mailboxes)
+    /// What it has to do at the moment. Metadata: no content.
+    pub fn load(&self) -> Load {
+        *self.line.shared.load.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn join(&mut self) -> Result<ScrubReport> {
-        drop(self.submissions.take());
-        self.thread.take().and_then(|thread| thread.join().ok()).ok_or(Error::Closed)
+        let _ = self.line.asks.send(Ask::Close); // it may have ended with a panic; the worker has not
+        if self.intake.take().is_some_and(|intake| intake.join().is_err()) {
+            let _ = self.line.worker.send(Message::Close);
+        }
+        self.worker.take().and_then(|worker| worker.join().ok()).ok_or(Error::Closed)
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         let _ = self.join(); // after `close` there is nothing left to join
-    }
-}
-
-/// The text of one reply as it comes. See [`Session::stream`].
-#[derive(Debug)]
-pub struct Stream<'a> {
-    mailbox: Arc<Mailbox>,
-    taken: usize,
-    /// Keeps the session open.
-    _session: &'a Session,
-}
-
-impl Stream<'_> {
-    /// Waits for the end, and gives the whole reply: also the text that was streamed.
-    ///
-    /// # Errors
-    /// The session is poisoned, or the error was already given by the iterator.
-    pub fn finish(self) -> Result<Reply> {
-        self.mailbox.reply()
-    }
-}
-
-impl Iterator for Stream<'_> {
-    type Item = Result<Piece>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.mailbox.next_piece(&mut self.taken)
-    }
-}
-
-impl Drop for Stream<'_> {
-    fn drop(&mut self) {
-        self.mailbox.cancel();
     }
 }

@@ -63,7 +63,7 @@ impl Tokenizer {
 
     /// The text of `ids`, pushed one by one.
     pub fn decode(&self, ids: &[u32]) -> String {
-        let mut detokenizer = Detokenizer::new(self.0.pieces(), true);
+        let mut detokenizer = Detokenizer::new(self.0.pieces(), true, Default::default());
         let mut text = Secret::default();
         ids.iter().for_each(|&id| detokenizer.push(self.0.pieces(), id, &mut text));
         detokenizer.finish(&mut text);

@@ -338,6 +338,9 @@ pub trait Backend: Send {
     /// Overwrites the first `rows` rows of a buffer.
     fn scrub(&mut self, buf: Buf, rows: usize) -> Scrubbed;
 
+    /// Copies one KV block to another.
+    fn copy_block(&mut self, from: u32, to: u32);
+
     /// Overwrites KV blocks.
     fn scrub_blocks(&mut self, blocks: &[u32]) -> Scrubbed;
 

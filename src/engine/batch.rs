@@ -1,6 +1,5 @@
 //! A step's input, built in buffers that are allocated once.
 
-use super::sequence::Sequence;
 use crate::backend::{BLOCK, Batch, Span};
 use crate::memory::{Scrubbed, Secret};
 use crate::model::decoder::{Limits, blocks_for};
@@ -25,38 +24,40 @@ impl Builder {
             slots: Vec::with_capacity(limits.step_tokens),
             spans: Vec::with_capacity(limits.sequences),
             blocks: Vec::with_capacity(limits.blocks),
-            outputs: Vec::with_capacity(limits.sequences),
+            outputs: Vec::with_capacity(limits.outputs),
         }
     }
 
-    /// The next `turns[i]` tokens of sequence i, for each i. A sequence whose tokens are all in after this step gets
-    /// an output row, in order.
-    pub fn build(&mut self, sequences: &[Sequence], turns: &[usize]) -> Batch<'_> {
+    /// Starts over.
+    pub fn clear(&mut self) {
         self.ids.truncate(0);
         self.positions.clear();
         self.slots.clear();
         self.spans.clear();
         self.blocks.clear();
         self.outputs.clear();
-        for (sequence, &turn) in sequences.iter().zip(turns).filter(|(_, turn)| **turn > 0) {
-            let end = sequence.cached + turn;
-            let span = Span {
-                row: self.positions.len(),
-                rows: turn,
-                position: sequence.cached,
-                table: self.blocks.len(),
-            };
-            self.spans.push(span);
-            self.ids.extend(&sequence.ids.expose()[sequence.cached..end]);
-            self.blocks.extend(&sequence.table[..blocks_for(end)]);
-            for position in sequence.cached..end {
-                self.positions.push(position as u32);
-                self.slots.push(sequence.table[position / BLOCK] * BLOCK as u32 + (position % BLOCK) as u32);
-            }
-            if turn == sequence.left() {
-                self.outputs.push(self.positions.len() as u32 - 1);
-            }
+    }
+
+    /// Adds tokens of one sequence: `ids`, then `drafts`, from `position` on, in the blocks of `table`. Those at
+    /// position `outputs_from` and behind get a row of logits each; returns how many.
+    pub fn add(&mut self, ids: &[u32], drafts: &[u32], position: usize, table: &[u32], outputs_from: usize) -> usize {
+        let (row, rows) = (self.positions.len(), ids.len() + drafts.len());
+        let end = position + rows;
+        self.spans.push(Span { row, rows, position, table: self.blocks.len() });
+        self.ids.extend(ids);
+        self.ids.extend(drafts);
+        self.blocks.extend(&table[..blocks_for(end)]);
+        for position in position..end {
+            self.positions.push(position as u32);
+            self.slots.push(table[position / BLOCK] * BLOCK as u32 + (position % BLOCK) as u32);
         }
+        let first = outputs_from.saturating_sub(position).min(rows);
+        self.outputs.extend((row + first..row + rows).map(|row| row as u32));
+        rows - first
+    }
+
+    /// All that was added.
+    pub fn batch(&self) -> Batch<'_> {
         Batch {
             ids: self.ids.expose(),
             positions: &self.positions,

@@ -1,80 +1,168 @@
 //! What a request has produced, between the worker and the caller who waits for it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
+use super::worker::Message;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
-use crate::response::{FinishReason, Piece, Reply, RequestId, Timing, Usage};
+use crate::response::{FinishReason, RequestId, Timing, Usage};
+use crate::sample::Logprobs;
 
 /// The caller's end.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Mailbox {
     state: Mutex<State>,
     changed: Condvar,
-    cancelled: AtomicBool,
+    ending: AtomicU8,
+    /// Tokens of a choice that may wait for the caller; none for one who waits for the end.
+    room: Option<usize>,
+    worker: Sender<Message>,
 }
+
+/// What the caller asked for, other than the reply: [`Mailbox::ending`].
+const NOTHING: u8 = 0;
+/// End, and say what was produced so far.
+const INTERRUPT: u8 = 1;
+/// End: nobody reads the reply.
+const ABANDON: u8 = 2;
 
 #[derive(Debug, Default)]
 struct State {
-    /// UTF-8, whole characters.
-    text: Secret<Vec<u8>>,
-    tokens: Secret<Vec<u32>>,
+    choices: Vec<Output>,
+    prompt_logprobs: Logprobs,
+    /// The choice to look at first for the next piece.
+    next: usize,
+    /// The caller waits for the end and reads no pieces any more.
+    unbounded: bool,
     ended: bool,
     /// Set when it ended; taken by the caller.
     end: Option<Result<End>>,
+    waker: Option<Waker>,
+}
+
+/// One choice as it grows.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// UTF-8, whole characters.
+    pub text: Secret<Vec<u8>>,
+    pub tokens: Secret<Vec<u32>>,
+    /// One entry for each token, if they were asked for.
+    pub logprobs: Logprobs,
+    pub finish: Option<FinishReason>,
+    pub seed: u64,
+    /// Bytes of text and tokens that the caller has.
+    taken: (usize, usize),
+    /// Whether the worker found no room and waits to be told of some.
+    full: bool,
+}
+
+/// What a stream takes at once: of one choice, from its last taken token on.
+#[derive(Debug)]
+pub struct Fresh {
+    pub choice: usize,
+    pub text: Secret<String>,
+    pub tokens: Secret<Vec<u32>>,
+    pub logprobs: Logprobs,
+    /// Nothing of this choice follows.
+    pub last: bool,
 }
 
 /// How a request ended well.
 #[derive(Clone, Copy, Debug)]
 pub struct End {
-    pub finish_reason: FinishReason,
     pub usage: Usage,
     pub timing: Timing,
     pub request_id: RequestId,
-    pub seed: u64,
+}
+
+/// All of a request that ended well.
+#[derive(Debug)]
+pub struct Whole {
+    pub choices: Vec<Output>,
+    pub prompt_logprobs: Logprobs,
+    pub end: End,
 }
 
 impl Mailbox {
-    /// Waits for more text than the first `taken` bytes; none when the request has ended and all is taken.
-    pub fn next_piece(&self, taken: &mut usize) -> Option<Result<Piece>> {
+    /// Waits for something fresh; none when the request has ended and all is taken.
+    pub fn next(&self) -> Option<Result<Fresh>> {
         let mut state = self.lock();
-        while state.text.expose().len() == *taken && !state.ended {
-            state = self.wait(state);
-        }
-        let fresh = state.text.expose().get(*taken..).filter(|fresh| !fresh.is_empty());
-        if let Some(fresh) = fresh {
-            *taken += fresh.len();
-            return Some(Ok(Piece(Secret::new(text(fresh.to_vec())))));
-        }
-        match state.end.take() {
-            Some(Err(error)) => Some(Err(error)),
-            end => {
-                state.end = end;
-                None
+        loop {
+            if let Some(fresh) = self.fresh(&mut state) {
+                return Some(Ok(fresh));
             }
+            if state.ended {
+                return state.error();
+            }
+            state = self.wait(state);
         }
     }
 
-    /// Waits for the end and takes the reply out.
-    pub fn reply(&self) -> Result<Reply> {
+    /// As [`Mailbox::next`], for a task that is woken.
+    #[cfg_attr(not(feature = "async"), expect(dead_code, reason = "only async streams poll"))]
+    pub fn poll(&self, context: &Context<'_>) -> Poll<Option<Result<Fresh>>> {
         let mut state = self.lock();
+        if let Some(fresh) = self.fresh(&mut state) {
+            return Poll::Ready(Some(Ok(fresh)));
+        }
+        if state.ended {
+            return Poll::Ready(state.error());
+        }
+        state.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    fn fresh(&self, state: &mut State) -> Option<Fresh> {
+        let count = state.choices.len();
+        let (from, ended) = (state.next, state.ended);
+        let place = (0..count).map(|step| (from + step) % count).find(|&place| {
+            let output = &state.choices[place];
+            output.has_fresh(ended)
+        })?;
+        state.next = (place + 1) % count;
+        let output = &mut state.choices[place];
+        let fresh = output.take(place, ended);
+        if std::mem::take(&mut output.full) {
+            let _ = self.worker.send(Message::Wake); // a worker that is gone has nothing to say
+        }
+        Some(fresh)
+    }
+
+    /// Waits for the end and takes all of it.
+    pub fn whole(&self) -> Result<Whole> {
+        let mut state = self.lock();
+        state.unbounded = true;
+        if state.choices.iter_mut().any(|output| std::mem::take(&mut output.full)) {
+            let _ = self.worker.send(Message::Wake);
+        }
         while !state.ended {
             state = self.wait(state);
         }
-        let End { finish_reason, usage, timing, request_id, seed } =
-            state.end.take().unwrap_or(Err(Error::Closed))?;
-        let tokens = std::mem::take(&mut state.tokens);
-        let bytes = std::mem::take(&mut state.text).into_exposed();
-        Ok(Reply { text: Secret::new(text(bytes)), tokens, finish_reason, usage, timing, request_id, seed })
+        let end = state.end.take().unwrap_or(Err(Error::Closed))?;
+        let choices = std::mem::take(&mut state.choices);
+        Ok(Whole { choices, prompt_logprobs: std::mem::take(&mut state.prompt_logprobs), end })
+    }
+
+    /// Asks the worker to end the request; what was produced so far stays.
+    pub fn interrupt(&self) {
+        self.ask(INTERRUPT);
     }
 
     /// Asks the worker to end the request, and waits until it is scrubbed: at most one step.
-    pub fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Release);
+    pub fn abandon(&self) {
+        self.ask(ABANDON);
         let mut state = self.lock();
         while !state.ended {
             state = self.wait(state);
+        }
+    }
+
+    fn ask(&self, what: u8) {
+        if self.ending.fetch_max(what, Ordering::SeqCst) < what {
+            let _ = self.worker.send(Message::Wake);
         }
     }
 
@@ -87,8 +175,60 @@ impl Mailbox {
     }
 }
 
+impl State {
+    /// The error that ended the request, once.
+    fn error<T>(&mut self) -> Option<Result<T>> {
+        match self.end.take() {
+            Some(Err(error)) => Some(Err(error)),
+            end => {
+                self.end = end;
+                None
+            }
+        }
+    }
+}
+
+impl Output {
+    /// The text. It is the caller's from here on.
+    pub fn take_text(&mut self) -> Secret<String> {
+        Secret::new(text(std::mem::take(&mut self.text).into_exposed()))
+    }
+
+    /// Whether there is text to give; or tokens, once no more text comes or the worker waits.
+    fn has_fresh(&self, over: bool) -> bool {
+        let (text, tokens) = self.taken;
+        let without_text = over || self.full || self.finish.is_some();
+        self.text.expose().len() > text || (without_text && self.tokens.expose().len() > tokens)
+    }
+
+    fn take(&mut self, choice: usize, ended: bool) -> Fresh {
+        let (text_taken, tokens_taken) = self.taken;
+        let (bytes, tokens) = (&self.text.expose()[text_taken..], &self.tokens.expose()[tokens_taken..]);
+        let fresh = Fresh {
+            choice,
+            text: Secret::new(text(bytes.to_vec())),
+            tokens: Secret::new(tokens.to_vec()),
+            logprobs: self.logprobs.slice(tokens_taken..),
+            last: ended || self.finish.is_some(),
+        };
+        self.taken = (self.text.expose().len(), self.tokens.expose().len());
+        fresh
+    }
+}
+
 fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).expect("the detokenizer gives whole characters")
+}
+
+/// What the caller wants, as the worker sees it between steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// The reply.
+    Reply,
+    /// An end, with what there is.
+    Interrupt,
+    /// An end.
+    Abandon,
 }
 
 /// The worker's end. If it drops before the request ended, the caller learns that the session closed.
@@ -96,36 +236,56 @@ fn text(bytes: Vec<u8>) -> String {
 pub struct Outbox(Arc<Mailbox>);
 
 impl Outbox {
-    /// The two ends of a new mailbox.
-    pub fn pair() -> (Outbox, Arc<Mailbox>) {
-        let mailbox = Arc::new(Mailbox::default());
+    /// The two ends of a new mailbox for `choices` replies. With `room`, no more tokens than that wait to be taken.
+    pub fn pair(choices: usize, room: Option<usize>, worker: Sender<Message>) -> (Outbox, Arc<Mailbox>) {
+        let outputs = (0..choices).map(|_| Output::default()).collect();
+        let mailbox = Arc::new(Mailbox {
+            state: Mutex::new(State { choices: outputs, ..State::default() }),
+            changed: Condvar::new(),
+            ending: AtomicU8::new(NOTHING),
+            room,
+            worker,
+        });
         (Outbox(mailbox.clone()), mailbox)
     }
 
-    /// Whether the caller has gone.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.cancelled.load(Ordering::Acquire)
+    /// What the caller wants.
+    pub fn wish(&self) -> Wish {
+        match self.0.ending.load(Ordering::SeqCst) {
+            NOTHING => Wish::Reply,
+            INTERRUPT => Wish::Interrupt,
+            _ => Wish::Abandon,
+        }
     }
 
-    /// Makes room for `tokens` tokens.
-    pub fn reserve(&self, tokens: usize) {
-        self.0.lock().tokens.reserve(tokens);
-    }
-
-    /// Adds one token.
-    pub fn token(&self, id: u32) {
-        self.0.lock().tokens.push(id);
-    }
-
-    /// Adds text through `give`, and wakes the caller if there was any.
-    pub fn text<R>(&self, give: impl FnOnce(&mut Secret<Vec<u8>>) -> R) -> R {
+    /// Whether the caller is so far behind with a choice that it must not grow. If so the worker is woken when there
+    /// is room again.
+    pub fn is_full(&self, choice: usize) -> bool {
+        let Some(room) = self.0.room else { return false };
         let mut state = self.0.lock();
-        let before = state.text.expose().len();
-        let result = give(&mut state.text);
-        if state.text.expose().len() > before {
-            self.0.changed.notify_all();
+        let unbounded = state.unbounded;
+        let output = &mut state.choices[choice];
+        output.full = !unbounded && output.tokens.expose().len() - output.taken.1 >= room;
+        if output.full {
+            self.0.tell(&mut state); // there may be tokens without text
+        }
+        state.choices[choice].full
+    }
+
+    /// Changes a choice through `give`, and wakes the caller if there is more of it.
+    pub fn output<R>(&self, choice: usize, give: impl FnOnce(&mut Output) -> R) -> R {
+        let mut state = self.0.lock();
+        let output = &mut state.choices[choice];
+        let result = give(output);
+        if output.has_fresh(false) {
+            self.0.tell(&mut state);
         }
         result
+    }
+
+    /// The log probabilities of the prompt's tokens.
+    pub fn prompt_logprobs<R>(&self, give: impl FnOnce(&mut Logprobs) -> R) -> R {
+        give(&mut self.0.lock().prompt_logprobs)
     }
 
     /// Ends the request. After an error nothing of the reply is kept.
@@ -135,11 +295,21 @@ impl Outbox {
             return;
         }
         if end.is_err() {
-            let _ = state.text.wipe().and(state.tokens.wipe());
+            state.choices.clear();
+            state.prompt_logprobs = Logprobs::default();
         }
         state.end = Some(end);
         state.ended = true;
-        self.0.changed.notify_all();
+        self.0.tell(&mut state);
+    }
+}
+
+impl Mailbox {
+    fn tell(&self, state: &mut State) {
+        self.changed.notify_all();
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
     }
 }
 

@@ -1,13 +1,20 @@
-//! Requests into steps: [`sequence`] (one request as it runs), [`scheduler`] (who takes part in a step; integers
-//! only), [`batch`] (a step's input), [`worker`] (the thread that owns the device) and [`mailbox`] (to the caller).
+//! Requests into steps: [`intake`] (reads them), [`scheduler`] (who takes part in a step, and who holds which memory;
+//! integers only), [`sequence`] and [`job`] (a choice and its request as they run), [`batch`] (a step's input),
+//! [`models`] (what computes it), [`worker`] (the thread that owns the device), [`masks`] (grammars, beside it),
+//! [`speculate`] (guesses) and [`mailbox`] (to the caller).
 //!
 //! **Invariant:** requests join and leave between steps only; a request's end is told to its caller after everything
 //! of it is overwritten, never before.
 
 pub mod batch;
+pub mod intake;
+pub mod job;
 pub mod mailbox;
+pub mod masks;
+pub mod models;
 pub mod scheduler;
 pub mod sequence;
+pub mod speculate;
 #[cfg(feature = "testing")]
 pub mod taps;
 pub mod worker;

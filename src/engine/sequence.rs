@@ -1,183 +1,161 @@
-//! One request as it runs.
+//! One choice of a request as it runs.
 
-use std::path::PathBuf;
-use std::time::Instant;
+use std::sync::Arc;
 
-use super::mailbox::{End, Outbox};
-use crate::error::{Error, Result};
+use super::mailbox::Outbox;
+use super::masks::Guide;
+use super::scheduler::Id;
 use crate::memory::Secret;
-use crate::request::{Prompt, Request};
-use crate::response::{FinishReason, RequestId, Timing, Usage};
-use crate::sample::Sampling;
-use crate::text::{Detokenizer, Stops, Text};
+use crate::request::Speculation;
+use crate::response::FinishReason;
+use crate::sample::{Context, LogitBias, Logprobs, Sampling};
+use crate::text::{Detokenizer, Pieces, Stops};
 
-/// What the checkpoint and the session say where a request is silent.
+/// What all choices of a request have in common.
 #[derive(Debug)]
-pub struct Defaults {
-    /// From generation_config.json, if that samples; else greedy.
-    pub sampling: Sampling,
-    /// End tokens from both config files.
-    pub eos: Vec<u32>,
-    /// Positions of one request.
-    pub context: usize,
-    /// Tokens in the vocabulary.
-    pub vocab: usize,
-    /// Where a tokenizer was looked for.
-    pub tokenizer_file: PathBuf,
+pub struct Common {
+    /// How many ids are the prompt.
+    pub prompt_tokens: usize,
+    pub max_tokens: usize,
+    /// End tokens of the checkpoint and of the request.
+    pub end_tokens: Secret<Vec<u32>>,
+    pub bias: LogitBias,
+    /// Tokens at which DRY stops, rising.
+    pub breakers: Arc<Secret<Vec<u32>>>,
+    pub stops: Arc<Vec<Secret<String>>>,
+    /// Special tokens that stay in the text: marks of tool calls and of reasoning.
+    pub visible: Arc<Vec<u32>>,
+    /// How many of the likeliest tokens to tell.
+    pub logprobs: Option<usize>,
+    pub prompt_logprobs: Option<usize>,
+    pub speculation: Option<Speculation>,
+    /// Whether the prompt is special tokens only: then a reply starts as a text does.
+    pub starts: bool,
 }
 
-/// A request from acceptance to its end.
+/// A choice from acceptance to its end.
 #[derive(Debug)]
 pub struct Sequence {
-    pub id: RequestId,
+    /// The request that it belongs to: the id of its first choice.
+    pub job: Id,
+    pub choice: usize,
     /// Prompt and reply so far.
     pub ids: Secret<Vec<u32>>,
-    /// How many of `ids` are in the cache.
-    pub cached: usize,
-    /// Its KV blocks; entry i holds positions `i * BLOCK..`.
-    pub table: Vec<u32>,
     pub sampling: Sampling,
-    pub outbox: Outbox,
+    pub common: Arc<Common>,
+    /// Guesses at what follows `ids`, for the step at hand.
+    pub drafts: Secret<Vec<u32>>,
+    /// How many of `ids` are in the draft model's cache.
+    pub draft_cached: usize,
+    /// How often it had been admitted when that was counted.
+    pub admissions: u64,
+    /// The grammar that the reply follows. Boxed: it moves to the thread that computes masks and back.
+    pub guide: Option<Box<Guide>>,
     #[cfg(feature = "testing")]
     pub logits: Option<crate::engine::taps::LogitsTap>,
-    prompt_tokens: usize,
-    max_tokens: usize,
-    accepted: Instant,
-    timing: Timing,
-    /// End tokens of the checkpoint and of the request.
-    end_tokens: Secret<Vec<u32>>,
     stops: Stops,
     detokenizer: Option<Detokenizer>,
 }
 
 impl Sequence {
-    /// Encodes the prompt and fills in what the request left open.
-    ///
-    /// # Errors
-    /// No tokenizer for a text; ids outside the vocabulary; longer than the context.
-    pub fn new(
-        request: Request,
-        id: RequestId,
-        text: Option<&Text>,
-        defaults: &Defaults,
-        outbox: Outbox,
-    ) -> Result<Self> {
-        let mut ids = encode(&request.prompt, text, defaults)?;
-        let prompt_tokens = ids.expose().len();
-        let asked = request.max_tokens.unwrap_or(1);
-        if prompt_tokens.checked_add(asked).is_none_or(|tokens| tokens > defaults.context) {
-            let context = defaults.context;
-            return Err(Error::ContextLength { prompt_tokens, max_tokens: asked, context });
-        }
-        let room = defaults.context - prompt_tokens;
-        let max_tokens = request.max_tokens.unwrap_or(Request::DEFAULT_MAX_TOKENS).min(room);
-        ids.reserve(prompt_tokens + max_tokens);
-        outbox.reserve(max_tokens);
-        let fresh = || getrandom::u64().unwrap_or(0);
-        let base = &defaults.sampling;
-        let sampling = Sampling {
-            temperature: request.temperature.unwrap_or(base.temperature),
-            top_k: request.top_k.unwrap_or(base.top_k),
-            top_p: request.top_p.unwrap_or(base.top_p),
-            min_p: request.min_p.unwrap_or(base.min_p),
-            seed: request.seed.unwrap_or_else(fresh),
-        };
-        let mut end_tokens = request.stop_tokens;
-        end_tokens.extend(&defaults.eos);
-        let detokenizer = text.map(|text| {
-            let starts = ids.expose().iter().all(|&id| text.pieces().is_special(id));
-            Detokenizer::new(text.pieces(), starts)
-        });
-        Ok(Self {
-            id,
+    /// For a prompt. `pieces` is none where the checkpoint has no tokenizer.
+    pub fn new(ids: Secret<Vec<u32>>, sampling: Sampling, common: Arc<Common>, pieces: Option<&Pieces>) -> Self {
+        Self {
+            job: 0,
+            choice: 0,
             ids,
-            cached: 0,
-            table: Vec::new(),
             sampling,
-            outbox,
+            drafts: Secret::default(),
+            draft_cached: 0,
+            admissions: 0,
+            guide: None,
             #[cfg(feature = "testing")]
-            logits: request.logits,
-            prompt_tokens,
-            max_tokens,
-            accepted: Instant::now(),
-            timing: Timing::default(),
-            end_tokens,
-            stops: Stops::new(request.stop),
-            detokenizer,
-        })
+            logits: None,
+            stops: Stops::new(common.stops.clone()),
+            detokenizer: pieces.map(|pieces| Detokenizer::new(pieces, common.starts, common.visible.clone())),
+            common,
+        }
+    }
+
+    /// Another choice of the same request, before either has a token.
+    pub fn fork(&self, choice: usize, guide: Option<Box<Guide>>, pieces: Option<&Pieces>) -> Self {
+        let mut ids = Secret::<Vec<u32>>::default();
+        ids.reserve(self.most_tokens());
+        ids.extend(self.ids.expose());
+        let sampling = Sampling { seed: self.sampling.seed.wrapping_add(choice as u64), ..self.sampling.clone() };
+        let mut fork = Self::new(ids, sampling, self.common.clone(), pieces);
+        (fork.job, fork.choice, fork.guide) = (self.job, choice, guide);
+        fork.drafts.reserve(self.drafts.capacity());
+        fork
+    }
+
+    /// Makes room for all that it may become, so that nothing of it moves while it runs.
+    pub fn reserve(&mut self) {
+        self.ids.reserve(self.most_tokens());
+        self.drafts.reserve(self.common.speculation.map_or(0, Speculation::tokens));
     }
 
     /// Positions that it may come to hold.
     pub fn most_tokens(&self) -> usize {
-        self.prompt_tokens + self.max_tokens
-    }
-
-    /// Tokens that are not in the cache yet: 1 while it decodes.
-    pub fn left(&self) -> usize {
-        self.ids.expose().len() - self.cached
+        self.common.prompt_tokens + self.common.max_tokens
     }
 
     /// Tokens generated.
     pub fn generated(&self) -> usize {
-        self.ids.expose().len() - self.prompt_tokens
+        self.ids.expose().len() - self.common.prompt_tokens
     }
 
-    /// Takes a new token in; says whether the request ends with it.
-    pub fn take(&mut self, token: u32, text: Option<&Text>) -> Option<FinishReason> {
-        self.timing.total = self.accepted.elapsed();
-        if self.generated() == 0 {
-            self.timing.first_token = self.timing.total;
+    /// What the sampler looks at.
+    pub fn context(&self) -> Context<'_> {
+        let common = &self.common;
+        Context {
+            ids: self.ids.expose(),
+            prompt: common.prompt_tokens,
+            end_tokens: common.end_tokens.expose(),
+            bias: &common.bias,
+            mask: self.guide.as_ref().map(|guide| guide.mask()),
+            breakers: common.breakers.expose(),
         }
-        if self.end_tokens.expose().contains(&token) {
-            self.flush();
+    }
+
+    /// Takes a new token in; says whether the choice ends with it. `logprobs` is told where to put the token's.
+    pub fn take(
+        &mut self,
+        token: u32,
+        pieces: Option<&Pieces>,
+        outbox: &Outbox,
+        logprobs: impl FnOnce(&mut Logprobs),
+    ) -> Option<FinishReason> {
+        if self.common.end_tokens.expose().contains(&token) {
+            self.flush(outbox);
             return Some(FinishReason::Stop);
         }
         self.ids.push(token);
-        self.outbox.token(token);
-        if let (Some(detokenizer), Some(text)) = (&mut self.detokenizer, text) {
-            detokenizer.push(text.pieces(), token, self.stops.held());
-            if self.outbox.text(|out| self.stops.settle(false, out)) {
-                return Some(FinishReason::Stop);
-            }
+        let stopped = outbox.output(self.choice, |output| {
+            output.tokens.push(token);
+            logprobs(&mut output.logprobs);
+            let (Some(detokenizer), Some(pieces)) = (&mut self.detokenizer, pieces) else { return false };
+            detokenizer.push(pieces, token, self.stops.held());
+            self.stops.settle(false, &mut output.text)
+        });
+        if stopped {
+            return Some(FinishReason::Stop);
         }
-        if self.generated() == self.max_tokens {
-            let stopped = self.flush();
+        if self.guide.as_ref().is_some_and(|guide| guide.is_over()) {
+            self.flush(outbox);
+            return Some(FinishReason::Stop);
+        }
+        if self.generated() == self.common.max_tokens {
+            let stopped = self.flush(outbox);
             return Some(if stopped { FinishReason::Stop } else { FinishReason::Length });
         }
         None
     }
 
     /// Gives what was held back; true if a stop string ended in it.
-    fn flush(&mut self) -> bool {
+    pub fn flush(&mut self, outbox: &Outbox) -> bool {
         let Some(detokenizer) = &mut self.detokenizer else { return false };
         detokenizer.finish(self.stops.held());
-        self.outbox.text(|out| self.stops.settle(true, out))
+        outbox.output(self.choice, |output| self.stops.settle(true, &mut output.text))
     }
-
-    /// How it ended, for its caller.
-    pub fn end(&self, finish_reason: FinishReason) -> End {
-        let usage = Usage { prompt_tokens: self.prompt_tokens, completion_tokens: self.generated() };
-        End { finish_reason, usage, timing: self.timing, request_id: self.id, seed: self.sampling.seed }
-    }
-
-    /// Overwrites its content and gives the outbox back, to tell the caller.
-    pub fn wipe(self) -> Outbox {
-        self.outbox // the rest drops here: every field with content is a Secret
-    }
-}
-
-fn encode(prompt: &Prompt, text: Option<&Text>, defaults: &Defaults) -> Result<Secret<Vec<u32>>> {
-    let mut ids = Secret::<Vec<u32>>::default();
-    match (prompt, text) {
-        (Prompt::Text(prompt), Some(text)) => text.encode(prompt.expose(), true, &mut ids)?,
-        (Prompt::Text(_), None) => return Err(Error::NoTokenizer { file: defaults.tokenizer_file.clone() }),
-        (Prompt::Tokens(given), _) => ids.extend(given.expose()),
-    }
-    if ids.expose().is_empty() {
-        return Err(Error::request("prompt", "a text that gives at least one token"));
-    }
-    if ids.expose().iter().any(|&id| id as usize >= defaults.vocab) {
-        return Err(Error::request("prompt", format!("token ids below {}", defaults.vocab)));
-    }
-    Ok(ids)
 }

@@ -1,35 +1,58 @@
-//! The thread that owns the device: takes requests in, runs steps, scrubs, answers.
+//! The thread that owns the device: runs steps, scrubs, answers.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use super::batch::Builder;
-use super::mailbox::{End, Outbox};
-use super::scheduler;
-use super::sequence::{Defaults, Sequence};
+use super::job::Job;
+use super::mailbox::Wish;
+use super::masks::{Guide, Masks};
+use super::models::Models;
+use super::scheduler::{Arrival, Id, Key, Scheduler, Turn};
+use super::sequence::Sequence;
+use super::speculate;
 use crate::backend::{Backend, Counters};
+use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::memory::blocks::BlockPool;
-use crate::memory::ledger::{Ledger, NotCovered, ScrubReport};
+use crate::memory::Scrubbed;
+use crate::memory::ledger::{NotCovered, ScrubReport};
 use crate::memory::poison::{Poison, PoisonReason};
-use crate::memory::workspace::Dirty;
-use crate::model::decoder::{Decoder, Limits, blocks_for};
-use crate::request::Request;
-use crate::response::{FinishReason, RequestId};
-use crate::sample::Sampler;
-use crate::text::Text;
+use crate::model::decoder::Limits;
+use crate::request::Speculation;
+use crate::response::FinishReason;
+use crate::sample::{Context, Sampler};
+use crate::session::Load;
+use crate::text::{Pieces, Text};
 
-/// A request that is over, and how it ended.
-type Ended = (Sequence, Result<End>);
+/// A choice that is over, and how it ended.
+type Ended = (Id, Result<FinishReason>);
 
-/// Requests that come in together: all are accepted, or none.
+/// A request that was encoded and checked.
 #[derive(Debug)]
-pub struct Submission {
-    pub jobs: Vec<(Request, Outbox)>,
-    /// Told once, after all were encoded and checked; an error comes with its place.
-    pub answer: SyncSender<std::result::Result<(), (usize, Error)>>,
+pub struct Prepared {
+    pub job: Job,
+    pub sequence: Sequence,
+    pub arrival: Arrival,
+}
+
+/// What the worker is told between steps.
+#[derive(Debug)]
+pub enum Message {
+    /// Requests that come in together, and the proof that the place where they were encoded is clean.
+    Accept(Vec<Prepared>, Scrubbed),
+    /// Requests were refused; as above.
+    Refused(u64, Scrubbed),
+    /// Somebody wants his request to end, or has read of a stream that was full.
+    Wake,
+    /// What is kept under a key is of no use any more; tells when it is overwritten.
+    Forget(Key, Option<SyncSender<()>>),
+    /// The guarantee is in doubt: everything must go.
+    Poison,
+    /// The session's handle is gone.
+    Close,
 }
 
 /// What the session's handle can see while the worker runs.
@@ -37,26 +60,29 @@ pub struct Submission {
 pub struct Shared {
     pub poison: Poison,
     pub counters: Mutex<Counters>,
+    pub load: Mutex<Load>,
+    /// Requests that were accepted and have not ended.
+    pub requests: AtomicUsize,
 }
 
 /// Everything that the worker's thread owns.
 pub struct Worker<B: Backend> {
-    backend: B,
-    decoder: Decoder<B>,
-    text: Option<Text>,
-    defaults: Defaults,
+    models: Models<B>,
+    text: Option<Arc<Text>>,
     limits: Limits,
     shared: Arc<Shared>,
-    session: u64,
-    accepted: u64,
-    waiting: VecDeque<Sequence>,
-    running: Vec<Sequence>,
-    turns: Vec<usize>,
-    batch: Builder,
+    clock: Arc<dyn Clock>,
+    scheduler: Scheduler,
+    jobs: HashMap<Id, Job>,
+    sequences: HashMap<Id, Sequence>,
+    ids: Id,
+    /// Sequences whose reader is behind.
+    paused: Vec<Id>,
+    /// No later than the first deadline of all.
+    deadline: Option<Instant>,
     sampler: Sampler,
-    pool: BlockPool,
-    dirty: Dirty,
-    ledger: Ledger,
+    masks: Option<Masks>,
+    turns: Vec<Turn>,
     #[cfg(feature = "testing")]
     pub faults: crate::engine::taps::Faults,
 }
@@ -64,204 +90,533 @@ pub struct Worker<B: Backend> {
 impl<B: Backend> Worker<B> {
     /// A worker with nothing to do yet.
     pub fn new(
-        backend: B,
-        decoder: Decoder<B>,
-        text: Option<Text>,
-        defaults: Defaults,
+        models: Models<B>,
+        text: Option<Arc<Text>>,
+        vocab: usize,
         limits: Limits,
         shared: Arc<Shared>,
+        clock: Arc<dyn Clock>,
     ) -> Self {
-        let vocab = defaults.vocab;
         Self {
-            backend,
-            decoder,
+            models,
             text,
-            defaults,
             limits,
             shared,
-            session: getrandom::u64().unwrap_or(0),
-            accepted: 0,
-            waiting: VecDeque::new(),
-            running: Vec::with_capacity(limits.sequences),
-            turns: Vec::with_capacity(limits.sequences),
-            batch: Builder::new(limits),
+            clock,
+            scheduler: Scheduler::new(limits),
+            jobs: HashMap::new(),
+            sequences: HashMap::new(),
+            ids: 0,
+            paused: Vec::new(),
+            deadline: None,
             sampler: Sampler::new(vocab),
-            pool: BlockPool::new(limits.blocks),
-            dirty: Dirty::default(),
-            ledger: Ledger::default(),
+            masks: None,
+            turns: Vec::with_capacity(limits.sequences),
             #[cfg(feature = "testing")]
             faults: crate::engine::taps::Faults::default(),
         }
     }
 
     /// Serves until the session's handle is gone, then overwrites and gives up everything.
-    pub fn run(mut self, submissions: &Receiver<Submission>) -> ScrubReport {
+    pub fn run(mut self, messages: &Receiver<Message>) -> ScrubReport {
         loop {
-            let idle = self.running.is_empty() && self.waiting.is_empty();
-            let next = match idle {
-                true => submissions.recv().map_err(|_| TryRecvError::Disconnected),
-                false => submissions.try_recv(),
-            };
-            match next {
-                Ok(submission) => self.guarded(|this| this.accept(submission)),
-                Err(TryRecvError::Disconnected) => return self.close(),
-                Err(TryRecvError::Empty) => self.guarded(Self::step),
+            match self.next(messages) {
+                Some(Message::Close) => return self.close(),
+                Some(message) => self.guarded(|this| this.hear(message)),
+                None => self.guarded(Self::step),
             }
+            *self.shared.load.lock().unwrap_or_else(PoisonError::into_inner) = self.load();
+        }
+    }
+
+    /// The next message; none when a step is due. Without work it sleeps, until the next deadline at most.
+    fn next(&self, messages: &Receiver<Message>) -> Option<Message> {
+        if self.scheduler.has_work() {
+            return match messages.try_recv() {
+                Ok(message) => Some(message),
+                Err(TryRecvError::Empty) => None,
+                Err(TryRecvError::Disconnected) => Some(Message::Close),
+            };
+        }
+        let Some(deadline) = self.deadline else {
+            return Some(messages.recv().unwrap_or(Message::Close));
+        };
+        match messages.recv_timeout(deadline.saturating_duration_since(self.clock.now())) {
+            Ok(message) => Some(message),
+            Err(RecvTimeoutError::Timeout) => Some(Message::Wake),
+            Err(RecvTimeoutError::Disconnected) => Some(Message::Close),
         }
     }
 
     /// Runs `act`; a panic in it scrubs everything, fails every request and poisons the session.
     fn guarded(&mut self, act: impl FnOnce(&mut Self)) {
-        if catch_unwind(AssertUnwindSafe(|| act(self))).is_ok() {
-            return;
+        if catch_unwind(AssertUnwindSafe(|| act(self))).is_err() {
+            self.shared.poison.set(PoisonReason::Panic);
+            self.fail_all();
         }
-        self.shared.poison.set(PoisonReason::Panic);
-        let failed: Vec<_> = self.running.drain(..).chain(self.waiting.drain(..)).collect();
-        self.ledger.scrubbed(1, self.backend.scrub_all());
-        self.finish(
-            failed
-                .into_iter()
-                .map(|sequence| (sequence, Err(Error::Poisoned(PoisonReason::Panic))))
-                .collect(),
-        );
     }
 
-    fn accept(&mut self, submission: Submission) {
-        let Submission { jobs, answer } = submission;
-        if let Some(reason) = self.shared.poison.reason() {
-            let _ = answer.send(Err((0, Error::Poisoned(reason))));
-            return;
+    fn fail_all(&mut self) {
+        self.models.scrub_all();
+        self.scheduler = Scheduler::new(self.limits); // all blocks are zero
+        self.paused.clear();
+        self.masks = None; // its guides drop with it
+        self.sequences.clear();
+        let failed: Vec<Job> = self.jobs.drain().map(|(_, job)| job).collect();
+        self.scrub_steps(Vec::new());
+        for mut job in failed {
+            job.failed = Some(Error::Poisoned(PoisonReason::Panic));
+            self.tell(job);
         }
-        let mut sequences = Vec::with_capacity(jobs.len());
-        let mut refused = None;
-        for (index, (request, outbox)) in jobs.into_iter().enumerate() {
-            self.accepted += 1;
-            let id = RequestId { session: self.session, count: self.accepted };
-            match Sequence::new(request, id, self.text.as_ref(), &self.defaults, outbox) {
-                Ok(sequence) => sequences.push(sequence),
+    }
+
+    fn hear(&mut self, message: Message) {
+        match message {
+            Message::Accept(requests, proof) => {
+                self.models.ledger.scrubbed(1, &proof);
+                requests.into_iter().for_each(|request| self.accept(request));
+            }
+            Message::Refused(requests, proof) => {
+                self.models.ledger.scrubbed(1, &proof);
+                (0..requests).for_each(|_| self.models.ledger.request_ended());
+            }
+            Message::Wake => self.look_around(),
+            Message::Forget(key, done) => {
+                self.scheduler.forget(key, &mut self.models);
+                let _ = done.map(|done| done.send(())); // one who does not wait any more knows why
+            }
+            Message::Poison => {
+                self.shared.poison.set(PoisonReason::Panic);
+                self.fail_all();
+            }
+            Message::Close => {} // `run` ends with it
+        }
+    }
+
+    fn accept(&mut self, request: Prepared) {
+        let Prepared { mut job, mut sequence, arrival } = request;
+        if let Some(reason) = self.shared.poison.reason() {
+            job.failed = Some(Error::Poisoned(reason));
+            return self.tell(job);
+        }
+        if self.masks.is_none() && sequence.guide.is_some() {
+            match Masks::start() {
+                Ok(masks) => self.masks = Some(masks),
                 Err(error) => {
-                    refused = Some((index, error));
-                    break;
+                    job.failed = Some(error);
+                    return self.tell(job);
                 }
             }
         }
-        match refused {
-            None => {
-                self.waiting.extend(sequences);
-                let _ = answer.send(Ok(())); // a caller that is gone has cancelled
-            }
-            Some(refusal) => {
-                self.ledger.request_ended();
-                self.finish(sequences.into_iter().map(|sequence| (sequence, Err(Error::Closed))).collect());
-                let _ = answer.send(Err(refusal));
-            }
+        let id = self.new_id();
+        sequence.job = id;
+        job.members.push(id);
+        if let Some(reuse) = &job.reuse {
+            self.scheduler.keep(reuse.kept.key, reuse.public);
+        }
+        self.scheduler.arrive(id, arrival);
+        self.deadline = self.deadline.into_iter().chain(job.deadline).min();
+        let wish = job.outbox.wish();
+        self.jobs.insert(id, job);
+        self.sequences.insert(id, sequence);
+        if wish != Wish::Reply {
+            self.look_around(); // its wake came before it did
         }
     }
 
-    /// One step: who has gone leaves, who fits joins, all compute, those that are done end.
+    fn new_id(&mut self) -> Id {
+        self.ids += 1;
+        self.ids
+    }
+
+    /// Looks for requests whose callers want an end, whose deadline has passed, or whose readers have caught up.
+    fn look_around(&mut self) {
+        let now = self.clock.now();
+        let mut ended = Vec::new();
+        self.deadline = None;
+        for job in self.jobs.values_mut() {
+            let late = job.deadline.is_some_and(|deadline| deadline <= now);
+            let outcome = match job.outbox.wish() {
+                Wish::Abandon => Err(Error::Closed),
+                Wish::Interrupt => Ok(FinishReason::Cancelled),
+                Wish::Reply if late => Ok(FinishReason::Deadline),
+                Wish::Reply => {
+                    self.deadline = self.deadline.into_iter().chain(job.deadline).min();
+                    continue;
+                }
+            };
+            for (choice, guide) in job.unborn.drain(..) {
+                drop(guide);
+                job.outbox.output(choice, |output| output.finish = outcome.as_ref().ok().copied());
+            }
+            match outcome {
+                Ok(reason) => ended.extend(job.members.iter().map(|id| (*id, Ok(reason)))),
+                Err(error) => ended.extend(job.members.first().map(|id| (*id, Err(error)))),
+            }
+        }
+        for (id, _) in &ended {
+            let sequence = self.sequences.get_mut(id).expect("a member of a job");
+            sequence.flush(&self.jobs[&sequence.job].outbox);
+        }
+        self.finish(ended);
+        let (sequences, jobs, scheduler) = (&self.sequences, &self.jobs, &mut self.scheduler);
+        self.paused.retain(|id| {
+            let sequence = &sequences[id];
+            let full = jobs[&sequence.job].outbox.is_full(sequence.choice);
+            scheduler.pause(*id, full);
+            full
+        });
+    }
+
+    /// One step: all who can compute, those that are done end.
     fn step(&mut self) {
-        let mut ended = self.remove_cancelled();
-        self.admit();
-        if !self.running.is_empty() {
-            let done = self.forward();
-            // from the last on, so that the places of the others stay
-            for (place, outcome) in done.into_iter().rev() {
-                let sequence = self.running.remove(place);
-                let outcome = outcome.map(|reason| sequence.end(reason));
-                ended.push((sequence, outcome));
-            }
+        if self.deadline.is_some_and(|deadline| deadline <= self.clock.now()) {
+            self.look_around();
         }
-        if !ended.is_empty() {
-            self.finish(ended);
+        self.turns.clear();
+        self.turns.extend(self.scheduler.plan(&mut self.models));
+        let mut turns = std::mem::take(&mut self.turns);
+        let looking = self.send_guides(&turns);
+        self.guess(&mut turns);
+        self.fill_batch(&turns);
+        if !turns.is_empty() {
+            self.models.main.forward();
         }
-    }
-
-    fn remove_cancelled(&mut self) -> Vec<Ended> {
-        let running = self.running.extract_if(.., |sequence| sequence.outbox.is_cancelled());
-        let mut gone: Vec<_> = running.collect();
-        let (cancelled, waiting): (VecDeque<_>, _) =
-            self.waiting.drain(..).partition(|sequence| sequence.outbox.is_cancelled());
-        self.waiting = waiting;
-        gone.extend(cancelled);
-        gone.into_iter().map(|sequence| (sequence, Err(Error::Closed))).collect()
-    }
-
-    /// In order of arrival, each with all the blocks that it may come to need: so none has to give way later.
-    fn admit(&mut self) {
-        while self.running.len() < self.limits.sequences
-            && let Some(next) = self.waiting.front_mut()
-            && self.pool.take(blocks_for(next.most_tokens()), &mut next.table)
-        {
-            self.running.extend(self.waiting.pop_front());
-        }
-    }
-
-    /// Runs the model over everyone's next tokens; returns the places of those that are done.
-    fn forward(&mut self) -> Vec<(usize, Result<FinishReason>)> {
-        scheduler::share(self.running.iter().map(Sequence::left), self.limits.step_tokens, &mut self.turns);
-        let batch = self.batch.build(&self.running, &self.turns);
-        self.dirty.mark(batch.ids.len(), batch.outputs.len());
-        self.decoder.forward(&mut self.backend, &batch);
-        *self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner) = self.backend.counters();
+        let mut ended = self.receive_guides(looking);
+        *self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner) = self.models.main.counters();
         #[cfg(feature = "testing")]
         self.faults.after_forward();
-
-        let mut done = Vec::new();
-        let mut output = 0;
-        for (place, (sequence, &turn)) in self.running.iter_mut().zip(&self.turns).enumerate() {
-            sequence.cached += turn;
-            if turn == 0 || sequence.left() > 0 {
-                continue;
-            }
-            let logits = self.decoder.logits(&mut self.backend, output);
-            output += 1;
-            #[cfg(feature = "testing")]
-            sequence.logits.iter().for_each(|tap| tap.take(logits));
-            match self.sampler.sample(logits, &sequence.sampling, sequence.generated() as u64) {
-                Err(error) => done.push((place, Err(error))),
-                Ok(token) => {
-                    let reason = sequence.take(token, self.text.as_ref());
-                    done.extend(reason.map(|reason| (place, Ok(reason))));
-                }
-            }
+        let mut row = 0;
+        for turn in &turns {
+            self.read_turn(*turn, &mut row, &mut ended);
         }
-        done
+        self.turns = turns;
+        self.finish(ended);
     }
 
-    /// Overwrites all that these requests left anywhere, then tells their callers.
-    fn finish(&mut self, ended: Vec<Ended>) {
-        let mut answers = Vec::with_capacity(ended.len());
-        for (mut sequence, outcome) in ended {
-            let proof = self.backend.scrub_blocks(&sequence.table);
-            let blocks = sequence.table.len() as u64;
-            self.pool.release(&mut sequence.table, &proof);
-            self.ledger.scrubbed(blocks, proof);
-            self.ledger.request_ended();
-            answers.push((sequence.wipe(), outcome));
+    /// Guides of those who get a token in this step look while the model computes; returns how many do.
+    fn send_guides(&mut self, turns: &[Turn]) -> usize {
+        let mut looking = 0;
+        for turn in turns {
+            let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
+            let entry = self.scheduler.entry(turn.id);
+            if entry.cached + turn.tokens == entry.known
+                && let Some(guide) = sequence.guide.take()
+            {
+                self.masks.as_ref().expect("started with the first guide").look(turn.id, guide);
+                looking += 1;
+            }
         }
-        let (tokens, outputs) = self.dirty.take();
-        let (regions, proof) = self.decoder.scrub(&mut self.backend, tokens, outputs);
-        self.ledger.scrubbed(regions, proof);
-        self.ledger.scrubbed(2, self.batch.scrub().and(self.sampler.scrub()));
-        self.ledger.scrubbed(1, self.backend.scrub_threads());
-        for (outbox, outcome) in answers {
-            outbox.end(outcome);
+        looking
+    }
+
+    fn receive_guides(&mut self, looking: usize) -> Vec<Ended> {
+        let mut ended = Vec::new();
+        for _ in 0..looking {
+            let (id, guide, result) = self.masks.as_ref().expect("it was sent a guide").next();
+            self.sequences.get_mut(&id).expect("who has a turn has not ended").guide = Some(guide);
+            ended.extend(result.err().map(|error| (id, Err(error))));
+        }
+        ended
+    }
+
+    /// Fills in guesses where the scheduler has room for them.
+    fn guess(&mut self, turns: &mut [Turn]) {
+        for turn in turns.iter_mut() {
+            let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
+            sequence.drafts.truncate(0);
+            // a guess that can only be the last token saves nothing
+            turn.drafts = turn.drafts.min(sequence.common.max_tokens - sequence.generated() - 1);
+            if let Some(Speculation::PromptLookup { ngram, .. }) = sequence.common.speculation {
+                let Sequence { ids, drafts, .. } = sequence;
+                speculate::lookup(ids.expose(), ngram, turn.drafts, &mut |id| drafts.push(id));
+            }
+        }
+        self.ask_draft(turns);
+        for turn in turns.iter_mut() {
+            turn.drafts = self.sequences[&turn.id].drafts.expose().len();
+        }
+    }
+
+    /// Lets the draft model go on from each sequence that asks for it, one token at a time. It draws as the main model
+    /// will, with the same random numbers: so the better it is, the more often both choose the same.
+    fn ask_draft(&mut self, turns: &[Turn]) {
+        let Some(draft) = &mut self.models.draft else { return };
+        let mut asked = Vec::new();
+        for turn in turns.iter().filter(|turn| turn.drafts > 0) {
+            let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
+            if !matches!(sequence.common.speculation, Some(Speculation::Draft { .. })) {
+                continue;
+            }
+            let entry = self.scheduler.entry(turn.id);
+            if sequence.admissions != entry.admissions {
+                (sequence.admissions, sequence.draft_cached) = (entry.admissions, 0);
+            }
+            // the draft's part of a block is filled late: not where others hold the block too
+            if !self.scheduler.is_shared(turn.id, sequence.draft_cached) {
+                asked.push((*turn, sequence.ids.expose().len()));
+            }
+        }
+        let mut asking = asked.clone();
+        while !asking.is_empty() {
+            draft.batch.clear();
+            let mut room = self.limits.step_tokens;
+            for (turn, _) in &asking {
+                let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
+                let (ids, from) = (sequence.ids.expose(), sequence.draft_cached);
+                let end = ids.len().min(from + room);
+                room -= end - from;
+                if end > from {
+                    let table = &self.scheduler.entry(turn.id).table;
+                    draft.batch.add(&ids[from..end], &[], from, table, ids.len() - 1);
+                }
+                sequence.draft_cached = end;
+            }
+            draft.forward();
+            let mut row = 0;
+            asking.retain(|(turn, known)| {
+                let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
+                if sequence.draft_cached < sequence.ids.expose().len() {
+                    return false; // a long prompt is caught up with over several steps
+                }
+                let (logits, context) = (draft.logits(row), Context { mask: None, ..sequence.context() });
+                row += 1;
+                let Ok(token) = self.sampler.sample(logits, &sequence.sampling, &context) else { return false };
+                sequence.ids.push(token);
+                sequence.ids.expose().len() < known + turn.drafts
+            });
+        }
+        for (turn, known) in asked {
+            let Sequence { ids, drafts, .. } = self.sequences.get_mut(&turn.id).expect("it was asked");
+            drafts.extend(&ids.expose()[known..]);
+            ids.truncate(known);
+        }
+    }
+
+    fn fill_batch(&mut self, turns: &[Turn]) {
+        let batch = &mut self.models.main.batch;
+        batch.clear();
+        for turn in turns {
+            let (entry, sequence) = (self.scheduler.entry(turn.id), &self.sequences[&turn.id]);
+            let ids = &sequence.ids.expose()[entry.cached..entry.cached + turn.tokens];
+            batch.add(ids, sequence.drafts.expose(), entry.cached, &entry.table, entry.outputs_from);
+        }
+    }
+
+    /// Reads what a turn computed: log probabilities of the prompt, the next token, guesses that were right.
+    fn read_turn(&mut self, turn: Turn, row: &mut usize, ended: &mut Vec<Ended>) {
+        let entry = self.scheduler.entry(turn.id);
+        let (cached, outputs_from) = (entry.cached, entry.outputs_from.max(entry.cached));
+        let end = cached + turn.tokens;
+        let first_row = *row;
+        *row += (end + turn.drafts).saturating_sub(outputs_from);
+        let sequence = &self.sequences[&turn.id];
+        let known = sequence.ids.expose().len();
+        if let Some(top) = sequence.common.prompt_logprobs {
+            let job = &self.jobs[&sequence.job];
+            for position in outputs_from..end.min(known - 1) {
+                let logits = self.models.main.logits(first_row + position - outputs_from);
+                let token = sequence.ids.expose()[position + 1];
+                job.outbox.prompt_logprobs(|out| self.sampler.logprobs(logits, token, top, out));
+            }
+        }
+        if end < known {
+            self.scheduler.advance(turn.id, end, known, outputs_from.max(end).min(known - 1));
+            return;
+        }
+        if ended.iter().all(|(id, _)| *id != turn.id) {
+            self.read_tokens(turn, *row - turn.drafts - 1, ended);
+        }
+    }
+
+    /// Chooses tokens from the logits of `row`, and, as long as guesses were right, of those behind it.
+    fn read_tokens(&mut self, turn: Turn, row: usize, ended: &mut Vec<Ended>) {
+        let forks = self.fork(turn.id);
+        let mut accepted = 0;
+        let outcome = loop {
+            let outcome = self.choose(turn.id, row + accepted, accepted > 0);
+            let sequence = &self.sequences[&turn.id];
+            let right = sequence.drafts.expose().get(accepted) == sequence.ids.expose().last();
+            if !matches!(outcome, Ok(None)) || accepted == turn.drafts || !right {
+                break outcome;
+            }
+            accepted += 1;
+        };
+        let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
+        let cached = self.scheduler.entry(turn.id).cached + turn.tokens + accepted;
+        sequence.draft_cached = sequence.draft_cached.min(cached);
+        let (known, drafts) = (sequence.ids.expose().len(), sequence.common.speculation.map_or(0, Speculation::tokens));
+        let job = self.jobs.get_mut(&sequence.job).expect("a member's job");
+        job.usage.drafted_tokens += turn.drafts;
+        job.usage.accepted_tokens += accepted;
+        if job.timing.first_token.is_zero() {
+            job.timing.first_token = self.clock.now() - job.accepted;
+            job.usage.cached_tokens = self.scheduler.entry(turn.id).reused.unwrap_or(0);
+        }
+        let full = job.outbox.is_full(sequence.choice);
+        match outcome {
+            Ok(None) => {
+                self.scheduler.advance(turn.id, cached, known, known - 1);
+                self.scheduler.wish_drafts(turn.id, drafts);
+                self.pause_if(turn.id, full);
+            }
+            Ok(Some(reason)) => {
+                self.scheduler.advance(turn.id, cached.min(known), known, known - 1);
+                ended.push((turn.id, Ok(reason)));
+            }
+            Err(error) => ended.push((turn.id, Err(error))),
+        }
+        for fork in forks {
+            self.begin_fork(turn.id, fork, row, ended);
+        }
+    }
+
+    fn pause_if(&mut self, id: Id, full: bool) {
+        if full {
+            self.scheduler.pause(id, true);
+            self.paused.push(id);
+        }
+    }
+
+    /// The other choices of a request whose first token is about to be chosen.
+    fn fork(&mut self, id: Id) -> Vec<Sequence> {
+        let sequence = &self.sequences[&id];
+        let job = self.jobs.get_mut(&sequence.job).expect("a member's job");
+        let pieces = self.text.as_deref().map(Text::pieces);
+        job.unborn.drain(..).map(|(choice, guide)| sequence.fork(choice, guide, pieces)).collect()
+    }
+
+    fn begin_fork(&mut self, first: Id, fork: Sequence, row: usize, ended: &mut Vec<Ended>) {
+        let id = self.new_id();
+        let (job, choice) = (fork.job, fork.choice);
+        self.scheduler.fork(first, id);
+        self.jobs.get_mut(&job).expect("a member's job").members.push(id);
+        self.sequences.insert(id, fork);
+        match self.choose(id, row, true) {
+            Ok(None) => {
+                let known = self.sequences[&id].ids.expose().len();
+                let cached = self.scheduler.entry(id).cached;
+                self.scheduler.advance(id, cached, known, known - 1);
+                let full = self.jobs[&job].outbox.is_full(choice);
+                self.pause_if(id, full);
+            }
+            Ok(Some(reason)) => ended.push((id, Ok(reason))),
+            Err(error) => ended.push((id, Err(error))),
+        }
+    }
+
+    /// Chooses a sequence's next token from a row of logits; says whether it ends with it. `look` where its grammar's
+    /// mask was not computed beside the model.
+    fn choose(&mut self, id: Id, row: usize, look: bool) -> Result<Option<FinishReason>> {
+        let sequence = self.sequences.get_mut(&id).expect("who has a turn has not ended");
+        let logits = self.models.main.logits(row);
+        #[cfg(feature = "testing")]
+        sequence.logits.iter().for_each(|tap| tap.take(logits));
+        if let Some(guide) = sequence.guide.as_mut().filter(|_| look) {
+            guide.look()?;
+        }
+        let token = self.sampler.sample(logits, &sequence.sampling, &sequence.context())?;
+        if let Some(guide) = &mut sequence.guide {
+            guide.accept(token)?;
+        }
+        let outbox = &self.jobs[&sequence.job].outbox;
+        let top = sequence.common.logprobs;
+        let pieces: Option<&Pieces> = self.text.as_deref().map(Text::pieces);
+        let sampler = &mut self.sampler;
+        Ok(sequence.take(token, pieces, outbox, |out| {
+            if let Some(top) = top {
+                sampler.logprobs(logits, token, top, out);
+            }
+        }))
+    }
+
+    /// Overwrites all that these choices left anywhere; where the last of a request ended, tells its caller.
+    fn finish(&mut self, ended: Vec<Ended>) {
+        let (mut over, mut guides) = (Vec::new(), Vec::new());
+        for (id, outcome) in ended {
+            let Some(sequence) = self.sequences.get(&id) else { continue }; // went with a sibling that failed
+            let first = sequence.job;
+            let job = self.jobs.get_mut(&first).expect("a member's job");
+            let leaving = match outcome {
+                Ok(reason) => {
+                    job.ended(sequence.choice, sequence.generated(), reason);
+                    vec![id]
+                }
+                Err(error) => {
+                    job.failed = Some(error);
+                    guides.extend(job.unborn.drain(..).filter_map(|(_, guide)| guide));
+                    job.members.clone()
+                }
+            };
+            for id in leaving {
+                guides.extend(self.remove(id));
+            }
+            let job = self.jobs.get_mut(&first).expect("a member's job");
+            if job.is_over() {
+                job.timing.total = self.clock.now() - job.accepted;
+                over.extend(self.jobs.remove(&first));
+            }
+        }
+        if !over.is_empty() || !guides.is_empty() {
+            self.scrub_steps(guides);
+        }
+        over.into_iter().for_each(|job| self.tell(job));
+    }
+
+    /// Takes a choice out; what it leaves in the cache is overwritten, or kept for its conversation.
+    fn remove(&mut self, id: Id) -> Option<Box<Guide>> {
+        let mut sequence = self.sequences.remove(&id)?;
+        let job = self.jobs.get_mut(&sequence.job).expect("a member's job");
+        job.members.retain(|member| *member != id);
+        let keep = sequence.choice == 0 && job.failed.is_none();
+        if keep {
+            job.remember(sequence.ids.expose());
+        }
+        self.scheduler.end(id, keep, &mut self.models);
+        self.paused.retain(|paused| *paused != id);
+        sequence.guide.take()
+    }
+
+    fn scrub_steps(&mut self, guides: Vec<Box<Guide>>) {
+        self.models.scrub_steps();
+        self.models.ledger.scrubbed(1, &self.sampler.scrub());
+        if let Some(masks) = self.masks.as_ref().filter(|_| !guides.is_empty()) {
+            self.models.ledger.scrubbed(1, &masks.forget(guides));
+        }
+    }
+
+    fn tell(&mut self, job: Job) {
+        self.models.ledger.request_ended();
+        self.shared.requests.fetch_sub(1, Ordering::SeqCst);
+        *self.shared.load.lock().unwrap_or_else(PoisonError::into_inner) = self.load();
+        job.tell();
+    }
+
+    fn load(&self) -> Load {
+        Load {
+            running: self.scheduler.running(),
+            waiting: self.scheduler.waiting(),
+            kv_blocks_used: self.scheduler.blocks_in_use(),
+            kv_blocks: self.limits.blocks,
+            preemptions: self.scheduler.preemptions(),
         }
     }
 
     fn close(mut self) -> ScrubReport {
-        let left: Vec<_> = self.running.drain(..).chain(self.waiting.drain(..)).collect();
-        self.finish(left.into_iter().map(|sequence| (sequence, Err(Error::Closed))).collect());
-        if let Some(closed) = self.backend.close() {
+        let left: Vec<Ended> = self.sequences.keys().map(|id| (*id, Err(Error::Closed))).collect();
+        self.finish(left);
+        self.scrub_steps(Vec::new());
+        let (mut ledger, arenas) = self.models.close();
+        for closed in arenas {
             let whole = closed.scrubbed.bytes() == closed.verified;
-            self.ledger.arena_closed(closed);
+            ledger.arena_closed(closed);
             if !whole {
                 self.shared.poison.set(PoisonReason::ScrubFailed);
             }
         }
         if !crate::alloc::is_installed() {
-            self.ledger.not_covered(NotCovered::HeapTemporaries);
+            ledger.not_covered(NotCovered::HeapTemporaries);
         }
-        self.ledger.report()
+        ledger.report()
     }
 }

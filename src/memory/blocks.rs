@@ -1,4 +1,7 @@
-//! The KV block pool: which blocks are free. Integers only; the bytes are the backend's.
+//! The KV block pool: which blocks are free, and how often each is held. Integers only; the bytes are the backend's.
+//!
+//! A block goes free -> held -> dead -> free: it is dead when its last holder lets go, and free again only once its
+//! bytes are overwritten.
 
 use super::Scrubbed;
 
@@ -6,28 +9,79 @@ use super::Scrubbed;
 #[derive(Debug)]
 pub struct BlockPool {
     free: Vec<u32>,
-    count: usize,
+    /// Holders of each block.
+    held: Vec<u32>,
+    /// Blocks that nobody holds and that are not overwritten yet.
+    dead: usize,
 }
 
 impl BlockPool {
     /// A pool of blocks `0..count`, all free.
     pub fn new(count: usize) -> Self {
-        Self { free: (0..count as u32).rev().collect(), count }
+        Self { free: (0..count as u32).rev().collect(), held: vec![0; count], dead: 0 }
+    }
+
+    /// Blocks in all.
+    pub fn count(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Blocks to be had.
+    pub fn free(&self) -> usize {
+        self.free.len()
     }
 
     /// Appends `wanted` blocks to `table`, or leaves it as it is and returns false.
+    #[must_use]
     pub fn take(&mut self, wanted: usize, table: &mut Vec<u32>) -> bool {
         if wanted > self.free.len() {
             return false;
         }
-        table.extend(self.free.drain(self.free.len() - wanted..).rev());
+        for block in self.free.drain(self.free.len() - wanted..).rev() {
+            self.held[block as usize] = 1;
+            table.push(block);
+        }
         true
     }
 
-    /// Takes blocks back; the token shows that their bytes were overwritten first.
-    pub fn release(&mut self, table: &mut Vec<u32>, _proof: &Scrubbed) {
-        self.free.extend(table.drain(..).rev());
-        debug_assert!(self.free.len() <= self.count, "a block was released twice");
+    /// One more holder for each of `blocks`.
+    ///
+    /// # Panics
+    /// If one of them is not held.
+    pub fn share(&mut self, blocks: &[u32]) {
+        for &block in blocks {
+            assert!(self.held[block as usize] > 0, "a block that nobody holds cannot be shared");
+            self.held[block as usize] += 1;
+        }
+    }
+
+    /// Whether a block has more than one holder: then nobody may write to it.
+    pub fn is_shared(&self, block: u32) -> bool {
+        self.held[block as usize] > 1
+    }
+
+    /// One holder fewer for each of `blocks`; those that have none left are appended to `dead`.
+    ///
+    /// # Panics
+    /// If one of them is not held.
+    pub fn let_go(&mut self, blocks: impl IntoIterator<Item = u32>, dead: &mut Vec<u32>) {
+        for block in blocks {
+            let held = &mut self.held[block as usize];
+            *held = held.checked_sub(1).expect("a block is let go by those who hold it");
+            if *held == 0 {
+                self.dead += 1;
+                dead.push(block);
+            }
+        }
+    }
+
+    /// Frees dead blocks; the token shows that their bytes were overwritten first.
+    ///
+    /// # Panics
+    /// If there are more than died.
+    pub fn release(&mut self, dead: &mut Vec<u32>, _proof: &Scrubbed) {
+        self.dead = self.dead.checked_sub(dead.len()).expect("each dead block is released once");
+        self.free.extend(dead.drain(..).rev());
     }
 }
 
@@ -36,16 +90,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_come_back_and_are_never_shared() {
+    fn blocks_come_back_and_are_never_given_twice() {
         let mut pool = BlockPool::new(8);
-        let (mut one, mut two) = (Vec::new(), Vec::new());
+        let (mut one, mut two, mut dead) = (Vec::new(), Vec::new(), Vec::new());
         assert!(pool.take(3, &mut one) && pool.take(5, &mut two));
         assert!(!pool.take(1, &mut Vec::new()));
         let mut all: Vec<u32> = one.iter().chain(&two).copied().collect();
         all.sort_unstable();
         assert_eq!(all, (0..8).collect::<Vec<_>>());
-        pool.release(&mut one, &Scrubbed::nothing());
-        pool.release(&mut two, &Scrubbed::nothing());
+        pool.let_go(one.drain(..).chain(two.drain(..)), &mut dead);
+        assert_eq!((pool.free(), dead.len()), (0, 8), "dead blocks are not free yet");
+        pool.release(&mut dead, &Scrubbed::nothing());
         assert!(pool.take(8, &mut Vec::new()), "not all came back");
+    }
+
+    #[test]
+    fn a_shared_block_dies_with_its_last_holder() {
+        let mut pool = BlockPool::new(2);
+        let (mut table, mut dead) = (Vec::new(), Vec::new());
+        assert!(pool.take(1, &mut table));
+        assert!(!pool.is_shared(table[0]));
+        pool.share(&table);
+        assert!(pool.is_shared(table[0]));
+        pool.let_go(table.iter().copied(), &mut dead);
+        assert!(dead.is_empty() && !pool.is_shared(table[0]));
+        pool.let_go(table.iter().copied(), &mut dead);
+        assert_eq!(dead, table);
     }
 }

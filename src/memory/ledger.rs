@@ -79,7 +79,7 @@ pub struct Ledger {
 
 impl Ledger {
     /// Enters `regions` overwritten together.
-    pub fn scrubbed(&mut self, regions: u64, proof: Scrubbed) {
+    pub fn scrubbed(&mut self, regions: u64, proof: &Scrubbed) {
         self.report.regions += regions;
         self.report.bytes += proof.bytes();
     }

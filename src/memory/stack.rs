@@ -15,13 +15,31 @@ pub const THREAD_STACK_BYTES: usize = 1024 * 1024;
 /// Only for threads started with [`THREAD_STACK_BYTES`] and called near the bottom of them: the memory must exist.
 #[inline(never)]
 pub fn scrub_below() -> Scrubbed {
-    let mut frame = std::mem::MaybeUninit::<[u64; DEPTH_BYTES / 8]>::uninit();
+    overwrite::<{ DEPTH_BYTES / 8 }>()
+}
+
+/// Overwrites a frame of `WORDS` words.
+#[inline(never)]
+fn overwrite<const WORDS: usize>() -> Scrubbed {
+    let mut frame = std::mem::MaybeUninit::<[u64; WORDS]>::uninit();
     // SAFETY: zero is a value of every integer; the frame is written whole before it is read.
     let words: &mut [u64] = unsafe {
         frame.as_mut_ptr().write_bytes(0, 1);
         frame.assume_init_mut()
     };
     super::scrub(words)
+}
+
+/// The stack size of the thread that runs parsers: templates, tokenizers and grammars recurse.
+pub const DEEP_STACK_BYTES: usize = 4 * 1024 * 1024;
+
+/// How far below the caller [`scrub_deep`] cleans.
+const DEEP_BYTES: usize = 3 * 1024 * 1024;
+
+/// As [`scrub_below`], for threads started with [`DEEP_STACK_BYTES`].
+#[inline(never)]
+pub fn scrub_deep() -> Scrubbed {
+    overwrite::<{ DEEP_BYTES / 8 }>()
 }
 
 #[cfg(test)]

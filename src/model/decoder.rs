@@ -1,6 +1,6 @@
 //! The one forward pass of causal language models.
 //!
-//! Buffers, all planned before the first request (T tokens of a step, S sequences):
+//! Buffers, all planned before the first request (T tokens of a step, R rows of logits):
 //! ```text
 //! x      (T, hidden)              the residual stream
 //! xb     (T, hidden)              a normed copy inside a branch, as an operand
@@ -8,8 +8,8 @@
 //! att    (T, heads * head_dim)    attention output, as an operand
 //! k, v   (T, kv_heads * head_dim) keys and values on their way into the cache
 //! inner  (T, intermediate)        the MLP's gated activations, as an operand
-//! last   (S, hidden)              the rows whose logits are wanted
-//! logits (S, vocab)
+//! last   (R, hidden)              the rows whose logits are wanted
+//! logits (R, vocab)
 //! ```
 //! Operands are written by one verb for the matrix product of the next, in the form that the backend's kernels want.
 
@@ -25,11 +25,13 @@ use crate::weights::{Checkpoint, Dtype, Tensor};
 pub struct Limits {
     /// Tokens in one step.
     pub step_tokens: usize,
-    /// Requests that run at once.
+    /// Sequences that run at once.
     pub sequences: usize,
+    /// Rows of logits in one step: at least one for each sequence, and no more than tokens.
+    pub outputs: usize,
     /// KV blocks in all.
     pub blocks: usize,
-    /// Positions of one request.
+    /// Positions of one sequence.
     pub context: usize,
 }
 
@@ -205,7 +207,7 @@ impl Plan {
 
     fn checked(arch: &Arch, cache: KvType, limits: Limits) -> Option<Self> {
         let mut layout = Layout::default();
-        let (tokens, sequences) = (limits.step_tokens, limits.sequences);
+        let (tokens, outputs) = (limits.step_tokens, limits.outputs);
         let buffers = Buffers {
             x: Buf::plan(&mut layout, tokens, arch.hidden)?,
             xb: Buf::plan_operand(&mut layout, tokens, arch.hidden)?,
@@ -214,8 +216,8 @@ impl Plan {
             k: Buf::plan(&mut layout, tokens, arch.kv_width())?,
             v: Buf::plan(&mut layout, tokens, arch.kv_width())?,
             inner: Buf::plan_operand(&mut layout, tokens, arch.intermediate)?,
-            last: Buf::plan(&mut layout, sequences, arch.hidden)?,
-            logits: Buf::plan(&mut layout, sequences, arch.vocab)?,
+            last: Buf::plan(&mut layout, outputs, arch.hidden)?,
+            logits: Buf::plan(&mut layout, outputs, arch.vocab)?,
         };
         let block_bytes = Kv::block_bytes(cache, arch.layers, arch.kv_heads, arch.head_dim)?;
         let region = layout.region(block_bytes.checked_mul(limits.blocks)?)?;
@@ -300,7 +302,7 @@ impl<B: Backend> Decoder<B> {
         if batch.outputs.is_empty() {
             return;
         }
-        // only the last token of a request needs logits
+        // logits only of the rows that somebody reads
         let outputs = batch.outputs.len();
         backend.gather(batch.outputs, x, last);
         backend.rms_norm(outputs, last, &self.norm, eps, xb);

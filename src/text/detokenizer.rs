@@ -5,6 +5,7 @@
 //! strings of its own, which the `tokenizers` decoders do for every call.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 use tokenizers::Tokenizer;
@@ -167,19 +168,22 @@ fn byte_level_alphabet() -> HashMap<char, u8> {
 pub struct Detokenizer {
     pending: Secret<Vec<u8>>,
     start: Start,
+    /// Special tokens that are part of the text.
+    visible: Arc<Vec<u32>>,
 }
 
 impl Detokenizer {
-    /// For a reply; `at_start` if no text precedes it (then decoders of the SentencePiece kind drop a space).
-    pub fn new(pieces: &Pieces, at_start: bool) -> Self {
+    /// For a reply; `at_start` if no text precedes it (then decoders of the SentencePiece kind drop a space). Special
+    /// tokens give no text, but for those in `visible`.
+    pub fn new(pieces: &Pieces, at_start: bool, visible: Arc<Vec<u32>>) -> Self {
         let start = if at_start { pieces.start } else { Start::Nothing };
-        Self { pending: Secret::<Vec<u8>>::with_capacity(64), start }
+        Self { pending: Secret::<Vec<u8>>::with_capacity(64), start, visible }
     }
 
     /// Takes a token and appends what is now whole to `text`, which stays UTF-8. Bytes that can never become a
     /// character give U+FFFD.
     pub fn push(&mut self, pieces: &Pieces, id: u32, text: &mut Secret<Vec<u8>>) {
-        if pieces.is_special(id) {
+        if pieces.is_special(id) && !self.visible.contains(&id) {
             return;
         }
         let bytes = pieces.bytes(id);
@@ -239,7 +243,7 @@ mod tests {
     }
 
     fn decode(pieces: &Pieces, ids: &[u32], at_start: bool) -> Vec<String> {
-        let mut detokenizer = Detokenizer::new(pieces, at_start);
+        let mut detokenizer = Detokenizer::new(pieces, at_start, Arc::default());
         let mut text = Secret::<Vec<u8>>::default();
         let mut states = Vec::new();
         for &id in ids {

@@ -7,6 +7,6 @@ pub mod detokenizer;
 pub mod stop;
 pub mod tokenizer;
 
-pub use detokenizer::Detokenizer;
+pub use detokenizer::{Detokenizer, Pieces};
 pub use stop::Stops;
 pub use tokenizer::Text;

@@ -1,17 +1,19 @@
 //! Stop strings: found across token borders, never given out in part.
 
+use std::sync::Arc;
+
 use crate::memory::Secret;
 
 /// The stop strings of a request, and the text that is held back because a stop string may begin in it.
 #[derive(Debug)]
 pub struct Stops {
-    strings: Vec<Secret<String>>,
+    strings: Arc<Vec<Secret<String>>>,
     held: Secret<Vec<u8>>,
 }
 
 impl Stops {
     /// For these strings, none of them empty.
-    pub fn new(strings: Vec<Secret<String>>) -> Self {
+    pub fn new(strings: Arc<Vec<Secret<String>>>) -> Self {
         Self { strings, held: Secret::<Vec<u8>>::with_capacity(256) }
     }
 
@@ -56,7 +58,7 @@ mod tests {
 
     /// Feeds the pieces; returns what came out after each, and the rest, or what came out before the stop.
     fn run(stops: &[&str], pieces: &[&str]) -> (Vec<String>, bool) {
-        let mut stops = Stops::new(stops.iter().map(|&stop| Secret::new(stop.to_owned())).collect());
+        let mut stops = Stops::new(Arc::new(stops.iter().map(|&stop| Secret::new(stop.to_owned())).collect()));
         let mut states = Vec::new();
         let mut out = Secret::<Vec<u8>>::default();
         for piece in pieces {

@@ -300,6 +300,10 @@ impl Backend for Cpu {
         self.memory.arena().scrub(buf.rows(rows))
     }
 
+    fn copy_block(&mut self, from: u32, to: u32) {
+        self.memory.copy_block(from, to);
+    }
+
     fn scrub_blocks(&mut self, blocks: &[u32]) -> Scrubbed {
         self.memory.scrub_blocks(blocks)
     }

@@ -67,6 +67,13 @@ impl Memory {
         }
     }
 
+    /// Copies one KV block to another.
+    pub fn copy_block(&mut self, from: u32, to: u32) {
+        let kv = self.kv();
+        let (from, to) = self.arena().read_write::<u8, u8>(kv.block(from), kv.block(to));
+        to.copy_from_slice(from);
+    }
+
     /// Overwrites KV blocks.
     pub fn scrub_blocks(&mut self, blocks: &[u32]) -> Scrubbed {
         let kv = self.kv();

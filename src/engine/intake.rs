@@ -1,0 +1,316 @@
+//! The thread on which requests are read: chat templates, tokenizer, grammars. So a long prompt delays no step.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender, SyncSender};
+use std::sync::{Arc, PoisonError};
+
+use super::job::Job;
+use super::mailbox::Outbox;
+use super::masks::Guide;
+use super::scheduler::{Arrival, Prefix};
+use super::sequence::{Common, Sequence};
+use super::worker::{Message, Prepared, Shared};
+use crate::chat::{ChatInput, Templates};
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::grammar::Grammars;
+use crate::memory::{Scrubbed, Secret, stack};
+use crate::model::decoder::Limits;
+use crate::request::{Prompt, Request, Speculation};
+use crate::response::{RequestId, Timing, Usage};
+use crate::sample::Sampling;
+use crate::text::Text;
+
+/// What the checkpoint and the session say where a request is silent.
+#[derive(Debug)]
+pub struct Defaults {
+    /// From generation_config.json, if that samples; else greedy.
+    pub sampling: Sampling,
+    /// End tokens from both config files.
+    pub eos: Vec<u32>,
+    /// Tokens in the vocabulary.
+    pub vocab: usize,
+    /// Where a tokenizer was looked for.
+    pub tokenizer_file: PathBuf,
+    /// Whether there is a draft model.
+    pub draft: bool,
+    /// Requests that may be in the session at once.
+    pub max_requests: usize,
+    pub limits: Limits,
+}
+
+/// What callers ask for.
+#[derive(Debug)]
+pub enum Ask {
+    /// Requests that come in together: all are accepted, or none; told once, an error with its place.
+    Submit(Vec<(Request, Outbox)>, SyncSender<std::result::Result<(), (usize, Error)>>),
+    /// The ids of a prompt, without a request.
+    Encode(Request, SyncSender<Result<Secret<Vec<u32>>>>),
+    /// The session's handle is gone.
+    Close,
+}
+
+/// Everything that the thread owns.
+pub struct Intake {
+    pub text: Option<Arc<Text>>,
+    pub templates: Option<Arc<Templates>>,
+    /// Special tokens that a chat's replies show: marks of tool calls and of reasoning.
+    pub visible: Arc<Vec<u32>>,
+    pub grammars: Option<Grammars>,
+    pub defaults: Defaults,
+    pub shared: Arc<Shared>,
+    pub clock: Arc<dyn Clock>,
+    pub worker: Sender<Message>,
+    /// Names the session in request ids.
+    pub session: u64,
+    pub accepted: u64,
+    /// Tokens at which DRY stops when a request names none: worked out with the first one.
+    pub breakers: Option<Arc<Secret<Vec<u32>>>>,
+}
+
+/// Where DRY's repetitions begin anew, as in llama.cpp.
+const BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
+
+impl Intake {
+    /// Serves until the session's handle is gone.
+    pub fn run(mut self, asks: &Receiver<Ask>) {
+        while let Ok(ask) = asks.recv() {
+            match ask {
+                Ask::Submit(requests, answer) => self.submit(requests, &answer),
+                Ask::Encode(request, answer) => {
+                    let ids = self.guarded(|this| this.encode(&request).map(|(ids, _)| ids));
+                    drop(request);
+                    let proof = stack::scrub_deep();
+                    let _ = self.worker.send(Message::Refused(0, proof));
+                    let _ = answer.send(ids); // a caller that is gone has dropped what it asked for
+                }
+                Ask::Close => break,
+            }
+        }
+        let _ = self.worker.send(Message::Close);
+    }
+
+    fn submit(
+        &mut self,
+        requests: Vec<(Request, Outbox)>,
+        answer: &SyncSender<std::result::Result<(), (usize, Error)>>,
+    ) {
+        let count = requests.len();
+        let mut prepared = Vec::with_capacity(count);
+        let mut refused = self.check_room(count).err().map(|error| (0, error));
+        let mut taken = 0;
+        for (index, (request, outbox)) in requests.into_iter().enumerate() {
+            if refused.is_none() {
+                taken += 1;
+                match self.guarded(|this| this.prepare(request, outbox)) {
+                    Ok(request) => prepared.push(request),
+                    Err(error) => refused = Some((index, error)),
+                }
+            }
+        }
+        match refused {
+            None => {
+                self.shared.requests.fetch_add(count, Ordering::SeqCst);
+                let _ = self.worker.send(Message::Accept(prepared, stack::scrub_deep()));
+                let _ = answer.send(Ok(()));
+            }
+            Some(refusal) => {
+                drop(prepared);
+                let _ = self.worker.send(Message::Refused(taken, stack::scrub_deep()));
+                let _ = answer.send(Err(refusal));
+            }
+        }
+    }
+
+    /// Runs `act`; a panic in it poisons the session.
+    fn guarded<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        if let Some(reason) = self.shared.poison.reason() {
+            return Err(Error::Poisoned(reason));
+        }
+        catch_unwind(AssertUnwindSafe(|| act(self))).unwrap_or_else(|_| {
+            let reason = crate::PoisonReason::Panic;
+            self.shared.poison.set(reason);
+            let _ = self.worker.send(Message::Poison);
+            Err(Error::Poisoned(reason))
+        })
+    }
+
+    fn check_room(&self, count: usize) -> Result<()> {
+        let (waiting, limit) = (self.shared.requests.load(Ordering::SeqCst), self.defaults.max_requests);
+        match waiting + count <= limit {
+            true => Ok(()),
+            false => Err(Error::Busy { waiting, limit }),
+        }
+    }
+
+    /// Encodes a request, and fills in what it left open.
+    fn prepare(&mut self, mut request: Request, outbox: Outbox) -> Result<Prepared> {
+        self.accepted += 1;
+        let id = RequestId { session: self.session, count: self.accepted };
+        let (ids, prefix) = self.encode(&request)?;
+        let (prompt_tokens, context) = (ids.expose().len(), self.defaults.limits.context);
+        let asked = request.max_tokens.unwrap_or(1);
+        if prompt_tokens.checked_add(asked).is_none_or(|tokens| tokens > context) {
+            return Err(Error::ContextLength { prompt_tokens, max_tokens: asked, context });
+        }
+        let max_tokens = request.max_tokens.unwrap_or(Request::DEFAULT_MAX_TOKENS).min(context - prompt_tokens);
+        request.logit_bias.check_ids(self.defaults.vocab)?;
+        if matches!(request.speculation, Some(Speculation::Draft { .. })) && !self.defaults.draft {
+            return Err(Error::request("speculate", "without a draft checkpoint, prompt lookup: see Builder::draft"));
+        }
+        let choices = request.choices();
+        let mut guides = self.guides(&request, choices)?.into_iter();
+        let sampling = request.sampling.over(&self.defaults.sampling, getrandom::u64().unwrap_or(0));
+        (0..choices).for_each(|choice| {
+            outbox.output(choice, |output| output.seed = sampling.seed.wrapping_add(choice as u64));
+        });
+        let mut sequence = self.sequence(&mut request, ids, sampling, max_tokens)?;
+        sequence.guide = guides.next();
+        let unborn = (1..choices).map(|choice| (choice, guides.next())).collect();
+        let accepted = self.clock.now();
+        let until = request.timeout.and_then(|timeout| accepted.checked_add(timeout));
+        let usage = Usage { prompt_tokens, ..Usage::default() };
+        let job = Job {
+            id,
+            outbox,
+            usage,
+            accepted,
+            deadline: request.deadline.into_iter().chain(until).min(),
+            timing: Timing::default(),
+            members: Vec::with_capacity(choices),
+            unborn,
+            reuse: request.prefix.take(),
+            failed: None,
+        };
+        let outputs_from = if request.prompt_logprobs.is_some() { 0 } else { prompt_tokens - 1 };
+        let arrival =
+            Arrival { handicap: request.priority.handicap(), known: prompt_tokens, outputs_from, prefix };
+        Ok(Prepared { job, sequence, arrival })
+    }
+
+    fn sequence(
+        &mut self,
+        request: &mut Request,
+        ids: Secret<Vec<u32>>,
+        sampling: Sampling,
+        max_tokens: usize,
+    ) -> Result<Sequence> {
+        let pieces = self.text.as_deref().map(Text::pieces);
+        let starts = pieces.is_some_and(|pieces| ids.expose().iter().all(|&id| pieces.is_special(id)));
+        let mut end_tokens = std::mem::take(&mut request.stop_tokens);
+        if !request.ignore_eos {
+            end_tokens.extend(&self.defaults.eos);
+        }
+        let visible = match &request.prompt {
+            Prompt::Chat(_) => self.visible.clone(),
+            _ => Arc::default(),
+        };
+        let breakers = match &sampling.dry {
+            None => Arc::default(),
+            Some(_) => self.breakers(request.breakers.as_deref()),
+        };
+        let common = Common {
+            prompt_tokens: ids.expose().len(),
+            max_tokens,
+            end_tokens,
+            bias: std::mem::take(&mut request.logit_bias),
+            breakers,
+            stops: Arc::new(std::mem::take(&mut request.stop)),
+            visible,
+            logprobs: request.logprobs,
+            prompt_logprobs: request.prompt_logprobs,
+            speculation: request.speculation,
+            starts,
+        };
+        let pieces = self.text.as_deref().map(Text::pieces);
+        #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests tap logits"))]
+        let mut sequence = Sequence::new(ids, sampling, Arc::new(common), pieces);
+        #[cfg(feature = "testing")]
+        {
+            sequence.logits = request.logits.take();
+        }
+        Ok(sequence)
+    }
+
+    /// Tokens whose text holds one of `texts`.
+    fn breakers(&mut self, texts: Option<&[Secret<String>]>) -> Arc<Secret<Vec<u32>>> {
+        let Some(text) = &self.text else { return Arc::default() };
+        let find = |texts: &[&str]| {
+            let holds = |id: &u32| {
+                let bytes = text.pieces().bytes(*id);
+                texts.iter().any(|text| bytes.windows(text.len()).any(|window| window == text.as_bytes()))
+            };
+            let mut ids = Secret::<Vec<u32>>::default();
+            (0..self.defaults.vocab as u32).filter(holds).for_each(|id| ids.push(id));
+            Arc::new(ids)
+        };
+        match texts {
+            Some(texts) => find(&texts.iter().map(|text| text.expose().as_str()).collect::<Vec<_>>()),
+            None => self.breakers.get_or_insert_with(|| find(&BREAKERS)).clone(),
+        }
+    }
+
+    /// A grammar for each choice.
+    fn guides(&mut self, request: &Request, choices: usize) -> Result<Vec<Box<Guide>>> {
+        if request.format.is_text() {
+            return Ok(Vec::new());
+        }
+        let Some(grammars) = &mut self.grammars else {
+            return Err(Error::NoTokenizer { file: self.defaults.tokenizer_file.clone() });
+        };
+        let compile = |_| Ok(grammars.compile(&request.format)?.map(|matcher| Box::new(Guide::new(matcher))));
+        (0..choices).map(compile).filter_map(Result::transpose).collect()
+    }
+
+    /// The ids of the whole prompt, and what of it may be in the cache.
+    fn encode(&self, request: &Request) -> Result<(Secret<Vec<u32>>, Option<Prefix>)> {
+        let reuse = request.prefix.as_ref();
+        let before = reuse.map(|reuse| reuse.ids.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut ids = Secret::<Vec<u32>>::default();
+        // a conversation goes on behind all that was before, but for a chat: its template writes all of it again
+        let goes_on = reuse.is_some_and(|reuse| !reuse.public) && !matches!(request.prompt, Prompt::Chat(_));
+        if let Some(before) = before.as_ref().filter(|_| goes_on) {
+            ids.extend(before.expose());
+        }
+        let text = || {
+            let file = || self.defaults.tokenizer_file.clone();
+            self.text.as_deref().ok_or_else(|| Error::NoTokenizer { file: file() })
+        };
+        let specials = ids.expose().is_empty();
+        match &request.prompt {
+            Prompt::Text(prompt) => text()?.encode(prompt.expose(), specials, &mut ids)?,
+            Prompt::Tokens(given) => ids.extend(given.expose()),
+            Prompt::Chat(messages) => {
+                let prompt = self.render(request, messages)?;
+                text()?.encode(prompt.expose(), false, &mut ids)?;
+            }
+        }
+        if ids.expose().is_empty() {
+            return Err(Error::request("prompt", "a text that gives at least one token"));
+        }
+        if ids.expose().iter().any(|&id| id as usize >= self.defaults.vocab) {
+            return Err(Error::request("prompt", format!("token ids below {}", self.defaults.vocab)));
+        }
+        let prefix = reuse.zip(before).map(|(reuse, before)| {
+            let common = ids.expose().iter().zip(before.expose()).take_while(|(a, b)| a == b).count();
+            Prefix { key: reuse.kept.key, tokens: common }
+        });
+        Ok((ids, prefix))
+    }
+
+    fn render(&self, request: &Request, messages: &[crate::chat::Message]) -> Result<Secret<String>> {
+        let templates = self.templates.as_ref().ok_or_else(|| Error::NoChatTemplate {
+            folder: self.defaults.tokenizer_file.parent().unwrap_or(&self.defaults.tokenizer_file).to_owned(),
+        })?;
+        let input = ChatInput {
+            messages,
+            tools: &request.chat.tools,
+            template: request.chat.template.as_deref(),
+            add_generation_prompt: true,
+            variables: &request.chat.variables,
+        };
+        templates.render(&input, self.clock.wall())
+    }
+}

@@ -1,0 +1,82 @@
+//! A request as the worker knows it: its choices, its account, its end.
+
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::mailbox::{End, Outbox};
+use super::masks::Guide;
+use super::scheduler::{Id, Key};
+use super::worker::Message;
+use crate::error::{Error, Result};
+use crate::memory::Secret;
+use crate::response::{FinishReason, RequestId, Timing, Usage};
+
+/// The ids of what is kept between requests; only a conversation's change.
+pub type Ids = Arc<Mutex<Secret<Vec<u32>>>>;
+
+/// Something that is kept between requests. When nobody names it any more, the worker is told to forget it.
+#[derive(Debug)]
+pub struct Kept {
+    pub key: Key,
+    pub worker: Sender<Message>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let _ = self.worker.send(Message::Forget(self.key, None)); // a closed session has nothing left
+    }
+}
+
+/// What a request continues.
+#[derive(Clone, Debug)]
+pub struct Reuse {
+    pub kept: Arc<Kept>,
+    pub ids: Ids,
+    /// A prompt that is public; else a conversation, of which the request is the next turn.
+    pub public: bool,
+}
+
+/// A request from acceptance to its end.
+#[derive(Debug)]
+pub struct Job {
+    pub id: RequestId,
+    pub outbox: Outbox,
+    pub usage: Usage,
+    pub accepted: Instant,
+    pub deadline: Option<Instant>,
+    pub timing: Timing,
+    /// Choices that run or wait.
+    pub members: Vec<Id>,
+    /// Choices that begin with the first one's first token, with their grammars.
+    pub unborn: Vec<(usize, Option<Box<Guide>>)>,
+    pub reuse: Option<Reuse>,
+    pub failed: Option<Error>,
+}
+
+impl Job {
+    /// Whether no choice runs any more or will.
+    pub fn is_over(&self) -> bool {
+        self.members.is_empty() && self.unborn.is_empty()
+    }
+
+    /// A choice has ended well.
+    pub fn ended(&mut self, choice: usize, generated: usize, reason: FinishReason) {
+        self.usage.completion_tokens += generated;
+        self.outbox.output(choice, |output| output.finish = Some(reason));
+    }
+
+    /// Remembers what the next turn of its conversation continues.
+    pub fn remember(&self, ids: &[u32]) {
+        if let Some(reuse) = self.reuse.as_ref().filter(|reuse| !reuse.public) {
+            reuse.ids.lock().unwrap_or_else(PoisonError::into_inner).refill(ids.iter().copied());
+        }
+    }
+
+    /// Tells the caller. Only once nothing of the request is left anywhere.
+    pub fn tell(self) {
+        let Self { usage, timing, id: request_id, .. } = self;
+        let end = self.failed.map_or(Ok(End { usage, timing, request_id }), Result::Err);
+        self.outbox.end(end);
+    }
+}

@@ -1,0 +1,408 @@
+//! The scheduler against thousands of random arrivals, with numbers in place of a model.
+//!
+//! A position's cache cell holds a hash of all tokens up to it, and the next token is drawn from that hash. So a block
+//! that is shared wrongly, lost, given out before it is scrubbed or not computed again after a preemption shows at
+//! once: as a cell that is not what the sequence's own tokens say, and as a token that differs from the one the
+//! sequence gets alone.
+
+use std::collections::HashMap;
+
+use super::*;
+use crate::memory::scrub;
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mix(self.0)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+}
+
+fn mix(mut z: u64) -> u64 {
+    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
+}
+
+/// The cache: what stands for keys and values.
+struct Cells(Vec<u64>);
+
+impl Store for Cells {
+    fn scrub(&mut self, blocks: &[u32]) -> Scrubbed {
+        blocks.iter().fold(Scrubbed::nothing(), |sum, &block| {
+            sum.and(scrub(&mut self.0[block as usize * BLOCK..][..BLOCK]))
+        })
+    }
+
+    fn copy(&mut self, from: u32, to: u32) {
+        assert!(self.block(to).iter().all(|&cell| cell == 0), "a block was given out before it was scrubbed");
+        self.0.copy_within(from as usize * BLOCK..(from as usize + 1) * BLOCK, to as usize * BLOCK);
+    }
+}
+
+impl Cells {
+    fn block(&self, block: u32) -> &[u64] {
+        &self.0[block as usize * BLOCK..][..BLOCK]
+    }
+}
+
+struct Sequence {
+    tokens: Vec<u64>,
+    prompt: usize,
+    most: usize,
+    key: Option<Key>,
+    forks: u64,
+    /// Differs between forks of one prompt.
+    seed: u64,
+}
+
+impl Sequence {
+    /// The hash after each token.
+    fn cell(before: u64, token: u64) -> u64 {
+        mix(before ^ token.wrapping_mul(0x2545_f491_4f6c_dd1d)) | 1
+    }
+
+    fn next(&self, cell: u64) -> u64 {
+        mix(cell ^ self.seed) % 1000
+    }
+
+    /// What it gives with nobody else around.
+    fn alone(&self) -> Vec<u64> {
+        let mut cell = 0;
+        let mut tokens = self.tokens[..self.prompt].to_vec();
+        for token in &tokens {
+            cell = Self::cell(cell, *token);
+        }
+        while tokens.len() < self.most {
+            tokens.push(self.next(cell));
+            cell = Self::cell(cell, *tokens.last().unwrap());
+        }
+        tokens
+    }
+}
+
+struct Simulation {
+    scheduler: Scheduler,
+    cells: Cells,
+    sequences: HashMap<Id, Sequence>,
+    /// What a conversation's cells were made from, or what a public prompt says.
+    kept: HashMap<Key, (bool, Vec<u64>)>,
+    ids: u64,
+    random: Random,
+    ended: usize,
+    waited: HashMap<Id, Rank>,
+}
+
+impl Simulation {
+    fn new(limits: Limits, seed: u64) -> Self {
+        Self {
+            scheduler: Scheduler::new(limits),
+            cells: Cells(vec![0; limits.blocks * BLOCK]),
+            sequences: HashMap::new(),
+            kept: HashMap::new(),
+            ids: 0,
+            random: Random(seed),
+            ended: 0,
+            waited: HashMap::new(),
+        }
+    }
+
+    fn arrive(&mut self) {
+        let limits = self.scheduler.limits;
+        let capacity = (limits.blocks * BLOCK).min(limits.context) as u64;
+        let most = 2 + self.random.below(capacity - 1) * (1 + self.random.below(8)) / 8;
+        let prompt = 1 + self.random.below(most - 1);
+        let mut tokens: Vec<u64> = (0..prompt).map(|_| self.random.below(1000)).collect();
+        let key = (self.random.below(3) == 0).then(|| 1 + self.random.below(6));
+        if let Some(key) = key {
+            let public = key % 2 == 0;
+            let (_, known) = self.kept.entry(key).or_insert_with(|| {
+                self.scheduler.keep(key, public);
+                (public, (0..200).map(|token| token * key).collect())
+            });
+            let common = (self.random.below(known.len() as u64 + 1)).min(prompt) as usize;
+            tokens[..common].copy_from_slice(&known[..common]);
+        }
+        // one request of a conversation at a time
+        let busy = self.sequences.values().any(|other| other.key == key && key.is_some_and(|key| key % 2 == 1));
+        let key = key.filter(|_| !busy);
+        let prefix = key.map(|key| {
+            let known = &self.kept[&key].1;
+            Prefix { key, tokens: tokens.iter().zip(known).take_while(|(a, b)| a == b).count() }
+        });
+        self.ids += 1;
+        let outputs_from = if self.random.below(5) == 0 { 0 } else { prompt as usize - 1 };
+        let handicap = [0, 500, 4000][self.random.below(3) as usize];
+        let arrival = Arrival { handicap, known: prompt as usize, outputs_from, prefix };
+        self.scheduler.arrive(self.ids, arrival);
+        if self.random.below(4) == 0 {
+            self.scheduler.wish_drafts(self.ids, 4);
+        }
+        let forks = if self.random.below(4) == 0 { self.random.below(4) } else { 0 };
+        let sequence = Sequence { tokens, prompt: prompt as usize, most: most as usize, key, forks, seed: 0 };
+        self.waited.insert(self.ids, self.scheduler.entry(self.ids).rank);
+        self.sequences.insert(self.ids, sequence);
+    }
+
+    fn step(&mut self) {
+        let turns = self.scheduler.plan(&mut self.cells).to_vec();
+        self.check(&turns);
+        for turn in turns {
+            self.compute(turn);
+        }
+        self.random_events();
+        self.check_blocks();
+    }
+
+    fn check(&mut self, turns: &[Turn]) {
+        let limits = self.scheduler.limits;
+        let tokens: usize = turns.iter().map(|turn| turn.tokens + turn.drafts).sum();
+        assert!(tokens <= limits.step_tokens && turns.len() <= limits.sequences);
+        let rows: usize = turns
+            .iter()
+            .map(|turn| {
+                let entry = self.scheduler.entry(turn.id);
+                let end = entry.cached + turn.tokens;
+                end.saturating_sub(entry.outputs_from.max(entry.cached)) + turn.drafts
+            })
+            .sum();
+        assert!(rows <= limits.outputs, "{rows} rows of logits");
+        // who decodes always decodes; the first in rank always goes on
+        let active = |rank: &&Rank| !self.scheduler.entry(rank.id).paused;
+        for rank in self.scheduler.running.iter().filter(active) {
+            let entry = self.scheduler.entry(rank.id);
+            assert!(entry.left() > 1 || turns.iter().any(|turn| turn.id == rank.id), "a decode was left out");
+        }
+        let first = self.scheduler.running.iter().find(active);
+        assert!(first.is_none_or(|first| turns.iter().any(|turn| turn.id == first.id)), "nobody moves");
+        assert!(first.is_some() || !self.scheduler.has_work(), "someone waits though nobody runs");
+        // nobody was admitted before one who waits with a better rank
+        let waiting: Vec<Rank> = self.scheduler.waiting.iter().copied().collect();
+        let best = waiting.iter().find(|rank| !self.scheduler.entry(rank.id).paused);
+        for rank in &self.scheduler.running {
+            if let Some(admitted) = self.waited.remove(&rank.id) {
+                assert!(best.is_none_or(|best| *best > admitted), "overtaken");
+            }
+        }
+    }
+
+    /// What a model would do: writes the turn's cells, reads all before them, draws tokens.
+    fn compute(&mut self, turn: Turn) {
+        let entry = self.scheduler.entry(turn.id);
+        let (table, cached) = (entry.table.clone(), entry.cached);
+        let sequence = self.sequences.get_mut(&turn.id).unwrap();
+        assert_eq!(entry.known, sequence.tokens.len());
+        let at = |position: usize| table[position / BLOCK] as usize * BLOCK + position % BLOCK;
+        let mut cell = 0;
+        for position in 0..cached {
+            cell = Sequence::cell(cell, sequence.tokens[position]);
+            assert_eq!(self.cells.0[at(position)], cell, "position {position} of {} is not its own", turn.id);
+        }
+        for position in cached..cached + turn.tokens {
+            assert!(!self.scheduler.pool.is_shared(table[position / BLOCK]), "written while shared");
+            cell = Sequence::cell(cell, sequence.tokens[position]);
+            self.cells.0[at(position)] = cell;
+        }
+        let mut cached = cached + turn.tokens;
+        if cached < sequence.tokens.len() {
+            self.scheduler.advance(turn.id, cached, sequence.tokens.len(), entry.outputs_from);
+            return;
+        }
+        // guesses, of which some are right; wrong ones leave their cells behind
+        let forks = std::mem::take(&mut sequence.forks);
+        let most = sequence.most - sequence.tokens.len() - 1;
+        let guesses = if forks > 0 { 0 } else { turn.drafts.min(most) };
+        let right = if guesses == 0 { 0 } else { self.random.below(guesses as u64 + 1) as usize };
+        for guess in 0..guesses {
+            let token = sequence.next(cell) + u64::from(guess >= right);
+            cell = Sequence::cell(cell, token);
+            self.cells.0[at(cached + guess)] = cell;
+            if guess < right {
+                sequence.tokens.push(token);
+            }
+        }
+        cached += right;
+        let cell = self.cells.0[at(cached - 1)];
+        let token = sequence.next(cell);
+        sequence.tokens.push(token);
+        let known = sequence.tokens.len();
+        self.scheduler.advance(turn.id, cached, known, known - 1);
+        for seed in 1..=forks {
+            let parent = &self.sequences[&turn.id];
+            let mut tokens = parent.tokens[..cached].to_vec();
+            let fork = Sequence { seed, tokens: Vec::new(), key: None, forks: 0, ..*parent };
+            tokens.push(fork.next(cell));
+            self.ids += 1;
+            self.scheduler.fork(turn.id, self.ids);
+            self.sequences.insert(self.ids, Sequence { tokens, ..fork });
+        }
+        for id in (self.ids - forks + 1..=self.ids).chain([turn.id]) {
+            if self.sequences[&id].tokens.len() >= self.sequences[&id].most {
+                self.end(id);
+            }
+        }
+    }
+
+    fn end(&mut self, id: Id) {
+        let sequence = self.sequences.remove(&id).unwrap();
+        let count = sequence.tokens.len();
+        let alone = Sequence { tokens: sequence.tokens.clone(), ..sequence }.alone();
+        assert!(count <= alone.len() && sequence.tokens == alone[..count], "{id} has other tokens than alone");
+        let keep = count == alone.len();
+        if let Some(key) = sequence.key.filter(|key| key % 2 == 1 && keep) {
+            let cached = self.scheduler.entry(id).cached;
+            self.kept.insert(key, (false, sequence.tokens[..cached].to_vec()));
+        }
+        self.scheduler.end(id, keep, &mut self.cells);
+        self.waited.remove(&id);
+        self.ended += 1;
+    }
+
+    /// Cancellations, slow readers, conversations that end.
+    fn random_events(&mut self) {
+        let mut ids: Vec<Id> = self.sequences.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            match self.random.below(400) {
+                0 => self.end(id),
+                1..=4 => self.scheduler.pause(id, true),
+                5..=24 => self.scheduler.pause(id, false),
+                _ => {}
+            }
+        }
+        if self.random.below(50) == 0 {
+            let key = 1 + self.random.below(6);
+            if !self.sequences.values().any(|sequence| sequence.key == Some(key)) && self.kept.remove(&key).is_some() {
+                self.scheduler.forget(key, &mut self.cells);
+            }
+        }
+    }
+
+    /// Every block is free and clean, or held as often as it stands in tables.
+    fn check_blocks(&self) {
+        let mut held = vec![0; self.scheduler.pool.count()];
+        let tables = self.scheduler.entries.values().map(|entry| &entry.table);
+        for &block in tables.chain(self.scheduler.kept.values().map(|kept| &kept.table)).flatten() {
+            held[block as usize] += 1;
+        }
+        for (block, &held) in held.iter().enumerate() {
+            assert_eq!(self.scheduler.pool.is_shared(block as u32), held > 1);
+            let clean = self.cells.block(block as u32).iter().all(|&cell| cell == 0);
+            assert!(held > 0 || clean, "block {block} is free and was not scrubbed");
+        }
+        let in_use = held.iter().filter(|held| **held > 0).count();
+        assert_eq!(self.scheduler.blocks_in_use(), in_use, "a block is lost");
+        for rank in &self.scheduler.waiting {
+            assert!(self.scheduler.entry(rank.id).table.is_empty(), "whoever waits holds nothing");
+        }
+    }
+
+    fn run(&mut self, requests: usize) {
+        let (mut arrived, mut steps) = (0, 0);
+        while arrived < requests || !self.sequences.is_empty() {
+            let burst = if self.random.below(10) == 0 { self.random.below(12) } else { 0 };
+            for _ in 0..burst.min((requests - arrived) as u64) {
+                self.arrive();
+                arrived += 1;
+            }
+            self.step();
+            if arrived == requests {
+                let ids: Vec<Id> = self.sequences.keys().copied().collect();
+                ids.into_iter().for_each(|id| self.scheduler.pause(id, false));
+            }
+            steps += 1;
+            assert!(steps < 400 * requests, "someone starves: {} are left", self.sequences.len());
+        }
+        assert!(self.ended >= requests);
+        let keys: Vec<Key> = self.kept.keys().copied().collect();
+        keys.into_iter().for_each(|key| self.scheduler.forget(key, &mut self.cells));
+        assert_eq!(self.scheduler.blocks_in_use(), 0);
+        assert!(self.cells.0.iter().all(|&cell| cell == 0));
+    }
+}
+
+fn limits(blocks: usize, sequences: usize, step_tokens: usize) -> Limits {
+    let context = (blocks * BLOCK).min(800);
+    Limits { step_tokens, sequences, outputs: sequences + step_tokens.min(8), blocks, context }
+}
+
+#[test]
+fn random_requests_all_end_with_the_tokens_they_get_alone() {
+    for (seed, (blocks, sequences, step_tokens)) in
+        [(4, 4, 16), (7, 3, 8), (12, 8, 64), (20, 2, 32), (40, 16, 128), (6, 12, 512), (1, 2, 4)]
+            .into_iter()
+            .enumerate()
+    {
+        for round in 0..3 {
+            let mut simulation =
+                Simulation::new(limits(blocks, sequences, step_tokens), 31 * seed as u64 + round);
+            simulation.run(500);
+            let scheduler = &simulation.scheduler;
+            assert!(scheduler.preemptions() > 0 || blocks == 1, "memory was never short: a lame test");
+        }
+    }
+}
+
+/// Turns of sequences that arrive with these prompts, all at once, in a cache that is large enough.
+fn first_turns(prompts: &[usize], step_tokens: usize) -> Vec<usize> {
+    let mut scheduler = Scheduler::new(Limits { context: 10_000, ..limits(400, 8, step_tokens) });
+    let mut cells = Cells(vec![0; 400 * BLOCK]);
+    for (id, &known) in prompts.iter().enumerate() {
+        let arrival = Arrival { known, outputs_from: known - 1, ..Arrival::default() };
+        scheduler.arrive(id as Id, arrival);
+    }
+    let turns = scheduler.plan(&mut cells);
+    let tokens = |id| turns.iter().find(|turn| turn.id == id as Id).map_or(0, |turn| turn.tokens);
+    (0..prompts.len()).map(tokens).collect()
+}
+
+#[test]
+fn decode_goes_first_then_half_to_the_eldest_then_the_shortest() {
+    assert_eq!(first_turns(&[100, 1, 50, 1], 64), [62 - 31, 1, 31, 1]);
+    assert_eq!(first_turns(&[10, 1, 50], 64), [10, 1, 50]);
+    assert_eq!(first_turns(&[500, 300, 20, 30], 128), [64, 14, 20, 30]);
+    assert_eq!(first_turns(&[500], 128), [128]);
+}
+
+#[test]
+fn a_better_rank_takes_the_place_of_a_worse_one_and_an_old_one_is_not_overtaken() {
+    let mut scheduler = Scheduler::new(limits(2, 4, 64));
+    let mut cells = Cells(vec![0; 2 * BLOCK]);
+    let long = |handicap| Arrival { handicap, known: 65, outputs_from: 64, prefix: None };
+    scheduler.arrive(1, long(1000));
+    assert_eq!(scheduler.plan(&mut cells)[0].id, 1);
+    scheduler.arrive(2, long(0));
+    let turns = scheduler.plan(&mut cells);
+    assert_eq!((turns[0].id, turns.len(), scheduler.preemptions()), (2, 1, 1));
+    scheduler.end(2, false, &mut cells);
+    // once the clock has passed its rank, nobody who arrives goes before it
+    scheduler.clock = 1001;
+    scheduler.arrive(3, long(0));
+    assert_eq!(scheduler.plan(&mut cells)[0].id, 1);
+}
+
+#[test]
+fn a_conversation_continues_its_blocks_and_others_do_not() {
+    let mut scheduler = Scheduler::new(limits(8, 4, 512));
+    let mut cells = Cells(vec![0; 8 * BLOCK]);
+    let arrival = |known, prefix| Arrival { known, outputs_from: known - 1, prefix, handicap: 0 };
+    scheduler.keep(9, false);
+    scheduler.arrive(1, arrival(100, Some(Prefix { key: 9, tokens: 0 })));
+    scheduler.plan(&mut cells);
+    let table = scheduler.entry(1).table.clone();
+    scheduler.advance(1, 100, 101, 100);
+    scheduler.end(1, true, &mut cells);
+    assert_eq!(scheduler.blocks_in_use(), 2);
+    scheduler.arrive(2, arrival(150, None));
+    scheduler.arrive(3, arrival(150, Some(Prefix { key: 9, tokens: 90 })));
+    scheduler.plan(&mut cells);
+    assert_eq!((scheduler.entry(2).reused, scheduler.entry(3).reused), (Some(0), Some(90)));
+    assert_eq!(scheduler.entry(3).table[..2], table);
+    assert!(scheduler.entry(2).table.iter().all(|block| !table.contains(block)));
+}

@@ -1,0 +1,155 @@
+//! A reply as it comes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::chat::{Style, Splitter};
+use crate::engine::mailbox::{Fresh, Mailbox, Output, Whole};
+use crate::error::Result;
+use crate::memory::Secret;
+use crate::response::{Choice, FinishReason, Piece, PieceKind, Reply};
+
+/// Reads a mailbox, and a chat model's format.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    mailbox: Arc<Mailbox>,
+    /// Of a chat: how the model writes reasoning and calls of tools.
+    style: Option<Style>,
+    /// One for each choice of a chat.
+    splitters: Vec<Splitter>,
+    /// Pieces that one read gave too many of.
+    ready: VecDeque<Piece>,
+}
+
+impl Reader {
+    pub fn new(mailbox: Arc<Mailbox>, choices: usize, style: Option<Style>) -> Self {
+        let splitters = style.iter().flat_map(|style| (0..choices).map(|_| style.splitter())).collect();
+        Self { mailbox, style, splitters, ready: VecDeque::new() }
+    }
+
+    /// Waits for the end.
+    pub fn reply(self) -> Result<Reply> {
+        let Whole { choices, prompt_logprobs, end } = self.mailbox.whole()?;
+        let choices = choices.into_iter().map(|output| self.choice(output)).collect();
+        let (usage, timing, request_id) = (end.usage, end.timing, end.request_id);
+        Ok(Reply { choices, prompt_logprobs, usage, timing, request_id })
+    }
+
+    fn choice(&self, mut output: Output) -> Choice {
+        let text = output.take_text();
+        let (text, reasoning, tool_calls) = match &self.style {
+            None => (text, None, Vec::new()),
+            Some(style) => {
+                let parsed = style.parse(text.expose());
+                (parsed.content, parsed.reasoning, parsed.tool_calls)
+            }
+        };
+        let finish_reason = match output.finish {
+            Some(FinishReason::Stop) if !tool_calls.is_empty() => FinishReason::ToolCalls,
+            reason => reason.unwrap_or(FinishReason::Cancelled),
+        };
+        Choice { text, reasoning, tool_calls, tokens: output.tokens, logprobs: output.logprobs, finish_reason, seed: output.seed }
+    }
+
+    fn next(&mut self) -> Option<Result<Piece>> {
+        loop {
+            if let Some(piece) = self.ready.pop_front() {
+                return Some(Ok(piece));
+            }
+            match self.mailbox.next()? {
+                Ok(fresh) => self.split(fresh),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    /// Makes pieces of what is fresh: more than one where reasoning ends in it, perhaps none where text is held back.
+    fn split(&mut self, fresh: Fresh) {
+        let Fresh { choice, text, tokens, logprobs, last } = fresh;
+        let piece = |text, kind| Piece { text, tokens: Secret::default(), logprobs: Default::default(), choice, kind };
+        let first = self.ready.len();
+        match self.splitters.get_mut(choice) {
+            None => self.ready.push_back(piece(text, PieceKind::Content)),
+            Some(splitter) => {
+                splitter.push(text.expose(), &mut |kind, text| self.ready.push_back(piece(Secret::new(text.to_owned()), kind)));
+                if last {
+                    splitter.finish(&mut |kind, text| self.ready.push_back(piece(Secret::new(text.to_owned()), kind)));
+                }
+            }
+        }
+        if self.ready.len() == first {
+            self.ready.push_back(piece(Secret::default(), PieceKind::Content));
+        }
+        let piece = &mut self.ready[first];
+        (piece.tokens, piece.logprobs) = (tokens, logprobs);
+    }
+}
+
+/// The text of one reply as it comes. See [`crate::Session::stream`]. With the feature `async` it is a
+/// `futures_core::Stream` too.
+///
+/// It outlives its session: then it ends with [`crate::Error::Closed`].
+#[derive(Debug)]
+pub struct Stream {
+    /// None once it was finished.
+    reader: Option<Reader>,
+}
+
+impl Stream {
+    pub(crate) fn new(reader: Reader) -> Self {
+        Self { reader: Some(reader) }
+    }
+
+    /// Ends the request within one step; [`Stream::finish`] gives what was produced so far.
+    pub fn interrupt(&self) {
+        self.reader.iter().for_each(|reader| reader.mailbox.interrupt());
+    }
+
+    /// Waits for the end, and gives the whole reply: also the text that was streamed.
+    ///
+    /// # Errors
+    /// The session is closed or poisoned, or the error was already given by the iterator.
+    pub fn finish(mut self) -> Result<Reply> {
+        self.reader.take().ok_or(crate::Error::Closed)?.reply()
+    }
+}
+
+impl Iterator for Stream {
+    type Item = Result<Piece>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.reader.as_mut()?.next()
+    }
+}
+
+#[cfg(feature = "async")]
+impl futures_core::Stream for Stream {
+    type Item = Result<Piece>;
+
+    fn poll_next(
+        self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        use std::task::Poll;
+        let Some(reader) = &mut self.get_mut().reader else { return Poll::Ready(None) };
+        loop {
+            if let Some(piece) = reader.ready.pop_front() {
+                return Poll::Ready(Some(Ok(piece)));
+            }
+            match reader.mailbox.poll(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(Some(Ok(fresh))) => reader.split(fresh),
+            }
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Some(reader) = &self.reader {
+            reader.mailbox.abandon();
+        }
+    }
+}
