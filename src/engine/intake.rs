@@ -20,7 +20,7 @@ use crate::memory::{Scrubbed, Secret, stack};
 use crate::model::decoder::Limits;
 use crate::request::{Prompt, Request, Speculation};
 use crate::response::{RequestId, Timing, Usage};
-use crate::sample::Sampling;
+use crate::sample::{Logprobs, Sampling};
 use crate::text::Text;
 
 /// What the checkpoint and the session say where a request is silent.
@@ -164,8 +164,12 @@ impl Intake {
         let mut guides = self.guides(&request, choices)?.into_iter();
         let sampling = request.sampling.over(&self.defaults.sampling, getrandom::u64().unwrap_or(0));
         (0..choices).for_each(|choice| {
-            outbox.output(choice, |output| output.seed = sampling.seed.wrapping_add(choice as u64));
+            outbox.output(choice, |output| {
+                output.seed = sampling.seed.wrapping_add(choice as u64);
+                output.logprobs = Logprobs::new(request.logprobs.unwrap_or(0));
+            });
         });
+        outbox.prompt_logprobs(|out| *out = Logprobs::new(request.prompt_logprobs.unwrap_or(0)));
         let mut sequence = self.sequence(&mut request, ids, sampling, max_tokens)?;
         sequence.guide = guides.next();
         let unborn = (1..choices).map(|choice| (choice, guides.next())).collect();
@@ -219,8 +223,8 @@ impl Intake {
             breakers,
             stops: Arc::new(std::mem::take(&mut request.stop)),
             visible,
-            logprobs: request.logprobs,
-            prompt_logprobs: request.prompt_logprobs,
+            logprobs: request.logprobs.is_some(),
+            prompt_logprobs: request.prompt_logprobs.is_some(),
             speculation: request.speculation,
             starts,
         };

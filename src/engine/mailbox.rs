@@ -208,7 +208,7 @@ impl Output {
             choice,
             text: Secret::new(text(bytes.to_vec())),
             tokens: Secret::new(tokens.to_vec()),
-            logprobs: self.logprobs.slice(tokens_taken..),
+            logprobs: self.logprobs.tail(tokens_taken),
             last: ended || self.finish.is_some(),
         };
         self.taken = (self.text.expose().len(), self.tokens.expose().len());

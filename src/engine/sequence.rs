@@ -25,9 +25,8 @@ pub struct Common {
     pub stops: Arc<Vec<Secret<String>>>,
     /// Special tokens that stay in the text: marks of tool calls and of reasoning.
     pub visible: Arc<Vec<u32>>,
-    /// How many of the likeliest tokens to tell.
-    pub logprobs: Option<usize>,
-    pub prompt_logprobs: Option<usize>,
+    pub logprobs: bool,
+    pub prompt_logprobs: bool,
     pub speculation: Option<Speculation>,
     /// Whether the prompt is special tokens only: then a reply starts as a text does.
     pub starts: bool,

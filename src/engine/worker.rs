@@ -412,12 +412,15 @@ impl<B: Backend> Worker<B> {
         *row += (end + turn.drafts).saturating_sub(outputs_from);
         let sequence = &self.sequences[&turn.id];
         let known = sequence.ids.expose().len();
-        if let Some(top) = sequence.common.prompt_logprobs {
+        if sequence.common.prompt_logprobs {
             let job = &self.jobs[&sequence.job];
             for position in outputs_from..end.min(known - 1) {
                 let logits = self.models.main.logits(first_row + position - outputs_from);
                 let token = sequence.ids.expose()[position + 1];
-                job.outbox.prompt_logprobs(|out| self.sampler.logprobs(logits, token, top, out));
+                let told = job.outbox.prompt_logprobs(|out| self.sampler.logprobs(logits, token, out));
+                if let Err(error) = told {
+                    return ended.push((turn.id, Err(error)));
+                }
             }
         }
         if end < known {
@@ -520,14 +523,15 @@ impl<B: Backend> Worker<B> {
             guide.accept(token)?;
         }
         let outbox = &self.jobs[&sequence.job].outbox;
-        let top = sequence.common.logprobs;
+        let wanted = sequence.common.logprobs;
         let pieces: Option<&Pieces> = self.text.as_deref().map(Text::pieces);
-        let sampler = &mut self.sampler;
-        Ok(sequence.take(token, pieces, outbox, |out| {
-            if let Some(top) = top {
-                sampler.logprobs(logits, token, top, out);
+        let (sampler, mut told) = (&mut self.sampler, Ok(()));
+        let ended = sequence.take(token, pieces, outbox, |out| {
+            if wanted {
+                told = sampler.logprobs(logits, token, out);
             }
-        }))
+        });
+        told.map(|()| ended)
     }
 
     /// Overwrites all that these choices left anywhere; where the last of a request ended, tells its caller.
