@@ -150,6 +150,9 @@ pub enum Error {
     /// The model computed a value that is not a number for this request (the weights are finite).
     #[error("the logits are not finite")]
     NotFinite,
+    /// Grammar, `logit_bias` and `min_tokens` together leave the request no token to go on with.
+    #[error("no token is allowed: grammar, `logit_bias` and `min_tokens` rule out all of them")]
+    NoToken,
 }
 
 impl Error {

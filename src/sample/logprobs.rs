@@ -1,0 +1,244 @@
+//! What the model thought of its tokens: logarithms of their probabilities.
+//!
+//! Of the raw logits, before bias, mask, penalties and temperature, as vLLM's default.
+
+use std::fmt;
+
+use super::Sampler;
+use super::softmax::{Scale, finite, largest};
+use crate::error::{Error, Result};
+use crate::memory::{Scrubbed, Secret};
+
+/// One record for each token of a reply, in order. Overwritten when it drops; `Debug` prints lengths only.
+pub struct Logprobs {
+    /// Most likely tokens in a record, at most.
+    top: usize,
+    /// Records of `width` words: token, logprob, rank, number of most likely tokens, and `top` pairs of id and logprob.
+    words: Secret<Vec<u32>>,
+}
+
+/// What is known of one token.
+#[derive(Clone, Copy)]
+pub struct TokenLogprobs<'a> {
+    /// Its id.
+    pub token: u32,
+    /// ln of its probability: finite, up to 0.
+    pub logprob: f32,
+    /// Its place among all tokens by falling probability, ties by rising id: 1 for the most likely.
+    pub rank: u32,
+    top: &'a [u32],
+}
+
+impl Logprobs {
+    /// Most `top` (OpenAI, vLLM).
+    pub const MAX_TOP: usize = 20;
+
+    /// For records with the `top` most likely tokens; see [`Logprobs::check`].
+    pub fn new(top: usize) -> Self {
+        Self { top, words: Secret::default() }
+    }
+
+    /// Checks a request's number.
+    ///
+    /// # Errors
+    /// `top` is above [`Logprobs::MAX_TOP`].
+    pub fn check(top: usize) -> Result<()> {
+        match top <= Self::MAX_TOP {
+            true => Ok(()),
+            false => Err(Error::request("top_logprobs", format!("from 0 to {}", Self::MAX_TOP))),
+        }
+    }
+
+    /// Makes room for `records` in all, so that none of them moves later.
+    pub fn reserve(&mut self, records: usize) {
+        self.words.reserve(records * self.width());
+    }
+
+    /// Records in it.
+    pub fn len(&self) -> usize {
+        self.words.expose().len() / self.width()
+    }
+
+    /// Whether it has no record.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The record of the `index`-th token.
+    pub fn get(&self, index: usize) -> Option<TokenLogprobs<'_>> {
+        let record = self.words.expose().chunks_exact(self.width()).nth(index)?;
+        let (&[token, logprob, rank, count], pairs) = record.split_first_chunk()?;
+        let top = pairs.get(..2 * count as usize)?;
+        Some(TokenLogprobs { token, logprob: f32::from_bits(logprob), rank, top })
+    }
+
+    /// All records.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = TokenLogprobs<'_>> {
+        (0..self.len()).map(|index| self.get(index).expect("the index is below the length"))
+    }
+
+    /// Moves the records of `other`, which has as many tokens in each, behind these.
+    pub fn append(&mut self, other: &mut Self) {
+        self.words.extend(other.words.expose());
+        other.words.truncate(0);
+    }
+
+    /// Overwrites it now.
+    pub fn wipe(&mut self) -> Scrubbed {
+        self.words.wipe()
+    }
+
+    fn width(&self) -> usize {
+        4 + 2 * self.top
+    }
+}
+
+impl<'a> TokenLogprobs<'a> {
+    /// The most likely tokens, the most likely first, with their logprobs; ties to the lower id.
+    pub fn top(&self) -> impl ExactSizeIterator<Item = (u32, f32)> + use<'a> {
+        self.top.as_chunks().0.iter().map(|&[id, logprob]| (id, f32::from_bits(logprob)))
+    }
+}
+
+impl Sampler {
+    /// Appends the record of `token`, of these raw logits, to `out`.
+    ///
+    /// Costs a pass over the vocabulary with an exponential for each logit, and allocates only what `out` must grow.
+    ///
+    /// # Errors
+    /// A logit is not finite; `token` is outside the vocabulary.
+    pub fn logprobs(&mut self, logits: &[f32], token: u32, out: &mut Logprobs) -> Result<()> {
+        if !finite(logits) {
+            return Err(Error::NotFinite);
+        }
+        let Some(&own) = logits.get(token as usize) else {
+            return Err(Error::request("tokens", format!("token ids below {}", logits.len())));
+        };
+        let scale = Scale { max: largest(logits), temperature: 1.0 };
+        let ln_total = scale.total(logits).ln();
+        // differences of the largest floats overflow f32: they end at its edge
+        let logprob = |logit: f32| {
+            let exact = f64::from(logit) - f64::from(scale.max) - ln_total;
+            (exact as f32).max(f32::MIN).to_bits()
+        };
+        let before = |ids: &[f32], or_equal| -> u32 {
+            ids.iter().map(|&logit| u32::from(logit > own || or_equal && logit == own)).sum()
+        };
+        let (lower, higher) = logits.split_at(token as usize);
+        let rank = 1 + before(lower, true) + before(higher, false);
+        let end = out.words.expose().len() + out.width();
+        let top = self.filters.top(logits, out.top);
+        out.words.extend(&[token, logprob(own), rank, top.len() as u32]);
+        for (id, logit) in top {
+            out.words.extend(&[id, logprob(logit)]);
+        }
+        while out.words.expose().len() < end {
+            out.words.push(0); // a vocabulary smaller than `top`
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Logprobs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Logprobs").field("top", &self.top).field("len", &self.len()).finish()
+    }
+}
+
+impl fmt::Debug for TokenLogprobs<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenLogprobs").field("top", &self.top().len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::rng::uniform;
+
+    fn near(a: f32, b: f64) -> bool {
+        (f64::from(a) - b).abs() < 1e-6
+    }
+
+    #[test]
+    fn known_probabilities() {
+        let logits: Vec<f32> = [0.25_f32, 0.1, 0.5, 0.15].iter().map(|p| p.ln() + 3.0).collect();
+        let mut out = Logprobs::new(2);
+        let mut sampler = Sampler::new(4);
+        for token in [2, 1] {
+            sampler.logprobs(&logits, token, &mut out).unwrap();
+        }
+        assert_eq!((out.len(), out.iter().len()), (2, 2));
+        let (best, worst) = (out.get(0).unwrap(), out.get(1).unwrap());
+        assert_eq!((best.token, best.rank, worst.token, worst.rank), (2, 1, 1, 4));
+        assert!(near(best.logprob, 0.5_f64.ln()) && near(worst.logprob, 0.1_f64.ln()));
+        for record in out.iter() {
+            let top: Vec<_> = record.top().collect();
+            assert_eq!([top[0].0, top[1].0], [2, 0]);
+            assert!(near(top[0].1, 0.5_f64.ln()) && near(top[1].1, 0.25_f64.ln()));
+        }
+        assert!(out.get(2).is_none());
+    }
+
+    #[test]
+    fn ranks_and_ties_go_to_the_lower_id() {
+        let mut out = Logprobs::new(3);
+        for token in 0..4 {
+            Sampler::new(4).logprobs(&[1.0, 5.0, 1.0, 5.0], token, &mut out).unwrap();
+        }
+        assert_eq!(out.iter().map(|record| record.rank).collect::<Vec<_>>(), [3, 1, 4, 2]);
+        assert!(out.iter().all(|record| record.top().map(|(id, _)| id).eq([1, 3, 0])));
+    }
+
+    #[test]
+    fn many_records_equal_a_plain_computation() {
+        let mut sampler = Sampler::new(700);
+        let mut out = Logprobs::new(5);
+        out.reserve(40);
+        for step in 0..40 {
+            let logits: Vec<f32> = (0..700).map(|i| (uniform(step, i) * 30.0) as f32 - 50.0).collect();
+            let token = (uniform(9, step) * 700.0) as u32;
+            sampler.logprobs(&logits, token, &mut out).unwrap();
+            let total: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();
+            let plain = |id: u32| (f64::from(logits[id as usize]).exp() / total).ln();
+            let record = out.get(step as usize).unwrap();
+            assert_eq!(record.token, token);
+            assert!((f64::from(record.logprob) - plain(token)).abs() < 1e-5);
+            let above = logits.iter().filter(|&&l| l > logits[token as usize]).count();
+            assert_eq!(record.rank as usize, above + 1);
+            assert!(record.top().all(|(id, logprob)| (f64::from(logprob) - plain(id)).abs() < 1e-5));
+        }
+    }
+
+    #[test]
+    fn small_vocabularies_hostile_logits_and_bounds() {
+        let mut sampler = Sampler::new(2);
+        let mut out = Logprobs::new(20);
+        sampler.logprobs(&[f32::MAX, f32::MIN], 1, &mut out).unwrap();
+        sampler.logprobs(&[-7.0], 0, &mut out).unwrap();
+        let (first, second) = (out.get(0).unwrap(), out.get(1).unwrap());
+        assert_eq!((first.logprob, first.rank, first.top().len()), (f32::MIN, 2, 2));
+        assert_eq!((second.logprob, second.rank, second.top().len()), (0.0, 1, 1));
+        assert!(matches!(sampler.logprobs(&[0.0, f32::NAN], 0, &mut out), Err(Error::NotFinite)));
+        assert!(matches!(sampler.logprobs(&[0.0], 1, &mut out), Err(Error::Request { field: "tokens", .. })));
+        assert_eq!(out.len(), 2);
+        assert!(Logprobs::check(20).is_ok());
+        assert!(matches!(Logprobs::check(21), Err(Error::Request { field: "top_logprobs", .. })));
+    }
+
+    #[test]
+    fn records_move_and_are_not_printed() {
+        let (mut all, mut step) = (Logprobs::new(1), Logprobs::new(1));
+        for token in 0..3 {
+            Sampler::new(3).logprobs(&[0.0, 1.0, 2.0], token, &mut step).unwrap();
+            all.append(&mut step);
+            assert!(step.is_empty());
+        }
+        assert_eq!(all.iter().map(|record| record.token).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(format!("{all:?} {:?}", all.get(0).unwrap()), {
+            "Logprobs { top: 1, len: 3 } TokenLogprobs { top: 1, .. }"
+        });
+        let _ = all.wipe();
+        assert!(all.is_empty());
+    }
+}
