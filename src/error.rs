@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::grammar::GrammarReason;
 use crate::memory::poison::PoisonReason;
 
 /// A result with this crate's [`enum@Error`].
@@ -128,6 +129,9 @@ pub enum Error {
     /// The model computed a value that is not a number for this request (the weights are finite).
     #[error("the logits are not finite")]
     NotFinite,
+    /// The reply cannot go on under its response format.
+    #[error("response_format: {0}")]
+    Grammar(GrammarReason),
 }
 
 impl Error {
