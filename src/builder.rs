@@ -416,7 +416,7 @@ impl Builder {
             worker.faults = self.faults;
         }
         let intake = Intake {
-            grammars: text.as_deref().map(|text| Grammars::new(text.pieces(), vocab, &defaults.eos)),
+            grammars: Grammars::new(vocab, &defaults.eos),
             visible: Arc::new(visible(text.as_deref(), templates.as_deref())),
             text,
             templates: templates.clone(),
@@ -436,6 +436,12 @@ impl Builder {
         session.intake = Some(spawn("amnesic-intake", DEEP_STACK_BYTES, move || intake.run(&inbox))?);
         Ok(session)
     }
+}
+
+/// The ids of special tokens that stand for something in a chat's replies.
+fn visible(text: Option<&Text>, templates: Option<&Templates>) -> Vec<u32> {
+    let markers = templates.map_or(Vec::new(), Templates::markers);
+    markers.iter().filter_map(|marker| text?.special(marker)).collect()
 }
 
 fn spawn<T: Send + 'static>(

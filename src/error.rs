@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::grammar::GrammarReason;
 use crate::memory::poison::PoisonReason;
 use crate::response::FinishReason;
 
@@ -153,6 +154,9 @@ pub enum Error {
     /// Grammar, `logit_bias` and `min_tokens` together leave the request no token to go on with.
     #[error("no token is allowed: grammar, `logit_bias` and `min_tokens` rule out all of them")]
     NoToken,
+    /// The reply cannot go on under its response format.
+    #[error("response_format: {0}")]
+    Grammar(GrammarReason),
 }
 
 impl Error {

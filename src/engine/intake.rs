@@ -58,7 +58,7 @@ pub struct Intake {
     pub templates: Option<Arc<Templates>>,
     /// Special tokens that a chat's replies show: marks of tool calls and of reasoning.
     pub visible: Arc<Vec<u32>>,
-    pub grammars: Option<Grammars>,
+    pub grammars: Grammars,
     pub defaults: Defaults,
     pub shared: Arc<Shared>,
     pub clock: Arc<dyn Clock>,
@@ -257,15 +257,20 @@ impl Intake {
     }
 
     /// A grammar for each choice.
-    fn guides(&mut self, request: &Request, choices: usize) -> Result<Vec<Box<Guide>>> {
+    fn guides(&self, request: &Request, choices: usize) -> Result<Vec<Box<Guide>>> {
         if request.format.is_text() {
             return Ok(Vec::new());
         }
-        let Some(grammars) = &mut self.grammars else {
-            return Err(Error::NoTokenizer { file: self.defaults.tokenizer_file.clone() });
+        let pieces = self.text()?.pieces();
+        let compile = |_| {
+            let matcher = self.grammars.compile(pieces, &request.format)?;
+            Ok(matcher.map(|matcher| Box::new(Guide::new(matcher))))
         };
-        let compile = |_| Ok(grammars.compile(&request.format)?.map(|matcher| Box::new(Guide::new(matcher))));
         (0..choices).map(compile).filter_map(Result::transpose).collect()
+    }
+
+    fn text(&self) -> Result<&Text> {
+        self.text.as_deref().ok_or_else(|| Error::NoTokenizer { file: self.defaults.tokenizer_file.clone() })
     }
 
     /// The ids of the whole prompt, and what of it may be in the cache.
@@ -278,17 +283,13 @@ impl Intake {
         if let Some(before) = before.as_ref().filter(|_| goes_on) {
             ids.extend(before.expose());
         }
-        let text = || {
-            let file = || self.defaults.tokenizer_file.clone();
-            self.text.as_deref().ok_or_else(|| Error::NoTokenizer { file: file() })
-        };
         let specials = ids.expose().is_empty();
         match &request.prompt {
-            Prompt::Text(prompt) => text()?.encode(prompt.expose(), specials, &mut ids)?,
+            Prompt::Text(prompt) => self.text()?.encode(prompt.expose(), specials, &mut ids)?,
             Prompt::Tokens(given) => ids.extend(given.expose()),
             Prompt::Chat(messages) => {
                 let prompt = self.render(request, messages)?;
-                text()?.encode(prompt.expose(), false, &mut ids)?;
+                self.text()?.encode(prompt.expose(), false, &mut ids)?;
             }
         }
         if ids.expose().is_empty() {

@@ -77,10 +77,10 @@ impl Logprobs {
         (0..self.len()).map(|index| self.get(index).expect("the index is below the length"))
     }
 
-    /// Moves the records of `other`, which has as many tokens in each, behind these.
-    pub fn append(&mut self, other: &mut Self) {
-        self.words.extend(other.words.expose());
-        other.words.truncate(0);
+    /// A copy of the records from `index` on.
+    pub(crate) fn tail(&self, index: usize) -> Self {
+        let words = &self.words.expose()[(index * self.width()).min(self.words.expose().len())..];
+        Self { top: self.top, words: Secret::new(words.to_vec()) }
     }
 
     /// Overwrites it now.

@@ -132,6 +132,11 @@ impl Text {
         Ok(())
     }
 
+    /// The id of a special token.
+    pub fn special(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token).filter(|&id| self.pieces.is_special(id))
+    }
+
     /// The bytes of each token.
     pub fn pieces(&self) -> &Pieces {
         &self.pieces

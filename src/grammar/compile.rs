@@ -1,0 +1,252 @@
+//! From a response format to a matcher.
+//!
+//! A hostile format must cost an error, not the process: sizes and nesting are checked here and in [`schema`] before
+//! llguidance sees the text, its own limits are set below, its panics are caught, and it runs on a thread whose stack
+//! is larger than what the checked sizes can recurse into. There is no deadline: the limits are what bounds the time
+//! (`tests/hostile.rs` has the table of attacks).
+
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use llguidance::api::{GrammarWithLexer, ParserLimits, TopLevelGrammar};
+use llguidance::earley::SlicedBiasComputer;
+use llguidance::panic_utils::catch_unwind;
+use llguidance::toktrie::{InferenceCapabilities, TokEnv};
+use llguidance::{ParserFactory, TokenParser};
+use serde_json::{Value, json};
+
+use super::GrammarReason;
+use super::format::{Kind, ResponseFormat};
+use super::matcher::Matcher;
+use super::schema;
+use super::vocabulary::Vocabulary;
+use crate::error::{Error, Result};
+use crate::memory::{Secret, stack};
+use crate::text::detokenizer::Pieces;
+
+/// White space between the parts of a JSON text: enough for a line break and the indentation behind it.
+const WHITESPACE: &str = r"[\x20\x0A\x0D\x09]{1,40}";
+
+/// Lines of a Lark grammar: rules refer to rules, and llguidance follows them by recursion.
+const MAX_LARK_LINES: usize = 1024;
+/// Brackets open at once on a line of a Lark grammar, those in its strings included.
+const MAX_LARK_BRACKETS: usize = 128;
+
+/// Earley items of one byte of the reply.
+pub(super) const MAX_ITEMS_IN_ROW: usize = 5000;
+
+/// What recursion over the largest formats takes in a debug build, several times over. Above the 40 MB that glibc
+/// keeps of dead threads' stacks, so that it is unmapped at once, content and all.
+const STACK_BYTES: usize = 128 << 20;
+
+/// Compiles response formats for one checkpoint. The trie of its vocabulary is built on first use and kept: it holds
+/// nothing of a request.
+pub struct Grammars {
+    vocab: usize,
+    end_tokens: Vec<u32>,
+    ready: Mutex<Option<Arc<Ready>>>,
+}
+
+struct Ready {
+    vocabulary: Arc<Vocabulary>,
+    factory: ParserFactory,
+}
+
+impl Grammars {
+    /// For a model of `vocab` tokens, of which these end a reply.
+    pub fn new(vocab: usize, end_tokens: &[u32]) -> Self {
+        Self { vocab, end_tokens: end_tokens.to_vec(), ready: Mutex::new(None) }
+    }
+
+    /// A matcher at the start of a reply; none for [`ResponseFormat::text`]. `pieces` are the checkpoint's, the same
+    /// in each call.
+    ///
+    /// The first call that needs it builds the trie. Blocks for as long as it takes; may be called from any thread.
+    ///
+    /// # Errors
+    /// The format is malformed, unsupported, too large, or nothing that the vocabulary can spell has it. The error
+    /// holds none of its text.
+    pub fn compile(&self, pieces: &Pieces, format: &ResponseFormat) -> Result<Option<Matcher>> {
+        if format.is_text() {
+            return Ok(None);
+        }
+        thread::scope(|scope| {
+            let work = || {
+                let matcher = self.ready(pieces).and_then(|ready| ready.matcher(format));
+                let _ = stack::scrub_below();
+                matcher
+            };
+            let builder = thread::Builder::new().name("amnesic-grammar".into()).stack_size(STACK_BYTES);
+            let compiled = builder.spawn_scoped(scope, work).map_err(Error::Thread)?.join();
+            compiled.unwrap_or_else(|_| Err(refused(format, "that can be compiled"))).map(Some)
+        })
+    }
+
+    fn ready(&self, pieces: &Pieces) -> Result<Arc<Ready>> {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ready) = &*ready {
+            return Ok(ready.clone());
+        }
+        let built = catch_unwind(AssertUnwindSafe(|| {
+            let vocabulary = Arc::new(Vocabulary::new(pieces, self.vocab, &self.end_tokens));
+            let env: TokEnv = vocabulary.clone();
+            let slices = SlicedBiasComputer::general_slices();
+            let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &slices)?;
+            // No log on stderr, none in memory.
+            factory.set_stderr_log_level(0).set_buffer_log_level(0);
+            *factory.limits_mut() = limits();
+            Ok(Arc::new(Ready { vocabulary, factory }))
+        }));
+        let built = built.map_err(|_| {
+            Error::request("response_format", "plain text: no trie can be built of this checkpoint's tokens")
+        })?;
+        Ok(ready.insert(built).clone())
+    }
+}
+
+impl std::fmt::Debug for Grammars {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Grammars").field("vocab", &self.vocab).finish_non_exhaustive()
+    }
+}
+
+impl Ready {
+    /// Its first mask is computed at once: a grammar that is too complex to begin with is refused here.
+    fn matcher(&self, format: &ResponseFormat) -> Result<Matcher> {
+        let parser = self.parser(format)?;
+        let begun = Matcher::new(parser, self.vocabulary.clone()).and_then(|mut matcher| {
+            matcher.mask(&mut Secret::default())?;
+            Ok(matcher)
+        });
+        begun.map_err(|error| match error {
+            Error::Grammar(GrammarReason::DeadEnd) => refused(format, "that a text of tokens can satisfy"),
+            _ => refused(format, "that is less complex"),
+        })
+    }
+
+    fn parser(&self, format: &ResponseFormat) -> Result<TokenParser> {
+        let grammar = match &format.0 {
+            Kind::Text | Kind::JsonObject => GrammarWithLexer::from_json_schema(json!({ "type": "object" })),
+            Kind::JsonSchema(text) => GrammarWithLexer::from_json_schema(parse_schema(text.expose())?),
+            Kind::Regex(text) => GrammarWithLexer::from_regex(check_regex(text.expose())?),
+            Kind::Lark(text) => GrammarWithLexer::from_lark(check_lark(text.expose())?.to_owned()),
+        };
+        let mut grammar = grammar;
+        if let Some(schema) = grammar.json_schema.as_mut().and_then(Value::as_object_mut) {
+            // Whatever the caller's says: it could ask for unsupported keywords to be ignored.
+            schema.insert("x-guidance".into(), json!({ "whitespace_pattern": WHITESPACE }));
+        }
+        self.factory
+            .create_parser(TopLevelGrammar::from_grammar(grammar))
+            .map_err(|error| refused(format, requirement(&error.to_string())))
+    }
+}
+
+fn limits() -> ParserLimits {
+    ParserLimits {
+        max_items_in_row: MAX_ITEMS_IN_ROW,
+        // 50 per microsecond, says its documentation, and 14 per microsecond; so some 20 ms each
+        initial_lexer_fuel: 1_000_000,
+        step_lexer_fuel: 200_000,
+        step_max_items: 50_000,
+        // at 1 to 2 kB
+        max_lexer_states: 32_768,
+        max_grammar_size: 100_000,
+        precompute_large_lexemes: true,
+        // they would quote the grammar and the reply
+        verbose_errors: false,
+    }
+}
+
+fn parse_schema(text: &[u8]) -> Result<Value> {
+    if text.is_empty() {
+        return Err(schema::nested_too_deep());
+    }
+    if text.len() > ResponseFormat::MAX_SCHEMA_BYTES {
+        let expected = format!("a JSON Schema of at most {} bytes", ResponseFormat::MAX_SCHEMA_BYTES);
+        return Err(Error::request("response_format", expected));
+    }
+    let schema: Value =
+        serde_json::from_slice(text).map_err(|_| Error::request("response_format", "a JSON Schema"))?;
+    schema::check(&schema)?;
+    // `true` allows what `{}` allows; options fit only into an object.
+    Ok(if schema == true { json!({}) } else { schema })
+}
+
+fn check_regex(text: &str) -> Result<&str> {
+    let expected = if text.is_empty() {
+        "a regular expression that is not empty".into()
+    } else if text.len() > ResponseFormat::MAX_REGEX_BYTES {
+        format!("a regular expression of at most {} bytes", ResponseFormat::MAX_REGEX_BYTES)
+    } else if text.bytes().rev().take_while(|&byte| byte == b'\\').count() % 2 == 1 {
+        // llguidance's rewriting for Lark would drop it
+        "a regular expression without a backslash at its end".into()
+    } else {
+        return Ok(text);
+    };
+    Err(Error::request("response_format", expected))
+}
+
+fn check_lark(text: &str) -> Result<&str> {
+    let expected = if text.len() > ResponseFormat::MAX_LARK_BYTES {
+        format!("a Lark grammar of at most {} bytes", ResponseFormat::MAX_LARK_BYTES)
+    } else if text.lines().count() > MAX_LARK_LINES {
+        format!("a Lark grammar of at most {MAX_LARK_LINES} lines")
+    } else if text.lines().any(|line| most_open(line) > MAX_LARK_BRACKETS) {
+        format!("a Lark grammar with at most {MAX_LARK_BRACKETS} brackets open at once on a line")
+    } else {
+        for (at, keyword) in text.match_indices("%json") {
+            // Where no JSON follows, the keyword stands in a string or a comment, or llguidance will refuse it.
+            let behind = &text[at + keyword.len()..];
+            if let Some(Ok(nested)) = serde_json::Deserializer::from_str(behind).into_iter::<Value>().next() {
+                schema::check(&nested)?;
+            }
+        }
+        return Ok(text);
+    };
+    Err(Error::request("response_format", expected))
+}
+
+/// The largest number of brackets that are open at once, as if there were no strings.
+fn most_open(line: &str) -> usize {
+    let (mut open, mut most) = (0_usize, 0);
+    for byte in line.bytes() {
+        match byte {
+            b'(' | b'[' | b'{' => open += 1,
+            b')' | b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        most = most.max(open);
+    }
+    most
+}
+
+/// What llguidance's message asks for, in words of our own: its own may quote the format.
+fn requirement(message: &str) -> &'static str {
+    let large = ["too big", "too large", "too many", "too deep", "fuel", "level exceeded", "is empty:"];
+    if message.contains("oneOf constraints are not supported") {
+        "whose `oneOf` alternatives exclude each other visibly; `anyOf` needs no such thing"
+    } else if message.contains("min/maxProperties only supported") {
+        "with `minProperties` and `maxProperties` only where all its `properties` are `required`"
+    } else if message.contains("circular references") {
+        "without a circle of `$ref`s that have keywords beside them"
+    } else if message.contains("disjoint") {
+        "whose `patternProperties` exclude each other visibly"
+    } else if message.contains("Unsatisfiable schema") {
+        "that a value can satisfy"
+    } else if large.iter().any(|words| message.contains(words)) {
+        "that is less complex"
+    } else {
+        "that is well-formed and keeps to the supported syntax"
+    }
+}
+
+fn refused(format: &ResponseFormat, requirement: &'static str) -> Error {
+    let kind = match format.0 {
+        Kind::Text | Kind::JsonObject | Kind::JsonSchema(_) => "a JSON Schema",
+        Kind::Regex(_) => "a regular expression",
+        Kind::Lark(_) => "a Lark grammar",
+    };
+    Error::request("response_format", format!("{kind} {requirement}"))
+}

@@ -1,0 +1,195 @@
+//! The grammar's place in one reply: which tokens may come next.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use llguidance::TokenParser;
+use llguidance::api::StopReason;
+use llguidance::panic_utils::catch_unwind;
+
+use super::GrammarReason;
+use super::vocabulary::Vocabulary;
+use crate::error::{Error, Result};
+use crate::memory::Secret;
+
+/// How many Earley items accepted tokens may add in all, at 8 to 16 bytes each: a hostile grammar has up to
+/// [`super::compile::MAX_ITEMS_IN_ROW`] of them for every byte, JSON some ten for every word.
+const MAX_ITEMS: usize = 4 << 20;
+
+/// A compiled grammar and how far the reply has come in it. Belongs to one sequence; may be moved to a helper thread.
+///
+/// After an error other than [`GrammarReason::Rejected`] it answers every call with [`GrammarReason::Failed`].
+pub struct Matcher {
+    parser: TokenParser,
+    vocabulary: Arc<Vocabulary>,
+    items: usize,
+    /// An end token was accepted: nothing follows.
+    ended: bool,
+    failed: bool,
+}
+
+impl Matcher {
+    /// At the start of a reply.
+    pub(super) fn new(mut parser: TokenParser, vocabulary: Arc<Vocabulary>) -> Result<Self> {
+        parser.start_without_prompt();
+        let mut this = Self { parser, vocabulary, items: 0, ended: false, failed: false };
+        this.guarded(|this| this.parser.check_stop().is_ok().then_some(()))?;
+        Ok(this)
+    }
+
+    /// Writes which tokens may come next: bit `id % 32` of word `id / 32`, in ceil(vocabulary / 32) words. All end
+    /// tokens are allowed where the grammar is complete, none elsewhere. No bit is set at all once the grammar is
+    /// complete, nothing can follow and the checkpoint has no end token: see [`Matcher::is_stopped`].
+    ///
+    /// # Errors
+    /// The grammar became too complex, or no token of the vocabulary can continue it.
+    pub fn mask(&mut self, out: &mut Secret<Vec<u32>>) -> Result<()> {
+        if self.is_stopped() {
+            self.check()?;
+            out.refill(self.vocabulary.only_ends().iter().copied());
+            return Ok(());
+        }
+        let (raw, accepting) = self.guarded(|this| {
+            let accepting = this.parser.is_accepting();
+            match this.parser.compute_mask() {
+                Ok(mask) => Some((Secret::<Vec<u32>>::new(mask.into()), accepting)),
+                // Complete, and the vocabulary has nothing that follows, not even an end token.
+                Err(_) if accepting && this.parser.stop_reason() == StopReason::NoExtensionBias => {
+                    Some((Secret::new(vec![0; this.vocabulary.mask_words()]), true))
+                }
+                Err(_) => None,
+            }
+        })?;
+        let mask = out.refill(self.vocabulary.mask(raw.expose(), accepting));
+        if !accepting && mask.iter().all(|&word| word == 0) {
+            self.failed = true;
+            return Err(GrammarReason::DeadEnd.into());
+        }
+        Ok(())
+    }
+
+    /// Takes the token that was drawn.
+    ///
+    /// # Errors
+    /// The grammar does not allow it; then nothing has changed. Or the grammar became too complex.
+    pub fn accept(&mut self, token: u32) -> Result<()> {
+        self.check()?;
+        if self.vocabulary.is_end(token) {
+            let complete = !self.ended && self.is_complete()?;
+            self.ended |= complete;
+            return if complete { Ok(()) } else { Err(GrammarReason::Rejected.into()) };
+        }
+        if self.is_stopped() || !self.vocabulary.is_drawable(token) {
+            return Err(GrammarReason::Rejected.into());
+        }
+        let allowed = self.guarded(|this| this.parser.validate_token(token).ok())?;
+        if !allowed {
+            return Err(GrammarReason::Rejected.into());
+        }
+        let before = self.parser.parser_stats().all_items;
+        self.guarded(|this| {
+            this.parser.consume_token(token).ok()?;
+            this.parser.check_stop().ok()
+        })?;
+        self.items += self.parser.parser_stats().all_items.saturating_sub(before);
+        if self.items > MAX_ITEMS {
+            self.failed = true;
+            return Err(GrammarReason::TooComplex.into());
+        }
+        Ok(())
+    }
+
+    /// How many of these tokens, from the first on, could be accepted one after another. Changes nothing.
+    ///
+    /// Lark's `max_tokens=` is not counted here; [`Matcher::accept`] does.
+    ///
+    /// # Errors
+    /// The grammar became too complex.
+    pub fn validate(&mut self, tokens: &[u32]) -> Result<usize> {
+        self.check()?;
+        if self.is_stopped() {
+            let end = tokens.first().is_some_and(|&token| !self.ended && self.vocabulary.is_end(token));
+            return Ok(usize::from(end));
+        }
+        let vocabulary = &self.vocabulary;
+        let known = |&&token: &&u32| vocabulary.is_drawable(token) || vocabulary.is_end(token);
+        let known = tokens.iter().take_while(known).count();
+        self.guarded(|this| this.parser.validate_tokens_raw(&tokens[..known]).ok())
+    }
+
+    /// Takes back the last `count` tokens.
+    ///
+    /// # Errors
+    /// [`Matcher::can_rollback`] is false, or fewer tokens were accepted.
+    pub fn rollback(&mut self, count: usize) -> Result<()> {
+        self.check()?;
+        let ended = usize::from(self.ended && count > 0);
+        if count > self.parser.num_tokens() + ended || (count > ended && !self.can_rollback()) {
+            return Err(GrammarReason::Rejected.into());
+        }
+        if count > ended {
+            self.guarded(|this| this.parser.rollback(count - ended).ok())?;
+        }
+        self.ended &= ended == 0;
+        Ok(())
+    }
+
+    /// Whether tokens can be taken back: always, but for Lark grammars with `stop=` or `max_tokens=`.
+    pub fn can_rollback(&self) -> bool {
+        self.parser.parser.grammar().lexer_spec().can_rollback()
+    }
+
+    /// Whether the reply may end here.
+    ///
+    /// # Errors
+    /// As [`Matcher::mask`].
+    pub fn is_complete(&mut self) -> Result<bool> {
+        self.check()?;
+        if self.is_stopped() {
+            return Ok(true);
+        }
+        self.guarded(|this| Some(this.parser.is_accepting()))
+    }
+
+    /// Whether the reply is complete and nothing but an end token can follow: the sequence can end now. Also true
+    /// after an error.
+    pub fn is_stopped(&self) -> bool {
+        self.failed || self.ended || self.parser.stopped()
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.failed { Err(GrammarReason::Failed.into()) } else { Ok(()) }
+    }
+
+    /// Runs `work`; none and panics are errors, after which the parser is not used any more.
+    fn guarded<T>(&mut self, work: impl FnOnce(&mut Self) -> Option<T>) -> Result<T> {
+        self.check()?;
+        // llguidance's own: while it runs, the panic hook prints no message, which could quote the reply.
+        let result = catch_unwind(AssertUnwindSafe(|| Ok(work(self))));
+        if let Ok(Some(value)) = result
+            && self.parser.stop_reason().is_ok()
+        {
+            return Ok(value);
+        }
+        self.failed = true;
+        Err(Error::from(match self.parser.stop_reason() {
+            StopReason::LexerTooComplex | StopReason::ParserTooComplex => GrammarReason::TooComplex,
+            StopReason::NoExtensionBias => GrammarReason::DeadEnd,
+            _ => GrammarReason::Failed,
+        }))
+    }
+
+    /// A second matcher at the same place.
+    #[cfg(test)]
+    pub(super) fn fork(&self) -> Self {
+        let parser = self.parser.deep_clone();
+        let Self { vocabulary, items, ended, failed, .. } = self;
+        Self { parser, vocabulary: vocabulary.clone(), items: *items, ended: *ended, failed: *failed }
+    }
+}
+
+impl std::fmt::Debug for Matcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Matcher").field("tokens", &self.parser.num_tokens()).finish_non_exhaustive()
+    }
+}
