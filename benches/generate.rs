@@ -67,7 +67,7 @@ fn long_winded(session: &Session, vocab: u32, count: usize) -> Vec<u32> {
     let ids: Vec<u32> = (0..vocab).collect();
     for ids in ids.chunks(count) {
         let replies = session.generate_batch(ids.iter().map(|&id| decode(id))).expect("the ids are valid");
-        let full = ids.iter().zip(replies).filter(|(_, reply)| reply.finish_reason == FinishReason::Length);
+        let full = ids.iter().zip(replies).filter(|(_, reply)| reply.finish_reason() == FinishReason::Length);
         found.extend(full.map(|(&id, _)| id));
         if found.len() >= count {
             return found;

@@ -98,7 +98,7 @@ fn decode(session: &Session, id: u32) -> amnesic::Result<Reply> {
 /// A prompt whose reply no end token cuts short.
 fn long_winded(session: &Session) -> Result<u32, Box<dyn Error>> {
     for id in 3..100 {
-        if decode(session, id)?.finish_reason == FinishReason::Length {
+        if decode(session, id)?.finish_reason() == FinishReason::Length {
             return Ok(id);
         }
     }

@@ -131,7 +131,7 @@ fn decode(session: &Session, batch: usize, options: &Options) -> Result<f64> {
         Request::tokens(prompt).max_tokens(tokens).temperature(0.0)
     });
     let replies = session.generate_batch(requests)?;
-    if replies.iter().any(|reply| reply.finish_reason != FinishReason::Length) {
+    if replies.iter().any(|reply| reply.finish_reason() != FinishReason::Length) {
         return Err("a reply met an end token: give a checkpoint without one".into());
     }
     let (last, others) = replies.split_last().ok_or("an empty batch")?;

@@ -100,7 +100,7 @@ fn run(options: Options) -> Result<ExitCode, Box<dyn Error>> {
         eprintln!("prompt: {} tokens, first token after {}", usage.prompt_tokens, millis(timing.first_token));
         let tokens = usage.completion_tokens;
         let rate = timing.decode_rate(tokens).map_or(String::new(), |rate| format!(", {rate:.1} tokens/s"));
-        eprintln!("reply: {tokens} tokens{rate}, finish: {}", reply.finish_reason);
+        eprintln!("reply: {tokens} tokens{rate}, finish: {}", reply.finish_reason());
         ExitCode::SUCCESS
     };
     eprintln!("{}", session.close()?);

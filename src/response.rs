@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::chat::{Message, Role, ToolCall};
+use crate::chat::{Message, PieceKind, Role, ToolCall};
 use crate::memory::Secret;
 use crate::sample::Logprobs;
 
@@ -202,13 +202,13 @@ impl Choice {
         &self.logprobs
     }
 
-    /// The choice as a message, to go on with the chat.
-    pub fn into_message(self) -> Message {
-        let mut message = Message::new(Role::Assistant, self.text.into_exposed());
-        if let Some(reasoning) = self.reasoning {
-            message = message.with_reasoning(reasoning.into_exposed());
+    /// A copy of the choice as a message, to go on with the chat.
+    pub fn message(&self) -> Message {
+        let mut message = Message::new(Role::Assistant, self.text());
+        if let Some(reasoning) = self.reasoning() {
+            message = message.with_reasoning(reasoning);
         }
-        message.with_tool_calls(self.tool_calls)
+        message.with_tool_calls(self.tool_calls.iter().map(ToolCall::copy).collect())
     }
 }
 
@@ -222,16 +222,6 @@ impl fmt::Debug for Choice {
             .field("seed", &self.seed)
             .finish()
     }
-}
-
-/// What a piece's text is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PieceKind {
-    /// Part of the text or of the message's content.
-    Content,
-    /// Part of what a chat model thinks before it answers.
-    Reasoning,
 }
 
 /// A piece of a streamed reply: whole characters, no part of a stop string. Overwritten when it drops.

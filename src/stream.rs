@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::chat::{Style, Splitter};
+use crate::chat::{PieceKind, Splitter, Style};
 use crate::engine::mailbox::{Fresh, Mailbox, Output, Whole};
 use crate::error::Result;
 use crate::memory::Secret;
-use crate::response::{Choice, FinishReason, Piece, PieceKind, Reply};
+use crate::response::{Choice, FinishReason, Piece, Reply};
 
 /// Reads a mailbox, and a chat model's format.
 #[derive(Debug)]

@@ -38,7 +38,7 @@ fn a_reply_tells_what_was_used_and_why_it_ended() {
     let session = open(folder.path());
     let reply = session.generate(Request::prompt("let x = 5;").max_tokens(7)).unwrap();
     assert_eq!(
-        (reply.finish_reason, reply.usage.completion_tokens, reply.tokens().len()),
+        (reply.finish_reason(), reply.usage.completion_tokens, reply.tokens().len()),
         (FinishReason::Length, 7, 7)
     );
     assert!(reply.usage.prompt_tokens > 1 && reply.usage.total_tokens() == reply.usage.prompt_tokens + 7);
@@ -84,7 +84,7 @@ fn stop_strings_end_the_reply_before_them_wherever_tokens_fall() {
         let stop = &whole[chars[from]..chars[to]];
         let reply = session.generate(request().stop(stop)).unwrap();
         let before = whole.split(stop).next().unwrap();
-        assert_eq!((reply.text(), reply.finish_reason), (before, FinishReason::Stop));
+        assert_eq!((reply.text(), reply.finish_reason()), (before, FinishReason::Stop));
         let streamed: String = session
             .stream(request().stop(stop))
             .unwrap()
@@ -93,7 +93,7 @@ fn stop_strings_end_the_reply_before_them_wherever_tokens_fall() {
         assert_eq!(streamed, before);
     }
     let unmatched = session.generate(request().stop("\u{1f980}\u{1f980}")).unwrap();
-    assert_eq!((unmatched.text(), unmatched.finish_reason), (whole.as_str(), FinishReason::Length));
+    assert_eq!((unmatched.text(), unmatched.finish_reason()), (whole.as_str(), FinishReason::Length));
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn end_tokens_come_from_both_config_files_and_the_request() {
     };
     let run = |request: Request| {
         let reply = open(folder.path()).generate(request).unwrap();
-        (reply.tokens().to_vec(), reply.finish_reason)
+        (reply.tokens().to_vec(), reply.finish_reason())
     };
     let request = || Request::prompt("Ownership").max_tokens(40);
     let (whole, _) = run(request());
@@ -130,11 +130,11 @@ fn seeds_reproduce_and_are_told() {
     let session = open(folder.path());
     let request = || Request::prompt("Ownership").max_tokens(20).temperature(1.0);
     let unseeded = session.generate(request()).unwrap();
-    let again = session.generate(request().seed(unseeded.seed)).unwrap();
+    let again = session.generate(request().seed(unseeded.seed())).unwrap();
     assert_eq!(unseeded.tokens(), again.tokens());
-    let other = session.generate(request().seed(unseeded.seed ^ 1)).unwrap();
+    let other = session.generate(request().seed(unseeded.seed() ^ 1)).unwrap();
     assert_ne!(unseeded.tokens(), other.tokens());
-    let narrow = session.generate(request().seed(unseeded.seed ^ 1).top_k(1)).unwrap();
+    let narrow = session.generate(request().seed(unseeded.seed() ^ 1).top_k(1)).unwrap();
     let greedy = session.generate(request().temperature(0.0)).unwrap();
     assert_eq!(narrow.tokens(), greedy.tokens(), "top_k 1 is greedy");
 }
@@ -188,7 +188,7 @@ fn the_context_ends_a_reply_and_bounds_a_prompt() {
     let session = Session::builder(folder.path()).context_length(20).open().unwrap();
     assert_eq!(session.context_length(), 20);
     let reply = session.generate(Request::tokens(vec![1; 15])).unwrap();
-    assert_eq!((reply.tokens().len(), reply.finish_reason), (5, FinishReason::Length));
+    assert_eq!((reply.tokens().len(), reply.finish_reason()), (5, FinishReason::Length));
     assert_eq!(session.generate(Request::tokens(vec![1; 15]).max_tokens(5)).unwrap().tokens().len(), 5);
     for request in [Request::tokens(vec![1; 20]), Request::tokens(vec![1; 15]).max_tokens(6)] {
         assert!(matches!(session.generate(request), Err(Error::ContextLength { context: 20, .. })));

@@ -16,7 +16,7 @@ use crate::chat::{ChatInput, Templates};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::grammar::Grammars;
-use crate::memory::{Scrubbed, Secret, stack};
+use crate::memory::{Secret, stack};
 use crate::model::decoder::Limits;
 use crate::request::{Prompt, Request, Speculation};
 use crate::response::{RequestId, Timing, Usage};

@@ -8,7 +8,6 @@ use crate::memory::{Scrubbed, arena::Closed, workspace::Dirty};
 use crate::model::decoder::{Decoder, Limits};
 
 /// A decoder on its backend.
-#[derive(Debug)]
 pub struct Model<B: Backend> {
     backend: B,
     decoder: Decoder<B>,
@@ -51,7 +50,6 @@ impl<B: Backend> Model<B> {
 }
 
 /// Both models. They share block numbers: block i of the one's cache and of the other's hold the same positions.
-#[derive(Debug)]
 pub struct Models<B: Backend> {
     pub main: Model<B>,
     pub draft: Option<Model<B>>,

@@ -84,7 +84,6 @@ impl Sequence {
         let sampling = Sampling { seed: self.sampling.seed.wrapping_add(choice as u64), ..self.sampling.clone() };
         let mut fork = Self::new(ids, sampling, self.common.clone(), pieces);
         (fork.job, fork.choice, fork.guide) = (self.job, choice, guide);
-        fork.drafts.reserve(self.drafts.capacity());
         fork
     }
 
@@ -111,7 +110,7 @@ impl Sequence {
             ids: self.ids.expose(),
             prompt: common.prompt_tokens,
             end_tokens: common.end_tokens.expose(),
-            bias: &common.bias,
+            bias: Some(&common.bias),
             mask: self.guide.as_ref().map(|guide| guide.mask()),
             breakers: common.breakers.expose(),
         }

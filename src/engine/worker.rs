@@ -324,6 +324,7 @@ impl<B: Backend> Worker<B> {
     fn guess(&mut self, turns: &mut [Turn]) {
         for turn in turns.iter_mut() {
             let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
+            sequence.reserve();
             sequence.drafts.truncate(0);
             // a guess that can only be the last token saves nothing
             turn.drafts = turn.drafts.min(sequence.common.max_tokens - sequence.generated() - 1);

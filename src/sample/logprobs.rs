@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::memory::{Scrubbed, Secret};
 
 /// One record for each token of a reply, in order. Overwritten when it drops; `Debug` prints lengths only.
+#[derive(Default)]
 pub struct Logprobs {
     /// Most likely tokens in a record, at most.
     top: usize,
