@@ -166,6 +166,7 @@ impl Intake {
         (0..choices).for_each(|choice| {
             outbox.output(choice, |output| {
                 output.seed = sampling.seed.wrapping_add(choice as u64);
+                output.without_text = self.text.is_none();
                 output.logprobs = Logprobs::new(request.logprobs.unwrap_or(0));
             });
         });

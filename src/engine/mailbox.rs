@@ -53,6 +53,8 @@ pub struct Output {
     pub logprobs: Logprobs,
     pub finish: Option<FinishReason>,
     pub seed: u64,
+    /// The checkpoint has no tokenizer: tokens come alone.
+    pub without_text: bool,
     /// Bytes of text and tokens that the caller has.
     taken: (usize, usize),
     /// Whether the worker found no room and waits to be told of some.
@@ -197,8 +199,8 @@ impl Output {
     /// Whether there is text to give; or tokens, once no more text comes or the worker waits.
     fn has_fresh(&self, over: bool) -> bool {
         let (text, tokens) = self.taken;
-        let without_text = over || self.full || self.finish.is_some();
-        self.text.expose().len() > text || (without_text && self.tokens.expose().len() > tokens)
+        let alone = over || self.full || self.without_text || self.finish.is_some();
+        self.text.expose().len() > text || (alone && self.tokens.expose().len() > tokens)
     }
 
     fn take(&mut self, choice: usize, ended: bool) -> Fresh {
