@@ -11,7 +11,7 @@ use amnesic::clock::Clock;
 use amnesic::{
     Builder, CancelToken, Dry, Error, FinishReason, Priority, Reply, Request, Session, Speculation,
 };
-use common::{Random, Recipe, default_model};
+use common::{Random, Recipe, default_model, resident};
 
 const VOCAB: usize = 512;
 
@@ -517,13 +517,6 @@ fn ten_thousand_at_once_wait_within_the_plan() {
     // about 3 KB for each: its buffers, and the reply itself
     assert!(grown < 64 << 20, "{grown} bytes");
     assert_eq!(session.load().kv_blocks_used, 0);
-}
-
-/// Bytes of this process that are in memory.
-fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
 }
 
 #[test]
