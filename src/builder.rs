@@ -282,7 +282,7 @@ impl Builder {
         eos.extend(json.token_ids("eos_token_id")?);
         eos.sort_unstable();
         eos.dedup();
-        let mut sampling = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 };
+        let mut sampling = Sampling::default();
         if json.flag("do_sample", false)? {
             let number = |name: &str, default: f32, max: f32| {
                 let value = json.positive(name)?.map_or(default, |value| value as f32);

@@ -81,6 +81,7 @@ impl Sequence {
             top_p: request.top_p.unwrap_or(base.top_p),
             min_p: request.min_p.unwrap_or(base.min_p),
             seed: request.seed.unwrap_or_else(fresh),
+            ..*base
         };
         let mut end_tokens = request.stop_tokens;
         end_tokens.extend(&defaults.eos);

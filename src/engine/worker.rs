@@ -18,7 +18,7 @@ use crate::memory::workspace::Dirty;
 use crate::model::decoder::{Decoder, Limits, blocks_for};
 use crate::request::Request;
 use crate::response::{FinishReason, RequestId};
-use crate::sample::Sampler;
+use crate::sample::{Context, Sampler};
 use crate::text::Text;
 
 /// A request that is over, and how it ended.
@@ -217,7 +217,10 @@ impl<B: Backend> Worker<B> {
             output += 1;
             #[cfg(feature = "testing")]
             sequence.logits.iter().for_each(|tap| tap.take(logits));
-            match self.sampler.sample(logits, &sequence.sampling, sequence.generated() as u64) {
+            let ids = sequence.ids.expose();
+            let prompt = ids.len() - sequence.generated();
+            let context = Context { ids, prompt, ..Context::default() };
+            match self.sampler.sample(logits, &sequence.sampling, &context) {
                 Err(error) => done.push((place, Err(error))),
                 Ok(token) => {
                     let reason = sequence.take(token, self.text.as_ref());

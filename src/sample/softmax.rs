@@ -213,7 +213,8 @@ mod tests {
 
     #[test]
     fn a_draw_is_a_place_in_the_running_sum() {
-        let logits: Vec<f32> = (0..150).map(|i| if i % 7 == 0 { BANNED } else { -(i as f32) / 50.0 }).collect();
+        let logits: Vec<f32> =
+            (0..150).map(|i| if i % 7 == 0 { BANNED } else { -(i as f32) / 50.0 }).collect();
         let scale = Scale { max: largest(&logits), temperature: 1.0 };
         let mut sums = Secret::default();
         let total = scale.total(&logits);
