@@ -49,10 +49,9 @@ pub fn apply(
     }
 }
 
-/// At most f32's largest number, whatever the length.
+/// Infinite at worst; [`bounded`] ends what comes of it.
 fn penalty(dry: &Dry, length: usize) -> f64 {
-    let growth = f64::from(dry.base).powi((length - dry.allowed_length) as i32); // infinite at worst
-    (f64::from(dry.multiplier) * growth).min(f64::from(f32::MAX))
+    f64::from(dry.multiplier) * f64::from(dry.base).powi((length - dry.allowed_length) as i32)
 }
 
 /// Calls `found` with the length of each match of the end of `ids`, 0 to `limit`, and the token that followed it.

@@ -90,7 +90,7 @@ pub struct Dry {
     pub multiplier: f32,
     /// Growth with each repeated token: 1 to 100.
     pub base: f32,
-    /// Shortest repetition that is penalised: 1 to [`dry::MAX_MATCH`].
+    /// Shortest repetition that is penalised: 1 to 1024.
     pub allowed_length: usize,
     /// How many of the last tokens of prompt and reply are looked at; 0 for all.
     pub range: usize,

@@ -111,3 +111,22 @@ fn nothing_left_is_an_error_and_the_last_one_left_is_taken() {
         assert_eq!(choose(&logits, &sampling, &one), 69);
     }
 }
+
+#[test]
+fn the_scratch_is_planned_once_and_scrubbed_whole() {
+    const VOCAB: usize = 1000;
+    let mut sampler = Sampler::new(VOCAB);
+    let planned = |sampler: &Sampler| (sampler.logits.expose().as_ptr(), sampler.matches.expose().as_ptr());
+    let before = planned(&sampler);
+    let blocks = VOCAB.div_ceil(softmax::BLOCK);
+    let bytes = 4 * VOCAB + 4 * VOCAB + 4 * dry::MAX_MATCH + 4 * blocks + 8 * blocks * softmax::BLOCK;
+    let ids: Vec<u32> = (0..3000).map(|i| i % 5).collect();
+    for round in 0..3 {
+        for sampling in settings() {
+            let context = Context { ids: &ids, mask: Some(&[u32::MAX; 32]), ..Context::default() };
+            sampler.sample(&logits_of(round, VOCAB, 20.0), &sampling, &context).unwrap();
+        }
+        assert_eq!(sampler.scrub().bytes(), bytes as u64);
+        assert_eq!(planned(&sampler), before);
+    }
+}

@@ -135,7 +135,7 @@ fn question(case: u64) -> Question {
     let prompt = (draw() * (ids.len() + 1) as f64) as usize;
     let mut some = |at: &mut dyn FnMut(f64) -> f32, off: f32| if draw() < 0.4 { at(draw()) } else { off };
     let sampling = Sampling {
-        temperature: some(&mut |x| (0.2 + 1.8 * x) as f32, if case % 5 == 0 { 0.0 } else { 1.0 }),
+        temperature: some(&mut |x| (0.2 + 1.8 * x) as f32, if case.is_multiple_of(5) { 0.0 } else { 1.0 }),
         top_k: some(&mut |x| (x * x * vocab as f64) as f32, 0.0) as usize,
         top_p: some(&mut |x| (0.001 + 0.999 * x) as f32, 1.0),
         min_p: some(&mut |x| (x * x) as f32, 0.0),
@@ -143,11 +143,11 @@ fn question(case: u64) -> Question {
         repetition_penalty: some(&mut |x| (0.5 + 2.0 * x) as f32, 1.0),
         presence_penalty: some(&mut |x| (4.0 * x - 2.0) as f32, 0.0),
         frequency_penalty: some(&mut |x| (4.0 * x - 2.0) as f32, 0.0),
-        dry: (case % 3 == 0).then(|| Dry {
+        dry: (case.is_multiple_of(3)).then(|| Dry {
             multiplier: 0.5 + (case % 4) as f32,
             base: 1.0 + (case % 7) as f32 / 8.0,
             allowed_length: 1 + (case % 4) as usize,
-            range: if case % 2 == 0 { 0 } else { (case % 40) as usize },
+            range: if case.is_multiple_of(2) { 0 } else { (case % 40) as usize },
         }),
         min_tokens: some(&mut |x| (x * 60.0) as f32, 0.0) as usize,
         seed: case,
@@ -160,8 +160,8 @@ fn question(case: u64) -> Question {
     let values = [-100.0, -1.5, 0.5, 100.0];
     let bias = biased.iter().enumerate().map(|(i, &id)| (id, values[i])).collect();
     let words = if case % 8 == 4 { vocab / 40 } else { vocab.div_ceil(32) };
-    let mask =
-        (case % 4 == 0).then(|| (0..words).map(|_| (uniform(case, 77) * 4e9) as u32 | 1 << 7).collect());
+    let mask = (case.is_multiple_of(4))
+        .then(|| (0..words).map(|_| (uniform(case, 77) * 4e9) as u32 | 1 << 7).collect());
     Question { logits, sampling, ids, prompt, end_tokens, bias, mask, breakers }
 }
 
