@@ -417,6 +417,7 @@ impl Builder {
         }
         let intake = Intake {
             grammars: Grammars::new(vocab, &defaults.eos),
+            longest_token: text.as_deref().map_or(1, |text| text.pieces().longest()),
             visible: Arc::new(visible(text.as_deref(), templates.as_deref())),
             text,
             templates: templates.clone(),

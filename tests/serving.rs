@@ -533,3 +533,36 @@ fn a_stream_outlives_its_session_and_says_so() {
     assert!(matches!(error, Error::Closed), "{error}");
     drop((conversation, public));
 }
+
+#[cfg(feature = "async")]
+#[test]
+fn a_stream_can_be_polled() {
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Wake, Waker};
+
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let session = builder(&default_model()).open().unwrap();
+    let request = || Request::prompt("Ownership is").max_tokens(50).stream_buffer(3);
+    let whole = session.generate(request()).unwrap();
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut stream = session.stream(request()).unwrap();
+    let (mut text, mut waits) = (String::new(), 0);
+    loop {
+        match futures_core::Stream::poll_next(Pin::new(&mut stream), &mut context) {
+            Poll::Ready(Some(piece)) => text.push_str(piece.unwrap().text()),
+            Poll::Ready(None) => break,
+            Poll::Pending => {
+                waits += 1;
+                std::thread::park();
+            }
+        }
+    }
+    assert_eq!(text, whole.text());
+    assert!(waits > 0, "it never had to wait: a lame test");
+}

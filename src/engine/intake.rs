@@ -60,6 +60,8 @@ pub struct Intake {
     pub visible: Arc<Vec<u32>>,
     pub grammars: Grammars,
     pub defaults: Defaults,
+    /// Bytes of the longest token.
+    pub longest_token: usize,
     pub shared: Arc<Shared>,
     pub clock: Arc<dyn Clock>,
     pub worker: Sender<Message>,
@@ -270,6 +272,17 @@ impl Intake {
         (0..choices).map(compile).filter_map(Result::transpose).collect()
     }
 
+    /// Refuses what can never fit before it spends time on it.
+    fn encode_text(&self, prompt: &str, specials: bool, ids: &mut Secret<Vec<u32>>) -> Result<()> {
+        // a normalizer may drop some of a text, so not the longest token alone
+        const SLACK: usize = 4;
+        let most = self.defaults.limits.context.saturating_mul(SLACK * self.longest_token);
+        if prompt.len() > most {
+            return Err(Error::request("prompt", format!("at most {most} bytes for this context and vocabulary")));
+        }
+        self.text()?.encode(prompt, specials, ids)
+    }
+
     fn text(&self) -> Result<&Text> {
         self.text.as_deref().ok_or_else(|| Error::NoTokenizer { file: self.defaults.tokenizer_file.clone() })
     }
@@ -286,11 +299,11 @@ impl Intake {
         }
         let specials = ids.expose().is_empty();
         match &request.prompt {
-            Prompt::Text(prompt) => self.text()?.encode(prompt.expose(), specials, &mut ids)?,
+            Prompt::Text(prompt) => self.encode_text(prompt.expose(), specials, &mut ids)?,
             Prompt::Tokens(given) => ids.extend(given.expose()),
             Prompt::Chat(messages) => {
                 let prompt = self.render(request, messages)?;
-                self.text()?.encode(prompt.expose(), false, &mut ids)?;
+                self.encode_text(prompt.expose(), false, &mut ids)?;
             }
         }
         if ids.expose().is_empty() {
