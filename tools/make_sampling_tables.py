@@ -7,7 +7,7 @@ needs: torch, transformers
 
 The reference for temperature, top-k, top-p, min-p, typical-p, repetition penalty and the
 ban of end tokens are the logits processors of transformers. Presence and frequency
-penalties (OpenAI, vLLM) and DRY (p-e-w, text-generation-webui #5677) are written here,
+penalties (OpenAI, vLLM) and DRY (p-e-w, text-generation-webui) are written here,
 as directly as their definitions.
 
 Each case has `logits`, `settings` (named as in the request; absent is off), `ids`,

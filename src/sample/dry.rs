@@ -1,7 +1,7 @@
 //! DRY, "don't repeat yourself": the penalty on tokens that would prolong a repetition.
 //!
 //! Where the text's end stood before, the token that followed there is penalised by the length of what was repeated
-//! (p-e-w, text-generation-webui #5677). Lengths are common prefixes of the reversed ids with themselves, found by the
+//! (p-e-w, text-generation-webui). Lengths are common prefixes of the reversed ids with themselves, found by the
 //! Z-algorithm (Gusfield 1997) as in llama.cpp: O(ids) for each token, whatever the ids.
 
 use super::penalties::{Tally, bounded};

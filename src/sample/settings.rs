@@ -82,7 +82,7 @@ impl Sampling {
     }
 }
 
-/// DRY, "don't repeat yourself" (p-e-w, text-generation-webui #5677; llama.cpp): a token that would prolong a
+/// DRY, "don't repeat yourself" (p-e-w, text-generation-webui; llama.cpp): a token that would prolong a
 /// repetition of `length` tokens loses `multiplier * base ^ (length - allowed_length)`, from `allowed_length` on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dry {
