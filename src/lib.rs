@@ -11,6 +11,7 @@ compile_error!("safetensors are little-endian, and the kernels read them in plac
 pub mod alloc;
 mod backend;
 mod builder;
+mod chat;
 mod engine;
 mod error;
 mod memory;
@@ -26,6 +27,10 @@ mod weights;
 
 pub use backend::{Counters, Quantize};
 pub use builder::{Builder, Device, KvCache, MemoryPlan};
+pub use chat::{
+    ChatInput, Message, Parsed, PieceKind, Role, Splitter, Style, Templates, Tool, ToolCall, assistant,
+    system, tool, user,
+};
 pub use error::{Error, Result};
 pub use memory::ledger::{NotCovered, ScrubReport};
 pub use memory::poison::PoisonReason;
