@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use super::worker::Message;
+use crate::chat::Style;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
 use crate::response::{FinishReason, RequestId, Timing, Usage};
@@ -33,6 +34,8 @@ const ABANDON: u8 = 2;
 struct State {
     choices: Vec<Output>,
     prompt_logprobs: Logprobs,
+    /// Of a chat: how the model writes reasoning and calls of tools.
+    style: Option<Style>,
     /// The choice to look at first for the next piece.
     next: usize,
     /// The caller waits for the end and reads no pieces any more.
@@ -146,6 +149,11 @@ impl Mailbox {
         let end = state.end.take().unwrap_or(Err(Error::Closed))?;
         let choices = std::mem::take(&mut state.choices);
         Ok(Whole { choices, prompt_logprobs: std::mem::take(&mut state.prompt_logprobs), end })
+    }
+
+    /// Of a chat that was accepted: how the model writes reasoning and calls of tools.
+    pub fn style(&self) -> Option<Style> {
+        self.lock().style
     }
 
     /// Asks the worker to end the request; what was produced so far stays.
@@ -283,6 +291,11 @@ impl Outbox {
             self.0.tell(&mut state);
         }
         result
+    }
+
+    /// The reply is one to a chat.
+    pub fn set_style(&self, style: Option<Style>) {
+        self.0.lock().style = style;
     }
 
     /// The log probabilities of the prompt's tokens.
