@@ -15,6 +15,9 @@ mod strftime;
 mod template;
 mod tool_calls;
 
+#[cfg(test)]
+mod tests;
+
 pub use message::{Message, Role, Tool, ToolCall, assistant, system, tool, user};
 pub use reply::{Parsed, PieceKind, Splitter, Style};
 pub use template::{ChatInput, Templates};
