@@ -1,5 +1,5 @@
 //! Chat at both ends of a request: messages into the text of a prompt ([`template`]), the text of a reply into
-//! content, reasoning and calls of tools ([`reply`], [`tool_calls`]).
+//! content, reasoning and calls of tools ([`reply`], [`splitter`], [`tool_calls`]).
 //!
 //! What never lives here: token ids, the session, and running a tool.
 //!
@@ -11,10 +11,15 @@ mod json_text;
 mod message;
 mod python;
 mod reply;
+mod splitter;
 mod strftime;
 mod template;
 mod tool_calls;
 
+#[cfg(test)]
+mod tests;
+
 pub use message::{Message, Role, Tool, ToolCall, assistant, system, tool, user};
-pub use reply::{Parsed, PieceKind, Splitter, Style};
+pub use reply::{Parsed, PieceKind, Style};
+pub use splitter::Splitter;
 pub use template::{ChatInput, Templates};

@@ -1,9 +1,9 @@
 //! The Jinja that chat templates are written in: jinja2's filters, Python's methods, transformers' functions.
 //!
 //! Fuel counts instructions, not what one of them does: what goes through a sequence, or makes text from texts, is
-//! checked here first. Not bounded are the operators, which minijinja lets nobody replace: a template (never a
-//! message) can double a text with `~`, `+` or `*` until memory ends. Templates are code; let nobody bring theirs who
-//! may not bring a program.
+//! checked here first. **Not bounded** is what minijinja lets nobody replace: a template (never a message) can double
+//! a text with `~`, `+` or `*` until memory ends, and can put a list in a list (`ns.x = [ns.x]`) until dropping it
+//! overflows the stack. Templates are code: take them from whom you would take a program.
 
 use std::sync::Arc;
 

@@ -39,7 +39,8 @@ pub struct ChatInput<'a> {
     pub messages: &'a [Message],
     /// What the model may call; at most 128, 1 MiB in all.
     pub tools: &'a [Tool],
-    /// A template of the request's own, instead of the checkpoint's; at most 256 KiB.
+    /// A template of the request's own, instead of the checkpoint's; at most 256 KiB. Templates are code, and one that
+    /// means harm can exhaust memory or stack in spite of the bounds: take none from strangers.
     pub template: Option<&'a str>,
     /// Whether the prompt ends where the assistant begins to speak.
     pub add_generation_prompt: bool,
