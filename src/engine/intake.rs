@@ -305,7 +305,7 @@ impl Intake {
             Prompt::Chat(messages) => {
                 let templates = self.templates()?;
                 let prompt = self.render(templates, request, messages)?;
-                style = Some(templates.style(!request.chat.tools.is_empty()).after(prompt.expose()));
+                style = Some(templates.style(request.chat.template.as_deref(), !request.chat.tools.is_empty()).after(prompt.expose()));
                 self.encode_text(prompt.expose(), false, &mut ids)?;
             }
         }
