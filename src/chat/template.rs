@@ -140,7 +140,8 @@ impl Templates {
     fn source(&self, template: Option<&str>, tools: bool) -> Result<&Source> {
         let named = |name: &str| self.sources.iter().find(|source| source.name == name);
         if let Some(name) = template {
-            let names: Vec<_> = self.sources.iter().map(|source| source.name.escape_debug().to_string()).collect();
+            let names: Vec<_> =
+                self.sources.iter().map(|source| source.name.escape_debug().to_string()).collect();
             let expected = || format!("one of the checkpoint's: {}", names.join(", "));
             return named(name).ok_or_else(|| Error::request("chat_template", expected()));
         }

@@ -152,8 +152,7 @@ fn a_template_that_does_not_compile_is_an_error_when_it_is_asked_for() {
 fn a_request_can_name_a_template_and_give_variables() {
     let named = r#"{"chat_template": [{"name": "default", "template": "D"},
         {"name": "rag", "template": "{{ name }}{{ messages[0].content }}"}]}"#;
-    let templates =
-        Templates::open(checkpoint(&[("tokenizer_config.json", named)]).path()).unwrap().unwrap();
+    let templates = Templates::open(checkpoint(&[("tokenizer_config.json", named)]).path()).unwrap().unwrap();
     let variables = json!({"name": "x", "messages": "kept out"});
     let messages = [user("hello")];
     let mut input = ChatInput {

@@ -24,8 +24,9 @@ use crate::error::{Error, Result};
 use crate::memory::{Secret, stack};
 use crate::text::detokenizer::Pieces;
 
-/// White space between the parts of a JSON text: enough for a line break and the indentation behind it.
-const WHITESPACE: &str = r"[\x20\x0A\x0D\x09]{1,40}";
+/// White space between the parts of a JSON text: one space, or a line break and indentation. More is legal JSON, and
+/// where small models lose their way: allowed forty spaces, they write forty.
+const WHITESPACE: &str = r"\x20|\x0D?\x0A[\x20\x09]{0,24}";
 
 /// What may follow a backslash in a JSON string. Not `u`: llguidance would take `"\u0061ge"` for a key other than
 /// `"age"`, free of what the schema says of that.

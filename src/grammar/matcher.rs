@@ -118,28 +118,6 @@ impl Matcher {
         self.guarded(|this| this.parser.validate_tokens_raw(&tokens[..known]).ok())
     }
 
-    /// Takes back the last `count` tokens.
-    ///
-    /// # Errors
-    /// [`Matcher::can_rollback`] is false, or fewer tokens were accepted.
-    pub fn rollback(&mut self, count: usize) -> Result<()> {
-        self.check()?;
-        let ended = usize::from(self.ended && count > 0);
-        if count > self.parser.num_tokens() + ended || (count > ended && !self.can_rollback()) {
-            return Err(GrammarReason::Rejected.into());
-        }
-        if count > ended {
-            self.guarded(|this| this.parser.rollback(count - ended).ok())?;
-        }
-        self.ended &= ended == 0;
-        Ok(())
-    }
-
-    /// Whether tokens can be taken back: always, but for Lark grammars with `stop=` or `max_tokens=`.
-    pub fn can_rollback(&self) -> bool {
-        self.parser.parser.grammar().lexer_spec().can_rollback()
-    }
-
     /// Whether the reply may end here.
     ///
     /// # Errors

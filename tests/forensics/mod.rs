@@ -10,7 +10,9 @@ use std::path::Path;
 use std::process::Command;
 
 use amnesic::testing::{self, LogitsTap};
-use amnesic::{CancelToken, Error, FinishReason, PoisonReason, Reply, Request, ResponseFormat, Session, Speculation};
+use amnesic::{
+    CancelToken, Error, FinishReason, PoisonReason, Reply, Request, ResponseFormat, Session, Speculation,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::common::Recipe;

@@ -141,14 +141,15 @@ fn white_space_in_json_has_an_end() {
         assert!(matcher.accept(u32::from(b' ')).is_err(), "none before the text");
         matcher.accept(u32::from(b'{')).unwrap();
         let spaces = (0..).take_while(|_| matcher.accept(u32::from(b' ')).is_ok()).count();
-        assert_eq!(spaces, 40);
+        assert_eq!(spaces, 1);
+        matcher.accept(u32::from(b'\n')).unwrap_err();
         matcher.accept(u32::from(b'}')).unwrap();
         assert!(matcher.is_stopped(), "none behind it");
     }
 }
 
 #[test]
-fn drafts_are_counted_and_taken_back() {
+fn drafts_are_counted() {
     let fixture = Fixture::by_hand();
     let mut matcher =
         fixture.schema(json!({ "properties": { "name": { "type": "boolean" } }, "type": "object" }));
@@ -161,26 +162,6 @@ fn drafts_are_counted_and_taken_back() {
     assert_eq!(matcher.validate(&[fixture.vocab as u32, u32::from(b'{')]).unwrap(), 0);
     let broken = [draft[0], u32::from(b'\x07'), draft[1]];
     assert_eq!(matcher.validate(&broken).unwrap(), 1);
-
-    let mut masks = vec![allowed(&mut matcher)];
-    for &id in &draft[..whole + 1] {
-        matcher.accept(id).unwrap();
-        masks.push(allowed(&mut matcher));
-    }
-    assert!(matcher.can_rollback() && matcher.is_stopped());
-    for back in [1, 2, 3] {
-        matcher.rollback(back).unwrap();
-        masks.truncate(masks.len() - back);
-        assert_eq!(allowed(&mut matcher), *masks.last().unwrap());
-    }
-    assert!(matcher.rollback(masks.len()).is_err(), "more than were accepted");
-    matcher.rollback(masks.len() - 1).unwrap();
-    assert_eq!(allowed(&mut matcher), masks[0]);
-
-    let mut counting = fixture.compile(&formats().pop().unwrap()).unwrap();
-    counting.accept(u32::from(b'a')).unwrap();
-    assert!(!counting.can_rollback() && counting.rollback(1).is_err());
-    assert_eq!(counting.validate(&[u32::from(b'x')]).unwrap(), 1, "a refused rollback changes nothing");
 }
 
 #[test]
