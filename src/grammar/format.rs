@@ -76,7 +76,8 @@ impl ResponseFormat {
         Self(Kind::JsonSchema(text))
     }
 
-    /// The schema of a type, by its `JsonSchema` (feature `schema`), with two differences: `uniqueItems`, which sets
+    /// The schema of a type, by its `JsonSchema` (feature `schema`), with three differences: objects have the type's
+    /// properties only, unless parts of them are combined (`flatten`, internally tagged enums); `uniqueItems`, which sets
     /// have, is left out, since a set takes an element that comes twice; and integers get their types' ranges (up to
     /// 2^63 for `u64`, down to -9e18 for `i64`), without -0, which JSON has and integers have not.
     #[cfg(feature = "schema")]
@@ -84,7 +85,11 @@ impl ResponseFormat {
         use schemars::generate::SchemaSettings;
         use schemars::transform::RecursiveTransform;
         let settings = SchemaSettings::draft2020_12().with_transform(RecursiveTransform(fit_to_rust));
-        Self::json_schema(settings.into_generator().into_root_schema_for::<T>().to_value())
+        let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
+        if !combines(&schema) {
+            close(&mut schema);
+        }
+        Self::json_schema(schema)
     }
 
     /// Text that this expression matches from its first to its last character, in the syntax of the `regex` crate
@@ -118,6 +123,38 @@ impl fmt::Debug for ResponseFormat {
             Kind::Lark(text) => ("Lark", text.expose().len()),
         };
         f.debug_struct(kind).field("bytes", &len).finish()
+    }
+}
+
+/// Whether an object is made of several schemas: then none of them may refuse what another one asks for.
+#[cfg(feature = "schema")]
+fn combines(schema: &Value) -> bool {
+    match schema {
+        Value::Object(map) => {
+            let others = ["$ref", "allOf", "anyOf", "oneOf"].iter().any(|word| map.contains_key(*word));
+            map.contains_key("allOf")
+                || map.contains_key("properties") && others
+                || map.values().any(combines)
+        }
+        Value::Array(list) => list.iter().any(combines),
+        _ => false,
+    }
+}
+
+/// Leaves objects no properties but their own, which a type would ignore and a model may never end.
+#[cfg(feature = "schema")]
+fn close(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            if map.get("properties").is_some_and(Value::is_object)
+                && map.get("type") == Some(&"object".into())
+            {
+                map.entry("additionalProperties").or_insert(false.into());
+            }
+            map.values_mut().for_each(close);
+        }
+        Value::Array(list) => list.iter_mut().for_each(close),
+        _ => {}
     }
 }
 
