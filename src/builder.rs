@@ -387,7 +387,7 @@ impl Builder {
             true => Some(Arc::new(Text::open(&self.folder, parts.arch.vocab)?)),
             false => None,
         };
-        let templates = Templates::open(&self.folder)?.map(Arc::new);
+        let templates = Templates::open(&self.folder)?;
         let all = [Some(&parts), draft.as_ref()].into_iter().flatten();
         let mut progress =
             Progress { done_bytes: 0, total_bytes: all.map(|parts| parts.weights.file_bytes()).sum() };
@@ -417,9 +417,10 @@ impl Builder {
         }
         let intake = Intake {
             grammars: Grammars::new(vocab, &defaults.eos),
-            visible: Arc::new(visible(text.as_deref(), templates.as_deref())),
+            longest_token: text.as_deref().map_or(1, |text| text.pieces().longest()),
+            visible: Arc::new(visible(text.as_deref(), templates.as_ref())),
             text,
-            templates: templates.clone(),
+            templates,
             defaults,
             shared: shared.clone(),
             clock: self.clock.clone(),
@@ -429,7 +430,7 @@ impl Builder {
             breakers: None,
         };
         let worker = spawn("amnesic-worker", THREAD_STACK_BYTES, move || worker.run(&messages))?;
-        let line = Line { asks, worker: to_worker, shared, templates, keys: Arc::default() };
+        let line = Line { asks, worker: to_worker, shared, keys: Arc::default() };
         // from here on dropping the session ends the worker
         let mut session =
             Session { line, intake: None, worker: Some(worker), memory, context, vocab, device };

@@ -83,7 +83,9 @@ impl Conversation {
             return Err(Error::request("shares", "left out in a conversation"));
         }
         request.prefix = Some(self.reuse.clone());
-        if let Prompt::Chat(new) = std::mem::take(&mut request.prompt) {
+        if matches!(request.prompt, Prompt::Chat(_))
+            && let Prompt::Chat(new) = std::mem::take(&mut request.prompt)
+        {
             let (all, new) = (Arc::get_mut(&mut self.messages), Arc::into_inner(new));
             let (Some(all), Some(new)) = (all, new) else { return Err(Error::Closed) };
             all.extend(new);

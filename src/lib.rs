@@ -33,7 +33,7 @@ mod weights;
 pub use backend::{Counters, Quantize};
 pub use builder::{Builder, Device, KvCache, MemoryPlan};
 pub use cancel::CancelToken;
-pub use chat::{Message, PieceKind, Role, Tool, ToolCall};
+pub use chat::{Message, PieceKind, Role, Tool, ToolCall, assistant, system, tool, user};
 pub use conversation::{Conversation, ConversationStream, Public};
 pub use error::{Error, Result};
 pub use grammar::{GrammarReason, ResponseFormat};

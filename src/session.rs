@@ -8,16 +8,15 @@ use std::thread::JoinHandle;
 
 use crate::backend::Counters;
 use crate::builder::{Builder, MemoryPlan};
-use crate::chat::Templates;
 use crate::conversation::{Conversation, Public};
 use crate::engine::intake::Ask;
 use crate::engine::job::Kept;
-use crate::engine::mailbox::{Mailbox, Outbox};
+use crate::engine::mailbox::Outbox;
 use crate::engine::worker::{Message, Shared};
 use crate::error::{Error, Result};
 use crate::memory::ledger::ScrubReport;
 use crate::memory::poison::PoisonReason;
-use crate::request::{Prompt, Request};
+use crate::request::Request;
 use crate::response::Reply;
 use crate::stream::{Reader, Stream};
 
@@ -60,7 +59,6 @@ pub(crate) struct Line {
     pub asks: Sender<Ask>,
     pub worker: Sender<Message>,
     pub shared: Arc<Shared>,
-    pub templates: Option<Arc<Templates>>,
     /// Names what is kept between requests.
     pub keys: Arc<AtomicU64>,
 }
@@ -84,20 +82,14 @@ impl Line {
             if let Some(token) = &request.cancel {
                 token.watch(&mailbox);
             }
-            readers.push(self.reader(&request, mailbox));
+            readers.push((mailbox, request.choices()));
             jobs.push((request, outbox));
         }
         let (answer, answered) = sync_channel(1);
         let closed = || (0, self.closed());
         self.asks.send(Ask::Submit(jobs, answer)).map_err(|_| closed())?;
         answered.recv().map_err(|_| closed())??;
-        Ok(readers)
-    }
-
-    fn reader(&self, request: &Request, mailbox: Arc<Mailbox>) -> Reader {
-        let chat = matches!(request.prompt, Prompt::Chat(_));
-        let templates = self.templates.as_ref().filter(|_| chat);
-        Reader::new(mailbox, request.choices(), templates.map(|templates| templates.style(!request.chat.tools.is_empty())))
+        Ok(readers.into_iter().map(|(mailbox, choices)| Reader::new(mailbox, choices)).collect())
     }
 
     /// Why nobody answers.

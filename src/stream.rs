@@ -22,7 +22,9 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    pub fn new(mailbox: Arc<Mailbox>, choices: usize, style: Option<Style>) -> Self {
+    /// For a request that was accepted.
+    pub fn new(mailbox: Arc<Mailbox>, choices: usize) -> Self {
+        let style = mailbox.style();
         let splitters = style.iter().flat_map(|style| (0..choices).map(|_| style.splitter())).collect();
         Self { mailbox, style, splitters, ready: VecDeque::new() }
     }

@@ -1,14 +1,25 @@
-//! STUB
-use crate::memory::Secret; use crate::error::Result; use std::path::Path;
-#[derive(Clone, Copy, Debug)] pub enum Role { Assistant }
-#[derive(Debug)] pub struct Message; #[derive(Debug)] pub struct Tool; #[derive(Debug)] pub struct ToolCall;
-impl Tool { pub fn new(_: &str, _: &str, _: serde_json::Value) -> Self { Tool } }
-impl Message { pub fn new(_: Role, _: impl Into<String>) -> Self { Message } pub fn with_reasoning(self, _: impl Into<String>) -> Self {self} pub fn with_tool_calls(self, _: Vec<ToolCall>) -> Self {self} }
-impl ToolCall { pub(crate) fn copy(&self) -> Self { ToolCall } }
-pub struct ChatInput<'a> { pub messages: &'a [Message], pub tools: &'a [Tool], pub template: Option<&'a str>, pub add_generation_prompt: bool, pub variables: &'a serde_json::Map<String, serde_json::Value> }
-#[derive(Debug)] pub struct Templates;
-#[derive(Debug)] pub struct Style; #[derive(Debug)] pub struct Splitter; pub struct Parsed { pub content: Secret<String>, pub reasoning: Option<Secret<String>>, pub tool_calls: Vec<ToolCall> }
-#[derive(Clone, Copy, Debug, PartialEq, Eq)] pub enum PieceKind { Content, Reasoning }
-impl Templates { pub fn open(_: &Path) -> Result<Option<Self>> { Ok(None) } pub fn render(&self, _: &ChatInput<'_>, _: std::time::SystemTime) -> Result<Secret<String>> { todo!() } pub fn markers(&self) -> Vec<String> { vec![] } pub fn style(&self, _: bool) -> Style { Style } }
-impl Style { pub fn parse(&self, _: &str) -> Parsed { todo!() } pub fn splitter(&self) -> Splitter { Splitter } }
-impl Splitter { pub fn push(&mut self, _: &str, _: &mut dyn FnMut(PieceKind, &str)) {} pub fn finish(&mut self, _: &mut dyn FnMut(PieceKind, &str)) {} }
+//! Chat at both ends of a request: messages into the text of a prompt ([`template`]), the text of a reply into
+//! content, reasoning and calls of tools ([`reply`], [`splitter`], [`tool_calls`]).
+//!
+//! What never lives here: token ids, the session, and running a tool.
+//!
+//! **Invariant:** messages, prompts and replies live in `Secret`s. While a template renders, minijinja copies texts
+//! into heap values of its own and frees them; [`crate::alloc::Scrubbing`] overwrites those, as it does the
+//! temporaries of serde_json.
+
+mod json_text;
+mod message;
+mod python;
+mod reply;
+mod splitter;
+mod strftime;
+mod template;
+mod tool_calls;
+
+#[cfg(test)]
+mod tests;
+
+pub use message::{Message, Role, Tool, ToolCall, assistant, system, tool, user};
+pub use reply::{Parsed, PieceKind, Style};
+pub use splitter::Splitter;
+pub use template::{ChatInput, Templates};

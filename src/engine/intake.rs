@@ -12,7 +12,7 @@ use super::masks::Guide;
 use super::scheduler::{Arrival, Prefix};
 use super::sequence::{Common, Sequence};
 use super::worker::{Message, Prepared, Shared};
-use crate::chat::{ChatInput, Templates};
+use crate::chat::{self, ChatInput, Style, Templates};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::grammar::Grammars;
@@ -55,11 +55,13 @@ pub enum Ask {
 /// Everything that the thread owns.
 pub struct Intake {
     pub text: Option<Arc<Text>>,
-    pub templates: Option<Arc<Templates>>,
+    pub templates: Option<Templates>,
     /// Special tokens that a chat's replies show: marks of tool calls and of reasoning.
     pub visible: Arc<Vec<u32>>,
     pub grammars: Grammars,
     pub defaults: Defaults,
+    /// Bytes of the longest token.
+    pub longest_token: usize,
     pub shared: Arc<Shared>,
     pub clock: Arc<dyn Clock>,
     pub worker: Sender<Message>,
@@ -80,7 +82,7 @@ impl Intake {
             match ask {
                 Ask::Submit(requests, answer) => self.submit(requests, &answer),
                 Ask::Encode(request, answer) => {
-                    let ids = self.guarded(|this| this.encode(&request).map(|(ids, _)| ids));
+                    let ids = self.guarded(|this| this.encode(&request).map(|(ids, ..)| ids));
                     drop(request);
                     let proof = stack::scrub_deep();
                     let _ = self.worker.send(Message::Refused(0, proof));
@@ -149,7 +151,8 @@ impl Intake {
     fn prepare(&mut self, mut request: Request, outbox: Outbox) -> Result<Prepared> {
         self.accepted += 1;
         let id = RequestId { session: self.session, count: self.accepted };
-        let (ids, prefix) = self.encode(&request)?;
+        let (ids, prefix, style) = self.encode(&request)?;
+        outbox.set_style(style);
         let (prompt_tokens, context) = (ids.expose().len(), self.defaults.limits.context);
         let asked = request.max_tokens.unwrap_or(1);
         if prompt_tokens.checked_add(asked).is_none_or(|tokens| tokens > context) {
@@ -166,6 +169,7 @@ impl Intake {
         (0..choices).for_each(|choice| {
             outbox.output(choice, |output| {
                 output.seed = sampling.seed.wrapping_add(choice as u64);
+                output.without_text = self.text.is_none();
                 output.logprobs = Logprobs::new(request.logprobs.unwrap_or(0));
             });
         });
@@ -269,12 +273,23 @@ impl Intake {
         (0..choices).map(compile).filter_map(Result::transpose).collect()
     }
 
+    /// Refuses what can never fit before it spends time on it.
+    fn encode_text(&self, prompt: &str, specials: bool, ids: &mut Secret<Vec<u32>>) -> Result<()> {
+        // a normalizer may drop some of a text, so not the longest token alone
+        const SLACK: usize = 4;
+        let most = self.defaults.limits.context.saturating_mul(SLACK * self.longest_token);
+        if prompt.len() > most {
+            return Err(Error::request("prompt", format!("at most {most} bytes for this context and vocabulary")));
+        }
+        self.text()?.encode(prompt, specials, ids)
+    }
+
     fn text(&self) -> Result<&Text> {
         self.text.as_deref().ok_or_else(|| Error::NoTokenizer { file: self.defaults.tokenizer_file.clone() })
     }
 
-    /// The ids of the whole prompt, and what of it may be in the cache.
-    fn encode(&self, request: &Request) -> Result<(Secret<Vec<u32>>, Option<Prefix>)> {
+    /// The ids of the whole prompt, what of it may be in the cache, and of a chat how replies are written.
+    fn encode(&self, request: &Request) -> Result<(Secret<Vec<u32>>, Option<Prefix>, Option<Style>)> {
         let reuse = request.prefix.as_ref();
         let before = reuse.map(|reuse| reuse.ids.lock().unwrap_or_else(PoisonError::into_inner));
         let mut ids = Secret::<Vec<u32>>::default();
@@ -283,13 +298,15 @@ impl Intake {
         if let Some(before) = before.as_ref().filter(|_| goes_on) {
             ids.extend(before.expose());
         }
-        let specials = ids.expose().is_empty();
+        let (specials, mut style) = (ids.expose().is_empty(), None);
         match &request.prompt {
-            Prompt::Text(prompt) => self.text()?.encode(prompt.expose(), specials, &mut ids)?,
+            Prompt::Text(prompt) => self.encode_text(prompt.expose(), specials, &mut ids)?,
             Prompt::Tokens(given) => ids.extend(given.expose()),
             Prompt::Chat(messages) => {
-                let prompt = self.render(request, messages)?;
-                self.text()?.encode(prompt.expose(), false, &mut ids)?;
+                let templates = self.templates()?;
+                let prompt = self.render(templates, request, messages)?;
+                style = Some(templates.style(!request.chat.tools.is_empty()).after(prompt.expose()));
+                self.encode_text(prompt.expose(), false, &mut ids)?;
             }
         }
         if ids.expose().is_empty() {
@@ -302,13 +319,16 @@ impl Intake {
             let common = ids.expose().iter().zip(before.expose()).take_while(|(a, b)| a == b).count();
             Prefix { key: reuse.kept.key, tokens: common }
         });
-        Ok((ids, prefix))
+        Ok((ids, prefix, style))
     }
 
-    fn render(&self, request: &Request, messages: &[crate::chat::Message]) -> Result<Secret<String>> {
-        let templates = self.templates.as_ref().ok_or_else(|| Error::NoChatTemplate {
-            folder: self.defaults.tokenizer_file.parent().unwrap_or(&self.defaults.tokenizer_file).to_owned(),
-        })?;
+    fn templates(&self) -> Result<&Templates> {
+        let file = &self.defaults.tokenizer_file;
+        let folder = || file.parent().unwrap_or(file).to_owned();
+        self.templates.as_ref().ok_or_else(|| Error::NoChatTemplate { folder: folder() })
+    }
+
+    fn render(&self, templates: &Templates, request: &Request, messages: &[chat::Message]) -> Result<Secret<String>> {
         let input = ChatInput {
             messages,
             tools: &request.chat.tools,

@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use super::worker::Message;
+use crate::chat::Style;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
 use crate::response::{FinishReason, RequestId, Timing, Usage};
@@ -33,6 +34,8 @@ const ABANDON: u8 = 2;
 struct State {
     choices: Vec<Output>,
     prompt_logprobs: Logprobs,
+    /// Of a chat: how the model writes reasoning and calls of tools.
+    style: Option<Style>,
     /// The choice to look at first for the next piece.
     next: usize,
     /// The caller waits for the end and reads no pieces any more.
@@ -53,6 +56,8 @@ pub struct Output {
     pub logprobs: Logprobs,
     pub finish: Option<FinishReason>,
     pub seed: u64,
+    /// The checkpoint has no tokenizer: tokens come alone.
+    pub without_text: bool,
     /// Bytes of text and tokens that the caller has.
     taken: (usize, usize),
     /// Whether the worker found no room and waits to be told of some.
@@ -146,6 +151,11 @@ impl Mailbox {
         Ok(Whole { choices, prompt_logprobs: std::mem::take(&mut state.prompt_logprobs), end })
     }
 
+    /// Of a chat that was accepted: how the model writes reasoning and calls of tools.
+    pub fn style(&self) -> Option<Style> {
+        self.lock().style
+    }
+
     /// Asks the worker to end the request; what was produced so far stays.
     pub fn interrupt(&self) {
         self.ask(INTERRUPT);
@@ -197,8 +207,8 @@ impl Output {
     /// Whether there is text to give; or tokens, once no more text comes or the worker waits.
     fn has_fresh(&self, over: bool) -> bool {
         let (text, tokens) = self.taken;
-        let without_text = over || self.full || self.finish.is_some();
-        self.text.expose().len() > text || (without_text && self.tokens.expose().len() > tokens)
+        let alone = over || self.full || self.without_text || self.finish.is_some();
+        self.text.expose().len() > text || (alone && self.tokens.expose().len() > tokens)
     }
 
     fn take(&mut self, choice: usize, ended: bool) -> Fresh {
@@ -281,6 +291,11 @@ impl Outbox {
             self.0.tell(&mut state);
         }
         result
+    }
+
+    /// The reply is one to a chat.
+    pub fn set_style(&self, style: Option<Style>) {
+        self.0.lock().style = style;
     }
 
     /// The log probabilities of the prompt's tokens.

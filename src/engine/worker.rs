@@ -125,7 +125,7 @@ impl<B: Backend> Worker<B> {
                 Some(message) => self.guarded(|this| this.hear(message)),
                 None => self.guarded(Self::step),
             }
-            *self.shared.load.lock().unwrap_or_else(PoisonError::into_inner) = self.load();
+            self.show_load();
         }
     }
 
@@ -183,6 +183,7 @@ impl<B: Backend> Worker<B> {
             Message::Wake => self.look_around(),
             Message::Forget(key, done) => {
                 self.scheduler.forget(key, &mut self.models);
+                self.show_load();
                 let _ = done.map(|done| done.send(())); // one who does not wait any more knows why
             }
             Message::Poison => {
@@ -593,18 +594,20 @@ impl<B: Backend> Worker<B> {
     fn tell(&mut self, job: Job) {
         self.models.ledger.request_ended();
         self.shared.requests.fetch_sub(1, Ordering::SeqCst);
-        *self.shared.load.lock().unwrap_or_else(PoisonError::into_inner) = self.load();
+        self.show_load();
         job.tell();
     }
 
-    fn load(&self) -> Load {
-        Load {
+    /// So that whoever is told something sees a load from after it.
+    fn show_load(&self) {
+        let load = Load {
             running: self.scheduler.running(),
             waiting: self.scheduler.waiting(),
             kv_blocks_used: self.scheduler.blocks_in_use(),
             kv_blocks: self.limits.blocks,
             preemptions: self.scheduler.preemptions(),
-        }
+        };
+        *self.shared.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
     }
 
     fn close(mut self) -> ScrubReport {

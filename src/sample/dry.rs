@@ -1,7 +1,7 @@
 //! DRY, "don't repeat yourself": the penalty on tokens that would prolong a repetition.
 //!
 //! Where the text's end stood before, the token that followed there is penalised by the length of what was repeated
-//! (p-e-w, text-generation-webui #5677). Lengths are common prefixes of the reversed ids with themselves, found by the
+//! (p-e-w, text-generation-webui). Lengths are common prefixes of the reversed ids with themselves, found by the
 //! Z-algorithm (Gusfield 1997) as in llama.cpp: O(ids) for each token, whatever the ids.
 
 use super::penalties::{Tally, bounded};
@@ -49,19 +49,13 @@ pub fn apply(
     }
 }
 
-/// At most f32's largest number, whatever the length.
+/// Infinite at worst; [`bounded`] ends what comes of it.
 fn penalty(dry: &Dry, length: usize) -> f64 {
-    let growth = f64::from(dry.base).powi((length - dry.allowed_length) as i32); // infinite at worst
-    (f64::from(dry.multiplier) * growth).min(f64::from(f32::MAX))
+    f64::from(dry.multiplier) * f64::from(dry.base).powi((length - dry.allowed_length) as i32)
 }
 
 /// Calls `found` with the length of each match of the end of `ids`, 0 to `limit`, and the token that followed it.
-fn each_match(
-    ids: &[u32],
-    limit: usize,
-    matches: &mut Secret<Vec<u32>>,
-    mut found: impl FnMut(usize, u32),
-) {
+fn each_match(ids: &[u32], limit: usize, matches: &mut Secret<Vec<u32>>, mut found: impl FnMut(usize, u32)) {
     let back = |i: usize| ids[ids.len() - 1 - i];
     let known = matches.refill(std::iter::repeat_n(0, limit));
     let (mut start, mut end) = (0, 0); // the match that reaches farthest back: at most `limit` long
@@ -145,7 +139,8 @@ mod tests {
         let mut scratch = Secret::default();
         for seed in 0..400 {
             let draw = |i| uniform(seed, i);
-            let (count, letters, limit) = (draw(0) * 60.0, 1.0 + draw(1) * 3.0, 1 + (draw(2) * 20.0) as usize);
+            let (count, letters, limit) =
+                (draw(0) * 60.0, 1.0 + draw(1) * 3.0, 1 + (draw(2) * 20.0) as usize);
             let ids: Vec<u32> = (0..2 + count as u64).map(|i| (draw(3 + i) * letters) as u32).collect();
             let limit = limit.min(ids.len());
             let mut expected = Vec::new();

@@ -7,6 +7,12 @@
 //! **Invariant:** everything is computed from the request's own logits, settings, ids and token count; nothing is
 //! carried from token to token. So a request draws the same tokens in any batch, and preempted, resumed or checked
 //! against a draft as well. State that depends on other requests never lives here.
+//!
+//! Time for one token of 150,000, on one of 2 vCPUs of AMD Zen 5, 2026-11-23 (random logits with a head of likely
+//! tokens): greedy 22 us, with a grammar mask 61 us; temperature with top-k 50 33 us, with min-p 0.05 31 us, with
+//! top-p 0.95 574 us, which is an exponential for each token; all penalties and DRY over 4096 ids, temperature and
+//! top-p 0.95 677 us; the same penalties greedy 61 us, DRY greedy 42 us; logprobs 555 us. A nucleus of most of the
+//! vocabulary must be sorted: 2.8 ms at temperature 2.
 
 mod bias;
 mod dry;

@@ -82,7 +82,7 @@ impl Sampling {
     }
 }
 
-/// DRY, "don't repeat yourself" (p-e-w, text-generation-webui #5677; llama.cpp): a token that would prolong a
+/// DRY, "don't repeat yourself" (p-e-w, text-generation-webui; llama.cpp): a token that would prolong a
 /// repetition of `length` tokens loses `multiplier * base ^ (length - allowed_length)`, from `allowed_length` on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dry {
@@ -90,7 +90,7 @@ pub struct Dry {
     pub multiplier: f32,
     /// Growth with each repeated token: 1 to 100.
     pub base: f32,
-    /// Shortest repetition that is penalised: 1 to [`dry::MAX_MATCH`].
+    /// Shortest repetition that is penalised: 1 to 1024.
     pub allowed_length: usize,
     /// How many of the last tokens of prompt and reply are looked at; 0 for all.
     pub range: usize,
@@ -128,7 +128,13 @@ mod tests {
             ("repetition_penalty", |s, v| s.repetition_penalty = v, 0.01, 5.0, false),
             ("presence_penalty", |s, v| s.presence_penalty = v, -2.0, 2.0, false),
             ("frequency_penalty", |s, v| s.frequency_penalty = v, -2.0, 2.0, false),
-            ("dry.multiplier", |s, v| s.dry = Some(Dry { multiplier: v, ..Dry::default() }), 0.0, 100.0, false),
+            (
+                "dry.multiplier",
+                |s, v| s.dry = Some(Dry { multiplier: v, ..Dry::default() }),
+                0.0,
+                100.0,
+                false,
+            ),
             ("dry.base", |s, v| s.dry = Some(Dry { base: v, ..Dry::default() }), 1.0, 100.0, false),
         ];
         for (name, set, low, high, open) in fields {
@@ -138,7 +144,11 @@ mod tests {
                 refused(sampling)
             };
             assert_eq!(with(low), open.then_some(name));
-            assert_eq!((with(low.next_up()), with(high.next_down()), with(high)), (None, None, None), "{name}");
+            assert_eq!(
+                (with(low.next_up()), with(high.next_down()), with(high)),
+                (None, None, None),
+                "{name}"
+            );
             for bad in [low.next_down(), high.next_up(), f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 assert_eq!(with(bad), Some(name), "{bad}");
             }

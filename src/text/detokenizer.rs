@@ -79,6 +79,11 @@ impl Pieces {
         &self.bytes[start as usize..end as usize]
     }
 
+    /// Bytes of the longest token.
+    pub fn longest(&self) -> usize {
+        (0..self.ends.len() as u32).map(|id| self.bytes(id).len()).max().unwrap_or(0)
+    }
+
     /// Whether a token is special: it is never part of the text.
     pub fn is_special(&self, id: u32) -> bool {
         self.special.get(id as usize).is_some_and(|&special| special)

@@ -50,6 +50,13 @@ impl Random {
     }
 }
 
+/// Bytes of this process that are in memory.
+pub fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
+}
+
 /// A random checkpoint to write: a small llama unless changed.
 #[derive(Clone)]
 pub struct Recipe {

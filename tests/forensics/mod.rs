@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use amnesic::testing::{self, LogitsTap};
-use amnesic::{Error, PoisonReason, Reply, Request, Session};
+use amnesic::{CancelToken, Error, FinishReason, PoisonReason, Reply, Request, ResponseFormat, Session, Speculation};
 use serde::{Deserialize, Serialize};
 
 use crate::common::Recipe;
@@ -33,7 +33,7 @@ const fn inverted<const N: usize>(mut bytes: [u8; N]) -> [u8; N] {
 
 /// What to look for.
 #[derive(Clone, Serialize, Deserialize)]
-struct Needle {
+pub struct Needle {
     name: String,
     inverted: Vec<u8>,
     /// bf16 values that may differ by one unit in the last place: recomputed in another order of additions.
@@ -49,7 +49,7 @@ const K_IN_CACHE: (usize, usize) = (4, 64);
 const V_IN_CACHE: (usize, usize) = (2, 4);
 
 impl Needle {
-    fn exact(name: &str, bytes: impl IntoIterator<Item = u8>) -> Self {
+    pub fn exact(name: &str, bytes: impl IntoIterator<Item = u8>) -> Self {
         let inverted: Vec<u8> = bytes.into_iter().map(|byte| !byte).collect();
         let whole = inverted.len();
         Self { name: name.into(), inverted, near: false, piece: whole, stride: whole }
@@ -92,7 +92,7 @@ struct Findings {
 }
 
 /// The names of all needles that stand anywhere in this process's writable memory.
-fn search(needles: &[Needle]) -> Vec<String> {
+pub fn search(needles: &[Needle]) -> Vec<String> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let mut found = vec![false; needles.len()];
     let mut searched = 0;
@@ -163,6 +163,8 @@ fn child(scenario: &str, folder: &Path) -> Findings {
             builder
         }
         "one sampled token" => builder.step_tokens(512),
+        "preempted" => builder.context_length(256).kv_tokens(320),
+        "draft" => builder.draft(folder),
         _ => builder,
     }
     .open()
@@ -211,6 +213,50 @@ fn child(scenario: &str, folder: &Path) -> Findings {
             drop(session);
             findings.dropped = search(&needles);
             return findings;
+        }
+        "choices" => {
+            let reply = session.generate(canary().max_tokens(REPLY_TOKENS).temperature(0.9).n(3)).unwrap();
+            assert_eq!(reply.choices().len(), 3);
+        }
+        "preempted" => {
+            let others = (0..6).map(|i| Request::tokens(vec![i; 40]).max_tokens(60));
+            let requests = std::iter::once(canary().max_tokens(REPLY_TOKENS)).chain(others);
+            assert_eq!(session.generate_batch(requests).unwrap().len(), 7);
+            assert!(session.load().preemptions > 0, "nobody gave way");
+        }
+        "conversation" => {
+            let mut conversation = session.conversation();
+            conversation.generate(canary().max_tokens(REPLY_TOKENS)).unwrap();
+            let reply = conversation.generate(canary().max_tokens(REPLY_TOKENS)).unwrap();
+            assert!(reply.usage.cached_tokens > 0);
+            findings.alive = search(&needles);
+            drop(reply);
+            drop(conversation);
+        }
+        "speculative" => {
+            let speculation = Speculation::PromptLookup { ngram: 2, tokens: 4 };
+            let reply = session.generate(canary().max_tokens(REPLY_TOKENS).speculate(speculation)).unwrap();
+            assert!(reply.usage.drafted_tokens > 0);
+        }
+        "draft" => {
+            let speculation = Speculation::Draft { tokens: 3 };
+            let reply = session.generate(canary().max_tokens(REPLY_TOKENS).speculate(speculation)).unwrap();
+            assert!(reply.usage.accepted_tokens > 20, "the draft is the model itself");
+        }
+        // the grammar holds the words, and so does the reply
+        "structured" => {
+            let mut words = String::with_capacity(64);
+            PROMPT[12..42].iter().for_each(|&byte| words.push(char::from(!byte)));
+            let request = canary().response_format(ResponseFormat::regex(words));
+            let reply = session.generate(request.max_tokens(REPLY_TOKENS)).unwrap();
+            assert_eq!((reply.text().len(), reply.finish_reason()), (30, FinishReason::Stop));
+        }
+        "interrupted" => {
+            let token = CancelToken::new();
+            let mut stream = session.stream(canary().max_tokens(60_000).cancel_token(&token)).unwrap();
+            assert!(stream.next().unwrap().is_ok());
+            token.cancel();
+            assert_eq!(stream.finish().unwrap().finish_reason(), FinishReason::Cancelled);
         }
         other => panic!("no scenario {other}"),
     }
@@ -369,6 +415,13 @@ pub fn main(with_allocator: bool) {
         "cancelled",
         "panic",
         "drop",
+        "choices",
+        "preempted",
+        "conversation",
+        "speculative",
+        "draft",
+        "structured",
+        "interrupted",
         "no-op scrub",
     ];
     println!("\nrunning {} tests", scenarios.len());
@@ -418,6 +471,12 @@ fn judge(scenario: &str, findings: &Findings, with_allocator: bool) -> Option<St
             "left in memory: after the end {:?}, after the drop {:?}",
             findings.after, findings.dropped
         ));
+    }
+    if scenario == "conversation" {
+        let wanted = ["prompt ids u32", "K row of the prompt", "V row of the prompt", "V row of the reply"];
+        let missed: Vec<_> =
+            wanted.iter().filter(|name| !findings.alive.iter().any(|found| found == *name)).collect();
+        return (!missed.is_empty()).then(|| format!("the conversation kept nothing: {missed:?}"));
     }
     if scenario == "cancelled" {
         let wanted =

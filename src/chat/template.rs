@@ -1,0 +1,368 @@
+//! Chat templates: found in a checkpoint, rendered with messages and tools.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use minijinja::{Environment, ErrorKind, Value};
+
+use super::message::{Message, Tool};
+use super::python::{self, MAX_BYTES, Raised};
+use super::reply::Style;
+use super::strftime::strftime;
+use crate::error::{Error, Result};
+use crate::memory::secret::Secret;
+use crate::weights::json::{self, Json};
+
+/// Bytes of a template's source.
+const MAX_SOURCE: usize = 256 << 10;
+/// Templates of a checkpoint.
+const MAX_TEMPLATES: usize = 64;
+/// Messages of a request.
+const MAX_MESSAGES: usize = 10_000;
+/// Bytes of all messages of a request.
+const MAX_CONTENT: usize = 8 << 20;
+/// Tools of a request.
+const MAX_TOOLS: usize = 128;
+/// Bytes of all tools of a request.
+const MAX_TOOLS_BYTES: usize = 1 << 20;
+/// Bytes of a message of `raise_exception` that an error repeats.
+const MAX_RAISED: usize = 200;
+/// Special tokens that templates write.
+const SPECIAL: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
+
+/// What a template is given.
+#[derive(Clone, Copy)]
+pub struct ChatInput<'a> {
+    /// The conversation, oldest first; 1 to 10,000 messages, 8 MiB in all.
+    pub messages: &'a [Message],
+    /// What the model may call; at most 128, 1 MiB in all.
+    pub tools: &'a [Tool],
+    /// A template of the request's own, instead of the checkpoint's; at most 256 KiB. Templates are code, and one that
+    /// means harm can exhaust memory or stack in spite of the bounds: take none from strangers.
+    pub template: Option<&'a str>,
+    /// Whether the prompt ends where the assistant begins to speak.
+    pub add_generation_prompt: bool,
+    /// Further variables (`enable_thinking`); those above cannot be replaced.
+    pub variables: &'a serde_json::Map<String, serde_json::Value>,
+}
+
+impl fmt::Debug for ChatInput<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChatInput")
+            .field("messages", &self.messages.len())
+            .field("tools", &self.tools.len())
+            .field("template_bytes", &self.template.map(str::len))
+            .field("add_generation_prompt", &self.add_generation_prompt)
+            .field("variables", &self.variables.len())
+            .finish()
+    }
+}
+
+/// A template of the checkpoint.
+struct Source {
+    name: String,
+    text: String,
+    file: PathBuf,
+    /// The field of `file`; empty where the file is the template.
+    field: String,
+}
+
+/// The chat templates of a checkpoint. Nothing is compiled before it is asked for: a session with a template that
+/// does not compile still completes plain prompts.
+pub struct Templates {
+    sources: Vec<Source>,
+    special: Vec<(&'static str, String)>,
+    environment: Environment<'static>,
+}
+
+impl Templates {
+    /// The templates in `folder`, none where it has none: `chat_template.jinja` and `additional_chat_templates/`
+    /// where they exist, else `chat_template` in `tokenizer_config.json`, a text or a list of names and texts.
+    ///
+    /// # Errors
+    /// A file cannot be read or has another form; a template is over 256 KiB.
+    pub fn open(folder: &Path) -> Result<Option<Self>> {
+        let config = Json::open_if_there(&folder.join("tokenizer_config.json"))?;
+        let mut sources = files(folder)?;
+        if sources.is_empty() {
+            sources = fields(&config)?;
+        }
+        if sources.is_empty() {
+            return Ok(None);
+        }
+        for source in &sources {
+            if source.text.len() > MAX_SOURCE {
+                let expected = format!("at most {MAX_SOURCE} bytes long");
+                return Err(Error::config(&source.file, source.field.as_str(), expected));
+            }
+        }
+        let special =
+            special_tokens(&config, &Json::open_if_there(&folder.join("special_tokens_map.json"))?)?;
+        Ok(Some(Self { sources, special, environment: python::environment() }))
+    }
+
+    /// The text of a prompt; `now` is what templates print as today's date, in UTC.
+    ///
+    /// # Errors
+    /// A bound of [`ChatInput`] is broken, a call's arguments are no JSON object, the template refuses the messages
+    /// or fails on them, the prompt would be over 64 MiB, or the checkpoint's template does not compile. Errors
+    /// repeat what the template says only where it is a sentence of the checkpoint's template.
+    pub fn render(&self, input: &ChatInput<'_>, now: SystemTime) -> Result<Secret<String>> {
+        check(input)?;
+        let source = match input.template {
+            Some(_) => None,
+            None => Some(self.source(!input.tools.is_empty())?),
+        };
+        let text = input.template.or(source.map(|source| source.text.as_str())).unwrap_or_default();
+        let text = Secret::new(without_generation_tags(text));
+        let template = self.environment.template_from_str(text.expose()).map_err(|error| match source {
+            Some(source) => Error::config(
+                &source.file,
+                source.field.as_str(),
+                format!("a Jinja template that compiles (line {})", error.line().unwrap_or(1)),
+            ),
+            None => Error::request(
+                "template",
+                format!("a Jinja template that compiles (line {})", error.line().unwrap_or(1)),
+            ),
+        })?;
+        let mut out = Bounded::default();
+        template
+            .render_captured_to(self.variables(input, now)?, &mut out)
+            .map_err(|error| refused(&error, source.map(|source| source.text.as_str())))?;
+        out.into_text()
+    }
+
+    /// Tokens that must stay visible in the text of a reply, special or not, for [`Style`] to find them.
+    pub fn markers(&self) -> Vec<&'static str> {
+        self.style(true).markers()
+    }
+
+    /// How replies to this checkpoint's prompts are written; without `tools`, calls are left in the text.
+    pub fn style(&self, tools: bool) -> Style {
+        self.source(tools).map_or_else(|_| Style::of("", tools), |source| Style::of(&source.text, tools))
+    }
+
+    /// `tool_use` for tools, where there is one, else `default`.
+    fn source(&self, tools: bool) -> Result<&Source> {
+        let named = |name: &str| self.sources.iter().find(|source| source.name == name);
+        let first = &self.sources[0];
+        named("tool_use").filter(|_| tools).or_else(|| named("default")).ok_or_else(|| {
+            Error::config(
+                &first.file,
+                first.field.as_str(),
+                "a template named `default`, or one without a name",
+            )
+        })
+    }
+
+    fn variables(&self, input: &ChatInput<'_>, now: SystemTime) -> Result<Value> {
+        let mut variables: Vec<(&str, Value)> =
+            self.special.iter().map(|(name, token)| (*name, Value::from(token.as_str()))).collect();
+        for (name, value) in input.variables {
+            variables.push((name, Value::from_serialize(value)));
+        }
+        let messages = input.messages.iter().map(Message::to_value).collect::<Result<Vec<_>>>()?;
+        variables.push(("messages", Value::from(messages)));
+        let tools = input.tools.iter().map(Tool::to_value).collect::<Result<Vec<_>>>()?;
+        variables.push(("tools", if tools.is_empty() { Value::from(()) } else { Value::from(tools) }));
+        variables.push(("documents", Value::from(())));
+        variables.push(("add_generation_prompt", Value::from(input.add_generation_prompt)));
+        let date = move |format: String| -> std::result::Result<String, minijinja::Error> {
+            // A code prints at most 24 bytes for the two that it takes.
+            python::check_bytes(format.len().saturating_mul(12))?;
+            Ok(strftime(now, &format))
+        };
+        variables.push(("strftime_now", Value::from_function(date)));
+        Ok(Value::from_iter(variables))
+    }
+}
+
+impl fmt::Debug for Templates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.sources.iter().map(|source| source.name.as_str()).collect();
+        f.debug_struct("Templates").field("names", &names).finish_non_exhaustive()
+    }
+}
+
+/// `chat_template.jinja` and the further templates beside it.
+fn files(folder: &Path) -> Result<Vec<Source>> {
+    let mut files = Vec::new();
+    let further = folder.join("additional_chat_templates");
+    if further.is_dir() {
+        for entry in std::fs::read_dir(&further).map_err(Error::read(&further))?.take(MAX_TEMPLATES) {
+            let file = entry.map_err(Error::read(&further))?.path();
+            if file.extension().is_some_and(|extension| extension == "jinja") {
+                files.push(file);
+            }
+        }
+        files.sort();
+    }
+    let main = folder.join("chat_template.jinja");
+    if main.exists() {
+        files.insert(0, main);
+    }
+    let read = |file: PathBuf| {
+        let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+        let name = if stem == "chat_template" { "default".to_owned() } else { stem.into_owned() };
+        Ok(Source { name, text: json::read(&file)?, file, field: String::new() })
+    };
+    files.into_iter().map(read).collect()
+}
+
+/// `chat_template` of `tokenizer_config.json`.
+fn fields(config: &Json) -> Result<Vec<Source>> {
+    let source = |name: &str, text: &str, field: String| Source {
+        name: name.to_owned(),
+        text: text.to_owned(),
+        file: config.file.clone(),
+        field,
+    };
+    match config.field("chat_template") {
+        None => Some(Vec::new()),
+        Some(serde_json::Value::String(text)) => {
+            Some(vec![source("default", text, "chat_template".to_owned())])
+        }
+        Some(serde_json::Value::Array(named)) if named.len() <= MAX_TEMPLATES => {
+            let one = |(index, entry): (usize, &serde_json::Value)| {
+                let (name, text) = (entry.get("name")?.as_str()?, entry.get("template")?.as_str()?);
+                Some(source(name, text, format!("chat_template[{index}].template")))
+            };
+            named.iter().enumerate().map(one).collect::<Option<_>>()
+        }
+        Some(_) => None,
+    }
+    .ok_or_else(|| {
+        config.wrong(
+            "chat_template",
+            format!("a text, or a list of at most {MAX_TEMPLATES} {{name, template}}"),
+        )
+    })
+}
+
+/// The special tokens that templates write, from `tokenizer_config.json` or else `special_tokens_map.json`.
+fn special_tokens(config: &Json, map: &Json) -> Result<Vec<(&'static str, String)>> {
+    let mut special = Vec::new();
+    for name in SPECIAL {
+        for json in [config, map] {
+            let Some(value) = json.field(name) else { continue };
+            let content = value.get("content").unwrap_or(value);
+            let token =
+                content.as_str().ok_or_else(|| json.wrong(name, "a text, or an object with `content`"))?;
+            special.push((name, token.to_owned()));
+            break;
+        }
+    }
+    Ok(special)
+}
+
+fn check(input: &ChatInput<'_>) -> Result<()> {
+    if !(1..=MAX_MESSAGES).contains(&input.messages.len()) {
+        return Err(Error::request("messages", format!("1 to {MAX_MESSAGES} messages")));
+    }
+    if input.messages.iter().map(Message::bytes).sum::<usize>() > MAX_CONTENT {
+        return Err(Error::request("messages", format!("at most {MAX_CONTENT} bytes long in all")));
+    }
+    if input.tools.len() > MAX_TOOLS {
+        return Err(Error::request("tools", format!("at most {MAX_TOOLS} tools")));
+    }
+    if input.tools.iter().map(Tool::bytes).sum::<usize>() > MAX_TOOLS_BYTES {
+        return Err(Error::request("tools", format!("at most {MAX_TOOLS_BYTES} bytes long in all")));
+    }
+    if input.template.is_some_and(|template| template.len() > MAX_SOURCE) {
+        return Err(Error::request("template", format!("at most {MAX_SOURCE} bytes long")));
+    }
+    Ok(())
+}
+
+/// The error for a template that ran but failed; `source` is the checkpoint's template, if it is one.
+fn refused(error: &minijinja::Error, source: Option<&str>) -> Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(current) = cause {
+        if let Some(Raised(message)) = current.downcast_ref::<Raised>() {
+            let message = message.expose().trim();
+            let known = source.is_some_and(|source| source.contains(message));
+            let expected = "what the chat template accepts";
+            return match known && !message.is_empty() && message.len() <= MAX_RAISED {
+                true => Error::request("messages", format!("{expected}; it says: {message}")),
+                false => Error::request("messages", expected),
+            };
+        }
+        if let Some(TooLong) =
+            current.downcast_ref::<io::Error>().and_then(|error| error.get_ref()?.downcast_ref())
+        {
+            return Error::request("messages", format!("rendered to at most {MAX_BYTES} bytes"));
+        }
+        cause = current.source();
+    }
+    let line = error.line().unwrap_or(1);
+    match error.kind() {
+        ErrorKind::OutOfFuel => {
+            Error::request("messages", "rendered by the chat template in a bounded number of steps")
+        }
+        kind => {
+            Error::request("messages", format!("what the chat template can render (line {line}: {kind})"))
+        }
+    }
+}
+
+/// `source` without `{% generation %}` and `{% endgeneration %}`: transformers marks what the assistant said by
+/// them, minijinja does not know them. Trimming of white space around them stays.
+fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(at) = rest.find("{%") {
+        let (before, tag) = rest.split_at(at);
+        out.push_str(before);
+        let end = tag.find("%}").map_or(tag.len(), |end| end + 2);
+        let inner = tag[2..end].trim_end_matches("%}");
+        let name = inner.trim_matches(|char: char| char.is_whitespace() || matches!(char, '-' | '+'));
+        if matches!(name, "generation" | "endgeneration") {
+            // A statement without effect keeps the meaning of `-` and `+`.
+            let (open, close) = (inner.starts_with(['-', '+']), inner.ends_with(['-', '+']));
+            out.push_str("{%");
+            out.push_str(if open { &inner[..1] } else { "" });
+            out.push_str(" set _ = 0 ");
+            out.push_str(if close { &inner[inner.len() - 1..] } else { "" });
+            out.push_str("%}");
+            rest = &tag[end..];
+        } else {
+            out.push_str("{%");
+            rest = &tag[2..];
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// A prompt while it is written.
+#[derive(Default)]
+struct Bounded(Secret<Vec<u8>>);
+
+#[derive(Debug, thiserror::Error)]
+#[error("the prompt is too long")]
+struct TooLong;
+
+impl Bounded {
+    fn into_text(self) -> Result<Secret<String>> {
+        String::from_utf8(self.0.into_exposed())
+            .map(Secret::new)
+            .map_err(|_| Error::request("messages", "rendered to UTF-8"))
+    }
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.expose().len() + bytes.len() > MAX_BYTES {
+            return Err(io::Error::other(TooLong));
+        }
+        self.0.extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,303 @@
+//! Templates against transformers, on cases that `tools/make_chat_fixtures.py` wrote, and against those who mean harm.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value, json};
+
+use super::*;
+use crate::error::{Error, Result};
+
+fn checkpoint(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let file = folder.path().join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, text).unwrap();
+    }
+    folder
+}
+
+fn templates(source: &str) -> Templates {
+    Templates::open(checkpoint(&[("chat_template.jinja", source)]).path()).unwrap().unwrap()
+}
+
+fn render_with(templates: &Templates, messages: &[Message], tools: &[Tool]) -> Result<String> {
+    let variables = Map::new();
+    let input =
+        ChatInput { messages, tools, template: None, add_generation_prompt: true, variables: &variables };
+    templates.render(&input, UNIX_EPOCH).map(|prompt| prompt.into_exposed())
+}
+
+fn render(source: &str, messages: &[Message]) -> Result<String> {
+    render_with(&templates(source), messages, &[])
+}
+
+fn message(fields: &Value) -> Message {
+    let text = |name: &str| fields[name].as_str();
+    let role = match text("role").unwrap() {
+        "system" => Role::System,
+        "user" => Role::User,
+        "assistant" => Role::Assistant,
+        "tool" => Role::Tool,
+        "developer" => Role::Developer,
+        other => panic!("{other}"),
+    };
+    let mut message = Message::new(role, text("content").unwrap());
+    if let Some(reasoning) = text("reasoning_content") {
+        message = message.with_reasoning(reasoning);
+    }
+    if let Some(calls) = fields["tool_calls"].as_array() {
+        let call = |call: &Value| {
+            let function = &call["function"];
+            let (id, name) = (call["id"].as_str().unwrap(), function["name"].as_str().unwrap());
+            ToolCall::new(id, name, function["arguments"].to_string())
+        };
+        message = message.with_tool_calls(calls.iter().map(call).collect());
+    }
+    if let Some(id) = text("tool_call_id") {
+        message = message.with_tool_call_id(id);
+    }
+    if let Some(name) = text("name") {
+        message = message.with_name(name);
+    }
+    message
+}
+
+#[test]
+fn prompts_are_those_of_transformers() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chat/cases.json");
+    let fixture: Value = serde_json::from_str(&std::fs::read_to_string(fixture).unwrap()).unwrap();
+    let now = UNIX_EPOCH + Duration::from_secs(fixture["now"].as_u64().unwrap());
+    let tool = |tool: &Value| {
+        let function = &tool["function"];
+        let text = |name: &str| function[name].as_str().unwrap();
+        Tool::new(text("name"), text("description"), function["parameters"].clone())
+    };
+    let tools: Vec<_> = fixture["tools"].as_array().unwrap().iter().map(tool).collect();
+    let mut wrong = 0;
+    let cases = fixture["cases"].as_array().unwrap();
+    for (index, case) in cases.iter().enumerate() {
+        let name = case["template"].as_str().unwrap();
+        let mut config = fixture["special"].clone();
+        config["chat_template"] = fixture["templates"][name].clone();
+        let folder = checkpoint(&[("tokenizer_config.json", &config.to_string())]);
+        let templates = Templates::open(folder.path()).unwrap().unwrap();
+        let messages: Vec<_> = case["messages"].as_array().unwrap().iter().map(message).collect();
+        let input = ChatInput {
+            messages: &messages,
+            tools: if case["tools"] == true { &tools } else { &[] },
+            template: None,
+            add_generation_prompt: case["add_generation_prompt"] == true,
+            variables: case["variables"].as_object().unwrap(),
+        };
+        let rendered = templates.render(&input, now);
+        let same = match (&rendered, case["text"].as_str()) {
+            (Ok(prompt), Some(expected)) => prompt.expose() == expected,
+            (Err(Error::Request { field: "messages", expected }), None) => expected.contains("; it says: "),
+            _ => false,
+        };
+        if !same {
+            wrong += 1;
+            let rendered = rendered.map(|prompt| prompt.into_exposed());
+            println!("case {index}, {name}:\n{rendered:#?}\n{:#?}", case["text"]);
+        }
+    }
+    assert!(cases.len() > 150);
+    assert_eq!(wrong, 0, "of {} cases", cases.len());
+}
+
+#[test]
+fn templates_are_found_where_transformers_looks() {
+    let show = |files: &[(&str, &str)], tools: &[Tool]| {
+        let templates = Templates::open(checkpoint(files).path()).unwrap().unwrap();
+        render_with(&templates, &[user("")], tools)
+    };
+    let tool = [Tool::new("f", "", json!({}))];
+    let named = r#"{"chat_template": [{"name": "default", "template": "D{{ bos_token }}"},
+        {"name": "tool_use", "template": "T"}], "bos_token": {"content": "<b>"}, "eos_token": null}"#;
+    let config = ("tokenizer_config.json", named);
+    assert_eq!(show(&[config], &[]).unwrap(), "D<b>");
+    assert_eq!(show(&[config], &tool).unwrap(), "T");
+    let map = ("special_tokens_map.json", r#"{"bos_token": "no", "eos_token": {"content": "<e>"}}"#);
+    let file = ("chat_template.jinja", "F{{ bos_token }}{{ eos_token }}");
+    assert_eq!(show(&[config, map, file], &tool).unwrap(), "F<b><e>");
+    let further = ("additional_chat_templates/tool_use.jinja", "A");
+    assert_eq!(show(&[file, further], &tool).unwrap(), "A");
+    assert_eq!(show(&[file, further], &[]).unwrap(), "F");
+
+    assert!(Templates::open(checkpoint(&[]).path()).unwrap().is_none());
+    assert!(Templates::open(checkpoint(&[("tokenizer_config.json", "{}")]).path()).unwrap().is_none());
+    let nameless = show(&[further], &[]).unwrap_err().to_string();
+    assert!(nameless.contains("must be a template named `default`"), "{nameless}");
+    for wrong in ["{\"chat_template\": 1}", "{\"chat_template\": [{\"name\": \"a\"}]}", "[]", "{"] {
+        let error = Templates::open(checkpoint(&[("tokenizer_config.json", wrong)]).path()).unwrap_err();
+        assert!(error.to_string().contains("tokenizer_config.json: "), "{error}");
+    }
+    let long = " ".repeat((256 << 10) + 1);
+    let error = Templates::open(checkpoint(&[("chat_template.jinja", &long)]).path()).unwrap_err();
+    assert!(error.to_string().ends_with("must be at most 262144 bytes long"), "{error}");
+}
+
+#[test]
+fn a_template_that_does_not_compile_is_an_error_when_it_is_asked_for() {
+    let error = render("\n{% for %}", &[user("canary")]).unwrap_err().to_string();
+    assert!(
+        error.ends_with("chat_template.jinja: must be a Jinja template that compiles (line 2)"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_request_can_bring_its_template() {
+    let variables = json!({"name": "x", "messages": "kept out"});
+    let messages = [user("hello")];
+    let mut input = ChatInput {
+        messages: &messages,
+        tools: &[],
+        template: Some("{{ name }}{{ messages[0].content }}"),
+        add_generation_prompt: false,
+        variables: variables.as_object().unwrap(),
+    };
+    let templates = templates("");
+    assert_eq!(templates.render(&input, UNIX_EPOCH).unwrap().expose(), "xhello");
+    for wrong in ["{{ canary", "{{ raise_exception('canary') }}", "{{ canary() }}", "{{ 'canary' | canary }}"]
+    {
+        input.template = Some(wrong);
+        let error = templates.render(&input, UNIX_EPOCH).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
+    }
+}
+
+#[test]
+fn errors_repeat_the_template_never_the_messages() {
+    let says = |source: &str| render(source, &[user("canary")]).unwrap_err().to_string();
+    let known = "request: `messages` must be what the chat template accepts; it says: No!";
+    assert_eq!(says("{{ raise_exception('No!') }}"), known);
+    let unknown = "request: `messages` must be what the chat template accepts";
+    assert_eq!(says("{{ raise_exception('No: ' + messages[0].content) }}"), unknown);
+    assert_eq!(says(&format!("{{{{ raise_exception('{}') }}}}", "long".repeat(60))), unknown);
+    for source in [
+        "{{ messages[0].content() }}",
+        "{{ messages[0].content + 1 }}",
+        "{{ messages[0].content.canary() }}",
+        "{{ messages[0].content | int }}",
+        "{{ {}[messages[0].content].x }}",
+        "{% include messages[0].content %}",
+    ] {
+        let error = render(source, &[user("canary")]).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
+    }
+}
+
+#[test]
+fn inputs_are_bounded() {
+    let source = "{{ messages | length }} {{ (tools or []) | length }}";
+    let count = |count: usize| render(source, &(0..count).map(|_| user("")).collect::<Vec<_>>());
+    assert_eq!(count(10_000).unwrap(), "10000 0");
+    for wrong in [0, 10_001] {
+        let error = count(wrong).unwrap_err().to_string();
+        assert_eq!(error, "request: `messages` must be 1 to 10000 messages");
+    }
+    let large = |bytes: usize| render(source, &[user("x".repeat(bytes - 5)), assistant("12345")]);
+    assert!(large(8 << 20).is_ok());
+    assert!(large((8 << 20) + 1).unwrap_err().to_string().contains("at most 8388608 bytes"));
+
+    let templates = templates(source);
+    let tools = |count: usize, bytes: usize| {
+        let tools: Vec<_> = (0..count).map(|_| Tool::new("f", "x".repeat(bytes), json!({}))).collect();
+        render_with(&templates, &[user("")], &tools)
+    };
+    assert_eq!(tools(128, 1).unwrap(), "1 128");
+    assert!(tools(129, 1).unwrap_err().to_string().contains("`tools` must be at most 128 tools"));
+    assert!(tools(2, 512 << 10).unwrap_err().to_string().contains("`tools` must be at most 1048576 bytes"));
+    let variables = Map::new();
+    let long = " ".repeat((256 << 10) + 1);
+    let input = ChatInput {
+        messages: &[user("")],
+        tools: &[],
+        template: Some(&long),
+        add_generation_prompt: true,
+        variables: &variables,
+    };
+    let error = templates.render(&input, SystemTime::now()).unwrap_err().to_string();
+    assert_eq!(error, "request: `template` must be at most 262144 bytes long");
+}
+
+#[test]
+fn what_a_template_does_is_bounded() {
+    let deep = format!("{}1{}", "(".repeat(100_000), ")".repeat(100_000));
+    let lists = format!("{{{{ {}{} }}}}", "[".repeat(100_000), "]".repeat(100_000));
+    let blocks = "{% if 1 %}".repeat(20_000);
+    for source in [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% for a in range(99999) %}{{ 'x' * 100000 }}{% endfor %}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}",
+        "{{ range(1000000000) | list }}",
+        "{{ 'x' * 1000000000000 }}",
+        "{{ ([1] * 1000000000000) | list }}",
+        "{{ [1] * 1000000000000 }}",
+        "{{ ([1] * 1000000000000) | tojson }}",
+        "{{ ([1] * 1000000000000) | join }}",
+        "{{ ([1] * 1000000000000) | sort }}",
+        "{{ ([1] * 1000000000000) | max }}",
+        "{{ ([1] * 1000000000000) | unique }}",
+        "{{ ([1] * 1000000000000) | map('string') | list }}",
+        "{{ ','.join([1] * 1000000000000) }}",
+        "{{ (['x' * 99999] * 9999) | join }}",
+        "{{ 'x' * 99999 | replace('x', 'x' * 99999) }}",
+        "{{ ('x' * 99999).replace('', 'x' * 99999) }}",
+        "{{ '{:999999999}'.format(1) }}",
+        "{{ '{:{}}'.format(1, 999999999) }}",
+        "{{ ('{0}' * 99999).format('x' * 99999) }}",
+        "{{ '%999999999d' | format(1) }}",
+        "{{ '\\n' * 99999 | indent(99999) }}",
+        "{{ strftime_now('%c' * 49999999) }}",
+        "{{ 1 | tojson(indent=99999999999) }}",
+        &format!("{{{{ {deep} }}}}"),
+        &lists,
+        &blocks,
+    ] {
+        let error = render(source, &[user("")]);
+        assert!(error.is_err(), "{}", &source[..source.len().min(80)]);
+    }
+    assert_eq!(render("{{ 'aa'.count('') }}", &[user("")]).unwrap(), "3");
+}
+
+#[test]
+fn prompts_may_be_long_but_not_too_long() {
+    let source = "{% for i in range(count) %}{{ messages[0].content }}{% endfor %}";
+    let templates = templates(source);
+    let messages = [user("x".repeat(1 << 20))];
+    let render = |count: usize| {
+        let variables = json!({ "count": count });
+        let variables = variables.as_object().unwrap();
+        let input = ChatInput {
+            messages: &messages,
+            tools: &[],
+            template: None,
+            add_generation_prompt: true,
+            variables,
+        };
+        templates.render(&input, UNIX_EPOCH).map(|prompt| prompt.expose().len())
+    };
+    assert_eq!(render(64).unwrap(), 64 << 20);
+    let error = render(65).unwrap_err().to_string();
+    assert_eq!(error, "request: `messages` must be rendered to at most 67108864 bytes");
+}
+
+#[test]
+fn debug_prints_no_content() {
+    let templates = templates("canary");
+    let variables = json!({"canary": "canary"});
+    let input = ChatInput {
+        messages: &[user("canary")],
+        tools: &[],
+        template: Some("canary"),
+        add_generation_prompt: true,
+        variables: variables.as_object().unwrap(),
+    };
+    let printed = format!("{templates:?} {input:?}");
+    assert!(!printed.contains("canary"), "{printed}");
+}
