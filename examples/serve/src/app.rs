@@ -18,6 +18,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::chat::chat_completions;
 use crate::completions::completions;
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;
@@ -136,6 +137,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
         .route("/v1/completions", post(completions))
+        .route("/v1/chat/completions", post(chat_completions))
         .route_layer(from_fn_with_state(app.clone(), check_key))
         .route("/health", get(health))
         .fallback(no_route)

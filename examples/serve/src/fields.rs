@@ -123,11 +123,6 @@ impl Fields {
         ApiError::field(self.place(name), expected)
     }
 
-    /// The names and values that were not taken, in order.
-    pub fn rest(self) -> impl Iterator<Item = (String, Value)> {
-        self.map.into_iter()
-    }
-
     /// All is taken but what says nothing (`null`) and what is in `harmless`; fields in `refused` are told with a
     /// reason.
     ///

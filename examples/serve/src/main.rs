@@ -5,12 +5,14 @@
 #![forbid(unsafe_code)]
 
 mod app;
+mod chat;
 mod completions;
 mod connection;
 mod error;
 mod fields;
 mod log;
 mod logprobs;
+mod messages;
 mod models;
 mod options;
 mod reply;
