@@ -228,13 +228,13 @@ mod tests {
     }
 
     #[test]
-    fn records_move_and_are_not_printed() {
-        let (mut all, mut step) = (Logprobs::new(1), Logprobs::new(1));
+    fn records_are_copied_from_a_place_on_and_are_not_printed() {
+        let mut all = Logprobs::new(1);
         for token in 0..3 {
-            Sampler::new(3).logprobs(&[0.0, 1.0, 2.0], token, &mut step).unwrap();
-            all.append(&mut step);
-            assert!(step.is_empty());
+            Sampler::new(3).logprobs(&[0.0, 1.0, 2.0], token, &mut all).unwrap();
         }
+        assert_eq!(all.tail(1).iter().map(|record| record.token).collect::<Vec<_>>(), [1, 2]);
+        assert!(all.tail(3).is_empty() && all.tail(9).is_empty());
         assert_eq!(all.iter().map(|record| record.token).collect::<Vec<_>>(), [0, 1, 2]);
         assert_eq!(format!("{all:?} {:?}", all.get(0).unwrap()), {
             "Logprobs { top: 1, len: 3 } TokenLogprobs { top: 1, .. }"
