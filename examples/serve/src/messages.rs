@@ -201,8 +201,10 @@ mod tests {
         let body = json!({"messages": [
             {"role": "developer", "content": "be brief", "name": "boss"},
             {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
-            {"role": "assistant", "content": null, "refusal": null, "reasoning_content": "hm", "annotations": [],
-             "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{\"x\":1}"}}]},
+            {"role": "assistant", "content": null, "refusal": null, "reasoning_content": "hm",
+             "annotations": [], "tool_calls": [
+                {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{\"x\":1}"}},
+            ]},
             {"role": "tool", "content": "2", "tool_call_id": "c"},
         ]});
         let messages = messages(&mut fields(&body)).unwrap();
@@ -224,7 +226,7 @@ mod tests {
             ("messages[0].content", json!({"messages": [{"role": "user", "content": 7}]})),
             (
                 "messages[0].content[0].type",
-                json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "canary"}]}]}),
+                json!({"messages": [{"role": "user", "content": [{"type": "image_url", "url": "canary"}]}]}),
             ),
             ("messages[0].tool_call_id", json!({"messages": [{"role": "tool", "content": "x"}]})),
             (

@@ -25,7 +25,8 @@ pub async fn model(State(app): State<Arc<App>>, Path(id): Path<String>) -> Resul
 fn card(app: &App) -> Value {
     let context = app.session.context_length();
     json!({
-        "id": app.model, "object": "model", "created": app.created, "owned_by": "amnesic", "max_model_len": context,
+        "id": app.model, "object": "model", "created": app.created, "owned_by": "amnesic",
+        "max_model_len": context,
     })
 }
 

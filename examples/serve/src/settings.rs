@@ -84,8 +84,8 @@ impl Settings {
         macro_rules! set {
             ($($verb:ident)*) => { $(if let Some(value) = self.$verb { request = request.$verb(value); })* };
         }
-        set!(max_tokens n temperature top_p min_p typical_p repetition_penalty presence_penalty frequency_penalty);
-        set!(top_k min_tokens prompt_logprobs);
+        set!(max_tokens min_tokens n temperature top_k top_p min_p typical_p);
+        set!(repetition_penalty presence_penalty frequency_penalty prompt_logprobs);
         if let Some(seed) = self.seed {
             request = request.seed(seed.cast_unsigned());
         }
@@ -172,8 +172,8 @@ mod tests {
 
     #[test]
     fn all_settings_are_taken() {
-        let body = r#"{"max_tokens": 5, "n": 2, "temperature": 0.5, "top_p": 0.9, "min_p": 0.1, "typical_p": 0.8,
-            "repetition_penalty": 1.1, "presence_penalty": 0.2, "frequency_penalty": 0.3, "top_k": -1,
+        let body = r#"{"max_tokens": 5, "n": 2, "temperature": 0.5, "top_p": 0.9, "min_p": 0.1,
+            "typical_p": 0.8, "repetition_penalty": 1.1, "presence_penalty": 0.2, "frequency_penalty": 0.3, "top_k": -1,
             "min_tokens": 1, "seed": -7, "ignore_eos": true, "stop": ["a", "b"], "stop_token_ids": [3],
             "logit_bias": {"7": -100}, "prompt_logprobs": 0, "store": false}"#;
         let mut fields = Fields::parse(body.as_bytes()).unwrap();

@@ -15,7 +15,7 @@ fn body(with: Value) -> Value {
     body
 }
 
-/// Goes on for seconds at least, unless it is cancelled.
+/// Goes on for seconds at least, unless it is cancelled. Leaves no room for others.
 fn endless(stream: bool) -> Value {
     body(json!({"max_tokens": 1000, "n": 128, "ignore_eos": true, "temperature": 1, "stream": stream}))
 }
@@ -111,7 +111,7 @@ fn errors_have_openais_shape_and_no_content() {
         response.body
     );
     // what says nothing, or what is so anyway, is no error
-    let harmless = json!({"store": false, "user": "u", "metadata": {"a": "b"}, "best_of": 1, "suffix": null, "logit_bias": null});
+    let harmless = json!({"store": false, "user": "u", "metadata": {"a": "b"}, "best_of": 1, "suffix": null});
     assert_eq!(server.post(COMPLETIONS, &body(harmless)).status, 200);
 }
 
@@ -131,8 +131,8 @@ fn what_is_no_request_is_refused() {
     for body in ["", "[]", "{\"prompt\"", "\u{0}", &"[".repeat(100_000), "{\"prompt\": \"\\ud800\"}"] {
         assert_eq!(told(&post(COMPLETIONS, "", body)), (400, String::new()), "{body:.20}");
     }
-    let form = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}";
-    assert_eq!(told(form), (415, "not_json".into()));
+    let form = post(COMPLETIONS, "", "{}").replace("application/json", "text/plain");
+    assert_eq!(told(&form), (415, "not_json".into()));
     for host in ["example.com", "example.com:8080", "127.0.0.1.example.com"] {
         let rebound = format!("GET /v1/models HTTP/1.1\r\nHost: {host}\r\n\r\n");
         assert_eq!(told(&rebound), (403, "host_not_allowed".into()), "{host}");
@@ -156,7 +156,8 @@ fn what_is_no_request_is_refused() {
 #[test]
 fn events_add_up_to_the_whole_reply() {
     let server = Server::start(&[]);
-    let ask = json!({"prompt": ["Ownership is", "A trait"], "n": 2, "max_tokens": 24, "temperature": 1, "seed": 5, "echo": true});
+    let prompts = json!(["Ownership is", "A trait"]);
+    let ask = json!({"prompt": prompts, "n": 2, "max_tokens": 24, "temperature": 1, "seed": 5, "echo": true});
     let whole = server.post(COMPLETIONS, &body(ask.clone())).json();
     let mut streamed = body(ask);
     streamed["stream"] = true.into();
@@ -197,7 +198,9 @@ fn a_client_that_leaves_ends_its_request() {
     drop(streaming);
     let line = server.wait_for("route=/v1/completions");
     assert!(line.contains("status=200 finish=disconnected"), "{line}");
-    let whole = server.send(post(COMPLETIONS, "", &endless(false).to_string()));
+    let mut whole = endless(false);
+    whole["n"] = 24.into(); // of the 32 that run at once
+    let whole = server.send(post(COMPLETIONS, "", &whole.to_string()));
     // it runs once another one that came later was served
     assert_eq!(server.post(COMPLETIONS, &body(json!({"max_tokens": 1}))).status, 200);
     drop(whole);
@@ -301,6 +304,46 @@ fn the_log_holds_no_content() {
             "ms",
         ];
         assert!(names.iter().all(|name| known.contains(name)), "{line}");
+    }
+}
+
+/// Buffers of hyper and serde_json, events, headers, the engine: nothing keeps what was said.
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_of_a_request_stays_in_the_process() {
+    let mut server = Server::start(&[]);
+    let canaries =
+        ["a-canary-that-ran", "a-canary-that-was-streamed", "a-canary-that-left", "a-canary-that-was-wrong"];
+    let [ran, streamed, left, wrong] =
+        canaries.map(|canary| json!({"prompt": canary, "stop": [canary], "logprobs": 1}));
+    let reply = server.post(COMPLETIONS, &body(ran)).json();
+    let text = reply["choices"][0]["text"].as_str().unwrap();
+    assert!(text.len() > 12, "long enough to be told from anything else: {text}");
+    let mut streamed = body(streamed);
+    streamed["stream"] = true.into();
+    assert_eq!(server.post(COMPLETIONS, &streamed).events().last(), Some(&"[DONE]"));
+    let mut wrong = body(wrong);
+    wrong["temperature"] = 3.into();
+    assert_eq!(
+        server
+            .send(post(COMPLETIONS, "X-Key: a-canary-in-a-header\r\n", &wrong.to_string()))
+            .response()
+            .status,
+        400
+    );
+    let mut leaving = endless(true);
+    leaving.as_object_mut().unwrap().extend(left.as_object().unwrap().clone());
+    let mut leaving = server.send(post(COMPLETIONS, "", &leaving.to_string()));
+    leaving.read_until("data: ");
+    assert!(server.holds(canaries[2]), "it is there while it runs, so the search would find it");
+    drop(leaving);
+    server.wait_for("finish=disconnected");
+    // a response is sent before its connection's buffers are freed
+    let start = std::time::Instant::now();
+    for gone in canaries.into_iter().chain(["a-canary-in-a-header", text]) {
+        while server.holds(gone) {
+            assert!(start.elapsed() < std::time::Duration::from_secs(20), "{gone:?} is still there");
+        }
     }
 }
 

@@ -69,6 +69,26 @@ impl Server {
         status
     }
 
+    /// Whether the process's readable memory holds these bytes anywhere.
+    #[cfg(target_os = "linux")]
+    pub fn holds(&self, needle: &str) -> bool {
+        use std::os::unix::fs::FileExt;
+        let process = Path::new("/proc").join(self.child.id().to_string());
+        let memory = std::fs::File::open(process.join("mem")).expect("a parent may read its child");
+        let maps = std::fs::read_to_string(process.join("maps")).unwrap();
+        let finder = needle.as_bytes();
+        maps.lines().any(|line| {
+            let (range, rest) = line.split_once(' ').unwrap();
+            let (start, end) = range.split_once('-').unwrap();
+            let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).unwrap());
+            let mut bytes = vec![0; (end - start) as usize];
+            // what cannot be read is a guard, the kernel's, or was unmapped in between
+            rest.starts_with('r')
+                && memory.read_exact_at(&mut bytes, start).is_ok()
+                && bytes.windows(finder.len()).any(|window| window == finder)
+        })
+    }
+
     /// Sends bytes.
     pub fn send(&self, bytes: impl AsRef<[u8]>) -> Connection {
         let mut stream = TcpStream::connect(&self.address).unwrap();
@@ -97,7 +117,8 @@ impl Drop for Server {
 pub fn post(path: &str, headers: &str, body: &str) -> String {
     let length = body.len();
     format!(
-        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         {headers}Content-Length: {length}\r\n\r\n{body}"
     )
 }
 
