@@ -174,7 +174,11 @@ fn full_step(session: &Session, options: &Options) -> Result<Duration> {
     let vocab = session.vocab_size();
     let reply = options.longest;
     let busy: Vec<_> = (1..options.sequences as u64)
-        .map(|seed| session.stream(Work { prompt: options.longest / 4, reply, seed }.request(vocab).stream_buffer(1 << 20)))
+        .map(|seed| {
+            session.stream(
+                Work { prompt: options.longest / 4, reply, seed }.request(vocab).stream_buffer(1 << 20),
+            )
+        })
         .collect::<amnesic::Result<_>>()?;
     while session.load().running + 1 < options.sequences || session.load().waiting > 0 {
         std::thread::sleep(Duration::from_millis(1));

@@ -72,7 +72,12 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         let usage = reply.usage;
         println!("> {}", one_line(prompt));
         println!("  {}", one_line(reply.text()));
-        println!("  {}, {} + {} tokens\n", reply.finish_reason(), usage.prompt_tokens, usage.completion_tokens);
+        println!(
+            "  {}, {} + {} tokens\n",
+            reply.finish_reason(),
+            usage.prompt_tokens,
+            usage.completion_tokens
+        );
     }
     for (number, (batched, single)) in together.iter().zip(&alone).enumerate() {
         assert_eq!(batched.tokens(), single.tokens(), "reply {number} differs in the batch");

@@ -409,8 +409,7 @@ impl Builder {
         let (asks, inbox) = channel();
         let (to_worker, messages) = channel();
         #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests ask for faults"))]
-        let mut worker =
-            Worker::new(models, text.clone(), vocab, limits, shared.clone(), self.clock.clone());
+        let mut worker = Worker::new(models, text.clone(), vocab, limits, shared.clone(), self.clock.clone());
         #[cfg(feature = "testing")]
         {
             worker.faults = self.faults;

@@ -91,8 +91,8 @@ impl Overrides {
     }
 }
 
-/// How a chat is put before the model.
-#[derive(Debug, Default)]
+/// How a chat is put before the model. No `Debug`: variables would print.
+#[derive(Default)]
 pub(crate) struct ChatOptions {
     pub tools: Vec<Tool>,
     /// The name of one of the checkpoint's templates.
@@ -338,7 +338,7 @@ impl Request {
         self
     }
 
-    /// A variable for the chat template, such as `enable_thinking`.
+    /// A variable for the chat template, such as `enable_thinking`. A setting, no content: it is not overwritten.
     pub fn template_variable(mut self, name: impl Into<String>, value: impl Into<serde_json::Value>) -> Self {
         self.chat.variables.insert(name.into(), value.into());
         self

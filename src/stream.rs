@@ -50,7 +50,15 @@ impl Reader {
             Some(FinishReason::Stop) if !tool_calls.is_empty() => FinishReason::ToolCalls,
             reason => reason.unwrap_or(FinishReason::Cancelled),
         };
-        Choice { text, reasoning, tool_calls, tokens: output.tokens, logprobs: output.logprobs, finish_reason, seed: output.seed }
+        Choice {
+            text,
+            reasoning,
+            tool_calls,
+            tokens: output.tokens,
+            logprobs: output.logprobs,
+            finish_reason,
+            seed: output.seed,
+        }
     }
 
     fn next(&mut self) -> Option<Result<Piece>> {
@@ -68,14 +76,24 @@ impl Reader {
     /// Makes pieces of what is fresh: more than one where reasoning ends in it, perhaps none where text is held back.
     fn split(&mut self, fresh: Fresh) {
         let Fresh { choice, text, tokens, logprobs, last } = fresh;
-        let piece = |text, kind| Piece { text, tokens: Secret::default(), logprobs: Default::default(), choice, kind };
+        let piece = |text, kind| Piece {
+            text,
+            tokens: Secret::default(),
+            logprobs: Default::default(),
+            choice,
+            kind,
+        };
         let first = self.ready.len();
         match self.splitters.get_mut(choice) {
             None => self.ready.push_back(piece(text, PieceKind::Content)),
             Some(splitter) => {
-                splitter.push(text.expose(), &mut |kind, text| self.ready.push_back(piece(Secret::new(text.to_owned()), kind)));
+                splitter.push(text.expose(), &mut |kind, text| {
+                    self.ready.push_back(piece(Secret::new(text.to_owned()), kind))
+                });
                 if last {
-                    splitter.finish(&mut |kind, text| self.ready.push_back(piece(Secret::new(text.to_owned()), kind)));
+                    splitter.finish(&mut |kind, text| {
+                        self.ready.push_back(piece(Secret::new(text.to_owned()), kind))
+                    });
                 }
             }
         }

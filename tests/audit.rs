@@ -34,7 +34,8 @@ fn shuffled(random: &mut Random) -> Vec<bool> {
 fn kolmogorov_smirnov(hits: &mut [f64], misses: &mut [f64]) -> f64 {
     hits.sort_by(f64::total_cmp);
     misses.sort_by(f64::total_cmp);
-    let share = |times: &[f64], at: f64| times.partition_point(|&time| time <= at) as f64 / times.len() as f64;
+    let share =
+        |times: &[f64], at: f64| times.partition_point(|&time| time <= at) as f64 / times.len() as f64;
     let all = hits.iter().chain(misses.iter());
     all.map(|&at| (share(hits, at) - share(misses, at)).abs()).fold(0.0, f64::max)
 }

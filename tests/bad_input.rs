@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use amnesic::{Builder, Device, Error, PoisonReason, Request, Session};
+use amnesic::{Builder, Device, Error, FinishReason, GrammarReason, PoisonReason, Request, Session};
 use common::{Random, Recipe};
 use half::{bf16, f16};
 use serde_json::{Value, json};
@@ -1289,6 +1289,14 @@ fn every_error_is_one_readable_line() {
         Error::Poisoned(PoisonReason::ScrubFailed),
         Error::Closed,
         Error::NotFinite,
+        Error::NoToken,
+        Error::NoChatTemplate { folder: PathBuf::from("models/tiny") },
+        Error::Busy { waiting: 65_536, limit: 65_536 },
+        Error::Incomplete { finish_reason: FinishReason::Length },
+        Error::Grammar(GrammarReason::TooComplex),
+        Error::Grammar(GrammarReason::DeadEnd),
+        Error::Grammar(GrammarReason::Rejected),
+        Error::Grammar(GrammarReason::Failed),
     ];
     for error in &errors {
         let shown = error.to_string();

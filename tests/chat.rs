@@ -3,8 +3,8 @@
 mod common;
 
 use amnesic::{
-    Error, FinishReason, Message, PieceKind, Request, ResponseFormat, Role, Session, Tool, assistant, system, tool,
-    user,
+    Error, FinishReason, Message, PieceKind, Request, ResponseFormat, Role, Session, Tool, assistant, system,
+    tool, user,
 };
 use common::default_model;
 
@@ -115,7 +115,10 @@ fn reasoning_is_told_apart() {
     let folder = folder();
     let session = Session::open(folder.path()).unwrap();
     let ask = |form: &str| {
-        Request::chat([user("Why?")]).response_format(ResponseFormat::regex(form)).max_tokens(100).temperature(0.8)
+        Request::chat([user("Why?")])
+            .response_format(ResponseFormat::regex(form))
+            .max_tokens(100)
+            .temperature(0.8)
     };
     let inside = |request: Request| request.template_variable("thinking", true);
     let requests = [ask("<think>[a-z]{5,9}</think>[a-z]{4,8}"), inside(ask("[a-z]{5,9}</think>[a-z]{4,8}"))];
@@ -130,7 +133,10 @@ fn reasoning_is_told_apart() {
             }
         }
         let reply = stream.finish().unwrap();
-        assert_eq!((reply.text(), reply.choices()[0].reasoning()), (content.as_str(), Some(reasoning.as_str())));
+        assert_eq!(
+            (reply.text(), reply.choices()[0].reasoning()),
+            (content.as_str(), Some(reasoning.as_str()))
+        );
         assert!((5..=9).contains(&reasoning.len()) && (4..=8).contains(&content.len()), "{index}");
     }
 }

@@ -32,8 +32,7 @@ fn builder(folder: &Path) -> Builder {
 fn mixed(random: &mut Random, count: usize) -> Vec<Box<dyn Fn() -> Request>> {
     (0..count)
         .map(|_| {
-            let prompt: Vec<u32> =
-                (0..1 + random.below(150)).map(|_| random.below(VOCAB) as u32).collect();
+            let prompt: Vec<u32> = (0..1 + random.below(150)).map(|_| random.below(VOCAB) as u32).collect();
             let (max, seed, kind) = (1 + random.below(90), random.next(), random.below(6));
             Box::new(move || {
                 let request = Request::tokens(prompt.clone()).max_tokens(max).seed(seed);
@@ -222,7 +221,8 @@ fn an_idle_conversation_gives_its_memory_to_others_and_loses_no_token() {
             .collect()
     };
     let (quiet, disturbed) = (run(false), run(true));
-    let tokens = |run: &[(Vec<u32>, usize)]| -> Vec<Vec<u32>> { run.iter().map(|(t, _)| t.clone()).collect() };
+    let tokens =
+        |run: &[(Vec<u32>, usize)]| -> Vec<Vec<u32>> { run.iter().map(|(t, _)| t.clone()).collect() };
     assert_eq!(tokens(&quiet), tokens(&disturbed));
     assert!(quiet[1].1 > 0 && disturbed[1].1 == 0, "{quiet:?} {disturbed:?}");
 }
@@ -347,7 +347,8 @@ fn a_deadline_ends_a_request_with_what_there_is() {
 #[test]
 fn a_slow_reader_holds_up_itself_only() {
     let folder = folder();
-    let session = builder(folder.path()).kv_tokens(1024).context_length(1024).max_sequences(1).open().unwrap();
+    let session =
+        builder(folder.path()).kv_tokens(1024).context_length(1024).max_sequences(1).open().unwrap();
     let request = || Request::tokens([1, 2, 3]).max_tokens(600).temperature(1.0).seed(2);
     let whole = session.generate(request()).unwrap();
     let mut stream = session.stream(request().stream_buffer(10)).unwrap();
@@ -451,10 +452,9 @@ fn guesses_change_no_token_and_save_steps() {
     for (temperature, seed) in [(0.0, 1), (0.9, 2), (1.3, 3)] {
         let request = || Request::prompt(code).max_tokens(80).temperature(temperature).seed(seed);
         let plain = session.generate(request()).unwrap();
-        for speculation in [
-            Speculation::PromptLookup { ngram: 3, tokens: 6 },
-            Speculation::Draft { tokens: 4 },
-        ] {
+        for speculation in
+            [Speculation::PromptLookup { ngram: 3, tokens: 6 }, Speculation::Draft { tokens: 4 }]
+        {
             let steps = session.counters().steps;
             let guessed = session.generate(request().speculate(speculation)).unwrap();
             let steps = (session.counters().steps - steps) as usize;
@@ -475,7 +475,8 @@ fn guesses_change_no_token_and_save_steps() {
     recipe.seed = 99;
     recipe.write(target.path(), None);
     let session = builder(folder.path()).draft(target.path()).kv_tokens(1024).open().unwrap();
-    let request = |i: u32| Request::tokens(vec![i, 8, i]).max_tokens(60 + i as usize).temperature(0.7).seed(9);
+    let request =
+        |i: u32| Request::tokens(vec![i, 8, i]).max_tokens(60 + i as usize).temperature(0.7).seed(9);
     let plain: Vec<_> = (0..12).map(|i| session.generate(request(i)).unwrap().tokens().to_vec()).collect();
     let guessing = (0..12).map(|i| request(i).speculate(Speculation::Draft { tokens: 1 + i as usize % 5 }));
     let replies = session.generate_batch(guessing).unwrap();
@@ -483,7 +484,8 @@ fn guesses_change_no_token_and_save_steps() {
     assert!(replies.iter().map(|reply| reply.usage.drafted_tokens).sum::<usize>() > 100);
     let mut conversation = session.conversation();
     let turn = || Request::tokens([3, 4, 5]).max_tokens(70).speculate(Speculation::Draft { tokens: 3 });
-    let turns: Vec<u32> = (0..3).flat_map(|_| conversation.generate(turn()).unwrap().tokens().to_vec()).collect();
+    let turns: Vec<u32> =
+        (0..3).flat_map(|_| conversation.generate(turn()).unwrap().tokens().to_vec()).collect();
     drop(conversation);
     let mut conversation = session.conversation();
     let plain = || Request::tokens([3, 4, 5]).max_tokens(70);

@@ -22,8 +22,8 @@ const THREADS: usize = 6;
 
 /// In every prompt, inverted so that the program itself does not hold it.
 const CANARY: [u8; 20] = [
-    !b'Z', !b'e', !b'b', !b'u', !b'l', !b'o', !b'n', !b' ', !b'Q', !b'u', !b'a', !b'r', !b't', !b'z', !b'w', !b'i',
-    !b'c', !b'k', !b' ', !b'7',
+    !b'Z', !b'e', !b'b', !b'u', !b'l', !b'o', !b'n', !b' ', !b'Q', !b'u', !b'a', !b'r', !b't', !b'z', !b'w',
+    !b'i', !b'c', !b'k', !b' ', !b'7',
 ];
 
 fn request(random: &mut Random, public: &Public) -> Request {

@@ -38,7 +38,9 @@ fn fits(reply: &Reply) {
         assert!(object["name"].as_str().unwrap().chars().count() <= 12);
         assert!(["struct", "trait", "crate"].contains(&object["kind"].as_str().unwrap()));
         assert!(object["size"].as_u64().unwrap() <= 4096);
-        assert!(object["tags"].as_array().unwrap().iter().all(|tag| tag.as_str().unwrap().chars().count() <= 6));
+        assert!(
+            object["tags"].as_array().unwrap().iter().all(|tag| tag.as_str().unwrap().chars().count() <= 6)
+        );
     }
 }
 
@@ -47,7 +49,8 @@ fn replies_have_the_form_that_was_asked_for() {
     let session = session();
     for seed in 0..6 {
         fits(&session.generate(ask(seed).response_format(ResponseFormat::json_schema(schema()))).unwrap());
-        let word = session.generate(ask(seed).response_format(ResponseFormat::regex("(yes|no|maybe)!"))).unwrap();
+        let word =
+            session.generate(ask(seed).response_format(ResponseFormat::regex("(yes|no|maybe)!"))).unwrap();
         assert!(["yes!", "no!", "maybe!"].contains(&word.text()), "{}", word.text());
         assert_eq!(word.finish_reason(), FinishReason::Stop);
         let lark = "start: sum\nsum: NUMBER (\"+\" NUMBER)~1..3\nNUMBER: /[1-9][0-9]?/";

@@ -20,6 +20,6 @@ mod tool_calls;
 mod tests;
 
 pub use message::{Message, Role, Tool, ToolCall, assistant, system, tool, user};
-pub use reply::{Parsed, PieceKind, Style};
+pub use reply::{PieceKind, Style};
 pub use splitter::Splitter;
 pub use template::{ChatInput, Templates};

@@ -1,5 +1,6 @@
 //! Chat templates: found in a checkpoint, rendered with messages and tools.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -39,8 +40,8 @@ pub struct ChatInput<'a> {
     pub messages: &'a [Message],
     /// What the model may call; at most 128, 1 MiB in all.
     pub tools: &'a [Tool],
-    /// A template of the request's own, instead of the checkpoint's; at most 256 KiB. Templates are code, and one that
-    /// means harm can exhaust memory or stack in spite of the bounds: take none from strangers.
+    /// The name of one of the checkpoint's templates; without one, the one that transformers takes. There is no other
+    /// source of templates: they are code, and one that means harm can exhaust memory or stack in spite of the bounds.
     pub template: Option<&'a str>,
     /// Whether the prompt ends where the assistant begins to speak.
     pub add_generation_prompt: bool,
@@ -53,7 +54,7 @@ impl fmt::Debug for ChatInput<'_> {
         f.debug_struct("ChatInput")
             .field("messages", &self.messages.len())
             .field("tools", &self.tools.len())
-            .field("template_bytes", &self.template.map(str::len))
+            .field("template", &self.template.is_some())
             .field("add_generation_prompt", &self.add_generation_prompt)
             .field("variables", &self.variables.len())
             .finish()
@@ -111,43 +112,39 @@ impl Templates {
     /// repeat what the template says only where it is a sentence of the checkpoint's template.
     pub fn render(&self, input: &ChatInput<'_>, now: SystemTime) -> Result<Secret<String>> {
         check(input)?;
-        let source = match input.template {
-            Some(_) => None,
-            None => Some(self.source(!input.tools.is_empty())?),
-        };
-        let text = input.template.or(source.map(|source| source.text.as_str())).unwrap_or_default();
-        let text = Secret::new(without_generation_tags(text));
-        let template = self.environment.template_from_str(text.expose()).map_err(|error| match source {
-            Some(source) => Error::config(
-                &source.file,
-                source.field.as_str(),
-                format!("a Jinja template that compiles (line {})", error.line().unwrap_or(1)),
-            ),
-            None => Error::request(
-                "template",
-                format!("a Jinja template that compiles (line {})", error.line().unwrap_or(1)),
-            ),
+        let source = self.source(input.template, !input.tools.is_empty())?;
+        let text = without_generation_tags(&source.text);
+        let template = self.environment.template_from_str(&text).map_err(|error| {
+            let expected = format!("a Jinja template that compiles (line {})", error.line().unwrap_or(1));
+            Error::config(&source.file, source.field.as_str(), expected)
         })?;
         let mut out = Bounded::default();
         template
             .render_captured_to(self.variables(input, now)?, &mut out)
-            .map_err(|error| refused(&error, source.map(|source| source.text.as_str())))?;
+            .map_err(|error| refused(&error, &source.text))?;
         out.into_text()
     }
 
     /// Tokens that must stay visible in the text of a reply, special or not, for [`Style`] to find them.
     pub fn markers(&self) -> Vec<&'static str> {
-        self.style(true).markers()
+        let markers = self.sources.iter().flat_map(|source| Style::of(&source.text, true).markers());
+        markers.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// How replies to this checkpoint's prompts are written; without `tools`, calls are left in the text.
-    pub fn style(&self, tools: bool) -> Style {
-        self.source(tools).map_or_else(|_| Style::of("", tools), |source| Style::of(&source.text, tools))
+    /// How replies to the prompts of a template are written; without `tools`, calls are left in the text.
+    pub fn style(&self, template: Option<&str>, tools: bool) -> Style {
+        Style::of(self.source(template, tools).map_or("", |source| &source.text), tools)
     }
 
-    /// `tool_use` for tools, where there is one, else `default`.
-    fn source(&self, tools: bool) -> Result<&Source> {
+    /// The template of that name; without one `tool_use` for tools, where there is one, else `default`.
+    fn source(&self, template: Option<&str>, tools: bool) -> Result<&Source> {
         let named = |name: &str| self.sources.iter().find(|source| source.name == name);
+        if let Some(name) = template {
+            let names: Vec<_> =
+                self.sources.iter().map(|source| source.name.escape_debug().to_string()).collect();
+            let expected = || format!("one of the checkpoint's: {}", names.join(", "));
+            return named(name).ok_or_else(|| Error::request("chat_template", expected()));
+        }
         let first = &self.sources[0];
         named("tool_use").filter(|_| tools).or_else(|| named("default")).ok_or_else(|| {
             Error::config(
@@ -271,19 +268,16 @@ fn check(input: &ChatInput<'_>) -> Result<()> {
     if input.tools.iter().map(Tool::bytes).sum::<usize>() > MAX_TOOLS_BYTES {
         return Err(Error::request("tools", format!("at most {MAX_TOOLS_BYTES} bytes long in all")));
     }
-    if input.template.is_some_and(|template| template.len() > MAX_SOURCE) {
-        return Err(Error::request("template", format!("at most {MAX_SOURCE} bytes long")));
-    }
     Ok(())
 }
 
-/// The error for a template that ran but failed; `source` is the checkpoint's template, if it is one.
-fn refused(error: &minijinja::Error, source: Option<&str>) -> Error {
+/// The error for a template that ran but failed; `source` is the template.
+fn refused(error: &minijinja::Error, source: &str) -> Error {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(current) = cause {
         if let Some(Raised(message)) = current.downcast_ref::<Raised>() {
             let message = message.expose().trim();
-            let known = source.is_some_and(|source| source.contains(message));
+            let known = source.contains(message);
             let expected = "what the chat template accepts";
             return match known && !message.is_empty() && message.len() <= MAX_RAISED {
                 true => Error::request("messages", format!("{expected}; it says: {message}")),

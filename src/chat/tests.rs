@@ -1,7 +1,7 @@
 //! Templates against transformers, on cases that `tools/make_chat_fixtures.py` wrote, and against those who mean harm.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
@@ -149,24 +149,23 @@ fn a_template_that_does_not_compile_is_an_error_when_it_is_asked_for() {
 }
 
 #[test]
-fn a_request_can_bring_its_template() {
+fn a_request_can_name_a_template_and_give_variables() {
+    let named = r#"{"chat_template": [{"name": "default", "template": "D"},
+        {"name": "rag", "template": "{{ name }}{{ messages[0].content }}"}]}"#;
+    let templates = Templates::open(checkpoint(&[("tokenizer_config.json", named)]).path()).unwrap().unwrap();
     let variables = json!({"name": "x", "messages": "kept out"});
     let messages = [user("hello")];
     let mut input = ChatInput {
         messages: &messages,
         tools: &[],
-        template: Some("{{ name }}{{ messages[0].content }}"),
+        template: Some("rag"),
         add_generation_prompt: false,
         variables: variables.as_object().unwrap(),
     };
-    let templates = templates("");
     assert_eq!(templates.render(&input, UNIX_EPOCH).unwrap().expose(), "xhello");
-    for wrong in ["{{ canary", "{{ raise_exception('canary') }}", "{{ canary() }}", "{{ 'canary' | canary }}"]
-    {
-        input.template = Some(wrong);
-        let error = templates.render(&input, UNIX_EPOCH).unwrap_err();
-        assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
-    }
+    input.template = Some("canary");
+    let error = templates.render(&input, UNIX_EPOCH).unwrap_err().to_string();
+    assert_eq!(error, "request: `chat_template` must be one of the checkpoint's: default, rag");
 }
 
 #[test]
@@ -211,17 +210,6 @@ fn inputs_are_bounded() {
     assert_eq!(tools(128, 1).unwrap(), "1 128");
     assert!(tools(129, 1).unwrap_err().to_string().contains("`tools` must be at most 128 tools"));
     assert!(tools(2, 512 << 10).unwrap_err().to_string().contains("`tools` must be at most 1048576 bytes"));
-    let variables = Map::new();
-    let long = " ".repeat((256 << 10) + 1);
-    let input = ChatInput {
-        messages: &[user("")],
-        tools: &[],
-        template: Some(&long),
-        add_generation_prompt: true,
-        variables: &variables,
-    };
-    let error = templates.render(&input, SystemTime::now()).unwrap_err().to_string();
-    assert_eq!(error, "request: `template` must be at most 262144 bytes long");
 }
 
 #[test]

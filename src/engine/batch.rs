@@ -40,7 +40,14 @@ impl Builder {
 
     /// Adds tokens of one sequence: `ids`, then `drafts`, from `position` on, in the blocks of `table`. Those at
     /// position `outputs_from` and behind get a row of logits each; returns how many.
-    pub fn add(&mut self, ids: &[u32], drafts: &[u32], position: usize, table: &[u32], outputs_from: usize) -> usize {
+    pub fn add(
+        &mut self,
+        ids: &[u32],
+        drafts: &[u32],
+        position: usize,
+        table: &[u32],
+        outputs_from: usize,
+    ) -> usize {
         let (row, rows) = (self.positions.len(), ids.len() + drafts.len());
         let end = position + rows;
         self.spans.push(Span { row, rows, position, table: self.blocks.len() });

@@ -158,10 +158,14 @@ impl Intake {
         if prompt_tokens.checked_add(asked).is_none_or(|tokens| tokens > context) {
             return Err(Error::ContextLength { prompt_tokens, max_tokens: asked, context });
         }
-        let max_tokens = request.max_tokens.unwrap_or(Request::DEFAULT_MAX_TOKENS).min(context - prompt_tokens);
+        let max_tokens =
+            request.max_tokens.unwrap_or(Request::DEFAULT_MAX_TOKENS).min(context - prompt_tokens);
         request.logit_bias.check_ids(self.defaults.vocab)?;
         if matches!(request.speculation, Some(Speculation::Draft { .. })) && !self.defaults.draft {
-            return Err(Error::request("speculate", "without a draft checkpoint, prompt lookup: see Builder::draft"));
+            return Err(Error::request(
+                "speculate",
+                "without a draft checkpoint, prompt lookup: see Builder::draft",
+            ));
         }
         let choices = request.choices();
         let mut guides = self.guides(&request, choices)?.into_iter();
@@ -279,7 +283,10 @@ impl Intake {
         const SLACK: usize = 4;
         let most = self.defaults.limits.context.saturating_mul(SLACK * self.longest_token);
         if prompt.len() > most {
-            return Err(Error::request("prompt", format!("at most {most} bytes for this context and vocabulary")));
+            return Err(Error::request(
+                "prompt",
+                format!("at most {most} bytes for this context and vocabulary"),
+            ));
         }
         self.text()?.encode(prompt, specials, ids)
     }
@@ -305,7 +312,11 @@ impl Intake {
             Prompt::Chat(messages) => {
                 let templates = self.templates()?;
                 let prompt = self.render(templates, request, messages)?;
-                style = Some(templates.style(!request.chat.tools.is_empty()).after(prompt.expose()));
+                style = Some(
+                    templates
+                        .style(request.chat.template.as_deref(), !request.chat.tools.is_empty())
+                        .after(prompt.expose()),
+                );
                 self.encode_text(prompt.expose(), false, &mut ids)?;
             }
         }
@@ -328,7 +339,12 @@ impl Intake {
         self.templates.as_ref().ok_or_else(|| Error::NoChatTemplate { folder: folder() })
     }
 
-    fn render(&self, templates: &Templates, request: &Request, messages: &[chat::Message]) -> Result<Secret<String>> {
+    fn render(
+        &self,
+        templates: &Templates,
+        request: &Request,
+        messages: &[chat::Message],
+    ) -> Result<Secret<String>> {
         let input = ChatInput {
             messages,
             tools: &request.chat.tools,

@@ -43,6 +43,11 @@ impl Guide {
         self.matcher.accept(token)
     }
 
+    /// How many of these guesses could follow. Where the grammar cannot say, none.
+    pub fn allowed(&mut self, guesses: &[u32]) -> usize {
+        self.matcher.validate(guesses).unwrap_or(0)
+    }
+
     /// Whether nothing but an end token can follow.
     pub fn is_over(&self) -> bool {
         self.matcher.is_stopped()

@@ -386,7 +386,8 @@ impl Scheduler {
     /// Takes the blocks of what was not used for longest; false if that frees none.
     fn evict(&mut self, store: &mut impl Store) -> bool {
         let idle = |kept: &&Kept| kept.table.iter().any(|&block| !self.pool.is_shared(block));
-        let oldest = self.kept.iter().filter(|(_, kept)| idle(kept)).min_by_key(|(key, kept)| (kept.used, **key));
+        let oldest =
+            self.kept.iter().filter(|(_, kept)| idle(kept)).min_by_key(|(key, kept)| (kept.used, **key));
         let Some((&key, _)) = oldest else { return false };
         let kept = self.kept.get_mut(&key).expect("found just now");
         kept.cached = 0;

@@ -58,7 +58,12 @@ pub struct Sequence {
 
 impl Sequence {
     /// For a prompt. `pieces` is none where the checkpoint has no tokenizer.
-    pub fn new(ids: Secret<Vec<u32>>, sampling: Sampling, common: Arc<Common>, pieces: Option<&Pieces>) -> Self {
+    pub fn new(
+        ids: Secret<Vec<u32>>,
+        sampling: Sampling,
+        common: Arc<Common>,
+        pieces: Option<&Pieces>,
+    ) -> Self {
         Self {
             job: 0,
             choice: 0,
@@ -81,7 +86,8 @@ impl Sequence {
         let mut ids = Secret::<Vec<u32>>::default();
         ids.reserve(self.most_tokens());
         ids.extend(self.ids.expose());
-        let sampling = Sampling { seed: self.sampling.seed.wrapping_add(choice as u64), ..self.sampling.clone() };
+        let sampling =
+            Sampling { seed: self.sampling.seed.wrapping_add(choice as u64), ..self.sampling.clone() };
         let mut fork = Self::new(ids, sampling, self.common.clone(), pieces);
         (fork.job, fork.choice, fork.guide) = (self.job, choice, guide);
         fork

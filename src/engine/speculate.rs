@@ -28,6 +28,10 @@ mod tests {
         assert_eq!(lookup(&[2, 3, 6, 8, 3, 7, 2, 3], 2, 2), [6, 8], "the longest");
         assert_eq!(lookup(&[8, 3, 7, 2, 3], 2, 2), [7, 2], "a shorter one where there is no longer one");
         assert_eq!(lookup(&[4, 4, 4], 3, 5), [4], "a match may overlap the end");
-        assert!(lookup(&[1, 2, 3], 3, 5).is_empty() && lookup(&[1], 3, 5).is_empty() && lookup(&[], 3, 5).is_empty());
+        assert!(
+            lookup(&[1, 2, 3], 3, 5).is_empty()
+                && lookup(&[1], 3, 5).is_empty()
+                && lookup(&[], 3, 5).is_empty()
+        );
     }
 }

@@ -277,8 +277,8 @@ impl<B: Backend> Worker<B> {
         self.turns.clear();
         self.turns.extend(self.scheduler.plan(&mut self.models));
         let mut turns = std::mem::take(&mut self.turns);
-        let looking = self.send_guides(&turns);
         self.guess(&mut turns);
+        let looking = self.send_guides(&turns);
         self.fill_batch(&turns);
         if !turns.is_empty() {
             self.models.main.forward();
@@ -336,7 +336,11 @@ impl<B: Backend> Worker<B> {
         }
         self.ask_draft(turns);
         for turn in turns.iter_mut() {
-            turn.drafts = self.sequences[&turn.id].drafts.expose().len();
+            let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
+            if let Some(guide) = sequence.guide.as_mut().filter(|_| !sequence.drafts.expose().is_empty()) {
+                sequence.drafts.truncate(guide.allowed(sequence.drafts.expose()));
+            }
+            turn.drafts = sequence.drafts.expose().len();
         }
     }
 
@@ -383,7 +387,9 @@ impl<B: Backend> Worker<B> {
                 }
                 let (logits, context) = (draft.logits(row), Context { mask: None, ..sequence.context() });
                 row += 1;
-                let Ok(token) = self.sampler.sample(logits, &sequence.sampling, &context) else { return false };
+                let Ok(token) = self.sampler.sample(logits, &sequence.sampling, &context) else {
+                    return false;
+                };
                 sequence.ids.push(token);
                 sequence.ids.expose().len() < known + turn.drafts
             });
@@ -450,7 +456,8 @@ impl<B: Backend> Worker<B> {
         let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
         let cached = self.scheduler.entry(turn.id).cached + turn.tokens + accepted;
         sequence.draft_cached = sequence.draft_cached.min(cached);
-        let (known, drafts) = (sequence.ids.expose().len(), sequence.common.speculation.map_or(0, Speculation::tokens));
+        let (known, drafts) =
+            (sequence.ids.expose().len(), sequence.common.speculation.map_or(0, Speculation::tokens));
         let job = self.jobs.get_mut(&sequence.job).expect("a member's job");
         job.usage.drafted_tokens += turn.drafts;
         job.usage.accepted_tokens += accepted;

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io::{self, Write};
 
 use serde_json::Value;
+#[cfg(feature = "schema")]
+use serde_json::json;
 
 use super::schema;
 use crate::memory::Secret;
@@ -55,6 +57,14 @@ impl ResponseFormat {
     /// `prefixItems`, `minItems`, `maxItems`; `minLength`, `maxLength`, `pattern`, `format`; `minimum`, `maximum`,
     /// `exclusiveMinimum`, `exclusiveMaximum`, `multipleOf`; and annotations. Others are refused by name.
     ///
+    /// Nothing invalid gets through, but that a key which the schema does not name may come twice. Not all that is
+    /// valid does: keys come in one order only, bounds with decimals leave out some numbers near them, and strings
+    /// have no `\u` escapes, so no control characters other than `\n`, `\r`, `\t`, `\b` and `\f`. Numbers without bounds
+    /// are JSON's, of any length and exponent.
+    ///
+    /// At most [`ResponseFormat::MAX_SCHEMA_BYTES`], 8192 values, 64 levels and 200 properties in an object; less where
+    /// alternatives and patterns multiply.
+    ///
     /// The strings of `schema` are overwritten; numbers and the map's own nodes are freed as they are.
     pub fn json_schema(schema: Value) -> Self {
         let mut text = Secret::<Vec<u8>>::with_capacity(4096);
@@ -66,16 +76,14 @@ impl ResponseFormat {
         Self(Kind::JsonSchema(text))
     }
 
-    /// The schema of a type, by its `JsonSchema` (feature `schema`). `uniqueItems`, which sets have, is left out: a
-    /// set takes an element that comes twice.
+    /// The schema of a type, by its `JsonSchema` (feature `schema`), with two differences: `uniqueItems`, which sets
+    /// have, is left out, since a set takes an element that comes twice; and integers get their types' ranges (up to
+    /// 2^63 for `u64`, down to -9e18 for `i64`), without -0, which JSON has and integers have not.
     #[cfg(feature = "schema")]
     pub fn schema_of<T: schemars::JsonSchema>() -> Self {
         use schemars::generate::SchemaSettings;
         use schemars::transform::RecursiveTransform;
-        let without_unique = RecursiveTransform(|schema: &mut schemars::Schema| {
-            schema.remove("uniqueItems");
-        });
-        let settings = SchemaSettings::draft2020_12().with_transform(without_unique);
+        let settings = SchemaSettings::draft2020_12().with_transform(RecursiveTransform(fit_to_rust));
         Self::json_schema(settings.into_generator().into_root_schema_for::<T>().to_value())
     }
 
@@ -110,6 +118,36 @@ impl fmt::Debug for ResponseFormat {
             Kind::Lark(text) => ("Lark", text.expose().len()),
         };
         f.debug_struct(kind).field("bytes", &len).finish()
+    }
+}
+
+/// See [`ResponseFormat::schema_of`].
+#[cfg(feature = "schema")]
+fn fit_to_rust(schema: &mut schemars::Schema) {
+    const MIN_I64: i64 = -9_000_000_000_000_000_000;
+    schema.remove("uniqueItems");
+    let (low, high) = match schema.get("format").and_then(Value::as_str) {
+        Some("int8") => (i8::MIN.into(), i8::MAX.into()),
+        Some("int16") => (i16::MIN.into(), i16::MAX.into()),
+        Some("int32") => (i32::MIN.into(), i32::MAX.into()),
+        Some("uint32") => (0, u32::MAX.into()),
+        Some("int64" | "int" | "int128") => (MIN_I64, i64::MAX),
+        Some("uint64" | "uint" | "uint128") => (0, i64::MAX),
+        _ => return,
+    };
+    // The type's own attributes may say less.
+    let low = schema.get("minimum").and_then(Value::as_i64).map_or(low, |own| own.max(low));
+    let high = schema.get("maximum").and_then(Value::as_i64).map_or(high, |own| own.min(high));
+    let object = schema.ensure_object();
+    if low < 0 && high >= 0 && !object.contains_key("anyOf") {
+        // In two parts neither of which has the number -0, which serde reads as a float.
+        object.remove("minimum");
+        object.remove("maximum");
+        let parts = json!([{ "minimum": low, "maximum": -1 }, { "minimum": 0, "maximum": high }]);
+        object.insert("anyOf".into(), parts);
+    } else {
+        object.insert("minimum".into(), low.into());
+        object.insert("maximum".into(), high.into());
     }
 }
 

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use llguidance::TokenParser;
 use llguidance::api::StopReason;
 use llguidance::panic_utils::catch_unwind;
+use llguidance::toktrie::SimpleVob;
 
 use super::GrammarReason;
 use super::vocabulary::Vocabulary;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::memory::Secret;
 
 /// How many Earley items accepted tokens may add in all, at 8 to 16 bytes each: a hostile grammar has up to
@@ -52,7 +53,7 @@ impl Matcher {
         let (raw, accepting) = self.guarded(|this| {
             let accepting = this.parser.is_accepting();
             match this.parser.compute_mask() {
-                Ok(mask) => Some((Secret::<Vec<u32>>::new(mask.into()), accepting)),
+                Ok(mask) => Some((this.without_strays(mask)?, accepting)),
                 // Complete, and the vocabulary has nothing that follows, not even an end token.
                 Err(_) if accepting && this.parser.stop_reason() == StopReason::NoExtensionBias => {
                     Some((Secret::new(vec![0; this.vocabulary.mask_words()]), true))
@@ -117,28 +118,6 @@ impl Matcher {
         self.guarded(|this| this.parser.validate_tokens_raw(&tokens[..known]).ok())
     }
 
-    /// Takes back the last `count` tokens.
-    ///
-    /// # Errors
-    /// [`Matcher::can_rollback`] is false, or fewer tokens were accepted.
-    pub fn rollback(&mut self, count: usize) -> Result<()> {
-        self.check()?;
-        let ended = usize::from(self.ended && count > 0);
-        if count > self.parser.num_tokens() + ended || (count > ended && !self.can_rollback()) {
-            return Err(GrammarReason::Rejected.into());
-        }
-        if count > ended {
-            self.guarded(|this| this.parser.rollback(count - ended).ok())?;
-        }
-        self.ended &= ended == 0;
-        Ok(())
-    }
-
-    /// Whether tokens can be taken back: always, but for Lark grammars with `stop=` or `max_tokens=`.
-    pub fn can_rollback(&self) -> bool {
-        self.parser.parser.grammar().lexer_spec().can_rollback()
-    }
-
     /// Whether the reply may end here.
     ///
     /// # Errors
@@ -157,6 +136,18 @@ impl Matcher {
         self.failed || self.ended || self.parser.stopped()
     }
 
+    /// Without special tokens that the grammar does not name: an expression that matches any byte, as complements do,
+    /// matches the mark before their names in the trie.
+    fn without_strays(&mut self, mut mask: SimpleVob) -> Option<Secret<Vec<u32>>> {
+        let vocabulary = self.vocabulary.clone();
+        for &id in vocabulary.specials() {
+            if mask.is_allowed(id) && !self.parser.validate_token(id).ok()? {
+                mask.disallow_token(id);
+            }
+        }
+        Some(Secret::new(mask.into()))
+    }
+
     fn check(&self) -> Result<()> {
         if self.failed { Err(GrammarReason::Failed.into()) } else { Ok(()) }
     }
@@ -165,18 +156,21 @@ impl Matcher {
     fn guarded<T>(&mut self, work: impl FnOnce(&mut Self) -> Option<T>) -> Result<T> {
         self.check()?;
         // llguidance's own: while it runs, the panic hook prints no message, which could quote the reply.
-        let result = catch_unwind(AssertUnwindSafe(|| Ok(work(self))));
-        if let Ok(Some(value)) = result
-            && self.parser.stop_reason().is_ok()
-        {
-            return Ok(value);
-        }
-        self.failed = true;
-        Err(Error::from(match self.parser.stop_reason() {
-            StopReason::LexerTooComplex | StopReason::ParserTooComplex => GrammarReason::TooComplex,
-            StopReason::NoExtensionBias => GrammarReason::DeadEnd,
+        let ran = catch_unwind(AssertUnwindSafe(|| {
+            let value = work(self);
+            // Some calls answer no where they ran out of fuel. (After a panic, this would be another.)
+            Ok((value, self.parser.parser.get_error().is_some()))
+        }));
+        let reason = match (ran, self.parser.stop_reason()) {
+            (Ok((Some(value), false)), reason) if reason.is_ok() => return Ok(value),
+            (Ok((_, true)), _) | (_, StopReason::LexerTooComplex | StopReason::ParserTooComplex) => {
+                GrammarReason::TooComplex
+            }
+            (_, StopReason::NoExtensionBias) => GrammarReason::DeadEnd,
             _ => GrammarReason::Failed,
-        }))
+        };
+        self.failed = true;
+        Err(reason.into())
     }
 
     /// A second matcher at the same place.

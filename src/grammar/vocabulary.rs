@@ -16,6 +16,8 @@ pub struct Vocabulary {
     trie: TokTrie,
     /// Bit id % 32 of word id / 32: the token has bytes. Not those that pad the model's vocabulary.
     drawable: Vec<u32>,
+    /// Special tokens that end nothing.
+    specials: Vec<TokenId>,
     /// All end tokens, as bits.
     ends: Vec<u32>,
     end_tokens: Vec<TokenId>,
@@ -37,8 +39,11 @@ impl Vocabulary {
             trie = trie.with_eos_tokens(&end_tokens);
         }
         let drawable = bits(vocab, (0..vocab as TokenId).filter(|&id| !words[id as usize].is_empty()));
+        let is_special = |id: &TokenId| words[*id as usize].first() == Some(&TokTrie::SPECIAL_TOKEN_MARKER);
+        let specials =
+            (0..vocab as TokenId).filter(|id| is_special(id) && !end_tokens.contains(id)).collect();
         let ends = bits(vocab, end_tokens.iter().copied());
-        Self { trie, drawable, ends, end_tokens }
+        Self { trie, drawable, specials, ends, end_tokens }
     }
 
     /// How many words a mask has.
@@ -54,6 +59,11 @@ impl Vocabulary {
     /// Whether the token has bytes, or is special.
     pub fn is_drawable(&self, id: TokenId) -> bool {
         self.drawable.get(id as usize / 32).is_some_and(|word| word >> (id % 32) & 1 == 1)
+    }
+
+    /// The special tokens, but for those that end a reply.
+    pub fn specials(&self) -> &[TokenId] {
+        &self.specials
     }
 
     /// The mask in which only end tokens are allowed, if any.

@@ -21,8 +21,8 @@ pub enum NotCovered {
         /// Bytes concerned.
         bytes: u64,
     },
-    /// Heap temporaries inside third-party crates (the tokenizer's copies of the text) are freed, not overwritten:
-    /// [`crate::alloc::Scrubbing`] is not this process's global allocator.
+    /// Heap temporaries inside third-party crates are freed, not overwritten: the tokenizer's copies of the text, what
+    /// chat templates render, the state of grammars. [`crate::alloc::Scrubbing`] is not this process's global allocator.
     HeapTemporaries,
 }
 

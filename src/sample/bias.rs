@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::BANNED;
 use crate::error::{Error, Result};
-use crate::memory::{Scrubbed, Secret};
+use crate::memory::Secret;
 
 /// Tokens and what is added to their logits. Overwritten when it drops; `Debug` prints the length only.
 #[derive(Default)]
@@ -55,11 +55,6 @@ impl LogitBias {
             return Err(Error::request("logit_bias", format!("at most {vocab} entries")));
         }
         Ok(())
-    }
-
-    /// Overwrites it now.
-    pub fn wipe(&mut self) -> Scrubbed {
-        self.entries.wipe()
     }
 
     /// Adds the numbers to the logits; ids outside are passed over.

@@ -7,7 +7,7 @@ use std::fmt;
 use super::Sampler;
 use super::softmax::{Scale, finite, largest};
 use crate::error::{Error, Result};
-use crate::memory::{Scrubbed, Secret};
+use crate::memory::Secret;
 
 /// One record for each token of a reply, in order. Overwritten when it drops; `Debug` prints lengths only.
 #[derive(Default)]
@@ -82,11 +82,6 @@ impl Logprobs {
     pub(crate) fn tail(&self, index: usize) -> Self {
         let words = &self.words.expose()[(index * self.width()).min(self.words.expose().len())..];
         Self { top: self.top, words: Secret::new(words.to_vec()) }
-    }
-
-    /// Overwrites it now.
-    pub fn wipe(&mut self) -> Scrubbed {
-        self.words.wipe()
     }
 
     fn width(&self) -> usize {
@@ -239,7 +234,5 @@ mod tests {
         assert_eq!(format!("{all:?} {:?}", all.get(0).unwrap()), {
             "Logprobs { top: 1, len: 3 } TokenLogprobs { top: 1, .. }"
         });
-        let _ = all.wipe();
-        assert!(all.is_empty());
     }
 }

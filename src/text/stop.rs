@@ -58,7 +58,8 @@ mod tests {
 
     /// Feeds the pieces; returns what came out after each, and the rest, or what came out before the stop.
     fn run(stops: &[&str], pieces: &[&str]) -> (Vec<String>, bool) {
-        let mut stops = Stops::new(Arc::new(stops.iter().map(|&stop| Secret::new(stop.to_owned())).collect()));
+        let mut stops =
+            Stops::new(Arc::new(stops.iter().map(|&stop| Secret::new(stop.to_owned())).collect()));
         let mut states = Vec::new();
         let mut out = Secret::<Vec<u8>>::default();
         for piece in pieces {

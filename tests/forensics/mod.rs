@@ -10,7 +10,9 @@ use std::path::Path;
 use std::process::Command;
 
 use amnesic::testing::{self, LogitsTap};
-use amnesic::{CancelToken, Error, FinishReason, PoisonReason, Reply, Request, ResponseFormat, Session, Speculation};
+use amnesic::{
+    CancelToken, Error, FinishReason, PoisonReason, Reply, Request, ResponseFormat, Session, Speculation,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::common::Recipe;
@@ -173,7 +175,8 @@ fn child(scenario: &str, folder: &Path) -> Findings {
         "success" | "no-op scrub" => drop(run_to_the_end(&session, &needles)),
         // The prompt in one step and one draw: what the buffers of a step hold is still that at the end.
         "one sampled token" => {
-            let request = canary().max_tokens(1).temperature(1.0).seed(3);
+            // top-k has the sampler make keys, and a bias a copy of the logits
+            let request = canary().max_tokens(1).temperature(1.0).seed(3).top_k(40).logit_bias(99, -1.0);
             assert_eq!(session.generate(request).unwrap().usage.completion_tokens, 1);
         }
         "batch" => {
@@ -294,9 +297,11 @@ fn learn(folder: &Path, recipe: &Recipe) -> Vec<Needle> {
     let f32s = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>();
     let logits = tap.values();
     let (first, last) = (&logits[..VOCAB], &logits[logits.len() - VOCAB..]);
-    // the sampler's keys: logits made monotonous and inverted, above the token id
+    // the sampler's keys of the likeliest tokens: logits made monotonous and inverted, above the token id
     let rising = |logit: f32| if logit < 0.0 { !logit.to_bits() } else { logit.to_bits() | 1 << 31 };
-    let keys = (0..8).flat_map(|id| (u64::from(!rising(first[id])) << 32 | id as u64).to_le_bytes());
+    let mut keys: Vec<u64> = (0..VOCAB).map(|id| u64::from(!rising(first[id])) << 32 | id as u64).collect();
+    keys.sort_unstable();
+    let keys = keys[..8].iter().flat_map(|key| key.to_le_bytes()).collect::<Vec<_>>();
     let text = reply.text().as_bytes();
     let distinct = reply.tokens()[..12].iter().collect::<std::collections::HashSet<_>>().len();
     assert!(

@@ -130,7 +130,8 @@ impl Simulation {
             tokens[..common].copy_from_slice(&known[..common]);
         }
         // one request of a conversation at a time
-        let busy = self.sequences.values().any(|other| other.key == key && key.is_some_and(|key| key % 2 == 1));
+        let busy =
+            self.sequences.values().any(|other| other.key == key && key.is_some_and(|key| key % 2 == 1));
         let key = key.filter(|_| !busy);
         let prefix = key.map(|key| {
             let known = &self.kept[&key].1;
@@ -253,7 +254,10 @@ impl Simulation {
         let sequence = self.sequences.remove(&id).unwrap();
         let count = sequence.tokens.len();
         let alone = Sequence { tokens: sequence.tokens.clone(), ..sequence }.alone();
-        assert!(count <= alone.len() && sequence.tokens == alone[..count], "{id} has other tokens than alone");
+        assert!(
+            count <= alone.len() && sequence.tokens == alone[..count],
+            "{id} has other tokens than alone"
+        );
         let keep = count == alone.len();
         if let Some(key) = sequence.key.filter(|key| key % 2 == 1 && keep) {
             let cached = self.scheduler.entry(id).cached;
@@ -278,7 +282,9 @@ impl Simulation {
         }
         if self.random.below(50) == 0 {
             let key = 1 + self.random.below(6);
-            if !self.sequences.values().any(|sequence| sequence.key == Some(key)) && self.kept.remove(&key).is_some() {
+            if !self.sequences.values().any(|sequence| sequence.key == Some(key))
+                && self.kept.remove(&key).is_some()
+            {
                 self.scheduler.forget(key, &mut self.cells);
             }
         }
