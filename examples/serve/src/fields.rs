@@ -1,0 +1,199 @@
+//! A JSON object of a request, field by field. Errors tell a field's place and what it must be, never what it was:
+//! serde's own messages quote the text.
+
+use serde_json::{Map, Value};
+
+use crate::error::{ApiError, Result};
+
+/// Where a field stands: `messages[2].content`.
+#[derive(Clone, Debug)]
+pub struct Place(pub String);
+
+impl From<&str> for Place {
+    fn from(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+}
+
+impl Place {
+    /// The `index`-th element of the array here.
+    pub fn element(&self, index: usize) -> Self {
+        Self(format!("{}[{index}]", self.0))
+    }
+
+    /// The field `name` of the object here.
+    pub fn field(&self, name: &str) -> Self {
+        Self(if self.0.is_empty() { name.to_owned() } else { format!("{}.{name}", self.0) })
+    }
+}
+
+/// An object whose fields are taken one after another. `null` is the same as nothing, as in OpenAI's interface.
+pub struct Fields {
+    place: Place,
+    map: Map<String, Value>,
+}
+
+impl Fields {
+    /// The request's body.
+    ///
+    /// # Errors
+    /// It is not a JSON object.
+    pub fn parse(body: &[u8]) -> Result<Self> {
+        match serde_json::from_slice(body) {
+            Ok(Value::Object(map)) => Ok(Self { place: Place(String::new()), map }),
+            Ok(_) => Err(ApiError::invalid("the body must be a JSON object")),
+            Err(error) => {
+                let (line, column) = (error.line(), error.column());
+                Err(ApiError::invalid(format!("the body must be JSON: line {line}, column {column} is not")))
+            }
+        }
+    }
+
+    /// An object within the request.
+    pub fn of(place: Place, value: Value) -> Result<Self> {
+        match value {
+            Value::Object(map) => Ok(Self { place, map }),
+            _ => Err(ApiError::field(place, "an object")),
+        }
+    }
+
+    /// The place of the field `name`.
+    pub fn place(&self, name: &str) -> Place {
+        self.place.field(name)
+    }
+
+    /// Takes a field's value.
+    pub fn take(&mut self, name: &str) -> Option<Value> {
+        // the map keeps its order, which tells where an unknown field stands
+        self.map.get_mut(name).map(Value::take).filter(|value| !value.is_null())
+    }
+
+    pub fn string(&mut self, name: &str) -> Result<Option<String>> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(self.wrong(name, "a string")),
+        }
+    }
+
+    /// A string that must be there.
+    pub fn required(&mut self, name: &str) -> Result<String> {
+        self.string(name)?.ok_or_else(|| self.wrong(name, "given"))
+    }
+
+    pub fn flag(&mut self, name: &str) -> Result<Option<bool>> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(flag)),
+            Some(_) => Err(self.wrong(name, "true or false")),
+        }
+    }
+
+    /// A number; the engine checks its bounds.
+    pub fn number(&mut self, name: &str) -> Result<Option<f32>> {
+        let number = self.take(name).map(|value| value.as_f64().ok_or_else(|| self.wrong(name, "a number")));
+        Ok(number.transpose()?.map(|number| number as f32))
+    }
+
+    pub fn count(&mut self, name: &str) -> Result<Option<usize>> {
+        let count = |value: Value| value.as_u64().and_then(|count| usize::try_from(count).ok());
+        let expected = "a whole number from 0";
+        self.take(name).map(|value| count(value).ok_or_else(|| self.wrong(name, expected))).transpose()
+    }
+
+    pub fn integer(&mut self, name: &str) -> Result<Option<i64>> {
+        let expected = "a whole number of 64 bits with a sign";
+        self.take(name).map(|value| value.as_i64().ok_or_else(|| self.wrong(name, expected))).transpose()
+    }
+
+    pub fn array(&mut self, name: &str) -> Result<Option<Vec<Value>>> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Array(values)) => Ok(Some(values)),
+            Some(_) => Err(self.wrong(name, "an array")),
+        }
+    }
+
+    /// The object in the field `name`.
+    pub fn object(&mut self, name: &str) -> Result<Option<Self>> {
+        self.take(name).map(|value| Self::of(self.place(name), value)).transpose()
+    }
+
+    pub fn wrong(&self, name: &str, expected: &str) -> ApiError {
+        ApiError::field(self.place(name), expected)
+    }
+
+    /// All is taken but what says nothing (`null`) and what is in `harmless`; fields in `refused` are told with a
+    /// reason.
+    ///
+    /// # Errors
+    /// There is another field. Its name may be anything, so its number is told.
+    pub fn done(self, harmless: &[&str], refused: &[(&str, &str)]) -> Result<()> {
+        for (index, (name, value)) in self.map.iter().enumerate() {
+            if value.is_null() || harmless.contains(&name.as_str()) {
+                continue;
+            }
+            if let Some((name, why)) = refused.iter().find(|(refused, _)| refused == name) {
+                return Err(ApiError::unsupported(self.place(name), why));
+            }
+            let of = if self.place.0.is_empty() { "the body" } else { &self.place.0 };
+            let message = format!("field {} of {of} has a name that is not known here", index + 1);
+            return Err(ApiError::refused(axum::http::StatusCode::BAD_REQUEST, "unknown_parameter", message));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(error: ApiError) -> String {
+        String::from_utf8(error.json()).unwrap()
+    }
+
+    #[test]
+    fn fields_come_with_their_types() {
+        let body = br#"{"a": "x", "b": 1.5, "c": 7, "d": -3, "e": null, "f": true, "g": [1], "h": {"i": 2}}"#;
+        let mut fields = Fields::parse(body).unwrap();
+        assert_eq!(fields.string("a").unwrap().as_deref(), Some("x"));
+        assert_eq!(fields.number("b").unwrap(), Some(1.5));
+        assert_eq!(fields.count("c").unwrap(), Some(7));
+        assert_eq!(fields.integer("d").unwrap(), Some(-3));
+        assert_eq!(fields.string("e").unwrap(), None);
+        assert_eq!(fields.flag("f").unwrap(), Some(true));
+        assert_eq!(fields.array("g").unwrap().map(|values| values.len()), Some(1));
+        let mut inner = fields.object("h").unwrap().unwrap();
+        assert!(message(inner.string("i").unwrap_err()).contains("`h.i` must be a string"));
+        assert!(fields.done(&[], &[]).is_ok());
+    }
+
+    #[test]
+    fn errors_hold_no_content() {
+        let errors = [
+            Fields::parse(b"{\"prompt\": canary}").err().unwrap(),
+            Fields::parse(b"\"canary\"").err().unwrap(),
+            Fields::parse(br#"{"top_p": "canary"}"#).unwrap().number("top_p").unwrap_err(),
+            Fields::parse(br#"{"n": "canary"}"#).unwrap().count("n").unwrap_err(),
+            Fields::parse(br#"{"seed": 1.5}"#).unwrap().integer("seed").unwrap_err(),
+            Fields::parse(br#"{"stop": {"canary": 1}}"#).unwrap().array("stop").unwrap_err(),
+            Fields::parse(br#"{"a": 1, "canary": 2}"#).unwrap().done(&["a"], &[]).unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!(error.status.as_u16(), 400);
+            assert!(!message(error).contains("canary"));
+        }
+    }
+
+    #[test]
+    fn leftovers_are_told_by_number_or_reason() {
+        let parse = || Fields::parse(br#"{"a": 1, "b": 2, "user": "x"}"#).unwrap();
+        let mut fields = parse();
+        fields.count("a").unwrap();
+        assert!(message(fields.done(&["user"], &[]).unwrap_err()).contains("field 2 of the body"));
+        let mut fields = parse();
+        fields.count("a").unwrap();
+        let told = message(fields.done(&["user"], &[("b", "it is odd")]).unwrap_err());
+        assert!(told.contains("`b` is not supported: it is odd"), "{told}");
+    }
+}

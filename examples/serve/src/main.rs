@@ -1,0 +1,81 @@
+//! An OpenAI-compatible HTTP server on [`amnesic`]: an example of embedding it. See README.md.
+//!
+//! What lives here: HTTP, JSON, and the translation between OpenAI's interface and the engine's. What never will: a
+//! log of content, a cache across requests, anything that is written to a disk.
+#![forbid(unsafe_code)]
+
+mod app;
+mod chat;
+mod completions;
+mod connection;
+mod error;
+mod fields;
+mod log;
+mod logprobs;
+mod messages;
+mod models;
+mod options;
+mod reply;
+mod running;
+mod server;
+mod settings;
+mod tokens;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use app::App;
+use log::say;
+use options::{HELP, Options};
+use tokens::Tokens;
+
+/// Bodies, JSON values and events lie in buffers of hyper, serde_json and this program: this overwrites them when they
+/// are freed.
+#[global_allocator]
+static ALLOCATOR: amnesic::alloc::Scrubbing = amnesic::alloc::Scrubbing;
+
+/// The exit code of a wrong command line.
+const USAGE: u8 = 2;
+/// Threads that serve connections: they wait most of the time, and the engine has its own.
+const THREADS: usize = 2;
+/// Threads that wait for the engine to take a request in or to scrub one.
+const WAITING_THREADS: usize = 64;
+
+fn main() -> ExitCode {
+    log::panics_tell_only_places();
+    match Options::parse(std::env::args_os(), options::key()) {
+        Ok(Some(options)) => run(options).unwrap_or_else(|error| {
+            say(&format!("error: {error}"));
+            ExitCode::FAILURE
+        }),
+        Ok(None) => {
+            print!("{HELP}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            say(&format!("error: {error} (see --help)"));
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn run(options: Options) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let tokens = Tokens::open(&options.model)?;
+    let session = options.open()?;
+    say(&format!("{} on {}", options.name, session.device()));
+    let (address, remote) = (options.address, !options.address.ip().is_loopback());
+    let app = App::new(session, options.name, log::unix_secs() as u64, tokens, options.timeout);
+    let app = Arc::new(app.key(options.key).remote(remote));
+
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime =
+        runtime.enable_all().worker_threads(THREADS).max_blocking_threads(WAITING_THREADS).build()?;
+    let served = runtime.block_on(server::serve(&app, address));
+    runtime.shutdown_timeout(server::GRACE); // what is left of connections and waiting threads goes
+
+    let app = Arc::into_inner(app).ok_or("a request has not ended: the session cannot be closed")?;
+    let poisoned = app.is_poisoned();
+    say(&app.session.close()?.to_string());
+    served?;
+    Ok(if poisoned { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
