@@ -96,7 +96,7 @@ fn batches_choices_and_guesses_change_no_token() {
 #[test]
 fn memory_pressure_keeps_the_form() {
     let session =
-        Session::builder(default_model()).context_length(384).kv_tokens(448).max_sequences(6).open().unwrap();
+        Session::builder(default_model()).context_length(384).kv_tokens(512).max_sequences(6).open().unwrap();
     let request = |seed| {
         let prompt = Request::prompt("The struct is what it was. ".repeat(12)).seed(seed).max_tokens(250);
         prompt.temperature(0.5).response_format(ResponseFormat::json_schema(schema()))
