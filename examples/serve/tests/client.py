@@ -278,7 +278,7 @@ def test_errors(client):
 
 
 def test_leaving(client):
-    settings = {"max_tokens": 900, "n": 32, "temperature": 1.0, "extra_body": {"ignore_eos": True}}
+    settings = {"max_tokens": 300, "n": 32, "temperature": 1.0, "extra_body": {"ignore_eos": True}}
     start = time.monotonic()
     with complete(client, stream=True, **settings) as stream:
         next(iter(stream))
