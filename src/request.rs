@@ -84,7 +84,7 @@ impl Overrides {
             repetition_penalty: self.repetition_penalty.unwrap_or(defaults.repetition_penalty),
             presence_penalty: self.presence_penalty.unwrap_or(defaults.presence_penalty),
             frequency_penalty: self.frequency_penalty.unwrap_or(defaults.frequency_penalty),
-            dry: self.dry.clone().or(defaults.dry.clone()),
+            dry: self.dry.or(defaults.dry),
             min_tokens: self.min_tokens.unwrap_or(defaults.min_tokens),
             seed: self.seed.unwrap_or(seed),
         }

@@ -201,7 +201,7 @@ impl Session {
     pub fn publish(&self, request: Request) -> Result<Public> {
         request.check()?;
         let (answer, answered) = sync_channel(1);
-        self.line.asks.send(Ask::Encode(request, answer)).map_err(|_| self.line.closed())?;
+        self.line.asks.send(Ask::Encode(Box::new(request), answer)).map_err(|_| self.line.closed())?;
         let ids = answered.recv().map_err(|_| self.line.closed())??;
         Ok(Public::new(&self.line, ids))
     }

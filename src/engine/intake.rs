@@ -47,7 +47,7 @@ pub enum Ask {
     /// Requests that come in together: all are accepted, or none; told once, an error with its place.
     Submit(Vec<(Request, Outbox)>, SyncSender<std::result::Result<(), (usize, Error)>>),
     /// The ids of a prompt, without a request.
-    Encode(Request, SyncSender<Result<Secret<Vec<u32>>>>),
+    Encode(Box<Request>, SyncSender<Result<Secret<Vec<u32>>>>),
     /// The session's handle is gone.
     Close,
 }
@@ -72,6 +72,15 @@ pub struct Intake {
     pub breakers: Option<Arc<Secret<Vec<u32>>>>,
 }
 
+/// A prompt that was read.
+struct Encoded {
+    ids: Secret<Vec<u32>>,
+    /// What of it may be in the cache.
+    prefix: Option<Prefix>,
+    /// Of a chat: how replies are written.
+    style: Option<Style>,
+}
+
 /// Where DRY's repetitions begin anew, as in llama.cpp.
 const BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
 
@@ -82,7 +91,7 @@ impl Intake {
             match ask {
                 Ask::Submit(requests, answer) => self.submit(requests, &answer),
                 Ask::Encode(request, answer) => {
-                    let ids = self.guarded(|this| this.encode(&request).map(|(ids, ..)| ids));
+                    let ids = self.guarded(|this| this.encode(&request).map(|encoded| encoded.ids));
                     drop(request);
                     let proof = stack::scrub_deep();
                     let _ = self.worker.send(Message::Refused(0, proof));
@@ -151,7 +160,7 @@ impl Intake {
     fn prepare(&mut self, mut request: Request, outbox: Outbox) -> Result<Prepared> {
         self.accepted += 1;
         let id = RequestId { session: self.session, count: self.accepted };
-        let (ids, prefix, style) = self.encode(&request)?;
+        let Encoded { ids, prefix, style } = self.encode(&request)?;
         outbox.set_style(style);
         let (prompt_tokens, context) = (ids.expose().len(), self.defaults.limits.context);
         let asked = request.max_tokens.unwrap_or(1);
@@ -168,7 +177,7 @@ impl Intake {
             ));
         }
         let choices = request.choices();
-        let mut guides = self.guides(&request, choices)?.into_iter();
+        let mut guides = self.guides(&request, choices)?.into_iter().map(Box::new);
         let sampling = request.sampling.over(&self.defaults.sampling, getrandom::u64().unwrap_or(0));
         (0..choices).for_each(|choice| {
             outbox.output(choice, |output| {
@@ -265,14 +274,14 @@ impl Intake {
     }
 
     /// A grammar for each choice.
-    fn guides(&self, request: &Request, choices: usize) -> Result<Vec<Box<Guide>>> {
+    fn guides(&self, request: &Request, choices: usize) -> Result<Vec<Guide>> {
         if request.format.is_text() {
             return Ok(Vec::new());
         }
         let pieces = self.text()?.pieces();
         let compile = |_| {
             let matcher = self.grammars.compile(pieces, &request.format)?;
-            Ok(matcher.map(|matcher| Box::new(Guide::new(matcher))))
+            Ok(matcher.map(Guide::new))
         };
         (0..choices).map(compile).filter_map(Result::transpose).collect()
     }
@@ -295,8 +304,8 @@ impl Intake {
         self.text.as_deref().ok_or_else(|| Error::NoTokenizer { file: self.defaults.tokenizer_file.clone() })
     }
 
-    /// The ids of the whole prompt, what of it may be in the cache, and of a chat how replies are written.
-    fn encode(&self, request: &Request) -> Result<(Secret<Vec<u32>>, Option<Prefix>, Option<Style>)> {
+    /// Reads the whole prompt.
+    fn encode(&self, request: &Request) -> Result<Encoded> {
         let reuse = request.prefix.as_ref();
         let before = reuse.map(|reuse| reuse.ids.lock().unwrap_or_else(PoisonError::into_inner));
         let mut ids = Secret::<Vec<u32>>::default();
@@ -330,7 +339,7 @@ impl Intake {
             let common = ids.expose().iter().zip(before.expose()).take_while(|(a, b)| a == b).count();
             Prefix { key: reuse.kept.key, tokens: common }
         });
-        Ok((ids, prefix, style))
+        Ok(Encoded { ids, prefix, style })
     }
 
     fn templates(&self) -> Result<&Templates> {

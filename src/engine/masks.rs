@@ -57,7 +57,7 @@ impl Guide {
 enum Work {
     Look(Id, Box<Guide>),
     /// Drops guides, and cleans the stack on which they were used.
-    Forget(Vec<Box<Guide>>, Sender<Scrubbed>),
+    Forget(Vec<Guide>, Sender<Scrubbed>),
 }
 
 type Looked = (Id, Box<Guide>, Result<()>);
@@ -100,7 +100,7 @@ impl Masks {
     }
 
     /// Drops guides, and waits until nothing of them is left there.
-    pub fn forget(&self, guides: Vec<Box<Guide>>) -> Scrubbed {
+    pub fn forget(&self, guides: Vec<Guide>) -> Scrubbed {
         let (done, answer) = channel();
         self.send(Work::Forget(guides, done));
         answer.recv().expect("the thread of masks lives as long as its session")

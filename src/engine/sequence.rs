@@ -86,8 +86,7 @@ impl Sequence {
         let mut ids = Secret::<Vec<u32>>::default();
         ids.reserve(self.most_tokens());
         ids.extend(self.ids.expose());
-        let sampling =
-            Sampling { seed: self.sampling.seed.wrapping_add(choice as u64), ..self.sampling.clone() };
+        let sampling = Sampling { seed: self.sampling.seed.wrapping_add(choice as u64), ..self.sampling };
         let mut fork = Self::new(ids, sampling, self.common.clone(), pieces);
         (fork.job, fork.choice, fork.guide) = (self.job, choice, guide);
         fork

@@ -557,12 +557,12 @@ impl<B: Backend> Worker<B> {
                 }
                 Err(error) => {
                     job.failed = Some(error);
-                    guides.extend(job.unborn.drain(..).filter_map(|(_, guide)| guide));
+                    guides.extend(job.unborn.drain(..).filter_map(|(_, guide)| guide.map(|guide| *guide)));
                     job.members.clone()
                 }
             };
             for id in leaving {
-                guides.extend(self.remove(id));
+                guides.extend(self.remove(id).map(|guide| *guide));
             }
             let job = self.jobs.get_mut(&first).expect("a member's job");
             if job.is_over() {
@@ -590,7 +590,7 @@ impl<B: Backend> Worker<B> {
         sequence.guide.take()
     }
 
-    fn scrub_steps(&mut self, guides: Vec<Box<Guide>>) {
+    fn scrub_steps(&mut self, guides: Vec<Guide>) {
         self.models.scrub_steps();
         self.models.ledger.scrubbed(1, &self.sampler.scrub());
         if let Some(masks) = self.masks.as_ref().filter(|_| !guides.is_empty()) {
