@@ -28,6 +28,9 @@ Usage: cargo bench --bench serving -- [OPTIONS]
   --help             print this
 ";
 
+/// Requests arrive this much less often than the session serves them when all are there at once.
+const LESS_OFTEN: f64 = 1.25;
+
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
@@ -96,7 +99,8 @@ fn run(options: &Options) -> Result<()> {
     println!("median: {:.2} times", median(&mut continuous) / median(&mut fixed));
 
     let full = full_step(&session, options)?;
-    let mut gaps = between_tokens(&session, &work)?;
+    let busy = replies as f64 / median(&mut continuous);
+    let mut gaps = between_tokens(&session, &work, LESS_OFTEN * busy / work.len() as f64)?;
     gaps.sort();
     let at = |share: f64| 1e3 * gaps[(share * (gaps.len() - 1) as f64) as usize].as_secs_f64();
     println!(
@@ -136,11 +140,9 @@ fn serve(session: &Session, work: &[Work]) -> Result<()> {
     if whole { Ok(()) } else { Err("a reply ended early".into()) }
 }
 
-/// The times between tokens of all replies, when requests arrive one after another at about the rate that the session
-/// can serve.
-fn between_tokens(session: &Session, work: &[Work]) -> Result<Vec<Duration>> {
+/// The times between tokens of all replies, when a request arrives every `pause` seconds.
+fn between_tokens(session: &Session, work: &[Work], pause: f64) -> Result<Vec<Duration>> {
     let vocab = session.vocab_size();
-    let pause = timed(|| serve(session, work))? / work.len() as f64;
     let gaps = std::thread::scope(|scope| {
         let readers: Vec<_> = work
             .iter()
