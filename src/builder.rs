@@ -418,7 +418,7 @@ impl Builder {
             grammars: Grammars::new(vocab, &defaults.eos),
             longest_token: text.as_deref().map_or(1, |text| text.pieces().longest()),
             visible: Arc::new(visible(text.as_deref(), templates.as_ref())),
-            text,
+            text: text.clone(),
             templates,
             defaults,
             shared: shared.clone(),
@@ -432,7 +432,7 @@ impl Builder {
         let line = Line { asks, worker: to_worker, shared, keys: Arc::default() };
         // from here on dropping the session ends the worker
         let mut session =
-            Session { line, intake: None, worker: Some(worker), memory, context, vocab, device };
+            Session { line, intake: None, worker: Some(worker), memory, context, vocab, text, device };
         session.intake = Some(spawn("amnesic-intake", DEEP_STACK_BYTES, move || intake.run(&inbox))?);
         Ok(session)
     }

@@ -19,6 +19,7 @@ use crate::memory::poison::PoisonReason;
 use crate::request::Request;
 use crate::response::Reply;
 use crate::stream::{Reader, Stream};
+use crate::text::Text;
 
 /// A loaded model that serves requests and forgets them.
 ///
@@ -34,6 +35,7 @@ pub struct Session {
     pub(crate) memory: MemoryPlan,
     pub(crate) context: usize,
     pub(crate) vocab: usize,
+    pub(crate) text: Option<Arc<Text>>,
     pub(crate) device: String,
 }
 
@@ -232,6 +234,18 @@ impl Session {
     /// Tokens in the model's vocabulary: the ids of [`Request::tokens`] are below it.
     pub fn vocab_size(&self) -> usize {
         self.vocab
+    }
+
+    /// The bytes that a token stands for, special or not; they need not be whole characters. None outside the
+    /// vocabulary, or without a tokenizer.
+    pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
+        let text = self.text.as_ref().filter(|_| (id as usize) < self.vocab)?;
+        Some(text.pieces().bytes(id))
+    }
+
+    /// Whether a token is special: it is never part of a reply's text, unless a chat's format needs it.
+    pub fn is_special_token(&self, id: u32) -> bool {
+        self.text.as_ref().is_some_and(|text| text.pieces().is_special(id))
     }
 
     /// What its memory goes to.

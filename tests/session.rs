@@ -55,6 +55,14 @@ fn a_reply_tells_what_was_used_and_why_it_ended() {
         "greedy is the same each time"
     );
     assert!(!format!("{reply:?}").contains(reply.text()), "Debug prints lengths only");
+    let spelled: Vec<u8> = reply
+        .tokens()
+        .iter()
+        .filter(|&&id| !session.is_special_token(id))
+        .flat_map(|&id| session.token_bytes(id).unwrap().to_vec())
+        .collect();
+    assert_eq!(String::from_utf8_lossy(&spelled), reply.text());
+    assert_eq!(session.token_bytes(VOCAB as u32), None);
     let text = reply.text().to_owned();
     assert_eq!(reply.into_text(), text);
 }

@@ -1,6 +1,6 @@
 //! Requests into steps: [`intake`] (reads them), [`scheduler`] (who takes part in a step, and who holds which memory;
 //! integers only), [`sequence`] and [`job`] (a choice and its request as they run), [`batch`] (a step's input),
-//! [`models`] (what computes it), [`worker`] (the thread that owns the device), [`masks`] (grammars, beside it),
+//! [`models`] (what computes it), [`worker`] (the thread that owns the device; `step` is what it does), [`masks`] (grammars, beside it),
 //! [`speculate`] (guesses) and [`mailbox`] (to the caller).
 //!
 //! **Invariant:** requests join and leave between steps only; a request's end is told to its caller after everything
@@ -15,6 +15,7 @@ pub mod models;
 pub mod scheduler;
 pub mod sequence;
 pub mod speculate;
+mod step;
 #[cfg(feature = "testing")]
 pub mod taps;
 pub mod worker;

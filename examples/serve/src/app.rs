@@ -42,7 +42,6 @@ pub struct App {
     pub model: String,
     /// Seconds since 1970.
     pub created: u64,
-    pub tokens: Tokens,
     /// Ends all requests.
     pub stop: CancelToken,
     /// Ends one.
@@ -55,10 +54,15 @@ pub struct App {
 }
 
 impl App {
-    pub fn new(session: Session, model: String, created: u64, tokens: Tokens, timeout: Duration) -> Self {
+    pub fn new(session: Session, model: String, created: u64, timeout: Duration) -> Self {
         let bodies = Semaphore::new(MAX_BODIES_BYTES);
         let (stop, poisoned) = (CancelToken::new(), AtomicBool::new(false));
-        Self { session, model, created, tokens, stop, timeout, key: None, loopback: true, bodies, poisoned }
+        Self { session, model, created, stop, timeout, key: None, loopback: true, bodies, poisoned }
+    }
+
+    /// The tokens of the model.
+    pub fn tokens(&self) -> Tokens<'_> {
+        Tokens(&self.session)
     }
 
     /// Only clients that know `key` are served.

@@ -156,7 +156,7 @@ impl<'a> Call<'a> {
 
 impl Chat {
     fn logprobs(&self, logprobs: &amnesic::Logprobs) -> Option<ChatLogprobs> {
-        (!logprobs.is_empty()).then(|| ChatLogprobs::new(&self.app.tokens, logprobs))
+        (!logprobs.is_empty()).then(|| ChatLogprobs::new(self.app.tokens(), logprobs))
     }
 
     fn send(&self, index: usize, delta: Delta<'_>, events: &mut Events) {

@@ -166,14 +166,14 @@ impl Completion {
             _ if !self.asked.echo => String::new(),
             Prompt::Text(text) => text.clone(),
             Prompt::Tokens(ids) => {
-                String::from_utf8_lossy(&self.app.tokens.join(ids.iter().copied())).into_owned()
+                String::from_utf8_lossy(self.app.tokens().join(ids.iter().copied())).into_owned()
             }
         }
     }
 
     /// Of one choice of a whole reply, the echoed prompt's in front.
     fn logprobs(&self, prompt: usize, reply: &Reply, choice: &amnesic::Choice) -> Option<TextLogprobs> {
-        let (top, tokens) = (self.asked.logprobs?, &self.app.tokens);
+        let (top, tokens) = (self.asked.logprobs?, self.app.tokens());
         let (mut columns, mut offset) = (TextLogprobs::default(), 0);
         if self.asked.echo {
             let rest = tokens.join(reply.prompt_logprobs().iter().map(|record| record.token));
@@ -212,7 +212,7 @@ impl Completion {
 
 impl Shape for Completion {
     fn whole(&self, replies: &[Reply]) -> Vec<u8> {
-        let tokens = &self.app.tokens;
+        let tokens = self.app.tokens();
         let mut choices = Vec::with_capacity(self.offsets.len());
         for (prompt, reply) in replies.iter().enumerate() {
             for (number, choice) in reply.choices().iter().enumerate() {
@@ -248,7 +248,7 @@ impl Shape for Completion {
         let index = self.index(stream, piece.choice);
         let logprobs = self.asked.logprobs.map(|top| {
             let mut columns = TextLogprobs::default();
-            columns.extend(&self.app.tokens, piece.logprobs(), top, &mut self.offsets[index]);
+            columns.extend(self.app.tokens(), piece.logprobs(), top, &mut self.offsets[index]);
             columns
         });
         if piece.text().is_empty() && logprobs.is_none() {

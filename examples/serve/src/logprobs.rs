@@ -28,7 +28,7 @@ struct Likely {
 }
 
 impl ChatLogprobs {
-    pub fn new(tokens: &Tokens, logprobs: &Logprobs) -> Self {
+    pub fn new(tokens: Tokens<'_>, logprobs: &Logprobs) -> Self {
         let likely =
             |id, logprob| Likely { token: tokens.lossy(id), logprob, bytes: tokens.bytes(id).to_vec() };
         let entry = |record: TokenLogprobs<'_>| Entry {
@@ -75,7 +75,7 @@ impl<T: Serialize> Serialize for Likeliest<T> {
 
 impl TextLogprobs {
     /// Appends tokens that stand behind `offset` characters of text, and counts theirs.
-    pub fn extend(&mut self, tokens: &Tokens, logprobs: &Logprobs, top: usize, offset: &mut usize) {
+    pub fn extend(&mut self, tokens: Tokens<'_>, logprobs: &Logprobs, top: usize, offset: &mut usize) {
         for record in logprobs.iter() {
             // of tokens with the same text the likeliest counts
             let pairs = record.top().take(top).chain([(record.token, record.logprob)]);
@@ -121,7 +121,7 @@ pub struct Told {
     decoded_token: String,
 }
 
-pub fn prompt_logprobs(tokens: &Tokens, logprobs: &Logprobs, top: usize) -> PromptLogprobs {
+pub fn prompt_logprobs(tokens: Tokens<'_>, logprobs: &Logprobs, top: usize) -> PromptLogprobs {
     let told =
         |id: u32, logprob, rank| (id.to_string(), Told { logprob, rank, decoded_token: tokens.lossy(id) });
     let entry = |record: TokenLogprobs<'_>| {

@@ -27,7 +27,6 @@ use std::sync::Arc;
 use app::App;
 use log::say;
 use options::{HELP, Options};
-use tokens::Tokens;
 
 /// Bodies, JSON values and events lie in buffers of hyper, serde_json and this program: this overwrites them when they
 /// are freed.
@@ -60,11 +59,10 @@ fn main() -> ExitCode {
 }
 
 fn run(options: Options) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let tokens = Tokens::open(&options.model)?;
     let session = options.open()?;
     say(&format!("{} on {}", options.name, session.device()));
     let (address, remote) = (options.address, !options.address.ip().is_loopback());
-    let app = App::new(session, options.name, log::unix_secs() as u64, tokens, options.timeout);
+    let app = App::new(session, options.name, log::unix_secs() as u64, options.timeout);
     let app = Arc::new(app.key(options.key).remote(remote));
 
     let mut runtime = tokio::runtime::Builder::new_multi_thread();

@@ -1,0 +1,290 @@
+//! One step of the worker: guesses, the forward pass, grammar masks beside it, and what is made of the logits.
+
+use std::sync::PoisonError;
+
+use super::scheduler::{Id, Turn};
+use super::sequence::Sequence;
+use super::speculate;
+use super::worker::{Ended, Worker};
+use crate::backend::Backend;
+use crate::error::Result;
+use crate::request::Speculation;
+use crate::response::FinishReason;
+use crate::sample::Context;
+use crate::text::{Pieces, Text};
+
+impl<B: Backend> Worker<B> {
+    /// One step: all who can compute, those that are done end.
+    pub(super) fn step(&mut self) {
+        if self.deadline.is_some_and(|deadline| deadline <= self.clock.now()) {
+            self.look_around();
+        }
+        self.turns.clear();
+        self.turns.extend(self.scheduler.plan(&mut self.models));
+        let mut turns = std::mem::take(&mut self.turns);
+        self.guess(&mut turns);
+        let looking = self.send_guides(&turns);
+        self.fill_batch(&turns);
+        if !turns.is_empty() {
+            self.models.main.forward();
+        }
+        let mut ended = self.receive_guides(looking);
+        *self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner) = self.models.main.counters();
+        #[cfg(feature = "testing")]
+        self.faults.after_forward();
+        let mut row = 0;
+        for turn in &turns {
+            self.read_turn(*turn, &mut row, &mut ended);
+        }
+        self.turns = turns;
+        self.finish(ended);
+    }
+
+    /// Guides of those who get a token in this step look while the model computes; returns how many do.
+    fn send_guides(&mut self, turns: &[Turn]) -> usize {
+        let mut looking = 0;
+        for turn in turns {
+            let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
+            let entry = self.scheduler.entry(turn.id);
+            if entry.cached + turn.tokens == entry.known
+                && let Some(guide) = sequence.guide.take()
+            {
+                self.masks.as_ref().expect("started with the first guide").look(turn.id, guide);
+                looking += 1;
+            }
+        }
+        looking
+    }
+
+    fn receive_guides(&mut self, looking: usize) -> Vec<Ended> {
+        let mut ended = Vec::new();
+        for _ in 0..looking {
+            let (id, guide, result) = self.masks.as_ref().expect("it was sent a guide").next();
+            self.sequences.get_mut(&id).expect("who has a turn has not ended").guide = Some(guide);
+            ended.extend(result.err().map(|error| (id, Err(error))));
+        }
+        ended
+    }
+
+    /// Fills in guesses where the scheduler has room for them.
+    fn guess(&mut self, turns: &mut [Turn]) {
+        for turn in turns.iter_mut() {
+            let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
+            sequence.reserve();
+            sequence.drafts.truncate(0);
+            // a guess that can only be the last token saves nothing
+            turn.drafts = turn.drafts.min(sequence.common.max_tokens - sequence.generated() - 1);
+            if let Some(Speculation::PromptLookup { ngram, .. }) = sequence.common.speculation {
+                let Sequence { ids, drafts, .. } = sequence;
+                speculate::lookup(ids.expose(), ngram, turn.drafts, &mut |id| drafts.push(id));
+            }
+        }
+        self.ask_draft(turns);
+        for turn in turns.iter_mut() {
+            let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
+            if let Some(guide) = sequence.guide.as_mut().filter(|_| !sequence.drafts.expose().is_empty()) {
+                sequence.drafts.truncate(guide.allowed(sequence.drafts.expose()));
+            }
+            turn.drafts = sequence.drafts.expose().len();
+        }
+    }
+
+    /// Lets the draft model go on from each sequence that asks for it, one token at a time. It draws as the main model
+    /// will, with the same random numbers: so the better it is, the more often both choose the same.
+    fn ask_draft(&mut self, turns: &[Turn]) {
+        let Some(draft) = &mut self.models.draft else { return };
+        let mut asked = Vec::new();
+        for turn in turns.iter().filter(|turn| turn.drafts > 0) {
+            let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
+            if !matches!(sequence.common.speculation, Some(Speculation::Draft { .. })) {
+                continue;
+            }
+            let entry = self.scheduler.entry(turn.id);
+            if sequence.admissions != entry.admissions {
+                (sequence.admissions, sequence.draft_cached) = (entry.admissions, 0);
+            }
+            // the draft's part of a block is filled late: not where others hold the block too
+            if !self.scheduler.is_shared(turn.id, sequence.draft_cached) {
+                asked.push((*turn, sequence.ids.expose().len()));
+            }
+        }
+        let mut asking = asked.clone();
+        while !asking.is_empty() {
+            draft.batch.clear();
+            let mut room = self.limits.step_tokens;
+            for (turn, _) in &asking {
+                let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
+                let (ids, from) = (sequence.ids.expose(), sequence.draft_cached);
+                let end = ids.len().min(from + room);
+                room -= end - from;
+                if end > from {
+                    let table = &self.scheduler.entry(turn.id).table;
+                    draft.batch.add(&ids[from..end], &[], from, table, ids.len() - 1);
+                }
+                sequence.draft_cached = end;
+            }
+            draft.forward();
+            let mut row = 0;
+            asking.retain(|(turn, known)| {
+                let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
+                if sequence.draft_cached < sequence.ids.expose().len() {
+                    return false; // a long prompt is caught up with over several steps
+                }
+                let (logits, context) = (draft.logits(row), Context { mask: None, ..sequence.context() });
+                row += 1;
+                let Ok(token) = self.sampler.sample(logits, &sequence.sampling, &context) else {
+                    return false;
+                };
+                sequence.ids.push(token);
+                sequence.ids.expose().len() < known + turn.drafts
+            });
+        }
+        for (turn, known) in asked {
+            let Sequence { ids, drafts, .. } = self.sequences.get_mut(&turn.id).expect("it was asked");
+            drafts.extend(&ids.expose()[known..]);
+            ids.truncate(known);
+        }
+    }
+
+    fn fill_batch(&mut self, turns: &[Turn]) {
+        let batch = &mut self.models.main.batch;
+        batch.clear();
+        for turn in turns {
+            let (entry, sequence) = (self.scheduler.entry(turn.id), &self.sequences[&turn.id]);
+            let ids = &sequence.ids.expose()[entry.cached..entry.cached + turn.tokens];
+            batch.add(ids, sequence.drafts.expose(), entry.cached, &entry.table, entry.outputs_from);
+        }
+    }
+
+    /// Reads what a turn computed: log probabilities of the prompt, the next token, guesses that were right.
+    fn read_turn(&mut self, turn: Turn, row: &mut usize, ended: &mut Vec<Ended>) {
+        let entry = self.scheduler.entry(turn.id);
+        let (cached, outputs_from) = (entry.cached, entry.outputs_from.max(entry.cached));
+        let end = cached + turn.tokens;
+        let first_row = *row;
+        *row += (end + turn.drafts).saturating_sub(outputs_from);
+        let sequence = &self.sequences[&turn.id];
+        let known = sequence.ids.expose().len();
+        if sequence.common.prompt_logprobs {
+            let job = &self.jobs[&sequence.job];
+            for position in outputs_from..end.min(known - 1) {
+                let logits = self.models.main.logits(first_row + position - outputs_from);
+                let token = sequence.ids.expose()[position + 1];
+                let told = job.outbox.prompt_logprobs(|out| self.sampler.logprobs(logits, token, out));
+                if let Err(error) = told {
+                    return ended.push((turn.id, Err(error)));
+                }
+            }
+        }
+        if end < known {
+            self.scheduler.advance(turn.id, end, known, outputs_from.max(end).min(known - 1));
+            return;
+        }
+        if ended.iter().all(|(id, _)| *id != turn.id) {
+            self.read_tokens(turn, *row - turn.drafts - 1, ended);
+        }
+    }
+
+    /// Chooses tokens from the logits of `row`, and, as long as guesses were right, of those behind it.
+    fn read_tokens(&mut self, turn: Turn, row: usize, ended: &mut Vec<Ended>) {
+        let forks = self.fork(turn.id);
+        let mut accepted = 0;
+        let outcome = loop {
+            let outcome = self.choose(turn.id, row + accepted, accepted > 0);
+            let sequence = &self.sequences[&turn.id];
+            let right = sequence.drafts.expose().get(accepted) == sequence.ids.expose().last();
+            if !matches!(outcome, Ok(None)) || accepted == turn.drafts || !right {
+                break outcome;
+            }
+            accepted += 1;
+        };
+        let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
+        let cached = self.scheduler.entry(turn.id).cached + turn.tokens + accepted;
+        sequence.draft_cached = sequence.draft_cached.min(cached);
+        let (known, drafts) =
+            (sequence.ids.expose().len(), sequence.common.speculation.map_or(0, Speculation::tokens));
+        let job = self.jobs.get_mut(&sequence.job).expect("a member's job");
+        job.usage.drafted_tokens += turn.drafts;
+        job.usage.accepted_tokens += accepted;
+        if job.timing.first_token.is_zero() {
+            job.timing.first_token = self.clock.now() - job.accepted;
+            job.usage.cached_tokens = self.scheduler.entry(turn.id).reused.unwrap_or(0);
+        }
+        let full = job.outbox.is_full(sequence.choice);
+        match outcome {
+            Ok(None) => {
+                self.scheduler.advance(turn.id, cached, known, known - 1);
+                self.scheduler.wish_drafts(turn.id, drafts);
+                self.pause_if(turn.id, full);
+            }
+            Ok(Some(reason)) => {
+                self.scheduler.advance(turn.id, cached.min(known), known, known - 1);
+                ended.push((turn.id, Ok(reason)));
+            }
+            Err(error) => ended.push((turn.id, Err(error))),
+        }
+        for fork in forks {
+            self.begin_fork(turn.id, fork, row, ended);
+        }
+    }
+
+    fn pause_if(&mut self, id: Id, full: bool) {
+        if full {
+            self.scheduler.pause(id, true);
+            self.paused.push(id);
+        }
+    }
+
+    /// The other choices of a request whose first token is about to be chosen.
+    fn fork(&mut self, id: Id) -> Vec<Sequence> {
+        let sequence = &self.sequences[&id];
+        let job = self.jobs.get_mut(&sequence.job).expect("a member's job");
+        let pieces = self.text.as_deref().map(Text::pieces);
+        job.unborn.drain(..).map(|(choice, guide)| sequence.fork(choice, guide, pieces)).collect()
+    }
+
+    fn begin_fork(&mut self, first: Id, fork: Sequence, row: usize, ended: &mut Vec<Ended>) {
+        let id = self.new_id();
+        let (job, choice) = (fork.job, fork.choice);
+        self.scheduler.fork(first, id);
+        self.jobs.get_mut(&job).expect("a member's job").members.push(id);
+        self.sequences.insert(id, fork);
+        match self.choose(id, row, true) {
+            Ok(None) => {
+                let known = self.sequences[&id].ids.expose().len();
+                let cached = self.scheduler.entry(id).cached;
+                self.scheduler.advance(id, cached, known, known - 1);
+                let full = self.jobs[&job].outbox.is_full(choice);
+                self.pause_if(id, full);
+            }
+            Ok(Some(reason)) => ended.push((id, Ok(reason))),
+            Err(error) => ended.push((id, Err(error))),
+        }
+    }
+
+    /// Chooses a sequence's next token from a row of logits; says whether it ends with it. `look` where its grammar's
+    /// mask was not computed beside the model.
+    fn choose(&mut self, id: Id, row: usize, look: bool) -> Result<Option<FinishReason>> {
+        let sequence = self.sequences.get_mut(&id).expect("who has a turn has not ended");
+        let logits = self.models.main.logits(row);
+        #[cfg(feature = "testing")]
+        sequence.logits.iter().for_each(|tap| tap.take(logits));
+        if let Some(guide) = sequence.guide.as_mut().filter(|_| look) {
+            guide.look()?;
+        }
+        let token = self.sampler.sample(logits, &sequence.sampling, &sequence.context())?;
+        if let Some(guide) = &mut sequence.guide {
+            guide.accept(token)?;
+        }
+        let outbox = &self.jobs[&sequence.job].outbox;
+        let wanted = sequence.common.logprobs;
+        let pieces: Option<&Pieces> = self.text.as_deref().map(Text::pieces);
+        let (sampler, mut told) = (&mut self.sampler, Ok(()));
+        let ended = sequence.take(token, pieces, outbox, |out| {
+            if wanted {
+                told = sampler.logprobs(logits, token, out);
+            }
+        });
+        told.map(|()| ended)
+    }
+}
