@@ -166,7 +166,7 @@ impl Completion {
             _ if !self.asked.echo => String::new(),
             Prompt::Text(text) => text.clone(),
             Prompt::Tokens(ids) => {
-                String::from_utf8_lossy(self.app.tokens().join(ids.iter().copied())).into_owned()
+                String::from_utf8_lossy(&self.app.tokens().join(ids.iter().copied())).into_owned()
             }
         }
     }

@@ -13,7 +13,7 @@ impl<'a> Tokens<'a> {
     }
 
     /// What a token adds to the text: nothing if it is special.
-    fn visible(self, id: u32) -> &'a [u8] {
+    pub fn visible(self, id: u32) -> &'a [u8] {
         if self.0.is_special_token(id) { &[] } else { self.bytes(id) }
     }
 
