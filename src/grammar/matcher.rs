@@ -17,7 +17,7 @@ use crate::memory::Secret;
 /// [`super::compile::MAX_ITEMS_IN_ROW`] of them for every byte, JSON some ten for every word.
 const MAX_ITEMS: usize = 4 << 20;
 
-/// A compiled grammar and how far the reply has come in it. Belongs to one sequence; may be moved to a helper thread.
+/// A compiled grammar and how far the reply has come in it. Belongs to one sequence; may be moved to another thread.
 ///
 /// After an error other than [`GrammarReason::Rejected`] it answers every call with [`GrammarReason::Failed`].
 pub struct Matcher {
