@@ -171,29 +171,30 @@ fn between_tokens(session: &Session, work: &[Work], pause: f64) -> Result<Vec<Du
     Ok(gaps.concat())
 }
 
-/// The longest of ten steps that are as full as the chunk budget allows: one place computes prompts, the others decode.
+/// The time of a step that is as full as the chunk budget allows: one place computes a prompt, the others decode. The
+/// median of ten, each with what is left of the step that it came in.
 fn full_step(session: &Session, options: &Options) -> Result<Duration> {
     let vocab = session.vocab_size();
     let reply = options.longest;
-    let busy: Vec<_> = (1..options.sequences as u64)
+    let mut busy: Vec<_> = (1..options.sequences as u64)
         .map(|seed| {
             session.stream(
                 Work { prompt: options.longest / 4, reply, seed }.request(vocab).stream_buffer(1 << 20),
             )
         })
         .collect::<amnesic::Result<_>>()?;
-    while session.load().running + 1 < options.sequences || session.load().waiting > 0 {
-        std::thread::sleep(Duration::from_millis(1));
+    for stream in &mut busy {
+        stream.next().transpose()?; // its prompt is computed
     }
-    let mut longest = Duration::ZERO;
+    let mut times = Vec::new();
     for seed in 100..110 {
-        // two steps: all but one token of the budget, then the rest
         let prompt = options.step_tokens + 1 - options.sequences;
         let reply = session.generate(Work { prompt, reply: 1, seed }.request(vocab))?;
-        longest = longest.max(reply.timing.total);
+        times.push(reply.timing.total);
     }
     drop(busy);
-    Ok(longest)
+    times.sort();
+    Ok(times[times.len() / 2])
 }
 
 fn median(values: &mut [f64]) -> f64 {
