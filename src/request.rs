@@ -10,7 +10,7 @@ use crate::conversation::{Public, Reuse};
 use crate::error::{Error, Result};
 use crate::grammar::ResponseFormat;
 use crate::memory::Secret;
-use crate::sample::{Dry, LogitBias, Sampling};
+use crate::sample::{Dry, LogitBias, Logprobs, Sampling};
 
 /// A prompt and how to continue it. Overwritten when it drops; `Debug` prints lengths only.
 ///
@@ -172,7 +172,7 @@ impl Request {
     /// Most choices.
     pub const MAX_N: usize = 128;
     /// Most of the likeliest tokens whose log probabilities are told.
-    pub const MAX_LOGPROBS: usize = 20;
+    pub const MAX_LOGPROBS: usize = Logprobs::MAX_TOP;
     /// Most bytes of a prompt as text.
     pub const MAX_PROMPT_BYTES: usize = 64 << 20;
     /// Most strings that DRY stops at.
@@ -421,9 +421,7 @@ impl Request {
         }
         self.logit_bias.check()?;
         for (field, top) in [("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)] {
-            if top.is_some_and(|top| top > Self::MAX_LOGPROBS) {
-                return wrong(field, format!("from 0 to {}", Self::MAX_LOGPROBS));
-            }
+            Logprobs::check(field, top.unwrap_or(0))?;
         }
         let within = |value: usize| (1..=Speculation::MAX).contains(&value);
         if let Some(speculation) = self.speculation {

@@ -21,7 +21,7 @@ use crate::model::decoder::Limits;
 use crate::request::{Prompt, Request, Speculation};
 use crate::response::{RequestId, Timing, Usage};
 use crate::sample::{Logprobs, Sampling};
-use crate::text::Text;
+use crate::text::{Text, stop};
 
 /// What the checkpoint and the session say where a request is silent.
 #[derive(Debug)]
@@ -261,7 +261,7 @@ impl Intake {
         let find = |texts: &[&str]| {
             let holds = |id: &u32| {
                 let bytes = text.pieces().bytes(*id);
-                texts.iter().any(|text| bytes.windows(text.len()).any(|window| window == text.as_bytes()))
+                texts.iter().any(|text| stop::find(bytes, text.as_bytes()).is_some())
             };
             let mut ids = Secret::<Vec<u32>>::default();
             (0..self.defaults.vocab as u32).filter(holds).for_each(|id| ids.push(id));

@@ -96,13 +96,10 @@ impl Mailbox {
     pub fn next(&self) -> Option<Result<Fresh>> {
         let mut state = self.lock();
         loop {
-            if let Some(fresh) = self.fresh(&mut state) {
-                return Some(Ok(fresh));
+            match self.look(&mut state) {
+                Poll::Ready(next) => return next,
+                Poll::Pending => state = self.wait(state),
             }
-            if state.ended {
-                return state.error();
-            }
-            state = self.wait(state);
         }
     }
 
@@ -110,14 +107,20 @@ impl Mailbox {
     #[cfg_attr(not(feature = "async"), expect(dead_code, reason = "only async streams poll"))]
     pub fn poll(&self, context: &Context<'_>) -> Poll<Option<Result<Fresh>>> {
         let mut state = self.lock();
-        if let Some(fresh) = self.fresh(&mut state) {
-            return Poll::Ready(Some(Ok(fresh)));
+        let next = self.look(&mut state);
+        if next.is_pending() {
+            state.waker = Some(context.waker().clone());
         }
-        if state.ended {
-            return Poll::Ready(state.error());
+        next
+    }
+
+    /// Something fresh, or the end, if either is there.
+    fn look(&self, state: &mut State) -> Poll<Option<Result<Fresh>>> {
+        match self.fresh(state) {
+            Some(fresh) => Poll::Ready(Some(Ok(fresh))),
+            None if state.ended => Poll::Ready(state.error()),
+            None => Poll::Pending,
         }
-        state.waker = Some(context.waker().clone());
-        Poll::Pending
     }
 
     fn fresh(&self, state: &mut State) -> Option<Fresh> {
@@ -143,9 +146,7 @@ impl Mailbox {
         if state.choices.iter_mut().any(|output| std::mem::take(&mut output.full)) {
             let _ = self.worker.send(Message::Wake);
         }
-        while !state.ended {
-            state = self.wait(state);
-        }
+        state = self.wait_for_end(state);
         let end = state.end.take().unwrap_or(Err(Error::Closed))?;
         let choices = std::mem::take(&mut state.choices);
         Ok(Whole { choices, prompt_logprobs: std::mem::take(&mut state.prompt_logprobs), end })
@@ -164,10 +165,14 @@ impl Mailbox {
     /// Asks the worker to end the request, and waits until it is scrubbed: at most one step.
     pub fn abandon(&self) {
         self.ask(ABANDON);
-        let mut state = self.lock();
+        drop(self.wait_for_end(self.lock()));
+    }
+
+    fn wait_for_end<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         while !state.ended {
             state = self.wait(state);
         }
+        state
     }
 
     fn ask(&self, what: u8) {

@@ -34,7 +34,7 @@ impl Logprobs {
     /// Most `top` (OpenAI, vLLM).
     pub const MAX_TOP: usize = 20;
 
-    /// For records with the `top` most likely tokens; see [`Logprobs::check`].
+    /// For records with the `top` most likely tokens.
     pub fn new(top: usize) -> Self {
         Self { top, words: Secret::default() }
     }
@@ -42,17 +42,12 @@ impl Logprobs {
     /// Checks a request's number.
     ///
     /// # Errors
-    /// `top` is above [`Logprobs::MAX_TOP`].
-    pub fn check(top: usize) -> Result<()> {
+    /// `top` is above [`Logprobs::MAX_TOP`]; `field` says where it was given.
+    pub(crate) fn check(field: &'static str, top: usize) -> Result<()> {
         match top <= Self::MAX_TOP {
             true => Ok(()),
-            false => Err(Error::request("top_logprobs", format!("from 0 to {}", Self::MAX_TOP))),
+            false => Err(Error::request(field, format!("from 0 to {}", Self::MAX_TOP))),
         }
-    }
-
-    /// Makes room for `records` in all, so that none of them moves later.
-    pub fn reserve(&mut self, records: usize) {
-        self.words.reserve(records * self.width());
     }
 
     /// Records in it.
@@ -190,7 +185,6 @@ mod tests {
     fn many_records_equal_a_plain_computation() {
         let mut sampler = Sampler::new(700);
         let mut out = Logprobs::new(5);
-        out.reserve(40);
         for step in 0..40 {
             let logits: Vec<f32> = (0..700).map(|i| (uniform(step, i) * 30.0) as f32 - 50.0).collect();
             let token = (uniform(9, step) * 700.0) as u32;
@@ -218,8 +212,11 @@ mod tests {
         assert!(matches!(sampler.logprobs(&[0.0, f32::NAN], 0, &mut out), Err(Error::NotFinite)));
         assert!(matches!(sampler.logprobs(&[0.0], 1, &mut out), Err(Error::Request { field: "tokens", .. })));
         assert_eq!(out.len(), 2);
-        assert!(Logprobs::check(20).is_ok());
-        assert!(matches!(Logprobs::check(21), Err(Error::Request { field: "top_logprobs", .. })));
+        assert!(Logprobs::check("top_logprobs", 20).is_ok());
+        assert!(matches!(
+            Logprobs::check("top_logprobs", 21),
+            Err(Error::Request { field: "top_logprobs", .. })
+        ));
     }
 
     #[test]

@@ -48,7 +48,8 @@ impl Stops {
     }
 }
 
-fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
+/// Where `wanted`, which is not empty, first stands in `text`.
+pub fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
     text.windows(wanted.len()).position(|window| window == wanted)
 }
 

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 
 use super::*;
 use crate::memory::scrub;
+use crate::sample::rng::mix;
 
 /// SplitMix64.
 struct Random(u64);
@@ -22,12 +23,6 @@ impl Random {
     fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
-}
-
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ z >> 31
 }
 
 /// The cache: what stands for keys and values.
