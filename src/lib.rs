@@ -20,6 +20,7 @@ mod error;
 mod grammar;
 mod memory;
 mod model;
+pub mod privacy;
 mod request;
 mod response;
 mod sample;
