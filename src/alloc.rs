@@ -43,7 +43,7 @@ unsafe impl GlobalAlloc for Scrubbing {
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // SAFETY: the caller gives the block up with its own layout: that many bytes are ours to write.
         let bytes = unsafe { std::slice::from_raw_parts_mut(block, layout.size()) };
-        let _ = crate::memory::scrub(bytes);
+        crate::memory::scrub::overwrite(bytes);
         // SAFETY: as above.
         unsafe { System.dealloc(block, layout) }
     }

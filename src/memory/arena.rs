@@ -198,11 +198,13 @@ impl Arena {
     }
 
     /// Overwrites a region.
+    #[cfg_attr(feature = "testing", track_caller)]
     pub fn scrub(&mut self, region: Region) -> Scrubbed {
         scrub(self.slice_mut::<u8>(region))
     }
 
     /// Overwrites the whole arena.
+    #[cfg_attr(feature = "testing", track_caller)]
     pub fn scrub_all(&mut self) -> Scrubbed {
         self.scrub(Region { offset: 0, bytes: self.bytes })
     }

@@ -8,11 +8,14 @@
 
 use std::arch::asm;
 
-/// Proof that bytes were overwritten with zeros. Only this file makes one.
+/// Proof that bytes were overwritten with zeros, and of what was seen when some of them were read back. Only this file
+/// makes one.
 #[must_use = "hand it to whoever releases the memory, or to the ledger"]
 #[derive(Debug)]
 pub struct Scrubbed {
     bytes: u64,
+    samples: u64,
+    dirty: bool,
 }
 
 impl Scrubbed {
@@ -21,16 +24,33 @@ impl Scrubbed {
         self.bytes
     }
 
+    /// How many places of up to [`SAMPLE_BYTES`] were read back.
+    pub fn samples(&self) -> u64 {
+        self.samples
+    }
+
+    /// Whether one of them was not zero.
+    pub fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
     /// One proof for two: both memories were overwritten.
     pub fn and(self, other: Scrubbed) -> Scrubbed {
-        Scrubbed { bytes: self.bytes + other.bytes }
+        Scrubbed {
+            bytes: self.bytes + other.bytes,
+            samples: self.samples + other.samples,
+            dirty: self.dirty || other.dirty,
+        }
     }
 
     /// The proof for no memory at all, from which sums start.
     pub fn nothing() -> Scrubbed {
-        Scrubbed { bytes: 0 }
+        Scrubbed { bytes: 0, samples: 0, dirty: false }
     }
 }
+
+/// Bytes of one place that is read back.
+pub const SAMPLE_BYTES: usize = 64;
 
 /// Numbers without padding, pointers or invalid bit patterns: their memory may be read and written as bytes.
 ///
@@ -49,29 +69,102 @@ unsafe impl Plain for u64 {}
 // SAFETY: as above.
 unsafe impl Plain for f32 {}
 
-/// Overwrites `values` with zeros; returns the proof.
+/// Overwrites `values` with zeros and reads three places back: the first, the last, and one that nobody can foresee.
+#[cfg_attr(feature = "testing", track_caller)]
 pub fn scrub<T: Plain>(values: &mut [T]) -> Scrubbed {
     let bytes = size_of_val(values) as u64;
     #[cfg(feature = "testing")]
-    if DISABLED.load(std::sync::atomic::Ordering::Relaxed) {
-        return Scrubbed { bytes };
+    if faults::is_left_out(std::panic::Location::caller()) {
+        return Scrubbed { bytes, ..Scrubbed::nothing() };
     }
     // SAFETY: `T: Plain`, so its memory is `size_of_val` initialised bytes, borrowed mutably here.
     let raw =
         unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast::<u8>(), size_of_val(values)) };
-    raw.fill(0);
-    barrier(raw.as_ptr());
-    Scrubbed { bytes }
+    overwrite(raw);
+    let (samples, dirty) = sample(raw);
+    Scrubbed { bytes, samples, dirty }
 }
 
-/// Set by tests that show that they would notice.
-#[cfg(feature = "testing")]
-static DISABLED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+/// Overwrites `bytes` with zeros. No proof: for memory that is not the session's.
+#[inline]
+pub fn overwrite(bytes: &mut [u8]) {
+    #[cfg(feature = "testing")]
+    if faults::are_no_ops() {
+        return;
+    }
+    bytes.fill(0);
+    barrier(bytes.as_ptr());
+}
 
-/// Turns every scrub of this process into a no-op.
+/// Reads places of `bytes` back; returns how many, and whether one was not zero.
+fn sample(bytes: &[u8]) -> (u64, bool) {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    /// A Weyl sequence: steps by the golden ratio, so that places spread evenly over regions of any size.
+    static PLACE: AtomicUsize = AtomicUsize::new(0);
+    const STEP: usize = 0x9e37_79b9_7f4a_7c15_u64 as usize;
+    let Some(spare) = bytes.len().checked_sub(SAMPLE_BYTES) else {
+        return (u64::from(!bytes.is_empty()), !is_zero(bytes));
+    };
+    let middle = match spare {
+        0 => 0,
+        spare => PLACE.fetch_add(STEP, Ordering::Relaxed) % spare,
+    };
+    let dirty = [0, middle, spare].iter().any(|&at| !is_zero(&bytes[at..at + SAMPLE_BYTES]));
+    (3, dirty)
+}
+
+/// Scrubs that tests leave out, to show that they would notice.
 #[cfg(feature = "testing")]
-pub fn disable() {
-    DISABLED.store(true, std::sync::atomic::Ordering::Relaxed);
+pub mod faults {
+    use std::collections::BTreeSet;
+    use std::panic::Location;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    static NO_OPS: AtomicBool = AtomicBool::new(false);
+    static WATCHING: AtomicBool = AtomicBool::new(false);
+    static CALLS: Mutex<Calls> = Mutex::new(Calls { seen: BTreeSet::new(), left_out: None });
+
+    struct Calls {
+        seen: BTreeSet<(&'static str, u32)>,
+        left_out: Option<(String, u32)>,
+    }
+
+    /// Overwriting does nothing any more, and what is read back afterwards shows it.
+    pub fn make_no_ops() {
+        NO_OPS.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn are_no_ops() -> bool {
+        NO_OPS.load(Ordering::Relaxed)
+    }
+
+    /// From now on remembers which calls there are.
+    pub fn watch() {
+        WATCHING.store(true, Ordering::Relaxed);
+    }
+
+    /// The calls so far: file and line.
+    pub fn seen() -> Vec<(&'static str, u32)> {
+        CALLS.lock().map(|calls| calls.seen.iter().copied().collect()).unwrap_or_default()
+    }
+
+    /// The call in this line is as if it were not there: nothing is overwritten, nothing read back.
+    pub fn leave_out(file: &str, line: u32) {
+        if let Ok(mut calls) = CALLS.lock() {
+            calls.left_out = Some((file.to_owned(), line));
+        }
+        watch();
+    }
+
+    pub(super) fn is_left_out(call: &'static Location<'static>) -> bool {
+        if !WATCHING.load(Ordering::Relaxed) {
+            return false;
+        }
+        let Ok(mut calls) = CALLS.lock() else { return false };
+        calls.seen.insert((call.file(), call.line()));
+        calls.left_out.as_ref().is_some_and(|(file, line)| file == call.file() && *line == call.line())
+    }
 }
 
 /// Whether every byte of `bytes` is zero, read back from memory.

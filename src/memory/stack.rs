@@ -13,12 +13,14 @@ pub const THREAD_STACK_BYTES: usize = 1024 * 1024;
 /// Overwrites [`DEPTH_BYTES`] of dead stack below the caller's frame.
 ///
 /// Only for threads started with [`THREAD_STACK_BYTES`] and called near the bottom of them: the memory must exist.
+#[cfg_attr(feature = "testing", track_caller)]
 #[inline(never)]
 pub fn scrub_below() -> Scrubbed {
     overwrite::<{ DEPTH_BYTES / 8 }>()
 }
 
 /// Overwrites a frame of `WORDS` words.
+#[cfg_attr(feature = "testing", track_caller)]
 #[inline(never)]
 fn overwrite<const WORDS: usize>() -> Scrubbed {
     let mut frame = std::mem::MaybeUninit::<[u64; WORDS]>::uninit();
@@ -37,6 +39,7 @@ pub const DEEP_STACK_BYTES: usize = 4 * 1024 * 1024;
 const DEEP_BYTES: usize = 3 * 1024 * 1024;
 
 /// As [`scrub_below`], for threads started with [`DEEP_STACK_BYTES`].
+#[cfg_attr(feature = "testing", track_caller)]
 #[inline(never)]
 pub fn scrub_deep() -> Scrubbed {
     overwrite::<{ DEEP_BYTES / 8 }>()
