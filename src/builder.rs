@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::thread::JoinHandle;
 
 use crate::backend::cpu::{Cpu, Isa, Reference};
 use crate::backend::{Backend, KvType, Quantize};
@@ -15,7 +14,7 @@ use crate::engine::worker::{Shared, Worker};
 use crate::error::{Error, Result};
 use crate::grammar::Grammars;
 use crate::memory::ledger::Ledger;
-use crate::memory::stack::{DEEP_STACK_BYTES, THREAD_STACK_BYTES};
+use crate::memory::thread::{Depth, spawn};
 use crate::model::arch::Arch;
 use crate::model::decoder::{Decoder, Limits, Plan, Weights, blocks_for};
 use crate::sample::Sampling;
@@ -428,12 +427,14 @@ impl Builder {
             accepted: 0,
             breakers: None,
         };
-        let worker = spawn("amnesic-worker", THREAD_STACK_BYTES, move || worker.run(&messages))?;
+        let worker =
+            spawn("amnesic-worker", Depth::Kernels, move || worker.run(&messages)).map_err(Error::Thread)?;
         let line = Line { asks, worker: to_worker, shared, keys: Arc::default() };
         // from here on dropping the session ends the worker
         let mut session =
             Session { line, intake: None, worker: Some(worker), memory, context, vocab, text, device };
-        session.intake = Some(spawn("amnesic-intake", DEEP_STACK_BYTES, move || intake.run(&inbox))?);
+        session.intake =
+            Some(spawn("amnesic-intake", Depth::Parsers, move || intake.run(&inbox)).map_err(Error::Thread)?);
         Ok(session)
     }
 }
@@ -442,15 +443,6 @@ impl Builder {
 fn visible(text: Option<&Text>, templates: Option<&Templates>) -> Vec<u32> {
     let markers = templates.map_or(Vec::new(), Templates::markers);
     markers.iter().filter_map(|marker| text?.special(marker)).collect()
-}
-
-fn spawn<T: Send + 'static>(
-    name: &str,
-    stack: usize,
-    run: impl FnOnce() -> T + Send + 'static,
-) -> Result<JoinHandle<T>> {
-    let thread = std::thread::Builder::new().name(name.into()).stack_size(stack);
-    thread.spawn(run).map_err(Error::Thread)
 }
 
 impl std::fmt::Debug for Builder {

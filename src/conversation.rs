@@ -178,7 +178,7 @@ pub struct Public {
 }
 
 impl Public {
-    pub(crate) fn new(line: &Line, ids: Secret<Vec<u32>>) -> Self {
+    pub(crate) fn new(line: &Line, ids: Secret<[u32]>) -> Self {
         let tokens = ids.expose().len();
         Self { reuse: Reuse { kept: line.keep(), ids: Arc::new(Mutex::new(ids)), public: true }, tokens }
     }

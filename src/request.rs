@@ -23,9 +23,9 @@ pub struct Request {
     pub(crate) n: Option<usize>,
     pub(crate) sampling: Overrides,
     pub(crate) logit_bias: LogitBias,
-    pub(crate) breakers: Option<Vec<Secret<String>>>,
-    pub(crate) stop: Vec<Secret<String>>,
-    pub(crate) stop_tokens: Secret<Vec<u32>>,
+    pub(crate) breakers: Option<Vec<Secret<str>>>,
+    pub(crate) stop: Vec<Secret<str>>,
+    pub(crate) stop_tokens: Secret<[u32]>,
     pub(crate) ignore_eos: bool,
     pub(crate) logprobs: Option<usize>,
     pub(crate) prompt_logprobs: Option<usize>,
@@ -45,8 +45,8 @@ pub struct Request {
 /// The prompt as it came.
 #[derive(Debug)]
 pub(crate) enum Prompt {
-    Text(Secret<String>),
-    Tokens(Secret<Vec<u32>>),
+    Text(Secret<str>),
+    Tokens(Secret<[u32]>),
     Chat(Arc<Vec<Message>>),
 }
 
@@ -443,7 +443,7 @@ impl Request {
     }
 
     fn check_stops(&self) -> Result<()> {
-        let texts = |field, texts: &[Secret<String>], most: usize| {
+        let texts = |field, texts: &[Secret<str>], most: usize| {
             let bytes = 1..=Self::MAX_STOP_BYTES;
             if texts.len() > most {
                 return Err(Error::request(field, format!("at most {most} strings")));

@@ -164,10 +164,10 @@ impl fmt::Debug for Reply {
 
 /// One of a request's replies. Overwritten when it drops; `Debug` prints lengths only.
 pub struct Choice {
-    pub(crate) text: Secret<String>,
-    pub(crate) reasoning: Option<Secret<String>>,
+    pub(crate) text: Secret<str>,
+    pub(crate) reasoning: Option<Secret<str>>,
     pub(crate) tool_calls: Vec<ToolCall>,
-    pub(crate) tokens: Secret<Vec<u32>>,
+    pub(crate) tokens: Secret<[u32]>,
     pub(crate) logprobs: Logprobs,
     /// Why it ended.
     pub finish_reason: FinishReason,
@@ -184,7 +184,7 @@ impl Choice {
 
     /// What a chat model thought before it answered, where its format marks that.
     pub fn reasoning(&self) -> Option<&str> {
-        self.reasoning.as_ref().map(|reasoning| reasoning.expose().as_str())
+        self.reasoning.as_ref().map(|reasoning| reasoning.expose())
     }
 
     /// The calls of the request's tools.
@@ -226,8 +226,8 @@ impl fmt::Debug for Choice {
 
 /// A piece of a streamed reply: whole characters, no part of a stop string. Overwritten when it drops.
 pub struct Piece {
-    pub(crate) text: Secret<String>,
-    pub(crate) tokens: Secret<Vec<u32>>,
+    pub(crate) text: Secret<str>,
+    pub(crate) tokens: Secret<[u32]>,
     pub(crate) logprobs: Logprobs,
     /// Of which choice it is, from 0.
     pub choice: usize,

@@ -88,12 +88,10 @@ impl Reader {
             None => self.ready.push_back(piece(text, PieceKind::Content)),
             Some(splitter) => {
                 splitter.push(text.expose(), &mut |kind, text| {
-                    self.ready.push_back(piece(Secret::new(text.to_owned()), kind))
+                    self.ready.push_back(piece(Secret::copy(text), kind))
                 });
                 if last {
-                    splitter.finish(&mut |kind, text| {
-                        self.ready.push_back(piece(Secret::new(text.to_owned()), kind))
-                    });
+                    splitter.finish(&mut |kind, text| self.ready.push_back(piece(Secret::copy(text), kind)));
                 }
             }
         }

@@ -67,7 +67,7 @@ impl Tokenizer {
         let mut text = Secret::default();
         ids.iter().for_each(|&id| detokenizer.push(self.0.pieces(), id, &mut text));
         detokenizer.finish(&mut text);
-        String::from_utf8(text.into_exposed()).expect("whole characters")
+        Secret::from_utf8(text).expect("whole characters").into_exposed()
     }
 }
 

@@ -39,11 +39,11 @@ impl Role {
 /// One message of a conversation. `Debug` prints its role and lengths.
 pub struct Message {
     role: Role,
-    content: Secret<String>,
-    reasoning: Option<Secret<String>>,
+    content: Secret<str>,
+    reasoning: Option<Secret<str>>,
     tool_calls: Vec<ToolCall>,
-    tool_call_id: Option<Secret<String>>,
-    name: Option<Secret<String>>,
+    tool_call_id: Option<Secret<str>>,
+    name: Option<Secret<str>>,
 }
 
 /// A message of [`Role::System`].
@@ -115,7 +115,7 @@ impl Message {
 
     /// See [`Message::with_reasoning`].
     pub fn reasoning(&self) -> Option<&str> {
-        self.reasoning.as_ref().map(|text| text.expose().as_str())
+        self.reasoning.as_ref().map(|text| text.expose())
     }
 
     /// See [`Message::with_tool_calls`].
@@ -152,10 +152,10 @@ impl Message {
             fields.push(("tool_calls", Value::from(calls)));
         }
         if let Some(id) = &self.tool_call_id {
-            fields.push(("tool_call_id", Value::from(id.expose().as_str())));
+            fields.push(("tool_call_id", Value::from(id.expose())));
         }
         if let Some(name) = &self.name {
-            fields.push(("name", Value::from(name.expose().as_str())));
+            fields.push(("name", Value::from(name.expose())));
         }
         Ok(Value::from_iter(fields))
     }
@@ -175,7 +175,7 @@ impl fmt::Debug for Message {
 /// A function that the model may ask for. `Debug` prints lengths.
 pub struct Tool {
     /// `{"type": "function", "function": {...}}` as text: a `serde_json::Value` cannot be overwritten in place.
-    definition: Secret<String>,
+    definition: Secret<str>,
 }
 
 impl Tool {
@@ -212,9 +212,9 @@ impl fmt::Debug for Tool {
 
 /// A call that the model asks for. `Debug` prints lengths.
 pub struct ToolCall {
-    id: Secret<String>,
-    name: Secret<String>,
-    arguments: Secret<String>,
+    id: Secret<str>,
+    name: Secret<str>,
+    arguments: Secret<str>,
 }
 
 impl ToolCall {

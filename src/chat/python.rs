@@ -26,7 +26,7 @@ const MAX_CALLS: usize = 64;
 /// What `raise_exception` was called with.
 #[derive(thiserror::Error)]
 #[error("raised by the template")]
-pub struct Raised(pub Secret<String>);
+pub struct Raised(pub Secret<str>);
 
 impl std::fmt::Debug for Raised {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -45,7 +45,7 @@ impl Style {
 
     /// Takes a whole reply apart.
     pub fn parse(&self, text: &str) -> Parsed {
-        let (mut content, mut reasoning) = (Secret::<Vec<u8>>::default(), Secret::<Vec<u8>>::default());
+        let (mut content, mut reasoning) = (Secret::<[u8]>::default(), Secret::<[u8]>::default());
         let mut tool_calls = Vec::new();
         self.splitter().read_whole(text, &mut |event| match event {
             Event::Piece(PieceKind::Content, text) => content.extend(text.as_bytes()),
@@ -73,9 +73,9 @@ impl Style {
 #[non_exhaustive]
 pub struct Parsed {
     /// What the model says.
-    pub content: Secret<String>,
+    pub content: Secret<str>,
     /// What it thought before; none where that is empty.
-    pub reasoning: Option<Secret<String>>,
+    pub reasoning: Option<Secret<str>>,
     /// What it asks for, in order; ids are unique among them.
     pub tool_calls: Vec<ToolCall>,
 }
@@ -100,8 +100,8 @@ pub enum PieceKind {
     Reasoning,
 }
 
-fn into_text(bytes: Secret<Vec<u8>>) -> Secret<String> {
-    Secret::new(String::from_utf8(bytes.into_exposed()).expect("pieces are whole characters"))
+fn into_text(bytes: Secret<[u8]>) -> Secret<str> {
+    Secret::from_utf8(bytes).expect("pieces are whole characters")
 }
 
 #[cfg(test)]
@@ -118,7 +118,7 @@ mod tests {
         let parsed = Style::of(template, true).parse(reply);
         let call = |call: &ToolCall| format!("{} {} {}", call.id(), call.name(), call.arguments());
         let calls = parsed.tool_calls.iter().map(call).collect();
-        let reasoning = parsed.reasoning.map_or_else(|| "-".to_owned(), Secret::into_exposed);
+        let reasoning = parsed.reasoning.map_or_else(|| "-".to_owned(), Secret::<str>::into_exposed);
         (parsed.content.into_exposed(), reasoning, calls)
     }
 
@@ -278,7 +278,7 @@ mod tests {
             }
             splitter.finish(&mut give);
             assert_eq!(content, *parsed.content.expose(), "{reply:?}");
-            let expected = parsed.reasoning.map(Secret::into_exposed).unwrap_or_default();
+            let expected = parsed.reasoning.map(Secret::<str>::into_exposed).unwrap_or_default();
             assert_eq!(reasoning, expected, "{reply:?}");
         }
     }

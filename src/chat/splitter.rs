@@ -39,9 +39,9 @@ pub struct Splitter {
     style: Style,
     state: State,
     /// Text not given yet; always whole characters.
-    held: Secret<Vec<u8>>,
+    held: Secret<[u8]>,
     /// White space before a call: content if content follows the call.
-    gap: Secret<Vec<u8>>,
+    gap: Secret<[u8]>,
     /// How far `held` has been searched for the call's end.
     searched: usize,
     false_ends: usize,
@@ -268,7 +268,7 @@ fn pieces(give: &mut dyn FnMut(PieceKind, &str)) -> impl FnMut(Event<'_>) {
     }
 }
 
-fn as_text(bytes: &Secret<Vec<u8>>) -> &str {
+fn as_text(bytes: &Secret<[u8]>) -> &str {
     std::str::from_utf8(bytes.expose()).expect("texts are joined, and cut at tags and white space only")
 }
 

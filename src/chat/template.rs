@@ -110,7 +110,7 @@ impl Templates {
     /// A bound of [`ChatInput`] is broken, a call's arguments are no JSON object, the template refuses the messages
     /// or fails on them, the prompt would be over 64 MiB, or the checkpoint's template does not compile. Errors
     /// repeat what the template says only where it is a sentence of the checkpoint's template.
-    pub fn render(&self, input: &ChatInput<'_>, now: SystemTime) -> Result<Secret<String>> {
+    pub fn render(&self, input: &ChatInput<'_>, now: SystemTime) -> Result<Secret<str>> {
         check(input)?;
         let source = self.source(input.template, !input.tools.is_empty())?;
         let text = without_generation_tags(&source.text);
@@ -333,17 +333,15 @@ fn without_generation_tags(source: &str) -> String {
 
 /// A prompt while it is written.
 #[derive(Default)]
-struct Bounded(Secret<Vec<u8>>);
+struct Bounded(Secret<[u8]>);
 
 #[derive(Debug, thiserror::Error)]
 #[error("the prompt is too long")]
 struct TooLong;
 
 impl Bounded {
-    fn into_text(self) -> Result<Secret<String>> {
-        String::from_utf8(self.0.into_exposed())
-            .map(Secret::new)
-            .map_err(|_| Error::request("messages", "rendered to UTF-8"))
+    fn into_text(self) -> Result<Secret<str>> {
+        Secret::from_utf8(self.0).ok_or_else(|| Error::request("messages", "rendered to UTF-8"))
     }
 }
 

@@ -7,7 +7,7 @@ use crate::model::decoder::{Limits, blocks_for};
 /// The buffers behind a [`Batch`]. Token ids are content; the rest are numbers of rows and blocks.
 #[derive(Debug)]
 pub struct Builder {
-    ids: Secret<Vec<u32>>,
+    ids: Secret<[u32]>,
     positions: Vec<u32>,
     slots: Vec<u32>,
     spans: Vec<Span>,
@@ -19,7 +19,7 @@ impl Builder {
     /// For steps within `limits`.
     pub fn new(limits: Limits) -> Self {
         Self {
-            ids: Secret::<Vec<u32>>::with_capacity(limits.step_tokens),
+            ids: Secret::<[u32]>::with_capacity(limits.step_tokens),
             positions: Vec::with_capacity(limits.step_tokens),
             slots: Vec::with_capacity(limits.step_tokens),
             spans: Vec::with_capacity(limits.sequences),

@@ -47,7 +47,7 @@ pub enum Ask {
     /// Requests that come in together: all are accepted, or none; told once, an error with its place.
     Submit(Vec<(Request, Outbox)>, SyncSender<std::result::Result<(), (usize, Error)>>),
     /// The ids of a prompt, without a request.
-    Encode(Box<Request>, SyncSender<Result<Secret<Vec<u32>>>>),
+    Encode(Box<Request>, SyncSender<Result<Secret<[u32]>>>),
     /// The session's handle is gone.
     Close,
 }
@@ -69,12 +69,12 @@ pub struct Intake {
     pub session: u64,
     pub accepted: u64,
     /// Tokens at which DRY stops when a request names none: worked out with the first one.
-    pub breakers: Option<Arc<Secret<Vec<u32>>>>,
+    pub breakers: Option<Arc<Secret<[u32]>>>,
 }
 
 /// A prompt that was read.
 struct Encoded {
-    ids: Secret<Vec<u32>>,
+    ids: Secret<[u32]>,
     /// What of it may be in the cache.
     prefix: Option<Prefix>,
     /// Of a chat: how replies are written.
@@ -214,7 +214,7 @@ impl Intake {
     fn sequence(
         &mut self,
         request: &mut Request,
-        ids: Secret<Vec<u32>>,
+        ids: Secret<[u32]>,
         sampling: Sampling,
         max_tokens: usize,
     ) -> Result<Sequence> {
@@ -256,19 +256,19 @@ impl Intake {
     }
 
     /// Tokens whose text holds one of `texts`.
-    fn breakers(&mut self, texts: Option<&[Secret<String>]>) -> Arc<Secret<Vec<u32>>> {
+    fn breakers(&mut self, texts: Option<&[Secret<str>]>) -> Arc<Secret<[u32]>> {
         let Some(text) = &self.text else { return Arc::default() };
         let find = |texts: &[&str]| {
             let holds = |id: &u32| {
                 let bytes = text.pieces().bytes(*id);
                 texts.iter().any(|text| stop::find(bytes, text.as_bytes()).is_some())
             };
-            let mut ids = Secret::<Vec<u32>>::default();
+            let mut ids = Secret::<[u32]>::default();
             (0..self.defaults.vocab as u32).filter(holds).for_each(|id| ids.push(id));
             Arc::new(ids)
         };
         match texts {
-            Some(texts) => find(&texts.iter().map(|text| text.expose().as_str()).collect::<Vec<_>>()),
+            Some(texts) => find(&texts.iter().map(|text| text.expose()).collect::<Vec<_>>()),
             None => self.breakers.get_or_insert_with(|| find(&BREAKERS)).clone(),
         }
     }
@@ -287,7 +287,7 @@ impl Intake {
     }
 
     /// Refuses what can never fit before it spends time on it.
-    fn encode_text(&self, prompt: &str, specials: bool, ids: &mut Secret<Vec<u32>>) -> Result<()> {
+    fn encode_text(&self, prompt: &str, specials: bool, ids: &mut Secret<[u32]>) -> Result<()> {
         // a normalizer may drop some of a text, so not the longest token alone
         const SLACK: usize = 4;
         let most = self.defaults.limits.context.saturating_mul(SLACK * self.longest_token);
@@ -308,7 +308,7 @@ impl Intake {
     fn encode(&self, request: &Request) -> Result<Encoded> {
         let reuse = request.prefix.as_ref();
         let before = reuse.map(|reuse| reuse.ids.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut ids = Secret::<Vec<u32>>::default();
+        let mut ids = Secret::<[u32]>::default();
         // a conversation goes on behind all that was before, but for a chat: its template writes all of it again
         let goes_on = reuse.is_some_and(|reuse| !reuse.public) && !matches!(request.prompt, Prompt::Chat(_));
         if let Some(before) = before.as_ref().filter(|_| goes_on) {
@@ -353,7 +353,7 @@ impl Intake {
         templates: &Templates,
         request: &Request,
         messages: &[chat::Message],
-    ) -> Result<Secret<String>> {
+    ) -> Result<Secret<str>> {
         let input = ChatInput {
             messages,
             tools: &request.chat.tools,

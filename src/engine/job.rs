@@ -13,7 +13,7 @@ use crate::memory::Secret;
 use crate::response::{FinishReason, RequestId, Timing, Usage};
 
 /// The ids of what is kept between requests; only a conversation's change.
-pub type Ids = Arc<Mutex<Secret<Vec<u32>>>>;
+pub type Ids = Arc<Mutex<Secret<[u32]>>>;
 
 /// Something that is kept between requests. When nobody names it any more, the worker is told to forget it.
 #[derive(Debug)]

@@ -50,8 +50,8 @@ struct State {
 #[derive(Debug, Default)]
 pub struct Output {
     /// UTF-8, whole characters.
-    pub text: Secret<Vec<u8>>,
-    pub tokens: Secret<Vec<u32>>,
+    pub text: Secret<[u8]>,
+    pub tokens: Secret<[u32]>,
     /// One entry for each token, if they were asked for.
     pub logprobs: Logprobs,
     pub finish: Option<FinishReason>,
@@ -68,8 +68,8 @@ pub struct Output {
 #[derive(Debug)]
 pub struct Fresh {
     pub choice: usize,
-    pub text: Secret<String>,
-    pub tokens: Secret<Vec<u32>>,
+    pub text: Secret<str>,
+    pub tokens: Secret<[u32]>,
     pub logprobs: Logprobs,
     /// Nothing of this choice follows.
     pub last: bool,
@@ -205,8 +205,8 @@ impl State {
 
 impl Output {
     /// The text. It is the caller's from here on.
-    pub fn take_text(&mut self) -> Secret<String> {
-        Secret::new(text(std::mem::take(&mut self.text).into_exposed()))
+    pub fn take_text(&mut self) -> Secret<str> {
+        Secret::from_utf8(std::mem::take(&mut self.text)).expect(WHOLE_CHARACTERS)
     }
 
     /// Whether there is text to give; or tokens, once no more text comes or the worker waits.
@@ -221,8 +221,8 @@ impl Output {
         let (bytes, tokens) = (&self.text.expose()[text_taken..], &self.tokens.expose()[tokens_taken..]);
         let fresh = Fresh {
             choice,
-            text: Secret::new(text(bytes.to_vec())),
-            tokens: Secret::new(tokens.to_vec()),
+            text: Secret::from_utf8(Secret::copy(bytes)).expect(WHOLE_CHARACTERS),
+            tokens: Secret::copy(tokens),
             logprobs: self.logprobs.tail(tokens_taken),
             last: ended || self.finish.is_some(),
         };
@@ -231,9 +231,7 @@ impl Output {
     }
 }
 
-fn text(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes).expect("the detokenizer gives whole characters")
-}
+const WHOLE_CHARACTERS: &str = "the detokenizer gives whole characters";
 
 /// What the caller wants, as the worker sees it between steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,14 +6,14 @@ use std::thread::JoinHandle;
 use super::scheduler::Id;
 use crate::error::{Error, Result};
 use crate::grammar::Matcher;
-use crate::memory::stack::{self, THREAD_STACK_BYTES};
-use crate::memory::{Scrubbed, Secret};
+use crate::memory::thread::{self, Depth};
+use crate::memory::{Scrubbed, Secret, stack};
 
 /// A reply's grammar, with the mask for its next token.
 #[derive(Debug)]
 pub struct Guide {
     matcher: Matcher,
-    mask: Secret<Vec<u32>>,
+    mask: Secret<[u32]>,
 }
 
 impl Guide {
@@ -78,11 +78,8 @@ impl Masks {
     pub fn start() -> Result<Self> {
         let (work, jobs) = channel();
         let (done, looked) = channel();
-        let thread = std::thread::Builder::new()
-            .name("amnesic-masks".into())
-            .stack_size(THREAD_STACK_BYTES)
-            .spawn(move || serve(&jobs, &done))
-            .map_err(Error::Thread)?;
+        let run = move || serve(&jobs, &done);
+        let thread = thread::spawn("amnesic-masks", Depth::Kernels, run).map_err(Error::Thread)?;
         Ok(Self { work: Some(work), looked, thread: Some(thread) })
     }
 

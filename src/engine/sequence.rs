@@ -18,11 +18,11 @@ pub struct Common {
     pub prompt_tokens: usize,
     pub max_tokens: usize,
     /// End tokens of the checkpoint and of the request.
-    pub end_tokens: Secret<Vec<u32>>,
+    pub end_tokens: Secret<[u32]>,
     pub bias: LogitBias,
     /// Tokens at which DRY stops, rising.
-    pub breakers: Arc<Secret<Vec<u32>>>,
-    pub stops: Arc<Vec<Secret<String>>>,
+    pub breakers: Arc<Secret<[u32]>>,
+    pub stops: Arc<Vec<Secret<str>>>,
     /// Special tokens that stay in the text: marks of tool calls and of reasoning.
     pub visible: Arc<Vec<u32>>,
     pub logprobs: bool,
@@ -39,11 +39,11 @@ pub struct Sequence {
     pub job: Id,
     pub choice: usize,
     /// Prompt and reply so far.
-    pub ids: Secret<Vec<u32>>,
+    pub ids: Secret<[u32]>,
     pub sampling: Sampling,
     pub common: Arc<Common>,
     /// Guesses at what follows `ids`, for the step at hand.
-    pub drafts: Secret<Vec<u32>>,
+    pub drafts: Secret<[u32]>,
     /// How many of `ids` are in the draft model's cache.
     pub draft_cached: usize,
     /// How often it had been admitted when that was counted.
@@ -58,12 +58,7 @@ pub struct Sequence {
 
 impl Sequence {
     /// For a prompt. `pieces` is none where the checkpoint has no tokenizer.
-    pub fn new(
-        ids: Secret<Vec<u32>>,
-        sampling: Sampling,
-        common: Arc<Common>,
-        pieces: Option<&Pieces>,
-    ) -> Self {
+    pub fn new(ids: Secret<[u32]>, sampling: Sampling, common: Arc<Common>, pieces: Option<&Pieces>) -> Self {
         Self {
             job: 0,
             choice: 0,
@@ -83,7 +78,7 @@ impl Sequence {
 
     /// Another choice of the same request, before either has a token.
     pub fn fork(&self, choice: usize, guide: Option<Box<Guide>>, pieces: Option<&Pieces>) -> Self {
-        let mut ids = Secret::<Vec<u32>>::default();
+        let mut ids = Secret::<[u32]>::default();
         ids.reserve(self.most_tokens());
         ids.extend(self.ids.expose());
         let sampling = Sampling { seed: self.sampling.seed.wrapping_add(choice as u64), ..self.sampling };

@@ -6,7 +6,7 @@ use crate::memory::Secret;
 
 /// Receives a copy of the logits from which each token of a request is chosen.
 #[derive(Clone, Debug, Default)]
-pub struct LogitsTap(Arc<Mutex<Secret<Vec<f32>>>>);
+pub struct LogitsTap(Arc<Mutex<Secret<[f32]>>>);
 
 impl LogitsTap {
     pub(crate) fn take(&self, logits: &[f32]) {
@@ -15,7 +15,7 @@ impl LogitsTap {
 
     /// All logits so far: (tokens, vocab).
     pub fn values(&self) -> Vec<f32> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).expose().clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).expose().to_vec()
     }
 }
 

@@ -21,7 +21,8 @@ use super::matcher::Matcher;
 use super::schema;
 use super::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
-use crate::memory::{Secret, stack};
+use crate::memory::thread::{Depth, confined};
+use crate::memory::{Secret, heap};
 use crate::text::detokenizer::Pieces;
 
 /// White space between the parts of a JSON text: one space, or a line break and indentation. More is legal JSON, and
@@ -82,11 +83,8 @@ impl Grammars {
             return Ok(None);
         }
         thread::scope(|scope| {
-            let work = || {
-                let matcher = self.ready(pieces).and_then(|ready| ready.matcher(format));
-                let _ = stack::scrub_below();
-                matcher
-            };
+            let work =
+                || confined(Depth::Kernels, || self.ready(pieces).and_then(|ready| ready.matcher(format)));
             let builder = thread::Builder::new().name("amnesic-grammar".into()).stack_size(STACK_BYTES);
             let compiled = builder.spawn_scoped(scope, work).map_err(Error::Thread)?.join();
             compiled.unwrap_or_else(|_| Err(refused(format, "that can be compiled"))).map(Some)
@@ -98,15 +96,18 @@ impl Grammars {
         if let Some(ready) = &*ready {
             return Ok(ready.clone());
         }
+        // large, public, and there to stay: not on the heap for secrets
         let built = catch_unwind(AssertUnwindSafe(|| {
-            let vocabulary = Arc::new(Vocabulary::new(pieces, self.vocab, &self.end_tokens));
-            let env: TokEnv = vocabulary.clone();
-            let mut factory =
-                ParserFactory::new(&env, InferenceCapabilities::default(), &[TEXT_SLICE.into()])?;
-            // No log on stderr, none in memory.
-            factory.set_stderr_log_level(0).set_buffer_log_level(0);
-            *factory.limits_mut() = limits();
-            Ok(Arc::new(Ready { vocabulary, factory }))
+            heap::outside(|| {
+                let vocabulary = Arc::new(Vocabulary::new(pieces, self.vocab, &self.end_tokens));
+                let env: TokEnv = vocabulary.clone();
+                let mut factory =
+                    ParserFactory::new(&env, InferenceCapabilities::default(), &[TEXT_SLICE.into()])?;
+                // No log on stderr, none in memory.
+                factory.set_stderr_log_level(0).set_buffer_log_level(0);
+                *factory.limits_mut() = limits();
+                Ok(Arc::new(Ready { vocabulary, factory }))
+            })
         }));
         let built = built.map_err(|_| {
             Error::request("response_format", "plain text: no trie can be built of this checkpoint's tokens")

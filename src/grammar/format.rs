@@ -25,9 +25,9 @@ pub(super) enum Kind {
     Text,
     JsonObject,
     /// As JSON text; empty for a value that is nested too deep to be written out.
-    JsonSchema(Secret<Vec<u8>>),
-    Regex(Secret<String>),
-    Lark(Secret<String>),
+    JsonSchema(Secret<[u8]>),
+    Regex(Secret<str>),
+    Lark(Secret<str>),
 }
 
 impl ResponseFormat {
@@ -67,7 +67,7 @@ impl ResponseFormat {
     ///
     /// The strings of `schema` are overwritten; numbers and the map's own nodes are freed as they are.
     pub fn json_schema(schema: Value) -> Self {
-        let mut text = Secret::<Vec<u8>>::with_capacity(4096);
+        let mut text = Secret::<[u8]>::with_capacity(4096);
         if schema::depth(&schema) <= schema::MAX_DEPTH {
             serde_json::to_writer(Growing(&mut text), &schema)
                 .expect("a value's keys are strings, and a buffer takes all");
@@ -189,7 +189,7 @@ fn fit_to_rust(schema: &mut schemars::Schema) {
 }
 
 /// Writes into a secret, which overwrites what it outgrows.
-struct Growing<'a>(&'a mut Secret<Vec<u8>>);
+struct Growing<'a>(&'a mut Secret<[u8]>);
 
 impl Write for Growing<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

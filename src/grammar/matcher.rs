@@ -44,7 +44,7 @@ impl Matcher {
     ///
     /// # Errors
     /// The grammar became too complex, or no token of the vocabulary can continue it.
-    pub fn mask(&mut self, out: &mut Secret<Vec<u32>>) -> Result<()> {
+    pub fn mask(&mut self, out: &mut Secret<[u32]>) -> Result<()> {
         if self.is_stopped() {
             self.check()?;
             out.refill(self.vocabulary.only_ends().iter().copied());
@@ -138,14 +138,14 @@ impl Matcher {
 
     /// Without special tokens that the grammar does not name: an expression that matches any byte, as complements do,
     /// matches the mark before their names in the trie.
-    fn without_strays(&mut self, mut mask: SimpleVob) -> Option<Secret<Vec<u32>>> {
+    fn without_strays(&mut self, mut mask: SimpleVob) -> Option<Secret<[u32]>> {
         let vocabulary = self.vocabulary.clone();
         for &id in vocabulary.specials() {
             if mask.is_allowed(id) && !self.parser.validate_token(id).ok()? {
                 mask.disallow_token(id);
             }
         }
-        Some(Secret::new(mask.into()))
+        Some(Secret::new(Vec::<u32>::from(mask)))
     }
 
     fn check(&self) -> Result<()> {

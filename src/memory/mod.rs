@@ -9,11 +9,14 @@
 
 pub mod arena;
 pub mod blocks;
+mod buffer;
+pub mod heap;
 pub mod ledger;
 pub mod poison;
 pub mod scrub;
 pub mod secret;
 pub mod stack;
+pub mod thread;
 pub mod workspace;
 
 pub use arena::{Arena, Layout, Region};

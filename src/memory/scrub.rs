@@ -139,6 +139,12 @@ pub mod faults {
         NO_OPS.load(Ordering::Relaxed)
     }
 
+    /// Whether any test has asked for a fault.
+    #[cfg(debug_assertions)]
+    pub fn are_in_use() -> bool {
+        are_no_ops() || WATCHING.load(Ordering::Relaxed)
+    }
+
     /// From now on remembers which calls there are.
     pub fn watch() {
         WATCHING.store(true, Ordering::Relaxed);

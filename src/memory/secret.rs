@@ -1,75 +1,156 @@
 //! `Secret<T>`: an owner that overwrites what it holds when it lets go.
+#![expect(unsafe_code, reason = "text is kept as bytes that are known to be UTF-8")]
 
 use std::fmt;
 
+use super::buffer::Buffer;
 use super::scrub::{Plain, Scrubbed, scrub};
 
-/// What a [`Secret`] can hold: heap buffers that can be overwritten, spare capacity included.
-pub trait Wipe {
-    /// Overwrites the whole allocation with zeros and empties the value.
-    fn wipe(&mut self) -> Scrubbed;
+/// What a [`Secret`] can hold: `[u32]`, `[f32]`, `[u8]`, `str`.
+pub trait Content {
+    /// What it is made of.
+    type Value: Plain;
+
+    /// What it is made of.
+    fn values(&self) -> &[Self::Value];
+
+    /// The values as what they are.
+    ///
+    /// # Safety
+    /// They were given to the secret as this type, in one piece or in whole parts.
+    unsafe fn view(values: &[Self::Value]) -> &Self;
 }
 
-impl<T: Plain> Wipe for Vec<T> {
-    fn wipe(&mut self) -> Scrubbed {
-        // The spare capacity may hold elements that were popped or truncated.
-        self.resize(self.capacity(), T::default());
-        let scrubbed = scrub(self);
-        self.clear();
-        scrubbed
+impl<T: Plain> Content for [T] {
+    type Value = T;
+
+    fn values(&self) -> &[T] {
+        self
+    }
+
+    unsafe fn view(values: &[T]) -> &Self {
+        values
     }
 }
 
-impl Wipe for String {
-    fn wipe(&mut self) -> Scrubbed {
-        std::mem::take(self).into_bytes().wipe()
+impl Content for str {
+    type Value = u8;
+
+    fn values(&self) -> &[u8] {
+        self.as_bytes()
+    }
+
+    unsafe fn view(values: &[u8]) -> &Self {
+        // SAFETY: the caller's promise: they came as `str`.
+        unsafe { str::from_utf8_unchecked(values) }
+    }
+}
+
+/// What content comes in: `Vec` and `String`.
+pub trait Owner {
+    /// What it owns.
+    type Content: Content + ?Sized;
+
+    /// What it owns.
+    fn content(&self) -> &Self::Content;
+
+    /// Overwrites what it holds and held, spare capacity included.
+    #[cfg_attr(feature = "testing", track_caller)]
+    fn wipe(self) -> Scrubbed;
+}
+
+impl<T: Plain> Owner for Vec<T> {
+    type Content = [T];
+
+    fn content(&self) -> &[T] {
+        self
+    }
+
+    #[cfg_attr(feature = "testing", track_caller)]
+    fn wipe(mut self) -> Scrubbed {
+        self.resize(self.capacity(), T::default());
+        scrub(&mut self)
+    }
+}
+
+impl Owner for String {
+    type Content = str;
+
+    fn content(&self) -> &str {
+        self
+    }
+
+    #[cfg_attr(feature = "testing", track_caller)]
+    fn wipe(self) -> Scrubbed {
+        self.into_bytes().wipe()
     }
 }
 
 /// Content of a request: prompt text, token ids, text on its way out.
 ///
-/// No `Clone`, no `Serialize`, and `Debug` prints `[REDACTED]`; [`Secret::expose`] is the one door. Growing copies
-/// into a larger buffer and overwrites the old one, which `Vec` and `String` on their own do not. Not guaranteed:
+/// Lives on a heap of its own (`memory/heap`): locked where the system allows, out of core dumps, zeros in forked
+/// children. No `Clone`, no `Serialize`, and `Debug` prints `[REDACTED]`; [`Secret::expose`] is the one door. Growing
+/// copies into a larger block and overwrites the old one, which `Vec` and `String` on their own do not. Not guaranteed:
 /// what callers copy out through `expose`, and `mem::forget`.
-pub struct Secret<T: Wipe>(T);
+pub struct Secret<C: Content + ?Sized>(Buffer<C::Value>);
 
-impl<T: Wipe> Secret<T> {
-    /// Takes ownership of `value`; its buffer is overwritten when the secret drops.
-    pub fn new(value: T) -> Self {
-        Self(value)
-    }
-
+impl<C: Content + ?Sized> Secret<C> {
     /// The content itself.
-    pub fn expose(&self) -> &T {
-        &self.0
+    pub fn expose(&self) -> &C {
+        // SAFETY: all that appends takes `C`, or, for text, is given it by `Secret::<str>::from_utf8`.
+        unsafe { C::view(self.0.values()) }
     }
 
     /// Overwrites the content now.
+    #[cfg_attr(feature = "testing", track_caller)]
     pub fn wipe(&mut self) -> Scrubbed {
         self.0.wipe()
     }
 
-    /// Gives the content away: from here on its new owner answers for it.
-    pub fn into_exposed(mut self) -> T
-    where
-        T: Default,
-    {
-        std::mem::take(&mut self.0)
+    /// Takes content over: copies it, and overwrites the string or vector that it came in.
+    pub fn new<O: Owner<Content = C>>(owner: O) -> Self {
+        let secret = Self::copy(owner.content());
+        let _ = owner.wipe();
+        secret
+    }
+
+    /// A copy of `content`; what it is copied from is somebody else's.
+    pub fn copy(content: &C) -> Self {
+        let mut buffer = Buffer::with_capacity(content.values().len());
+        buffer.append(content.values());
+        Self(buffer)
     }
 }
 
-impl<T: Plain> Secret<Vec<T>> {
+impl Secret<str> {
+    /// Bytes that are UTF-8, as text; else they are overwritten.
+    pub fn from_utf8(bytes: Secret<[u8]>) -> Option<Self> {
+        str::from_utf8(bytes.expose()).is_ok().then(|| Self(bytes.0))
+    }
+
+    /// Gives the content away as a plain string: from here on its new owner answers for it.
+    pub fn into_exposed(self) -> String {
+        self.expose().to_owned()
+    }
+}
+
+impl<T: Plain> Secret<[T]> {
     /// An empty buffer that can take `capacity` values before it must grow.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self(Vec::with_capacity(capacity))
+        Self(Buffer::with_capacity(capacity))
+    }
+
+    /// The content, to change in place.
+    pub fn expose_mut(&mut self) -> &mut [T] {
+        self.0.values_mut()
     }
 
     /// Makes room for `capacity` values in all, so that none of them moves later.
     pub fn reserve(&mut self, capacity: usize) {
         if capacity > self.0.capacity() {
-            let mut larger = Vec::with_capacity(capacity);
-            larger.extend_from_slice(&self.0);
-            let _ = std::mem::replace(self, Self(larger)); // drops, and so overwrites, the old buffer
+            let mut larger = Buffer::with_capacity(capacity);
+            larger.append(self.0.values());
+            self.0 = larger; // drops, and so overwrites, the old block
         }
     }
 
@@ -80,59 +161,58 @@ impl<T: Plain> Secret<Vec<T>> {
 
     /// Appends `values`.
     pub fn extend(&mut self, values: &[T]) {
-        let wanted = self.0.len() + values.len();
+        let wanted = self.0.values().len() + values.len();
         if wanted > self.0.capacity() {
             self.reserve(wanted.next_power_of_two().max(64));
         }
-        self.0.extend_from_slice(values);
+        self.0.append(values);
     }
 
     /// Replaces the content by `values`, in place when they fit; returns them.
     pub fn refill(&mut self, values: impl ExactSizeIterator<Item = T>) -> &mut [T] {
-        if values.len() > self.0.capacity() {
-            let _ = std::mem::replace(self, Self(Vec::with_capacity(values.len())));
+        let count = values.len();
+        if count > self.0.capacity() {
+            self.0 = Buffer::with_capacity(count);
         }
-        self.0.clear();
-        self.0.extend(values);
-        &mut self.0
+        self.0.refill(values);
+        self.0.values_mut()
     }
 
     /// Removes the first `count` values; what moves down leaves nothing behind it.
     pub fn drain_front(&mut self, count: usize) {
-        let kept = self.0.len() - count;
-        self.0.copy_within(count.., 0);
-        let _ = scrub(&mut self.0[kept..]);
-        self.0.truncate(kept);
+        let values = self.0.values_mut();
+        let kept = values.len() - count;
+        values.copy_within(count.., 0);
+        self.truncate(kept);
     }
 
     /// Shortens to `len` values and overwrites the rest.
     pub fn truncate(&mut self, len: usize) {
-        if len < self.0.len() {
-            let _ = scrub(&mut self.0[len..]);
-            self.0.truncate(len);
+        if let Some(rest) = self.0.values_mut().get_mut(len..) {
+            let _ = scrub(rest);
+            self.0.shorten(len);
         }
     }
-}
 
-impl<T: Wipe> Drop for Secret<T> {
-    fn drop(&mut self) {
-        let _ = self.0.wipe();
+    /// Gives the content away as a plain vector: from here on its new owner answers for it.
+    pub fn into_exposed(self) -> Vec<T> {
+        self.expose().to_owned()
     }
 }
 
-impl<T: Wipe + Default> Default for Secret<T> {
+impl<C: Content + ?Sized> Default for Secret<C> {
     fn default() -> Self {
-        Self(T::default())
+        Self(Buffer::new())
     }
 }
 
-impl<T: Wipe> From<T> for Secret<T> {
-    fn from(value: T) -> Self {
-        Self(value)
+impl<C: Content + ?Sized, O: Owner<Content = C>> From<O> for Secret<C> {
+    fn from(owner: O) -> Self {
+        Self::new(owner)
     }
 }
 
-impl<T: Wipe> fmt::Debug for Secret<T> {
+impl<C: Content + ?Sized> fmt::Debug for Secret<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[REDACTED]")
     }
@@ -145,26 +225,42 @@ mod tests {
     #[test]
     fn debug_prints_no_content() {
         let secret = Secret::new(String::from("canary"));
-        assert_eq!(format!("{secret:?}"), "[REDACTED]");
+        assert_eq!((format!("{secret:?}"), secret.expose()), ("[REDACTED]".into(), "canary"));
     }
 
     #[test]
     fn wiping_covers_the_spare_capacity() {
-        let mut values = vec![7_u32; 100];
-        values.truncate(3);
-        assert_eq!(values.wipe().bytes(), 400);
-        assert!(values.is_empty());
+        let mut secret = Secret::new(vec![7_u32; 100]);
+        secret.truncate(3);
+        assert_eq!(secret.expose(), [7, 7, 7]);
+        assert_eq!(secret.wipe().bytes(), 400);
+        assert!(secret.expose().is_empty());
     }
 
     #[test]
     fn growing_and_draining_keep_the_values() {
-        let mut secret = Secret::<Vec<u32>>::with_capacity(1);
+        let mut secret = Secret::<[u32]>::with_capacity(1);
         for value in 0..1000 {
             secret.push(value);
         }
         secret.drain_front(990);
-        assert_eq!(secret.expose(), &(990..1000).collect::<Vec<_>>());
+        assert_eq!(secret.expose(), (990..1000).collect::<Vec<_>>());
         secret.truncate(2);
-        assert_eq!(secret.expose(), &[990, 991]);
+        assert_eq!(secret.expose(), [990, 991]);
+        assert_eq!(secret.refill([5, 6, 7].into_iter()), [5, 6, 7]);
+        secret.truncate(9);
+        assert_eq!(secret.into_exposed(), [5, 6, 7]);
+    }
+
+    #[test]
+    fn only_utf8_becomes_text() {
+        assert_eq!(Secret::from_utf8(Secret::new(b"gr\xc3\xbcn".to_vec())).unwrap().expose(), "grün");
+        assert!(Secret::from_utf8(Secret::new(b"gr\xc3".to_vec())).is_none());
+    }
+
+    #[test]
+    fn a_secret_lives_where_secrets_live() {
+        let secret = Secret::new(String::from("somewhere"));
+        assert!(crate::memory::heap::contains(secret.expose().as_ptr()));
     }
 }

@@ -10,7 +10,7 @@ use crate::memory::Secret;
 #[derive(Default)]
 pub struct LogitBias {
     /// The id above the bits of the number.
-    entries: Secret<Vec<u64>>,
+    entries: Secret<[u64]>,
 }
 
 impl LogitBias {

@@ -18,7 +18,7 @@ pub const MAX_MATCH: usize = 1024;
 pub fn apply(
     dry: &Dry,
     context: &Context<'_>,
-    matches: &mut Secret<Vec<u32>>,
+    matches: &mut Secret<[u32]>,
     tally: &mut Tally,
     logits: &mut [f32],
 ) {
@@ -55,7 +55,7 @@ fn penalty(dry: &Dry, length: usize) -> f64 {
 }
 
 /// Calls `found` with the length of each match of the end of `ids`, 0 to `limit`, and the token that followed it.
-fn each_match(ids: &[u32], limit: usize, matches: &mut Secret<Vec<u32>>, mut found: impl FnMut(usize, u32)) {
+fn each_match(ids: &[u32], limit: usize, matches: &mut Secret<[u32]>, mut found: impl FnMut(usize, u32)) {
     let back = |i: usize| ids[ids.len() - 1 - i];
     let known = matches.refill(std::iter::repeat_n(0, limit));
     let (mut start, mut end) = (0, 0); // the match that reaches farthest back: at most `limit` long

@@ -14,18 +14,15 @@ use crate::memory::{Scrubbed, Secret};
 #[derive(Debug)]
 pub struct Filters {
     /// The largest logit of each block.
-    peaks: Secret<Vec<f32>>,
-    keys: Secret<Vec<u64>>,
+    peaks: Secret<[f32]>,
+    keys: Secret<[u64]>,
 }
 
 impl Filters {
     pub fn new(vocab: usize) -> Self {
         let blocks = vocab.div_ceil(BLOCK);
         let keys = blocks * BLOCK;
-        Self {
-            peaks: Secret::<Vec<f32>>::with_capacity(blocks),
-            keys: Secret::<Vec<u64>>::with_capacity(keys),
-        }
+        Self { peaks: Secret::<[f32]>::with_capacity(blocks), keys: Secret::<[u64]>::with_capacity(keys) }
     }
 
     /// Draws the token at `draw`, 0 to 1, of what the filters keep; `None` if every logit is [`BANNED`].
@@ -127,7 +124,7 @@ fn most_likely<'a>(
     logits: &[f32],
     count: usize,
     peaks: &[f32],
-    keys: &'a mut Secret<Vec<u64>>,
+    keys: &'a mut Secret<[u64]>,
 ) -> &'a mut [u64] {
     let mut floor = f32::MIN;
     if (1..=peaks.len()).contains(&count) {
@@ -146,7 +143,7 @@ fn most_likely<'a>(
 }
 
 /// The keys of all logits from `floor` on, by rising id.
-fn collect<'a>(logits: &[f32], floor: f32, peaks: &[f32], keys: &'a mut Secret<Vec<u64>>) -> &'a mut [u64] {
+fn collect<'a>(logits: &[f32], floor: f32, peaks: &[f32], keys: &'a mut Secret<[u64]>) -> &'a mut [u64] {
     let most = peaks.iter().filter(|&&peak| peak >= floor).count() * BLOCK;
     let keys = keys.refill(std::iter::repeat_n(0, most));
     let mut count = 0;

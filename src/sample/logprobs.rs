@@ -15,7 +15,7 @@ pub struct Logprobs {
     /// Most likely tokens in a record, at most.
     top: usize,
     /// Records of `width` words: token, logprob, rank, number of most likely tokens, and `top` pairs of id and logprob.
-    words: Secret<Vec<u32>>,
+    words: Secret<[u32]>,
 }
 
 /// What is known of one token.
@@ -76,7 +76,7 @@ impl Logprobs {
     /// A copy of the records from `index` on.
     pub(crate) fn tail(&self, index: usize) -> Self {
         let words = &self.words.expose()[(index * self.width()).min(self.words.expose().len())..];
-        Self { top: self.top, words: Secret::new(words.to_vec()) }
+        Self { top: self.top, words: Secret::copy(words) }
     }
 
     fn width(&self) -> usize {

@@ -80,9 +80,9 @@ impl fmt::Debug for Context<'_> {
 #[derive(Debug)]
 pub struct Sampler {
     /// The logits, where something changes them.
-    logits: Secret<Vec<f32>>,
+    logits: Secret<[f32]>,
     tally: Tally,
-    matches: Secret<Vec<u32>>,
+    matches: Secret<[u32]>,
     filters: Filters,
 }
 
@@ -90,9 +90,9 @@ impl Sampler {
     /// For a vocabulary of `vocab` tokens.
     pub fn new(vocab: usize) -> Self {
         Self {
-            logits: Secret::<Vec<f32>>::with_capacity(vocab),
+            logits: Secret::<[f32]>::with_capacity(vocab),
             tally: Tally::new(vocab),
-            matches: Secret::<Vec<u32>>::with_capacity(dry::MAX_MATCH),
+            matches: Secret::<[u32]>::with_capacity(dry::MAX_MATCH),
             filters: Filters::new(vocab),
         }
     }
@@ -140,7 +140,7 @@ fn change<'a>(
     sampling: &Sampling,
     context: &Context<'_>,
     tally: &mut Tally,
-    matches: &mut Secret<Vec<u32>>,
+    matches: &mut Secret<[u32]>,
 ) -> &'a [f32] {
     if let Some(bias) = context.bias {
         bias.apply(logits);

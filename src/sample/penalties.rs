@@ -3,44 +3,30 @@
 //! Nothing is remembered from token to token: what was said before is counted anew from the ids, O(ids), in a scratch
 //! of one number per token of the vocabulary that is all 0 between calls.
 
-use std::fmt;
-
 use super::settings::Sampling;
 use super::{BANNED, Context};
-use crate::memory::Scrubbed;
-use crate::memory::secret::Wipe;
+use crate::memory::{Scrubbed, Secret};
 
 /// One number per token of the vocabulary: what was set is taken out again before a call ends.
-pub struct Tally(Vec<u32>);
+#[derive(Debug)]
+pub struct Tally(Secret<[u32]>);
 
 impl Tally {
     pub fn new(vocab: usize) -> Self {
-        Self(vec![0; vocab])
+        Self(Secret::with_capacity(vocab))
     }
 
     /// The numbers, all 0, for logits of `vocab` tokens.
     pub fn slots(&mut self, vocab: usize) -> &mut [u32] {
-        if self.0.len() != vocab {
-            self.0.resize(vocab, 0); // after a scrub; a move to another place leaves nothing but zeros behind
+        if self.0.expose().len() != vocab {
+            self.0.refill(std::iter::repeat_n(0, vocab)); // after a scrub
         }
-        &mut self.0
+        self.0.expose_mut()
     }
 
     /// Overwrites it, though it is all 0.
     pub fn wipe(&mut self) -> Scrubbed {
         self.0.wipe()
-    }
-}
-
-impl Drop for Tally {
-    fn drop(&mut self) {
-        let _ = self.0.wipe();
-    }
-}
-
-impl fmt::Debug for Tally {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tally").field("len", &self.0.len()).finish()
     }
 }
 
@@ -118,7 +104,7 @@ mod tests {
         let mut logits = logits.to_vec();
         let mut tally = Tally::new(logits.len());
         apply(&sampling, &Context { ids, prompt, ..Context::default() }, &mut tally, &mut logits);
-        assert!(tally.0.iter().all(|&slot| slot == 0), "the next call would find counts");
+        assert!(tally.0.expose().iter().all(|&slot| slot == 0), "the next call would find counts");
         logits
     }
 

@@ -57,7 +57,7 @@ impl Scale {
     }
 
     /// The token at `draw`, 0 to 1, of all: tokens by rising id, each as wide as its weight. `sums` is a scratch.
-    pub fn draw(self, logits: &[f32], sums: &mut Secret<Vec<u64>>, draw: f64) -> u32 {
+    pub fn draw(self, logits: &[f32], sums: &mut Secret<[u64]>, draw: f64) -> u32 {
         let sums = sums.refill(logits.chunks(BLOCK).map(|block| self.sum(block).to_bits()));
         let mut left = draw * sums.iter().map(|&sum| f64::from_bits(sum)).sum::<f64>();
         for (at, &sum) in sums.iter().enumerate() {

@@ -171,7 +171,7 @@ fn byte_level_alphabet() -> HashMap<char, u8> {
 /// The end of a reply that is not yet whole: bytes of a character that later tokens complete.
 #[derive(Debug)]
 pub struct Detokenizer {
-    pending: Secret<Vec<u8>>,
+    pending: Secret<[u8]>,
     start: Start,
     /// Special tokens that are part of the text.
     visible: Arc<Vec<u32>>,
@@ -182,12 +182,12 @@ impl Detokenizer {
     /// tokens give no text, but for those in `visible`.
     pub fn new(pieces: &Pieces, at_start: bool, visible: Arc<Vec<u32>>) -> Self {
         let start = if at_start { pieces.start } else { Start::Nothing };
-        Self { pending: Secret::<Vec<u8>>::with_capacity(64), start, visible }
+        Self { pending: Secret::<[u8]>::with_capacity(64), start, visible }
     }
 
     /// Takes a token and appends what is now whole to `text`, which stays UTF-8. Bytes that can never become a
     /// character give U+FFFD.
-    pub fn push(&mut self, pieces: &Pieces, id: u32, text: &mut Secret<Vec<u8>>) {
+    pub fn push(&mut self, pieces: &Pieces, id: u32, text: &mut Secret<[u8]>) {
         if pieces.is_special(id) && !self.visible.contains(&id) {
             return;
         }
@@ -203,11 +203,11 @@ impl Detokenizer {
     }
 
     /// Gives the rest: an incomplete character becomes U+FFFD.
-    pub fn finish(&mut self, text: &mut Secret<Vec<u8>>) {
+    pub fn finish(&mut self, text: &mut Secret<[u8]>) {
         self.give(text, true);
     }
 
-    fn give(&mut self, text: &mut Secret<Vec<u8>>, all: bool) {
+    fn give(&mut self, text: &mut Secret<[u8]>, all: bool) {
         loop {
             let pending = self.pending.expose();
             let (whole, skip) = match std::str::from_utf8(pending) {
@@ -249,14 +249,14 @@ mod tests {
 
     fn decode(pieces: &Pieces, ids: &[u32], at_start: bool) -> Vec<String> {
         let mut detokenizer = Detokenizer::new(pieces, at_start, Arc::default());
-        let mut text = Secret::<Vec<u8>>::default();
+        let mut text = Secret::<[u8]>::default();
         let mut states = Vec::new();
         for &id in ids {
             detokenizer.push(pieces, id, &mut text);
-            states.push(String::from_utf8(text.expose().clone()).unwrap());
+            states.push(String::from_utf8(text.expose().to_vec()).unwrap());
         }
         detokenizer.finish(&mut text);
-        states.push(String::from_utf8(text.expose().clone()).unwrap());
+        states.push(String::from_utf8(text.expose().to_vec()).unwrap());
         states
     }
 

@@ -7,24 +7,24 @@ use crate::memory::Secret;
 /// The stop strings of a request, and the text that is held back because a stop string may begin in it.
 #[derive(Debug)]
 pub struct Stops {
-    strings: Arc<Vec<Secret<String>>>,
-    held: Secret<Vec<u8>>,
+    strings: Arc<Vec<Secret<str>>>,
+    held: Secret<[u8]>,
 }
 
 impl Stops {
     /// For these strings, none of them empty.
-    pub fn new(strings: Arc<Vec<Secret<String>>>) -> Self {
-        Self { strings, held: Secret::<Vec<u8>>::with_capacity(256) }
+    pub fn new(strings: Arc<Vec<Secret<str>>>) -> Self {
+        Self { strings, held: Secret::<[u8]>::with_capacity(256) }
     }
 
     /// The buffer to which new text is appended, before [`Stops::settle`].
-    pub fn held(&mut self) -> &mut Secret<Vec<u8>> {
+    pub fn held(&mut self) -> &mut Secret<[u8]> {
         &mut self.held
     }
 
     /// Moves to `out` what can no longer be part of a stop string; true once one is found. The text before it is
     /// given, it and what follows are not. With `last` nothing is held back.
-    pub fn settle(&mut self, last: bool, out: &mut Secret<Vec<u8>>) -> bool {
+    pub fn settle(&mut self, last: bool, out: &mut Secret<[u8]>) -> bool {
         let held = self.held.expose();
         let found = self.strings.iter().filter_map(|stop| find(held, stop.expose().as_bytes())).min();
         let safe = match found {
@@ -62,17 +62,17 @@ mod tests {
         let mut stops =
             Stops::new(Arc::new(stops.iter().map(|&stop| Secret::new(stop.to_owned())).collect()));
         let mut states = Vec::new();
-        let mut out = Secret::<Vec<u8>>::default();
+        let mut out = Secret::<[u8]>::default();
         for piece in pieces {
             stops.held().extend(piece.as_bytes());
             let found = stops.settle(false, &mut out);
-            states.push(String::from_utf8(out.expose().clone()).unwrap());
+            states.push(String::from_utf8(out.expose().to_vec()).unwrap());
             if found {
                 return (states, true);
             }
         }
         let found = stops.settle(true, &mut out);
-        states.push(String::from_utf8(out.expose().clone()).unwrap());
+        states.push(String::from_utf8(out.expose().to_vec()).unwrap());
         (states, found)
     }
 

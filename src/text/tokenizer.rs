@@ -111,7 +111,7 @@ impl Text {
     ///
     /// # Errors
     /// The tokenizer cannot encode it. The error holds none of it.
-    pub fn encode(&self, text: &str, specials: bool, ids: &mut Secret<Vec<u32>>) -> Result<()> {
+    pub fn encode(&self, text: &str, specials: bool, ids: &mut Secret<[u32]>) -> Result<()> {
         let failed = |_| Error::request("prompt", "text that the checkpoint's tokenizer can encode");
         let tokenizer = &self.tokenizer;
         let mut pieces =

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
 use crate::error::{Error, Result};
-use crate::memory::stack::THREAD_STACK_BYTES;
+use crate::memory::thread::{Depth, spawn};
 
 /// Looks at the ticket this often before parking: some tens of microseconds.
 const SPINS: usize = 4_000;
@@ -145,11 +145,8 @@ impl Team {
         let mut team = Self { shared, members: Vec::with_capacity(size) };
         for own in 1..size {
             let shared = team.shared.clone();
-            let member = thread::Builder::new()
-                .name(format!("amnesic-team-{own}"))
-                .stack_size(THREAD_STACK_BYTES)
-                .spawn(move || member(&shared, own))
-                .map_err(Error::Thread)?;
+            let name = format!("amnesic-team-{own}");
+            let member = spawn(&name, Depth::Kernels, move || member(&shared, own)).map_err(Error::Thread)?;
             team.members.push(member);
         }
         Ok(team)

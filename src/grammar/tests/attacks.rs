@@ -27,7 +27,7 @@ fn survive(fixture: &Fixture, name: &str, format: ResponseFormat) {
     for _ in 0..300 {
         let started = Instant::now();
         let stepped = matcher.mask(&mut mask).and_then(|()| {
-            let words: &Vec<u32> = mask.expose();
+            let words = mask.expose();
             let is_allowed =
                 |id: &u32| words[*id as usize / 32] >> (id % 32) & 1 == 1 && !fixture.ends.contains(id);
             let ids: Vec<u32> = (0..words.len() as u32 * 32).filter(is_allowed).collect();

@@ -126,7 +126,7 @@ fn default_model() -> Fixture {
 fn allowed(matcher: &mut Matcher) -> Vec<u32> {
     let mut mask = Secret::default();
     matcher.mask(&mut mask).unwrap();
-    let words: &Vec<u32> = mask.expose();
+    let words = mask.expose();
     (0..words.len() as u32 * 32).filter(|id| words[*id as usize / 32] >> (id % 32) & 1 == 1).collect()
 }
 

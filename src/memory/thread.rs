@@ -1,0 +1,184 @@
+//! The session's own threads: what they allocate and what is on their stacks may be content.
+#![expect(unsafe_code, reason = "advises the system about this thread's own stack")]
+
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{Builder, JoinHandle};
+
+use super::{heap, stack};
+
+/// How large a thread's stack is, and how far down it is cleaned when the thread ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// [`stack::THREAD_STACK_BYTES`].
+    Kernels,
+    /// [`stack::DEEP_STACK_BYTES`]: for parsers, which recurse.
+    Parsers,
+}
+
+/// Starts a thread of the session.
+///
+/// # Errors
+/// The system refuses.
+pub fn spawn<T: Send + 'static>(
+    name: &str,
+    depth: Depth,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    builder(name, depth).spawn(move || confined(depth, run))
+}
+
+/// For threads that are started in a scope: they run [`confined`].
+pub fn builder(name: &str, depth: Depth) -> Builder {
+    let bytes = match depth {
+        Depth::Kernels => stack::THREAD_STACK_BYTES,
+        Depth::Parsers => stack::DEEP_STACK_BYTES,
+    };
+    Builder::new().name(name.into()).stack_size(bytes)
+}
+
+/// Runs a thread whose stack is locked where the system allows, stays out of core dumps, reads as zeros in forked
+/// children, and is cleaned in the end; what it allocates is treated alike ([`heap::enter`]).
+pub fn confined<T>(depth: Depth, run: impl FnOnce() -> T) -> T {
+    heap::enter();
+    let _stack = Stack::protect(depth);
+    run()
+}
+
+/// Bytes of stacks that the system refused to lock: most at once.
+static UNLOCKED: AtomicUsize = AtomicUsize::new(0);
+static MOST_UNLOCKED: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes of stacks that the system refused to lock: most at once so far.
+pub fn unlocked_bytes() -> u64 {
+    MOST_UNLOCKED.load(Ordering::Relaxed) as u64
+}
+
+/// A thread's stack while it is protected. The C library keeps the stacks of threads that have ended for others, so all
+/// is taken back: a thread of the application that forks must find its stack in the child.
+struct Stack {
+    depth: Depth,
+    #[cfg(target_os = "linux")]
+    pages: Option<(*mut libc::c_void, usize)>,
+    locked: bool,
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        let _ = match self.depth {
+            Depth::Kernels => stack::scrub_below(),
+            Depth::Parsers => stack::scrub_deep(),
+        };
+        #[cfg(target_os = "linux")]
+        if let Some((start, bytes)) = self.pages {
+            // SAFETY: this thread's own stack, as it was found when the thread began; none of it unmaps.
+            unsafe {
+                libc::madvise(start, bytes, libc::MADV_KEEPONFORK);
+                libc::madvise(start, bytes, libc::MADV_DODUMP);
+                libc::munlock(start, bytes);
+            }
+            if !self.locked {
+                UNLOCKED.fetch_sub(bytes.min(stack::DEEP_STACK_BYTES), Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl Stack {
+    #[cfg(not(target_os = "linux"))]
+    fn protect(depth: Depth) -> Self {
+        Self { depth, locked: false }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn protect(depth: Depth) -> Self {
+        let Some((start, bytes)) = bounds() else { return Self { depth, pages: None, locked: false } };
+        // the upper end is what is used; a parser's spare room for hostile input is not worth a limit of the system's
+        let lockable = bytes.min(stack::DEEP_STACK_BYTES);
+        // SAFETY: as above. Refusals leave the stack as it was; a refused lock is counted.
+        let locked = unsafe {
+            libc::madvise(start, bytes, libc::MADV_DONTDUMP);
+            libc::madvise(start, bytes, libc::MADV_WIPEONFORK);
+            libc::mlock2(start.byte_add(bytes - lockable), lockable, libc::MLOCK_ONFAULT) == 0
+        };
+        if !locked {
+            let unlocked = UNLOCKED.fetch_add(lockable, Ordering::Relaxed) + lockable;
+            MOST_UNLOCKED.fetch_max(unlocked, Ordering::Relaxed);
+        }
+        Self { depth, pages: Some((start, bytes)), locked }
+    }
+}
+
+/// Where this thread's stack lies; none where the C library cannot tell.
+#[cfg(target_os = "linux")]
+fn bounds() -> Option<(*mut libc::c_void, usize)> {
+    let mut attributes = std::mem::MaybeUninit::<libc::pthread_attr_t>::uninit();
+    let (mut start, mut bytes) = (std::ptr::null_mut(), 0);
+    // SAFETY: the attributes are filled in by the first call, read by the second, and given back by the third.
+    unsafe {
+        if libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) != 0 {
+            return None;
+        }
+        let known = libc::pthread_attr_getstack(attributes.as_ptr(), &mut start, &mut bytes) == 0;
+        libc::pthread_attr_destroy(attributes.as_mut_ptr());
+        (known && !start.is_null() && bytes > 0).then_some((start, bytes))
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// The flags that the kernel has for the mapping of an address.
+    fn flags_of(address: usize) -> Vec<String> {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut inside = false;
+        for line in smaps.lines() {
+            if let Some(flags) = line.strip_prefix("VmFlags:").filter(|_| inside) {
+                return flags.split_whitespace().map(str::to_owned).collect();
+            }
+            let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+            if let Some((from, to)) = range {
+                let edges = [from, to].map(|edge| usize::from_str_radix(edge, 16));
+                if let [Ok(from), Ok(to)] = edges {
+                    inside = (from..to).contains(&address);
+                }
+            }
+        }
+        panic!("the address is not mapped");
+    }
+
+    #[test]
+    fn a_stack_is_protected_while_its_thread_runs_and_not_after() {
+        let run = || {
+            let here = 0_u8;
+            flags_of(std::hint::black_box(&here) as *const u8 as usize)
+        };
+        let flags = spawn("confined", Depth::Kernels, run).unwrap().join().unwrap();
+        assert!(flags.contains(&"dd".into()) && flags.contains(&"wf".into()), "{flags:?}");
+        // the very stack may be used again
+        let flags = builder("plain", Depth::Kernels).spawn(run).unwrap().join().unwrap();
+        assert!(!flags.contains(&"wf".into()), "{flags:?}");
+    }
+
+    #[test]
+    fn an_ordinary_thread_that_gets_the_stack_can_fork() {
+        for _ in 0..4 {
+            spawn("confined", Depth::Kernels, || ()).unwrap().join().unwrap();
+            let forks = || {
+                // SAFETY: the child only exits.
+                unsafe {
+                    let child = libc::fork();
+                    if child == 0 {
+                        libc::_exit(7);
+                    }
+                    let mut status = -1;
+                    libc::waitpid(child, &mut status, 0);
+                    status
+                }
+            };
+            let status = builder("plain", Depth::Kernels).spawn(forks).unwrap().join().unwrap();
+            assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7, "{status}");
+        }
+    }
+}
