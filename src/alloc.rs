@@ -186,7 +186,7 @@ mod tests {
                 let (inside, zeroed) = (Scrubbing.alloc(layout), Scrubbing.alloc_zeroed(layout));
                 inside.write_bytes(0x77, 777);
                 let found = [outside, inside, zeroed].map(|block| heap::contains(block));
-                [outside, inside, zeroed].map(|block| Scrubbing.dealloc(block, layout));
+                [outside, inside, zeroed].into_iter().for_each(|block| Scrubbing.dealloc(block, layout));
                 found
             }
         };

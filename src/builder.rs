@@ -10,13 +10,15 @@ use crate::chat::Templates;
 use crate::clock::{Clock, SystemClock};
 use crate::engine::intake::{Defaults, Intake};
 use crate::engine::models::{Model, Models};
+use crate::engine::receipts::{OnReceipt, Receipts};
 use crate::engine::worker::{Shared, Worker};
 use crate::error::{Error, Result};
 use crate::grammar::Grammars;
-use crate::memory::ledger::Ledger;
 use crate::memory::thread::{Depth, spawn};
 use crate::model::arch::Arch;
 use crate::model::decoder::{Decoder, Limits, Plan, Weights, blocks_for};
+use crate::privacy::receipt::Chain;
+use crate::privacy::{ReceiptHash, ScrubReceipt};
 use crate::sample::Sampling;
 use crate::session::{Line, Session};
 use crate::text::Text;
@@ -91,6 +93,8 @@ pub struct Builder {
     max_requests: usize,
     draft: Option<PathBuf>,
     clock: Arc<dyn Clock>,
+    chain: Option<ReceiptHash>,
+    on_receipt: Option<OnReceipt>,
     #[cfg(feature = "testing")]
     pub(crate) faults: crate::engine::taps::Faults,
 }
@@ -112,6 +116,8 @@ impl Builder {
             max_requests: 1 << 16,
             draft: None,
             clock: Arc::new(SystemClock),
+            chain: None,
+            on_receipt: None,
             #[cfg(feature = "testing")]
             faults: crate::engine::taps::Faults::default(),
         }
@@ -166,6 +172,21 @@ impl Builder {
     /// What tells the time; the system's clocks by default.
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
         self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Ties the session's receipts into a chain, each holding the hash of the one before it, so that none can be taken
+    /// out of an audit log unseen ([`crate::privacy::verify_receipts`]). The first one follows `previous`: the hash of
+    /// the last session's last receipt, or [`ReceiptHash::START`].
+    pub fn chain_receipts(mut self, previous: ReceiptHash) -> Self {
+        self.chain = Some(previous);
+        self
+    }
+
+    /// Is called with the receipt of every request when it ended, also of those that failed or that nobody waited for,
+    /// and at last with the session's: in the order of their chain, from the thread that computes, which waits for it.
+    pub fn on_receipt(mut self, call: impl Fn(&ScrubReceipt) + Send + Sync + 'static) -> Self {
+        self.on_receipt = Some(Arc::new(call));
         self
     }
 
@@ -402,13 +423,17 @@ impl Builder {
         };
         let (device, main) = load(parts)?;
         let draft = draft.map(|parts| load(parts).map(|(_, model)| model)).transpose()?;
-        let models = Models { main, draft, ledger: Ledger::default() };
+        let models = Models::new(main, draft);
+        let name = getrandom::u64().unwrap_or(0);
+        let chain = self.chain.map(Chain::after);
+        let receipts = Receipts::new(name, self.clock.clone(), chain, self.on_receipt.clone());
         let (context, vocab) = (limits.context, defaults.vocab);
         let shared = Arc::new(Shared::default());
         let (asks, inbox) = channel();
         let (to_worker, messages) = channel();
         #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests ask for faults"))]
-        let mut worker = Worker::new(models, text.clone(), vocab, limits, shared.clone(), self.clock.clone());
+        let mut worker =
+            Worker::new(models, text.clone(), vocab, limits, shared.clone(), self.clock.clone(), receipts);
         #[cfg(feature = "testing")]
         {
             worker.faults = self.faults;
@@ -423,7 +448,7 @@ impl Builder {
             shared: shared.clone(),
             clock: self.clock.clone(),
             worker: to_worker.clone(),
-            session: getrandom::u64().unwrap_or(0),
+            session: name,
             accepted: 0,
             breakers: None,
         };

@@ -38,8 +38,8 @@ pub use chat::{Message, PieceKind, Role, Tool, ToolCall, assistant, system, tool
 pub use conversation::{Conversation, ConversationStream, Public};
 pub use error::{Error, Result};
 pub use grammar::{GrammarReason, ResponseFormat};
-pub use memory::ledger::{NotCovered, ScrubReport};
 pub use memory::poison::PoisonReason;
+pub use privacy::ScrubReceipt;
 pub use request::{Priority, Request, Speculation};
 pub use response::{Choice, FinishReason, Piece, Reply, RequestId, Timing, Usage};
 pub use sample::{Dry, Logprobs, TokenLogprobs};

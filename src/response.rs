@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::chat::{Message, PieceKind, Role, ToolCall};
 use crate::memory::Secret;
+use crate::privacy::ScrubReceipt;
 use crate::sample::Logprobs;
 
 /// Why a reply ended.
@@ -67,6 +68,8 @@ pub struct Timing {
     pub first_token: Duration,
     /// Until its last token was chosen.
     pub total: Duration,
+    /// From then on until all that it left was overwritten, and that of others that ended in the same step.
+    pub scrub: Duration,
 }
 
 impl Timing {
@@ -102,6 +105,8 @@ pub struct Reply {
     pub timing: Timing,
     /// The request's name in logs.
     pub request_id: RequestId,
+    /// What was overwritten before this reply was handed over.
+    pub receipt: ScrubReceipt,
 }
 
 impl Reply {
@@ -158,6 +163,7 @@ impl fmt::Debug for Reply {
             .field("usage", &self.usage)
             .field("timing", &self.timing)
             .field("request_id", &self.request_id)
+            .field("receipt", &self.receipt)
             .finish()
     }
 }

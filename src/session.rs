@@ -14,8 +14,8 @@ use crate::engine::job::Kept;
 use crate::engine::mailbox::Outbox;
 use crate::engine::worker::{Message, Shared};
 use crate::error::{Error, Result};
-use crate::memory::ledger::ScrubReport;
 use crate::memory::poison::PoisonReason;
+use crate::privacy::ScrubReceipt;
 use crate::request::Request;
 use crate::response::Reply;
 use crate::stream::{Reader, Stream};
@@ -31,7 +31,7 @@ use crate::text::Text;
 pub struct Session {
     pub(crate) line: Line,
     pub(crate) intake: Option<JoinHandle<()>>,
-    pub(crate) worker: Option<JoinHandle<ScrubReport>>,
+    pub(crate) worker: Option<JoinHandle<ScrubReceipt>>,
     pub(crate) memory: MemoryPlan,
     pub(crate) context: usize,
     pub(crate) vocab: usize,
@@ -213,7 +213,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Poisoned`] if memory was not zero when read back.
-    pub fn close(mut self) -> Result<ScrubReport> {
+    pub fn close(mut self) -> Result<ScrubReceipt> {
         let report = self.join()?;
         match self.line.shared.poison.reason() {
             Some(reason @ PoisonReason::ScrubFailed) => Err(Error::Poisoned(reason)),
@@ -263,7 +263,7 @@ impl Session {
         *self.line.shared.load.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn join(&mut self) -> Result<ScrubReport> {
+    fn join(&mut self) -> Result<ScrubReceipt> {
         let _ = self.line.asks.send(Ask::Close); // it may have ended with a panic; the worker has not
         if self.intake.take().is_some_and(|intake| intake.join().is_err()) {
             let _ = self.line.worker.send(Message::Close);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::chat::{PieceKind, Splitter, Style};
-use crate::engine::mailbox::{Fresh, Mailbox, Output, Whole};
+use crate::engine::mailbox::{End, Fresh, Mailbox, Output, Whole};
 use crate::error::Result;
 use crate::memory::Secret;
 use crate::response::{Choice, FinishReason, Piece, Reply};
@@ -33,8 +33,8 @@ impl Reader {
     pub fn reply(self) -> Result<Reply> {
         let Whole { choices, prompt_logprobs, end } = self.mailbox.whole()?;
         let choices = choices.into_iter().map(|output| self.choice(output)).collect();
-        let (usage, timing, request_id) = (end.usage, end.timing, end.request_id);
-        Ok(Reply { choices, prompt_logprobs, usage, timing, request_id })
+        let End { usage, timing, request_id, receipt } = end;
+        Ok(Reply { choices, prompt_logprobs, usage, timing, request_id, receipt })
     }
 
     fn choice(&self, mut output: Output) -> Choice {

@@ -254,10 +254,10 @@ fn closing_reports_what_was_scrubbed() {
     session.generate(Request::prompt("")).unwrap_err();
     session.generate(Request::tokens(vec![VOCAB as u32])).unwrap_err();
     let report = session.close().unwrap();
-    assert_eq!(report.requests, 2, "the empty prompt never reached the session");
-    assert!(report.verified > cache && report.bytes > report.verified, "{report}");
-    assert!(report.mlocked == report.verified || report.not_covered.len() > 1, "{report}");
-    assert_eq!(report.not_covered.last(), Some(&amnesic::NotCovered::HeapTemporaries));
+    assert_eq!(report.requests(), 2, "the empty prompt never reached the session");
+    assert!(report.verified_bytes() > cache && report.bytes() > report.verified_bytes(), "{report}");
+    assert!(report.locked_bytes() == report.verified_bytes() || report.not_covered.len() > 1, "{report}");
+    assert_eq!(report.not_covered.last(), Some(&amnesic::privacy::NotCovered::HeapTemporaries));
 }
 
 #[test]

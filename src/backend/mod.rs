@@ -10,6 +10,7 @@
 pub mod cpu;
 
 use crate::error::Result;
+use crate::memory::ledger::NotCovered;
 use crate::memory::{Layout, Region, Scrubbed, arena::Closed};
 use crate::weights::Tensor;
 
@@ -352,6 +353,9 @@ pub trait Backend: Send {
 
     /// What was done so far.
     fn counters(&self) -> Counters;
+
+    /// Bytes of what it reserved that are locked in memory, and what the platform refused.
+    fn protection(&self) -> (u64, Vec<NotCovered>);
 
     /// Overwrites everything, reads it back, and gives it up.
     fn close(self) -> Option<Closed>;

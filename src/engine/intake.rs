@@ -16,6 +16,7 @@ use crate::chat::{self, ChatInput, Style, Templates};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::grammar::Grammars;
+use crate::memory::ledger::Accounts;
 use crate::memory::{Secret, stack};
 use crate::model::decoder::Limits;
 use crate::request::{Prompt, Request, Speculation};
@@ -91,10 +92,11 @@ impl Intake {
             match ask {
                 Ask::Submit(requests, answer) => self.submit(requests, &answer),
                 Ask::Encode(request, answer) => {
+                    let began = self.clock.wall();
                     let ids = self.guarded(|this| this.encode(&request).map(|encoded| encoded.ids));
                     drop(request);
                     let proof = stack::scrub_deep();
-                    let _ = self.worker.send(Message::Refused(0, proof));
+                    let _ = self.worker.send(Message::Refused(Vec::new(), began, proof));
                     let _ = answer.send(ids); // a caller that is gone has dropped what it asked for
                 }
                 Ask::Close => break,
@@ -111,10 +113,9 @@ impl Intake {
         let count = requests.len();
         let mut prepared = Vec::with_capacity(count);
         let mut refused = self.check_room(count).err().map(|error| (0, error));
-        let mut taken = 0;
+        let (began, before) = (self.clock.wall(), self.accepted);
         for (index, (request, outbox)) in requests.into_iter().enumerate() {
             if refused.is_none() {
-                taken += 1;
                 match self.guarded(|this| this.prepare(request, outbox)) {
                     Ok(request) => prepared.push(request),
                     Err(error) => refused = Some((index, error)),
@@ -129,7 +130,8 @@ impl Intake {
             }
             Some(refusal) => {
                 drop(prepared);
-                let _ = self.worker.send(Message::Refused(taken, stack::scrub_deep()));
+                let ids = (before..self.accepted).map(|count| self.id(count + 1)).collect();
+                let _ = self.worker.send(Message::Refused(ids, began, stack::scrub_deep()));
                 let _ = answer.send(Err(refusal));
             }
         }
@@ -148,6 +150,10 @@ impl Intake {
         })
     }
 
+    fn id(&self, count: u64) -> RequestId {
+        RequestId { session: self.session, count }
+    }
+
     fn check_room(&self, count: usize) -> Result<()> {
         let (waiting, limit) = (self.shared.requests.load(Ordering::SeqCst), self.defaults.max_requests);
         match waiting + count <= limit {
@@ -159,7 +165,7 @@ impl Intake {
     /// Encodes a request, and fills in what it left open.
     fn prepare(&mut self, mut request: Request, outbox: Outbox) -> Result<Prepared> {
         self.accepted += 1;
-        let id = RequestId { session: self.session, count: self.accepted };
+        let id = self.id(self.accepted);
         let Encoded { ids, prefix, style } = self.encode(&request)?;
         outbox.set_style(style);
         let (prompt_tokens, context) = (ids.expose().len(), self.defaults.limits.context);
@@ -198,6 +204,8 @@ impl Intake {
             outbox,
             usage,
             accepted,
+            began: self.clock.wall(),
+            accounts: Accounts::default(),
             deadline: request.deadline.into_iter().chain(until).min(),
             timing: Timing::default(),
             members: Vec::with_capacity(choices),

@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use super::mailbox::{End, Outbox};
 use super::masks::Guide;
@@ -10,6 +10,8 @@ use super::scheduler::{Id, Key};
 use super::worker::Message;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
+use crate::memory::ledger::Accounts;
+use crate::privacy::receipt::ScrubReceipt;
 use crate::response::{FinishReason, RequestId, Timing, Usage};
 
 /// The ids of what is kept between requests; only a conversation's change.
@@ -44,6 +46,10 @@ pub struct Job {
     pub outbox: Outbox,
     pub usage: Usage,
     pub accepted: Instant,
+    /// The same time on the calendar.
+    pub began: SystemTime,
+    /// What was overwritten on its account.
+    pub accounts: Accounts,
     pub deadline: Option<Instant>,
     pub timing: Timing,
     /// Choices that run or wait.
@@ -74,9 +80,9 @@ impl Job {
     }
 
     /// Tells the caller. Only once nothing of the request is left anywhere.
-    pub fn tell(self) {
+    pub fn tell(self, receipt: ScrubReceipt) {
         let Self { usage, timing, id: request_id, .. } = self;
-        let end = self.failed.map_or(Ok(End { usage, timing, request_id }), Result::Err);
+        let end = self.failed.map_or(Ok(End { usage, timing, request_id, receipt }), Result::Err);
         self.outbox.end(end);
     }
 }

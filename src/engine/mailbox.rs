@@ -9,6 +9,7 @@ use super::worker::Message;
 use crate::chat::Style;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
+use crate::privacy::receipt::ScrubReceipt;
 use crate::response::{FinishReason, RequestId, Timing, Usage};
 use crate::sample::Logprobs;
 
@@ -76,11 +77,12 @@ pub struct Fresh {
 }
 
 /// How a request ended well.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct End {
     pub usage: Usage,
     pub timing: Timing,
     pub request_id: RequestId,
+    pub receipt: ScrubReceipt,
 }
 
 /// All of a request that ended well.

@@ -12,6 +12,7 @@ pub mod job;
 pub mod mailbox;
 pub mod masks;
 pub mod models;
+pub mod receipts;
 pub mod scheduler;
 pub mod sequence;
 pub mod speculate;

@@ -1,11 +1,12 @@
 //! The model that a session serves, and the draft model that guesses for it, each with the memory of its steps.
 
 use super::batch::Builder;
-use super::scheduler::Store;
+use super::scheduler::{Id, Store};
 use crate::backend::{Backend, Counters};
-use crate::memory::ledger::Ledger;
-use crate::memory::{Scrubbed, arena::Closed, workspace::Dirty};
+use crate::memory::ledger::{Accounts, HOST, Ledger, NotCovered};
+use crate::memory::{Scrubbed, workspace::Dirty};
 use crate::model::decoder::{Decoder, Limits};
+use crate::privacy::receipt::DeviceReceipt;
 
 /// A decoder on its backend.
 pub struct Model<B: Backend> {
@@ -40,12 +41,12 @@ impl<B: Backend> Model<B> {
     }
 
     /// Overwrites all that steps since the last scrub left outside the cache.
-    fn scrub_steps(&mut self, ledger: &mut Ledger) {
+    fn scrub_steps(&mut self, place: usize, ledger: &mut Ledger) {
         let (tokens, outputs) = self.dirty.take();
         let (regions, proof) = self.decoder.scrub(&mut self.backend, tokens, outputs);
-        ledger.scrubbed(regions, &proof);
-        ledger.scrubbed(1, &self.batch.scrub());
-        ledger.scrubbed(1, &self.backend.scrub_threads());
+        ledger.scrubbed(place, regions, &proof);
+        ledger.scrubbed(place, 1, &self.backend.scrub_threads());
+        ledger.scrubbed(HOST, 1, &self.batch.scrub());
     }
 }
 
@@ -54,41 +55,84 @@ pub struct Models<B: Backend> {
     pub main: Model<B>,
     pub draft: Option<Model<B>>,
     pub ledger: Ledger,
+    /// What was overwritten for sequences when they let blocks go, to be entered in their requests' accounts.
+    pub owed: Vec<(Id, Accounts)>,
 }
 
 impl<B: Backend> Models<B> {
-    fn each(&mut self) -> impl Iterator<Item = &mut Model<B>> {
-        [&mut self.main].into_iter().chain(&mut self.draft)
+    /// With nothing entered yet.
+    pub fn new(main: Model<B>, draft: Option<Model<B>>) -> Self {
+        Self { main, draft, ledger: Ledger::default(), owed: Vec::new() }
+    }
+
+    /// Each with its place in [`Accounts`].
+    fn each(&mut self) -> impl Iterator<Item = (usize, &mut Model<B>)> {
+        (HOST + 1..).zip([&mut self.main].into_iter().chain(&mut self.draft))
     }
 
     /// Overwrites all that steps since the last scrub left outside the caches.
     pub fn scrub_steps(&mut self) {
-        let Self { main, draft, ledger } = self;
-        [main].into_iter().chain(draft).for_each(|model| model.scrub_steps(ledger));
+        let Self { main, draft, ledger, .. } = self;
+        let models = [main].into_iter().chain(draft);
+        (HOST + 1..).zip(models).for_each(|(place, model)| model.scrub_steps(place, ledger));
     }
 
     /// Overwrites all memory of both.
     pub fn scrub_all(&mut self) {
-        let proof = self.each().fold(Scrubbed::nothing(), |sum, model| sum.and(model.backend.scrub_all()));
-        self.ledger.scrubbed(1, &proof);
+        let proofs: Vec<_> = self.each().map(|(place, model)| (place, model.backend.scrub_all())).collect();
+        proofs.iter().for_each(|(place, proof)| self.ledger.scrubbed(*place, 1, proof));
     }
 
-    /// Overwrites everything, reads it back, and gives it up.
-    pub fn close(self) -> (Ledger, Vec<Closed>) {
+    /// What the platform refused of their memory.
+    pub fn not_covered(&self) -> Vec<NotCovered> {
+        let models = [&self.main].into_iter().chain(&self.draft);
+        models.flat_map(|model| model.backend.protection().1).collect()
+    }
+
+    /// What accounts say, in their order.
+    pub fn devices(&self, accounts: &Accounts) -> Vec<DeviceReceipt> {
+        let [host, accounts @ ..] = accounts;
+        let models = [&self.main].into_iter().chain(&self.draft);
+        let devices = models.zip(accounts).map(|(model, account)| DeviceReceipt {
+            locked_bytes: model.backend.protection().0,
+            ..DeviceReceipt::new(&model.backend.name(), account)
+        });
+        [DeviceReceipt::new("host", host)].into_iter().chain(devices).collect()
+    }
+
+    /// Overwrites everything, reads it back, and gives it up; says for each device what was ever done, and whether all
+    /// was zero.
+    pub fn close(self) -> (Vec<DeviceReceipt>, bool) {
+        let mut devices = self.devices(&self.ledger.accounts);
+        let mut clean = !self.ledger.is_dirty();
         let models = [Some(self.main), self.draft].into_iter().flatten();
-        (self.ledger, models.filter_map(|model| model.backend.close()).collect())
+        for (model, device) in models.zip(&mut devices[HOST + 1..]) {
+            let Some(closed) = model.backend.close() else { continue };
+            clean &= closed.verified == closed.scrubbed.bytes();
+            device.regions += closed.regions;
+            device.bytes += closed.scrubbed.bytes();
+            device.samples += closed.scrubbed.samples();
+            device.verified_bytes = closed.verified;
+        }
+        (devices, clean)
     }
 }
 
 impl<B: Backend> Store for Models<B> {
-    fn scrub(&mut self, blocks: &[u32]) -> Scrubbed {
-        let scrubs = self.each().map(|model| model.backend.scrub_blocks(blocks));
-        let proof = scrubs.fold(Scrubbed::nothing(), Scrubbed::and);
-        self.ledger.scrubbed(blocks.len() as u64, &proof);
-        proof
+    fn scrub(&mut self, blocks: &[u32], whose: Option<Id>) -> Scrubbed {
+        let before = self.ledger.accounts;
+        let proofs: Vec<_> =
+            self.each().map(|(place, model)| (place, model.backend.scrub_blocks(blocks))).collect();
+        let mut sum = Scrubbed::nothing();
+        for (place, proof) in proofs {
+            self.ledger.scrubbed(place, blocks.len() as u64, &proof);
+            sum = sum.and(proof);
+        }
+        self.owed.extend(whose.map(|id| (id, self.ledger.since(before))));
+        sum
     }
 
     fn copy(&mut self, from: u32, to: u32) {
-        self.each().for_each(|model| model.backend.copy_block(from, to));
+        self.each().for_each(|(_, model)| model.backend.copy_block(from, to));
     }
 }

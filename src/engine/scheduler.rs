@@ -23,8 +23,8 @@ use crate::model::decoder::{Limits, blocks_for};
 
 /// Where the bytes of blocks are.
 pub trait Store {
-    /// Overwrites blocks.
-    fn scrub(&mut self, blocks: &[u32]) -> Scrubbed;
+    /// Overwrites blocks, on the account of a sequence if one let them go.
+    fn scrub(&mut self, blocks: &[u32], whose: Option<Id>) -> Scrubbed;
     /// Copies one block's bytes to another.
     fn copy(&mut self, from: u32, to: u32);
 }
@@ -289,7 +289,7 @@ impl Scheduler {
             kept.cached = entry.cached;
             kept.used = self.clock;
         }
-        self.let_go(entry.table, store);
+        self.let_go(entry.table, Some(id), store);
     }
 
     /// From now on something is kept under `key`.
@@ -300,14 +300,14 @@ impl Scheduler {
     /// Nothing is kept under `key` any more: blocks that nobody else holds are scrubbed.
     pub fn forget(&mut self, key: Key, store: &mut impl Store) {
         if let Some(kept) = self.kept.remove(&key) {
-            self.let_go(kept.table, store);
+            self.let_go(kept.table, None, store);
         }
     }
 
-    fn let_go(&mut self, table: Vec<u32>, store: &mut impl Store) {
+    fn let_go(&mut self, table: Vec<u32>, whose: Option<Id>, store: &mut impl Store) {
         self.pool.let_go(table, &mut self.dead);
         if !self.dead.is_empty() {
-            let proof = store.scrub(&self.dead);
+            let proof = store.scrub(&self.dead, whose);
             self.pool.release(&mut self.dead, &proof);
         }
     }
@@ -379,7 +379,7 @@ impl Scheduler {
             kept.cached = 0;
         }
         let reused = entry.cached;
-        self.let_go(spare, store);
+        self.let_go(spare, Some(id), store);
         reused
     }
 
@@ -392,7 +392,7 @@ impl Scheduler {
         let kept = self.kept.get_mut(&key).expect("found just now");
         kept.cached = 0;
         let table = std::mem::take(&mut kept.table);
-        self.let_go(table, store);
+        self.let_go(table, None, store);
         true
     }
 
@@ -413,7 +413,7 @@ impl Scheduler {
         let entry = self.entry_mut(victim.id);
         entry.cached = 0;
         let table = std::mem::take(&mut entry.table);
-        self.let_go(table, store);
+        self.let_go(table, Some(victim.id), store);
     }
 
     /// Shares the step's tokens and rows of logits out.

@@ -21,6 +21,7 @@ impl<B: Backend> Worker<B> {
         }
         self.turns.clear();
         self.turns.extend(self.scheduler.plan(&mut self.models));
+        self.settle_owed();
         let mut turns = std::mem::take(&mut self.turns);
         self.guess(&mut turns);
         let looking = self.send_guides(&turns);

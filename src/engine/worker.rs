@@ -5,22 +5,24 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use super::job::Job;
 use super::mailbox::Wish;
 use super::masks::{Guide, Masks};
 use super::models::Models;
+use super::receipts::Receipts;
 use super::scheduler::{Arrival, Id, Key, Scheduler, Turn};
 use super::sequence::Sequence;
 use crate::backend::{Backend, Counters};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::memory::Scrubbed;
-use crate::memory::ledger::{NotCovered, ScrubReport};
+use crate::memory::ledger::{self, Accounts, HOST};
 use crate::memory::poison::{Poison, PoisonReason};
 use crate::model::decoder::Limits;
-use crate::response::FinishReason;
+use crate::privacy::receipt::{ScrubReceipt, Subject};
+use crate::response::{FinishReason, RequestId};
 use crate::sample::Sampler;
 use crate::session::Load;
 use crate::text::Text;
@@ -41,8 +43,8 @@ pub struct Prepared {
 pub enum Message {
     /// Requests that come in together, and the proof that the place where they were encoded is clean.
     Accept(Vec<Prepared>, Scrubbed),
-    /// Requests were refused; as above.
-    Refused(u64, Scrubbed),
+    /// Requests were refused, which came in at that time; as above.
+    Refused(Vec<RequestId>, SystemTime, Scrubbed),
     /// Somebody wants his request to end, or has read of a stream that was full.
     Wake,
     /// What is kept under a key is of no use any more; tells when it is overwritten.
@@ -81,6 +83,7 @@ pub struct Worker<B: Backend> {
     pub(super) sampler: Sampler,
     pub(super) masks: Option<Masks>,
     pub(super) turns: Vec<Turn>,
+    receipts: Receipts,
     #[cfg(feature = "testing")]
     pub faults: crate::engine::taps::Faults,
 }
@@ -94,6 +97,7 @@ impl<B: Backend> Worker<B> {
         limits: Limits,
         shared: Arc<Shared>,
         clock: Arc<dyn Clock>,
+        receipts: Receipts,
     ) -> Self {
         Self {
             models,
@@ -110,18 +114,22 @@ impl<B: Backend> Worker<B> {
             sampler: Sampler::new(vocab),
             masks: None,
             turns: Vec::with_capacity(limits.sequences),
+            receipts,
             #[cfg(feature = "testing")]
             faults: crate::engine::taps::Faults::default(),
         }
     }
 
     /// Serves until the session's handle is gone, then overwrites and gives up everything.
-    pub fn run(mut self, messages: &Receiver<Message>) -> ScrubReport {
+    pub fn run(mut self, messages: &Receiver<Message>) -> ScrubReceipt {
         loop {
             match self.next(messages) {
                 Some(Message::Close) => return self.close(),
                 Some(message) => self.guarded(|this| this.hear(message)),
                 None => self.guarded(Self::step),
+            }
+            if self.shared.poison.reason() == Some(PoisonReason::ScrubFailed) && !self.jobs.is_empty() {
+                self.fail_all();
             }
             self.show_load();
         }
@@ -155,6 +163,8 @@ impl<B: Backend> Worker<B> {
     }
 
     fn fail_all(&mut self) {
+        let reason = self.shared.poison.reason().unwrap_or(PoisonReason::Panic);
+        let before = self.models.ledger.accounts;
         self.models.scrub_all();
         self.scheduler = Scheduler::new(self.limits); // all blocks are zero
         self.paused.clear();
@@ -162,8 +172,10 @@ impl<B: Backend> Worker<B> {
         self.sequences.clear();
         let failed: Vec<Job> = self.jobs.drain().map(|(_, job)| job).collect();
         self.scrub_steps(Vec::new());
+        let account = self.models.ledger.since(before);
         for mut job in failed {
-            job.failed = Some(Error::Poisoned(PoisonReason::Panic));
+            ledger::add(&mut job.accounts, &account);
+            job.failed = Some(Error::Poisoned(reason));
             self.tell(job);
         }
     }
@@ -171,12 +183,19 @@ impl<B: Backend> Worker<B> {
     fn hear(&mut self, message: Message) {
         match message {
             Message::Accept(requests, proof) => {
-                self.models.ledger.scrubbed(1, &proof);
-                requests.into_iter().for_each(|request| self.accept(request));
+                let before = self.models.ledger.accounts;
+                self.models.ledger.scrubbed(HOST, 1, &proof);
+                let account = self.models.ledger.since(before);
+                for mut request in requests {
+                    ledger::add(&mut request.job.accounts, &account);
+                    self.accept(request);
+                }
             }
-            Message::Refused(requests, proof) => {
-                self.models.ledger.scrubbed(1, &proof);
-                (0..requests).for_each(|_| self.models.ledger.request_ended());
+            Message::Refused(requests, began, proof) => {
+                let before = self.models.ledger.accounts;
+                self.models.ledger.scrubbed(HOST, 1, &proof);
+                let account = self.models.ledger.since(before);
+                requests.into_iter().for_each(|id| drop(self.receipt(id, began, &account)));
             }
             Message::Wake => self.look_around(),
             Message::Forget(key, done) => {
@@ -269,6 +288,7 @@ impl<B: Backend> Worker<B> {
 
     /// Overwrites all that these choices left anywhere; where the last of a request ended, tells its caller.
     pub(super) fn finish(&mut self, ended: Vec<Ended>) {
+        let began = self.clock.now();
         let (mut over, mut guides) = (Vec::new(), Vec::new());
         for (id, outcome) in ended {
             let Some(sequence) = self.sequences.get(&id) else { continue }; // went with a sibling that failed
@@ -290,14 +310,27 @@ impl<B: Backend> Worker<B> {
             }
             let job = self.jobs.get_mut(&first).expect("a member's job");
             if job.is_over() {
-                job.timing.total = self.clock.now() - job.accepted;
+                job.timing.total = began - job.accepted;
                 over.extend(self.jobs.remove(&first));
             }
         }
-        if !over.is_empty() || !guides.is_empty() {
-            self.scrub_steps(guides);
+        if over.is_empty() && guides.is_empty() {
+            return;
         }
-        over.into_iter().for_each(|job| self.tell(job));
+        let before = self.models.ledger.accounts;
+        self.scrub_steps(guides);
+        let (account, took) = (self.models.ledger.since(before), self.clock.now() - began);
+        if self.models.ledger.is_dirty() {
+            self.shared.poison.set(PoisonReason::ScrubFailed);
+        }
+        for mut job in over {
+            ledger::add(&mut job.accounts, &account);
+            job.timing.scrub = took;
+            if let Some(reason @ PoisonReason::ScrubFailed) = self.shared.poison.reason() {
+                job.failed = Some(Error::Poisoned(reason));
+            }
+            self.tell(job);
+        }
     }
 
     /// Takes a choice out; what it leaves in the cache is overwritten, or kept for its conversation.
@@ -310,23 +343,41 @@ impl<B: Backend> Worker<B> {
             job.remember(sequence.ids.expose());
         }
         self.scheduler.end(id, keep, &mut self.models);
+        let job = self.jobs.get_mut(&sequence.job).expect("a member's job");
+        self.models.owed.drain(..).for_each(|(_, account)| ledger::add(&mut job.accounts, &account));
         self.paused.retain(|paused| *paused != id);
         sequence.guide.take()
     }
 
     fn scrub_steps(&mut self, guides: Vec<Guide>) {
         self.models.scrub_steps();
-        self.models.ledger.scrubbed(1, &self.sampler.scrub());
+        self.models.ledger.scrubbed(HOST, 1, &self.sampler.scrub());
         if let Some(masks) = self.masks.as_ref().filter(|_| !guides.is_empty()) {
-            self.models.ledger.scrubbed(1, &masks.forget(guides));
+            self.models.ledger.scrubbed(HOST, 1, &masks.forget(guides));
         }
     }
 
+    /// Enters what sequences that gave way let go.
+    pub(super) fn settle_owed(&mut self) {
+        for (id, account) in self.models.owed.drain(..) {
+            let job = self.sequences.get(&id).and_then(|sequence| self.jobs.get_mut(&sequence.job));
+            job.into_iter().for_each(|job| ledger::add(&mut job.accounts, &account));
+        }
+    }
+
+    fn receipt(&mut self, id: RequestId, began: SystemTime, account: &Accounts) -> ScrubReceipt {
+        self.models.ledger.requests += 1;
+        let mut devices = self.models.devices(account);
+        devices.retain(|device| device.regions > 0);
+        let gaps = [self.models.not_covered(), ledger::gaps_of_process()].concat();
+        self.receipts.issue(Subject::Request { id }, began, devices, gaps)
+    }
+
     fn tell(&mut self, job: Job) {
-        self.models.ledger.request_ended();
+        let receipt = self.receipt(job.id, job.began, &job.accounts);
         self.shared.requests.fetch_sub(1, Ordering::SeqCst);
         self.show_load();
-        job.tell();
+        job.tell(receipt);
     }
 
     /// So that whoever is told something sees a load from after it.
@@ -341,21 +392,16 @@ impl<B: Backend> Worker<B> {
         *self.shared.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
     }
 
-    fn close(mut self) -> ScrubReport {
+    fn close(mut self) -> ScrubReceipt {
         let left: Vec<Ended> = self.sequences.keys().map(|id| (*id, Err(Error::Closed))).collect();
         self.finish(left);
         self.scrub_steps(Vec::new());
-        let (mut ledger, arenas) = self.models.close();
-        for closed in arenas {
-            let whole = closed.scrubbed.bytes() == closed.verified;
-            ledger.arena_closed(closed);
-            if !whole {
-                self.shared.poison.set(PoisonReason::ScrubFailed);
-            }
+        let gaps = self.models.not_covered();
+        let requests = self.models.ledger.requests;
+        let (devices, clean) = self.models.close();
+        if !clean {
+            self.shared.poison.set(PoisonReason::ScrubFailed);
         }
-        if !crate::alloc::is_installed() {
-            ledger.not_covered(NotCovered::HeapTemporaries);
-        }
-        ledger.report()
+        self.receipts.close(requests, devices, [gaps, ledger::gaps_of_process()].concat())
     }
 }

@@ -17,7 +17,7 @@
 //!
 //! Growing these buffers frees older copies, and dropping the matcher frees all. Compiling frees further copies of the
 //! format: `serde_json` values, syntax trees, expressions, error messages. [`crate::alloc::Scrubbing`] overwrites all of
-//! them when they are freed; without it they count as [`crate::NotCovered::HeapTemporaries`]. Taking tokens back
+//! them when they are freed; without it they count as [`crate::privacy::NotCovered::HeapTemporaries`]. Taking tokens back
 //! shortens the buffers and overwrites nothing.
 //!
 //! Nothing outlives the matcher: llguidance has no cache across grammars, and its only statics are a panic hook and, per

@@ -8,7 +8,7 @@
 use std::io;
 use std::ptr::NonNull;
 
-use super::ledger::NotCovered;
+use super::ledger::{Memory, NotCovered};
 use super::scrub::{Plain, Scrubbed, is_zero, scrub};
 
 /// Every region starts on a cache line, so that no two share one.
@@ -75,10 +75,6 @@ pub struct Closed {
     pub scrubbed: Scrubbed,
     /// Bytes read back and found zero.
     pub verified: u64,
-    /// Bytes that were locked.
-    pub mlocked: u64,
-    /// What the platform refused.
-    pub not_covered: Vec<NotCovered>,
 }
 
 /// A locked, undumpable mapping. See the module.
@@ -131,6 +127,7 @@ impl Arena {
     /// Asks the kernel for what it can do, and records what it refuses.
     fn protect(&mut self) {
         let (start, bytes) = (self.base.as_ptr().cast::<libc::c_void>(), self.bytes as u64);
+        let memory = Memory::Arena;
         #[cfg(target_os = "linux")]
         {
             // SAFETY: advice about our own mapping; none of it moves or unmaps.
@@ -138,19 +135,32 @@ impl Arena {
             // Large pages save TLB misses on the KV cache; refused is fine.
             advise(libc::MADV_HUGEPAGE);
             if !advise(libc::MADV_DONTDUMP) {
-                self.not_covered.push(NotCovered::InCoreDumps { bytes });
+                self.not_covered.push(NotCovered::InCoreDumps { memory, bytes });
             }
             if !advise(libc::MADV_WIPEONFORK) {
-                self.not_covered.push(NotCovered::VisibleAfterFork { bytes });
+                self.not_covered.push(NotCovered::VisibleAfterFork { memory, bytes });
             }
         }
         #[cfg(not(target_os = "linux"))]
-        self.not_covered.extend([NotCovered::InCoreDumps { bytes }, NotCovered::VisibleAfterFork { bytes }]);
+        self.not_covered.extend([
+            NotCovered::InCoreDumps { memory, bytes },
+            NotCovered::VisibleAfterFork { memory, bytes },
+        ]);
         // SAFETY: our own mapping.
         self.mlocked = unsafe { libc::mlock(start, self.bytes) } == 0;
         if !self.mlocked {
-            self.not_covered.push(NotCovered::NotLocked { bytes });
+            self.not_covered.push(NotCovered::NotLocked { memory, bytes });
         }
+    }
+
+    /// Bytes that are locked in memory: all or none.
+    pub fn locked_bytes(&self) -> u64 {
+        if self.mlocked { self.bytes as u64 } else { 0 }
+    }
+
+    /// What the platform refused.
+    pub fn not_covered(&self) -> &[NotCovered] {
+        &self.not_covered
     }
 
     /// The values of a region.
@@ -216,13 +226,7 @@ impl Arena {
         // By chunks, so that the report says how much is zero when not all is.
         let verified =
             all.chunks(1 << 20).filter(|chunk| is_zero(chunk)).map(|chunk| chunk.len() as u64).sum();
-        Closed {
-            regions: self.regions as u64,
-            scrubbed,
-            verified,
-            mlocked: if self.mlocked { self.bytes as u64 } else { 0 },
-            not_covered: std::mem::take(&mut self.not_covered),
-        }
+        Closed { regions: self.regions as u64, scrubbed, verified }
     }
 }
 
@@ -263,10 +267,11 @@ mod tests {
     fn closing_scrubs_verifies_and_reports() {
         let (mut arena, _, two) = arena();
         arena.slice_mut::<u8>(two).fill(0xff);
+        let refused =
+            arena.not_covered().contains(&NotCovered::NotLocked { memory: Memory::Arena, bytes: 8192 });
+        assert!((arena.locked_bytes() == 8192) ^ refused);
         let closed = arena.close();
         assert_eq!((closed.regions, closed.scrubbed.bytes(), closed.verified), (2, 8192, 8192));
-        let refused = closed.not_covered.contains(&NotCovered::NotLocked { bytes: 8192 });
-        assert!((closed.mlocked == 8192) ^ refused);
     }
 
     #[test]

@@ -1,24 +1,51 @@
-//! The account: what was scrubbed, what was verified, what the platform refused.
+//! The account: what was scrubbed, what was read back, what the platform refused.
 
-use super::Scrubbed;
+use serde::{Deserialize, Serialize};
+
+use super::{Scrubbed, heap, thread};
+
+/// Kinds of memory that hold content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Memory {
+    /// Activations, KV cache and logits of a device.
+    Arena,
+    /// The heap for secrets: texts and token ids.
+    Secrets,
+    /// Stacks of the session's threads.
+    Stacks,
+}
 
 /// What the guarantee does not cover in this process, as far as the library can tell.
 #[non_exhaustive]
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
 pub enum NotCovered {
-    /// The kernel refused to lock the arena (`RLIMIT_MEMLOCK`): under memory pressure it may be swapped out.
+    /// The kernel refused to lock memory (`RLIMIT_MEMLOCK`): when memory is short it may be swapped out.
     NotLocked {
+        /// Which memory.
+        memory: Memory,
         /// Bytes that are not locked.
         bytes: u64,
     },
-    /// The platform cannot keep the arena out of core dumps.
+    /// The platform cannot keep memory out of core dumps.
     InCoreDumps {
+        /// Which memory.
+        memory: Memory,
         /// Bytes concerned.
         bytes: u64,
     },
-    /// The platform cannot hide the arena from forked children.
+    /// The platform cannot hide memory from forked children.
     VisibleAfterFork {
+        /// Which memory.
+        memory: Memory,
         /// Bytes concerned.
+        bytes: u64,
+    },
+    /// For want of memory on the heap for secrets, some were on the ordinary heap: overwritten, but not protected.
+    OnOrdinaryHeap {
+        /// Bytes, each time counted.
         bytes: u64,
     },
     /// Heap temporaries inside third-party crates are freed, not overwritten: the tokenizer's copies of the text, what
@@ -26,12 +53,31 @@ pub enum NotCovered {
     HeapTemporaries,
 }
 
+impl std::fmt::Display for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Arena => "the arena",
+            Self::Secrets => "the heap for secrets",
+            Self::Stacks => "the threads' stacks",
+        })
+    }
+}
+
 impl std::fmt::Display for NotCovered {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::NotLocked { bytes } => write!(f, "{bytes} bytes are not locked in memory (RLIMIT_MEMLOCK)"),
-            Self::InCoreDumps { bytes } => write!(f, "{bytes} bytes may appear in a core dump"),
-            Self::VisibleAfterFork { bytes } => write!(f, "{bytes} bytes are visible to forked children"),
+            Self::NotLocked { memory, bytes } => {
+                write!(f, "{bytes} bytes of {memory} are not locked in memory (RLIMIT_MEMLOCK)")
+            }
+            Self::InCoreDumps { memory, bytes } => {
+                write!(f, "{bytes} bytes of {memory} may appear in a core dump")
+            }
+            Self::VisibleAfterFork { memory, bytes } => {
+                write!(f, "{bytes} bytes of {memory} are visible to forked children")
+            }
+            Self::OnOrdinaryHeap { bytes } => {
+                write!(f, "{bytes} bytes of secrets were on the ordinary heap, for want of memory")
+            }
             Self::HeapTemporaries => {
                 f.write_str("heap temporaries of third-party crates (install alloc::Scrubbing)")
             }
@@ -39,72 +85,88 @@ impl std::fmt::Display for NotCovered {
     }
 }
 
-/// What [`crate::Session::close`] returns: what was overwritten, and what is not covered. Holds no content.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ScrubReport {
-    /// Requests that ended, in whatever way.
-    pub requests: u64,
-    /// Regions overwritten: KV blocks, activation buffers, stacks, and at the close the arenas themselves.
-    pub regions: u64,
-    /// Bytes overwritten, each time counted.
-    pub bytes: u64,
-    /// Bytes read back at the close and found zero: all arena bytes if all is well.
-    pub verified: u64,
-    /// Bytes of arena that were locked in memory.
-    pub mlocked: u64,
-    /// What the guarantee does not cover here.
-    pub not_covered: Vec<NotCovered>,
+/// What the process as a whole does not cover at the moment: its heap for secrets, its threads, its allocator.
+pub fn gaps_of_process() -> Vec<NotCovered> {
+    let heap = heap::status();
+    let (unlocked_stacks, memory) = (thread::unlocked_bytes(), Memory::Secrets);
+    let gaps = [
+        (heap.unlocked > 0).then_some(NotCovered::NotLocked { memory, bytes: heap.unlocked }),
+        (!heap.undumpable).then_some(NotCovered::InCoreDumps { memory, bytes: heap.bytes }),
+        (!heap.wiped_on_fork).then_some(NotCovered::VisibleAfterFork { memory, bytes: heap.bytes }),
+        (heap.elsewhere > 0).then_some(NotCovered::OnOrdinaryHeap { bytes: heap.elsewhere }),
+        (unlocked_stacks > 0)
+            .then_some(NotCovered::NotLocked { memory: Memory::Stacks, bytes: unlocked_stacks }),
+        (!crate::alloc::is_installed()).then_some(NotCovered::HeapTemporaries),
+    ];
+    gaps.into_iter().flatten().collect()
 }
 
-impl std::fmt::Display for ScrubReport {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} requests; scrubbed {} regions, {} bytes; {} bytes read back as zero; {} bytes were locked in memory",
-            self.requests, self.regions, self.bytes, self.verified, self.mlocked
-        )?;
-        for gap in &self.not_covered {
-            write!(f, "\nnot covered: {gap}")?;
-        }
-        Ok(())
+/// What was overwritten, on one device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Regions: KV blocks, buffers, stacks.
+    pub regions: u64,
+    /// Bytes, each time counted.
+    pub bytes: u64,
+    /// Places that were read back.
+    pub samples: u64,
+}
+
+impl Account {
+    /// Enters `regions` overwritten together.
+    pub fn enter(&mut self, regions: u64, proof: &Scrubbed) {
+        self.regions += regions;
+        self.bytes += proof.bytes();
+        self.samples += proof.samples();
     }
 }
 
-/// The running account behind a [`ScrubReport`].
+/// Accounts for what is on the host itself (stacks, buffers), and for the memory of up to two models.
+pub type Accounts = [Account; 3];
+
+/// The host's place in [`Accounts`]; the models' are behind it.
+pub const HOST: usize = 0;
+
+/// The running account of a session.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    report: ScrubReport,
+    /// All so far.
+    pub accounts: Accounts,
+    /// Requests that ended, in whatever way.
+    pub requests: u64,
+    dirty: bool,
 }
 
 impl Ledger {
-    /// Enters `regions` overwritten together.
-    pub fn scrubbed(&mut self, regions: u64, proof: &Scrubbed) {
-        self.report.regions += regions;
-        self.report.bytes += proof.bytes();
+    /// Enters `regions` overwritten together in a place of [`Accounts`].
+    pub fn scrubbed(&mut self, place: usize, regions: u64, proof: &Scrubbed) {
+        self.accounts[place].enter(regions, proof);
+        self.dirty |= proof.is_dirty();
     }
 
-    /// Enters the end of one request.
-    pub fn request_ended(&mut self) {
-        self.report.requests += 1;
+    /// What was entered since the accounts stood like this.
+    pub fn since(&self, then: Accounts) -> Accounts {
+        std::array::from_fn(|place| {
+            let (now, then) = (self.accounts[place], then[place]);
+            Account {
+                regions: now.regions - then.regions,
+                bytes: now.bytes - then.bytes,
+                samples: now.samples - then.samples,
+            }
+        })
     }
 
-    /// Enters an arena's last scrub.
-    pub fn arena_closed(&mut self, closed: super::arena::Closed) {
-        self.report.regions += closed.regions;
-        self.report.bytes += closed.scrubbed.bytes();
-        self.report.verified += closed.verified;
-        self.report.mlocked += closed.mlocked;
-        self.report.not_covered.extend(closed.not_covered);
+    /// Whether something that was read back was not zero, ever.
+    pub fn is_dirty(&self) -> bool {
+        self.dirty
     }
+}
 
-    /// Enters a gap in the guarantee.
-    pub fn not_covered(&mut self, gap: NotCovered) {
-        self.report.not_covered.push(gap);
-    }
-
-    /// The account as it stands.
-    pub fn report(self) -> ScrubReport {
-        self.report
+/// Adds accounts up.
+pub fn add(sum: &mut Accounts, more: &Accounts) {
+    for (sum, more) in sum.iter_mut().zip(more) {
+        sum.regions += more.regions;
+        sum.bytes += more.bytes;
+        sum.samples += more.samples;
     }
 }

@@ -26,13 +26,13 @@ impl std::fmt::Display for PoisonReason {
 pub struct Poison(AtomicU8);
 
 impl Poison {
-    /// Marks the session; the first reason stays.
+    /// Marks the session; the worse reason stays.
     pub fn set(&self, reason: PoisonReason) {
         let code = match reason {
             PoisonReason::Panic => 1,
             PoisonReason::ScrubFailed => 2,
         };
-        let _ = self.0.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire);
+        self.0.fetch_max(code, Ordering::AcqRel);
     }
 
     /// The reason, if the session is poisoned.
@@ -50,9 +50,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_reason_stays() {
+    fn the_worse_reason_stays() {
         let poison = Poison::default();
         assert_eq!(poison.reason(), None);
+        poison.set(PoisonReason::Panic);
+        assert_eq!(poison.reason(), Some(PoisonReason::Panic));
         poison.set(PoisonReason::ScrubFailed);
         poison.set(PoisonReason::Panic);
         assert_eq!(poison.reason(), Some(PoisonReason::ScrubFailed));

@@ -265,7 +265,7 @@ fn child(scenario: &str, folder: &Path) -> Findings {
     }
     findings.after = search(&needles);
     match session.close() {
-        Ok(report) => assert!(report.verified > 0 && report.requests > 0, "{report}"),
+        Ok(report) => assert!(report.verified_bytes() > 0 && report.requests() > 0, "{report}"),
         Err(error) => {
             assert_eq!(scenario, "no-op scrub", "{error}");
             assert!(matches!(error, Error::Poisoned(PoisonReason::ScrubFailed)), "{error}");

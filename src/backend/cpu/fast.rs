@@ -15,6 +15,7 @@ use super::team::{Part, Team};
 use super::weight::Weight;
 use crate::backend::{Attention, BLOCK, Backend, Batch, Buf, Counters, Kv, Linear, Projection, Quantize};
 use crate::error::Result;
+use crate::memory::ledger::NotCovered;
 use crate::memory::{Layout, Region, Scrubbed, arena::Closed, stack};
 use crate::weights::Tensor;
 
@@ -328,6 +329,10 @@ impl Backend for Cpu {
 
     fn counters(&self) -> Counters {
         self.counters
+    }
+
+    fn protection(&self) -> (u64, Vec<NotCovered>) {
+        self.memory.protection()
     }
 
     fn close(self) -> Option<Closed> {

@@ -4,6 +4,7 @@ use memmap2::{Mmap, MmapMut};
 
 use crate::backend::{Buf, Kv};
 use crate::error::{Error, Result};
+use crate::memory::ledger::NotCovered;
 use crate::memory::{Arena, Layout, Scrubbed};
 
 /// Memory for packed weights: pages of the system, large ones where it gives them, all zero.
@@ -84,6 +85,13 @@ impl Memory {
     /// Overwrites everything.
     pub fn scrub_all(&mut self) -> Scrubbed {
         self.0.as_mut().map_or(Scrubbed::nothing(), |(arena, _)| arena.scrub_all())
+    }
+
+    /// Bytes that are locked, and what the platform refused.
+    pub fn protection(&self) -> (u64, Vec<NotCovered>) {
+        self.0
+            .as_ref()
+            .map_or((0, Vec::new()), |(arena, _)| (arena.locked_bytes(), arena.not_covered().to_vec()))
     }
 
     /// Gives the arena up to be closed.

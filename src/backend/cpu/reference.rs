@@ -8,6 +8,7 @@ use crate::backend::{
     int8_scale,
 };
 use crate::error::{Error, Result};
+use crate::memory::ledger::NotCovered;
 use crate::memory::{Layout, Scrubbed, arena::Closed, stack};
 use crate::weights::{Dtype, Tensor};
 
@@ -328,6 +329,10 @@ impl Backend for Reference {
 
     fn counters(&self) -> Counters {
         self.counters
+    }
+
+    fn protection(&self) -> (u64, Vec<NotCovered>) {
+        self.memory.protection()
     }
 
     fn close(self) -> Option<Closed> {

@@ -29,7 +29,7 @@ impl Random {
 struct Cells(Vec<u64>);
 
 impl Store for Cells {
-    fn scrub(&mut self, blocks: &[u32]) -> Scrubbed {
+    fn scrub(&mut self, blocks: &[u32], _: Option<Id>) -> Scrubbed {
         blocks.iter().fold(Scrubbed::nothing(), |sum, &block| {
             sum.and(scrub(&mut self.0[block as usize * BLOCK..][..BLOCK]))
         })
