@@ -19,7 +19,7 @@ pub fn scrub_below() -> Scrubbed {
     overwrite::<{ DEPTH_BYTES / 8 }>()
 }
 
-/// Overwrites a frame of `WORDS` words.
+/// Overwrites a frame of `WORDS` words, and clears the vector registers.
 #[cfg_attr(feature = "testing", track_caller)]
 #[inline(never)]
 fn overwrite<const WORDS: usize>() -> Scrubbed {
@@ -29,6 +29,7 @@ fn overwrite<const WORDS: usize>() -> Scrubbed {
         frame.as_mut_ptr().write_bytes(0, 1);
         frame.assume_init_mut()
     };
+    super::registers::clear();
     super::scrub(words)
 }
 
