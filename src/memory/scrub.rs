@@ -105,11 +105,13 @@ fn sample(bytes: &[u8]) -> (u64, bool) {
     let Some(spare) = bytes.len().checked_sub(SAMPLE_BYTES) else {
         return (u64::from(!bytes.is_empty()), !is_zero(bytes));
     };
-    let middle = match spare {
-        0 => 0,
-        spare => PLACE.fetch_add(STEP, Ordering::Relaxed) % spare,
-    };
-    let dirty = [0, middle, spare].iter().any(|&at| !is_zero(&bytes[at..at + SAMPLE_BYTES]));
+    // the upper half of a product: a place from 0 to `spare`, without a division
+    let place = PLACE.fetch_add(STEP, Ordering::Relaxed);
+    let middle = ((place as u128 * (spare as u128 + 1)) >> usize::BITS) as usize;
+    let dirty = [0, middle, spare].iter().fold(false, |dirty, &at| {
+        let words = bytes[at..at + SAMPLE_BYTES].as_chunks::<8>().0;
+        dirty | (words.iter().fold(0, |any, word| any | u64::from_ne_bytes(*word)) != 0)
+    });
     (3, dirty)
 }
 
