@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use crate::grammar::GrammarReason;
 use crate::memory::poison::PoisonReason;
+use crate::privacy::{AliasReason, DisclosureReason};
 use crate::response::FinishReason;
 
 /// A result with this crate's [`enum@Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What went wrong, and who must act: the caller ([`Error::Request`] to [`Error::Incomplete`]), whoever made the
+/// What went wrong, and who must act: the caller ([`Error::Request`] to [`Error::ModelAlias`]), whoever made the
 /// checkpoint ([`Error::Read`] to [`Error::Tokenizer`]), whoever runs the machine ([`Error::Memory`],
 /// [`Error::Thread`]), or nobody, because a guarantee is in doubt ([`Error::Poisoned`]).
 ///
@@ -71,6 +72,21 @@ pub enum Error {
     Incomplete {
         /// Why it ended.
         finish_reason: FinishReason,
+    },
+    /// The policy that the user was shown is not the one that the data would go under.
+    #[error("disclosure: {0}")]
+    Disclosure(DisclosureReason),
+    /// The name of a model cannot be set or used.
+    #[error("model alias: {0}")]
+    ModelAlias(AliasReason),
+    /// A setting of the debug sampler is out of bounds.
+    #[cfg(feature = "debug-sampler")]
+    #[error("debug sampler: `{field}` must be {expected}")]
+    DebugSampler {
+        /// The setting's name.
+        field: &'static str,
+        /// What it must be.
+        expected: &'static str,
     },
 
     /// A file of the checkpoint cannot be read.
