@@ -2,3 +2,10 @@
 //!
 //! Never lives here: content. Nothing in this module has a field that could hold text, token ids or tensor values, but
 //! for what the debug sampler seals for the application's own key.
+
+mod doctor;
+mod lockdown;
+pub mod process;
+
+pub use doctor::{Diagnosis, Finding, Severity, SwapKind, doctor, doctor_for};
+pub use lockdown::{Enforced, Lockdown, LockdownError, Requirement, Restriction};
