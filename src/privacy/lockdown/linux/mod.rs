@@ -2,13 +2,19 @@
 
 mod calls;
 mod files;
+#[cfg(test)]
+mod tests;
 mod threads;
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use self::files::Kernel;
 use self::threads::{Act, Broadcast};
 use super::{Enforced, Lockdown, LockdownError, Requirement, Restriction};
+
+/// How long threads have to answer. They do within microseconds, unless they are stopped or block the signal.
+const TIME_LIMIT: Duration = Duration::from_secs(2);
 
 /// Whether this process, or the one that it was forked from, is locked down. Held while a lockdown runs, because there is
 /// one signal handler for all.
@@ -31,7 +37,7 @@ fn enforce_on(kernel: Kernel, lockdown: &Lockdown) -> Result<Enforced, LockdownE
     }
     let ruleset = files::ruleset(kernel, &lockdown.readable)?;
     let filter = calls::filter(lockdown.deny_accept, lockdown.deny_sendmsg)?;
-    let broadcast = Broadcast::new()?;
+    let broadcast = Broadcast::new(TIME_LIMIT)?;
     if ruleset.is_some() {
         let silent = broadcast.to_all(Act::Answer).unreached;
         if hard && silent > 0 {

@@ -11,12 +11,13 @@ use libc::c_int;
 
 use super::super::LockdownError;
 
-/// How long threads have to answer, all together.
-const TIME_LIMIT: Duration = Duration::from_secs(5);
 /// Between two looks at the answers.
 const PAUSE: Duration = Duration::from_micros(200);
 /// Threads that are signalled at once.
-const WAVE: usize = 256;
+const WAVE: usize = 512;
+/// Lists of threads that are made until one has no new thread. A thread that has answered starts none that must be asked,
+/// so two or three are enough, unless one that cannot be reached goes on starting others.
+const ROUNDS: usize = 16;
 /// A slot's answer before its thread has answered; else an errno, or 0.
 const PENDING: c_int = -1;
 /// No ruleset: the handler answers and does nothing.
@@ -53,11 +54,12 @@ pub struct Reached {
 pub struct Broadcast {
     signal: c_int,
     before: libc::sigaction,
+    time_limit: Duration,
 }
 
 impl Broadcast {
-    /// Picks a signal and installs the handler.
-    pub fn new() -> Result<Self, LockdownError> {
+    /// Picks a signal and installs the handler. Threads have `time_limit` to answer, those of a wave together.
+    pub fn new(time_limit: Duration) -> Result<Self, LockdownError> {
         let blocked = listing()?.into_iter().fold(0, |union, tid| union | blocked_signals(tid));
         let is_blocked = |signal: c_int| blocked >> (signal - 1) & 1 == 1;
         let mut unused: Vec<c_int> = (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev().filter(is_unused).collect();
@@ -66,7 +68,7 @@ impl Broadcast {
         let signal = *unused.first().ok_or_else(nothing_free)?;
         let handler = action(on_signal as extern "C" fn(c_int) as libc::sighandler_t);
         let before = exchange(signal, Some(&handler)).map_err(|source| refused("sigaction", source))?;
-        Ok(Self { signal, before })
+        Ok(Self { signal, before, time_limit })
     }
 
     /// Has every thread of the process do `act`, the caller's last, because it reads /proc until then.
@@ -94,30 +96,28 @@ impl Broadcast {
     }
 
     fn ask_others(&self) -> Reached {
-        let deadline = Instant::now() + TIME_LIMIT;
         let (mut asked, mut failed) = (HashSet::from([gettid()]), HashSet::new());
-        loop {
-            let tids = complete_listing(deadline);
-            let in_time = tids.is_some();
-            let tids = tids.unwrap_or_default();
+        for _ in 0..ROUNDS {
+            let Some(tids) = complete_listing(Instant::now() + self.time_limit) else { break };
             // The number of a thread that has ended may come back as another's.
             asked.retain(|tid| tids.contains(tid));
             failed.retain(|tid| tids.contains(tid));
-            let new: Vec<c_int> = tids.iter().copied().filter(|tid| !asked.contains(tid)).collect();
+            let new: Vec<c_int> = tids.difference(&asked).copied().collect();
             if new.is_empty() {
-                // Without a complete list at least one thread may have been missed.
-                let unreached = failed.len() + usize::from(!in_time);
-                return Reached { done: asked.len().saturating_sub(failed.len() + 1), unreached };
+                return Reached { done: asked.len() - failed.len() - 1, unreached: failed.len() };
             }
             for wave in new.chunks(WAVE) {
-                failed.extend(self.ask(wave, deadline));
+                failed.extend(self.ask(wave));
             }
             asked.extend(new);
         }
+        // Without a complete list of threads that were all asked, one more at least may have been missed.
+        Reached { done: asked.len() - failed.len() - 1, unreached: failed.len() + 1 }
     }
 
     /// Signals these threads and waits for them. Gives those that did not answer, or could not act.
-    fn ask(&self, tids: &[c_int], deadline: Instant) -> Vec<c_int> {
+    fn ask(&self, tids: &[c_int]) -> Vec<c_int> {
+        let deadline = Instant::now() + self.time_limit;
         for (slot, &tid) in SLOTS.iter().zip(tids) {
             slot.answer.store(PENDING, Ordering::Relaxed);
             slot.tid.store(tid, Ordering::Release);
@@ -175,7 +175,7 @@ extern "C" fn on_signal(_: c_int) {
 }
 
 /// Confines the calling thread for good; 0, or the errno of the call that failed. Async-signal-safe.
-fn act_here(ruleset: c_int) -> c_int {
+pub fn act_here(ruleset: c_int) -> c_int {
     if ruleset == NO_RULESET {
         return 0;
     }
