@@ -124,7 +124,8 @@ fn memory_lock(machine: &Machine, needed: u64) -> Found {
     }
     let Some(limit) = soft_limit(machine, "Max locked memory")? else { return Ok(vec![]) };
     let status = machine.text(STATUS)?;
-    let rights = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
+    let rights =
+        status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
     let rights = rights.ok_or(Finding::Unknown { file: STATUS })?;
     let enough = limit >= needed || rights & CAP_IPC_LOCK != 0;
     Ok(if enough { vec![] } else { vec![Finding::MemoryLock { limit, needed }] })
@@ -143,7 +144,11 @@ fn tracing(machine: &Machine) -> Found {
 
 fn perf_events(machine: &Machine) -> Found {
     let paranoid = machine.number("/proc/sys/kernel/perf_event_paranoid")?;
-    Ok(paranoid.filter(|&paranoid| paranoid < 2).map(|paranoid| Finding::PerfEvents { paranoid }).into_iter().collect())
+    Ok(paranoid
+        .filter(|&paranoid| paranoid < 2)
+        .map(|paranoid| Finding::PerfEvents { paranoid })
+        .into_iter()
+        .collect())
 }
 
 fn overcommit(machine: &Machine) -> Found {
@@ -154,14 +159,17 @@ fn overcommit(machine: &Machine) -> Found {
 
 fn virtual_machine(machine: &Machine) -> Found {
     let flagged = machine.text("/proc/cpuinfo")?.lines().any(|line| {
-        line.strip_prefix("flags").is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor"))
+        line.strip_prefix("flags")
+            .is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor"))
     });
     let named = machine.has("/sys/hypervisor/type") || machine.has("/proc/device-tree/hypervisor");
     Ok(if flagged || named { vec![Finding::VirtualMachine] } else { vec![] })
 }
 
 fn container(machine: &Machine) -> Vec<Finding> {
-    let is_one = machine.has("/.dockerenv") || machine.has("/run/.containerenv") || machine.has("/run/systemd/container");
+    let is_one = machine.has("/.dockerenv")
+        || machine.has("/run/.containerenv")
+        || machine.has("/run/systemd/container");
     if is_one { vec![Finding::Container] } else { vec![] }
 }
 
@@ -169,7 +177,9 @@ fn container(machine: &Machine) -> Vec<Finding> {
 fn nvidia_driver(machine: &Machine) -> Found {
     let Some(text) = machine.optional("/proc/driver/nvidia/params")? else { return Ok(vec![]) };
     let value = |wanted: &str| {
-        text.lines().find_map(|line| line.split_once(':').filter(|(name, _)| *name == wanted)).map(|(_, value)| value.trim())
+        text.lines()
+            .find_map(|line| line.split_once(':').filter(|(name, _)| *name == wanted))
+            .map(|(_, value)| value.trim())
     };
     let mut findings = vec![];
     if value("PreserveVideoMemoryAllocations") == Some("1") {

@@ -133,7 +133,10 @@ impl Finding {
             Self::Hibernation { resume_device: false } | Self::GpuCoreDump { .. } => Warning,
             Self::MemoryLock { .. } | Self::PageMerging | Self::Tracing | Self::PerfEvents { .. } => Warning,
             Self::GpuProfiling | Self::GpuServer | Self::Unknown { .. } | Self::NotSupported => Warning,
-            Self::Swap { .. } | Self::HugePagesAlways | Self::CompressedSwapCache | Self::Overcommit { .. } => Info,
+            Self::Swap { .. }
+            | Self::HugePagesAlways
+            | Self::CompressedSwapCache
+            | Self::Overcommit { .. } => Info,
             Self::VirtualMachine | Self::Container | Self::GpuCoreDumpSettings { .. } => Info,
         }
     }
@@ -155,7 +158,9 @@ impl Finding {
                 "A crash while a request runs gives its content to a program, which may keep or send it; a limit of 0 does \
                  not stop the kernel from starting it."
             }
-            Self::KernelCrashDump => "A crash of the kernel while a request runs writes its content to a disk.",
+            Self::KernelCrashDump => {
+                "A crash of the kernel while a request runs writes its content to a disk."
+            }
             Self::Hibernation { .. } => "Hibernation writes all memory to a disk, locked memory too.",
             Self::MemoryLock { .. } => "Activations and cache that cannot be locked may be swapped out.",
             Self::PageMerging => {
@@ -164,7 +169,9 @@ impl Finding {
             Self::HugePagesAlways => {
                 "When the kernel gathers pages into a huge one, the old copies stay in free memory until they are used again."
             }
-            Self::CompressedSwapCache => "Swapped pages stay in memory as copies that the library cannot overwrite.",
+            Self::CompressedSwapCache => {
+                "Swapped pages stay in memory as copies that the library cannot overwrite."
+            }
             Self::Tracing => "Any process of the same user can attach and read all memory.",
             Self::PerfEvents { .. } => "Counters and traces of other processes tell what they compute.",
             Self::Overcommit { .. } => {
@@ -175,7 +182,9 @@ impl Finding {
             Self::Container => {
                 "Whoever runs the host can read the memory; swap, core dumps and limits are the host's to decide."
             }
-            Self::VideoMemoryToFiles { .. } => "At suspend the driver copies video memory to files, in the clear.",
+            Self::VideoMemoryToFiles { .. } => {
+                "At suspend the driver copies video memory to files, in the clear."
+            }
             Self::GpuProfiling => "Counters of the GPU tell other users what it computes.",
             Self::GpuCoreDump { lightweight: true, .. } => {
                 "A dump of the GPU's state holds registers, and so values of a request."
@@ -186,7 +195,9 @@ impl Finding {
             Self::GpuCoreDumpSettings { .. } => {
                 "They take effect once core dumps of the GPU are switched on, which a program can do itself."
             }
-            Self::GpuServer => "Processes behind one server share a GPU context, and so a fault, and less isolation.",
+            Self::GpuServer => {
+                "Processes behind one server share a GPU context, and so a fault, and less isolation."
+            }
             Self::Unknown { .. } => "Whether the guarantee is weakened there is not known.",
             Self::NotSupported => "What weakens the guarantee here is not known.",
         }
@@ -198,14 +209,20 @@ impl Finding {
             Self::Swap { kind: SwapKind::Disk, .. } => {
                 "swapoff -a, or swap through dm-crypt with a random key, or MemorySwapMax=0 for the service."
             }
-            Self::Swap { kind: SwapKind::Encrypted, .. } => "Use a random key for each boot (crypttab: swap).",
+            Self::Swap { kind: SwapKind::Encrypted, .. } => {
+                "Use a random key for each boot (crypttab: swap)."
+            }
             Self::Swap { kind: SwapKind::Memory, .. } => "MemorySwapMax=0 for the service, if that matters.",
             Self::CoreFile { .. } | Self::CoreHandler { .. } => {
                 "privacy::process::forbid_core_dumps() and undumpable(), or LimitCORE=0 and an empty core_pattern."
             }
-            Self::KernelCrashDump => "Switch kdump off, or have it leave out user pages and write to an encrypted disk.",
+            Self::KernelCrashDump => {
+                "Switch kdump off, or have it leave out user pages and write to an encrypted disk."
+            }
             Self::Hibernation { .. } => "Mask hibernate.target, or boot with `nohibernate`.",
-            Self::MemoryLock { .. } => "Raise RLIMIT_MEMLOCK (ulimit -l, LimitMEMLOCK=), or plan a smaller cache.",
+            Self::MemoryLock { .. } => {
+                "Raise RLIMIT_MEMLOCK (ulimit -l, LimitMEMLOCK=), or plan a smaller cache."
+            }
             Self::PageMerging => "echo 2 > /sys/kernel/mm/ksm/run, or privacy::process::opt_out_of_ksm().",
             Self::HugePagesAlways => {
                 "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled, or boot with init_on_free=1."
@@ -225,7 +242,9 @@ impl Finding {
             }
             Self::GpuCoreDumpSettings { .. } => "Unset CUDA_COREDUMP_* and CUDA_ENABLE_LIGHTWEIGHT_COREDUMP.",
             Self::GpuServer => "Unset CUDA_MPS_PIPE_DIRECTORY, or keep the server to one tenant.",
-            Self::Unknown { .. } => "Run the doctor before a lockdown, with /proc and /sys mounted and readable.",
+            Self::Unknown { .. } => {
+                "Run the doctor before a lockdown, with /proc and /sys mounted and readable."
+            }
             Self::NotSupported => "Check swap, core dumps and hibernation by hand.",
         }
     }
@@ -244,11 +263,19 @@ impl fmt::Display for Finding {
                 write!(f, "swap to {kind}: {devices} devices, {bytes} bytes")
             }
             Self::CoreFile { limit: bytes } => write!(f, "core dumps to files, limit {}", limit(bytes)),
-            Self::CoreHandler { limit: bytes } => write!(f, "core dumps to a handler, limit {}", limit(bytes)),
+            Self::CoreHandler { limit: bytes } => {
+                write!(f, "core dumps to a handler, limit {}", limit(bytes))
+            }
             Self::KernelCrashDump => f.write_str("kernel crash dumps are armed"),
-            Self::Hibernation { resume_device: true } => f.write_str("hibernation is possible, a resume device is set"),
-            Self::Hibernation { resume_device: false } => f.write_str("hibernation is possible, no resume device is set"),
-            Self::MemoryLock { limit, needed } => write!(f, "{limit} bytes can be locked, {needed} are needed"),
+            Self::Hibernation { resume_device: true } => {
+                f.write_str("hibernation is possible, a resume device is set")
+            }
+            Self::Hibernation { resume_device: false } => {
+                f.write_str("hibernation is possible, no resume device is set")
+            }
+            Self::MemoryLock { limit, needed } => {
+                write!(f, "{limit} bytes can be locked, {needed} are needed")
+            }
             Self::PageMerging => f.write_str("kernel samepage merging runs"),
             Self::HugePagesAlways => f.write_str("transparent huge pages for all memory"),
             Self::CompressedSwapCache => f.write_str("zswap is on"),
@@ -257,8 +284,12 @@ impl fmt::Display for Finding {
             Self::Overcommit { mode } => write!(f, "overcommit_memory is {mode}"),
             Self::VirtualMachine => f.write_str("a virtual machine"),
             Self::Container => f.write_str("a container"),
-            Self::VideoMemoryToFiles { folder_set: true } => f.write_str("video memory is saved to a folder at suspend"),
-            Self::VideoMemoryToFiles { folder_set: false } => f.write_str("video memory is saved to /tmp at suspend"),
+            Self::VideoMemoryToFiles { folder_set: true } => {
+                f.write_str("video memory is saved to a folder at suspend")
+            }
+            Self::VideoMemoryToFiles { folder_set: false } => {
+                f.write_str("video memory is saved to /tmp at suspend")
+            }
             Self::GpuProfiling => f.write_str("GPU performance counters are open to all users"),
             Self::GpuCoreDump { on_exception, on_request, lightweight } => {
                 let when = match (on_exception, on_request) {

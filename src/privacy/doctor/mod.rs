@@ -62,7 +62,13 @@ impl fmt::Display for Diagnosis {
         }
         for (index, finding) in self.findings.iter().enumerate() {
             let end = if index == 0 { "" } else { "\n" };
-            write!(f, "{end}{}: {finding}\n    {}\n    -> {}", finding.severity(), finding.explanation(), finding.remedy())?;
+            write!(
+                f,
+                "{end}{}: {finding}\n    {}\n    -> {}",
+                finding.severity(),
+                finding.explanation(),
+                finding.remedy()
+            )?;
         }
         Ok(())
     }

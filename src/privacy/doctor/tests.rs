@@ -23,7 +23,10 @@ const GOOD: &[(&str, &str)] = &[
     ("/proc/self/limits", LIMITS),
     ("/proc/self/status", "Name:\tx\nCapEff:\t0000000000000000\n"),
     ("/proc/cpuinfo", "processor\t: 0\nflags\t\t: fpu vme\nbugs\t\t: hypervisor\n"),
-    ("/proc/driver/nvidia/params", "PreserveVideoMemoryAllocations: 0\nTemporaryFilePath: \"\"\nRmProfilingAdminOnly: 1\n"),
+    (
+        "/proc/driver/nvidia/params",
+        "PreserveVideoMemoryAllocations: 0\nTemporaryFilePath: \"\"\nRmProfilingAdminOnly: 1\n",
+    ),
     ("/sys/kernel/kexec_crash_loaded", "0\n"),
     ("/sys/power/state", "freeze mem disk\n"),
     ("/sys/power/disk", "[disabled]\n"),
@@ -117,11 +120,18 @@ fn each_bad_setting_is_found() {
         (&[(limits, Some(&core_all))], &[Finding::CoreFile { limit: None }]),
         (&[(pattern, handler), (limits, Some(&core_0))], &[Finding::CoreHandler { limit: Some(0) }]),
         (&[(pattern, handler), (limits, Some(&core_1))], &[]),
-        (&[(pattern, Some("@/run/core.sock\n")), (limits, Some(&core_1))], &[Finding::CoreHandler { limit: Some(1) }]),
+        (
+            &[(pattern, Some("@/run/core.sock\n")), (limits, Some(&core_1))],
+            &[Finding::CoreHandler { limit: Some(1) }],
+        ),
         (&[(limits, Some(&core_1))], &[]),
         (&[(pattern, Some("\n")), (limits, Some(&core_all))], &[]),
         (
-            &[(pattern, Some("\n")), (limits, Some(&core_all)), ("/proc/sys/kernel/core_uses_pid", Some("1\n"))],
+            &[
+                (pattern, Some("\n")),
+                (limits, Some(&core_all)),
+                ("/proc/sys/kernel/core_uses_pid", Some("1\n")),
+            ],
             &[Finding::CoreFile { limit: None }],
         ),
         (&[(limits, Some(&little))], &[Finding::MemoryLock { limit: 4096, needed: NEEDED }]),
@@ -195,7 +205,8 @@ fn without_proc_and_sys_everything_is_unknown() {
     });
     // those which are asked only because of what another one says are not among them
     let asked = GOOD.iter().map(|(file, _)| *file).filter(|file| {
-        !["/proc/self/status", "/proc/sys/kernel/core_uses_pid", "/sys/power/disk", "/sys/power/resume"].contains(file)
+        !["/proc/self/status", "/proc/sys/kernel/core_uses_pid", "/sys/power/disk", "/sys/power/resume"]
+            .contains(file)
     });
     let (mut files, mut asked): (Vec<_>, Vec<_>) = (files.collect(), asked.collect());
     files.sort_unstable();
@@ -207,8 +218,13 @@ fn without_proc_and_sys_everything_is_unknown() {
 fn cuda_is_asked_through_its_variables() {
     let folder = tempfile::tempdir().unwrap();
     drop(machine(folder.path(), &[]));
-    let found = |variables: &[(&str, &str)]| diagnose(&Machine::at(folder.path(), variables), NEEDED).findings;
-    let dump = |on_exception, on_request, lightweight| Finding::GpuCoreDump { on_exception, on_request, lightweight };
+    let found =
+        |variables: &[(&str, &str)]| diagnose(&Machine::at(folder.path(), variables), NEEDED).findings;
+    let dump = |on_exception, on_request, lightweight| Finding::GpuCoreDump {
+        on_exception,
+        on_request,
+        lightweight,
+    };
     let (exception, request) = ("CUDA_ENABLE_COREDUMP_ON_EXCEPTION", "CUDA_ENABLE_USER_TRIGGERED_COREDUMP");
     let lightweight = ("CUDA_ENABLE_LIGHTWEIGHT_COREDUMP", "1");
     let settings = |variables| Finding::GpuCoreDumpSettings { variables };
@@ -237,8 +253,11 @@ fn an_undumpable_process_cannot_be_dumped_or_traced() {
 fn a_diagnosis_is_told_to_people_and_programs_the_worst_first() {
     let folder = tempfile::tempdir().unwrap();
     let swaps = format!("{SWAPS}/dev/sda2 partition 4 0 -2\n");
-    let changes: Changes =
-        &[("/proc/swaps", Some(&swaps)), ("/sys/module/zswap/parameters/enabled", Some("Y\n")), ("/proc/cpuinfo", None)];
+    let changes: Changes = &[
+        ("/proc/swaps", Some(&swaps)),
+        ("/sys/module/zswap/parameters/enabled", Some("Y\n")),
+        ("/proc/cpuinfo", None),
+    ];
     let diagnosis = diagnose(&machine(folder.path(), changes), 0);
     assert_eq!(diagnosis.worst(), Some(Severity::Critical));
     let printed = diagnosis.to_string();
@@ -252,10 +271,13 @@ fn a_diagnosis_is_told_to_people_and_programs_the_worst_first() {
     assert_eq!(json[0]["kind"], "disk");
     assert_eq!((&json[0]["devices"], &json[0]["bytes"]), (&1.into(), &4096.into()));
     assert!(json[0]["explanation"].as_str().unwrap().ends_with('.') && json[0]["remedy"].is_string());
-    assert_eq!(json[2], serde_json::json!({
-        "severity": "info", "finding": "compressed_swap_cache",
-        "explanation": Finding::CompressedSwapCache.explanation(), "remedy": Finding::CompressedSwapCache.remedy(),
-    }));
+    assert_eq!(
+        json[2],
+        serde_json::json!({
+            "severity": "info", "finding": "compressed_swap_cache",
+            "explanation": Finding::CompressedSwapCache.explanation(), "remedy": Finding::CompressedSwapCache.remedy(),
+        })
+    );
 }
 
 /// On the machine at hand: everything can be read, and what is found can be printed.

@@ -188,11 +188,7 @@ fn first_checks() -> BpfProgram {
     const NUMBER: u32 = 0; // offsets in `struct seccomp_data`
     const ARCH: u32 = 4;
     let enosys = answer(libc::ENOSYS);
-    let mut checks = vec![
-        load(NUMBER),
-        jump(libc::BPF_JEQ, libc::SYS_openat2 as u32, 0, 1),
-        enosys,
-    ];
+    let mut checks = vec![load(NUMBER), jump(libc::BPF_JEQ, libc::SYS_openat2 as u32, 0, 1), enosys];
     if cfg!(target_arch = "x86_64") {
         let (x32, own) = (0x4000_0000, 512..=547);
         checks.extend([

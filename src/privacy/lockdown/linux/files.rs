@@ -4,8 +4,8 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, Erratum, LandlockStatus, PathBeneath,
-    PathFd, RestrictSelf, Ruleset, RulesetAttr, RulesetCreatedAttr, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, Erratum, LandlockStatus,
+    PathBeneath, PathFd, RestrictSelf, Ruleset, RulesetAttr, RulesetCreatedAttr, Scope,
 };
 
 use super::super::{LockdownError, Restriction};
@@ -80,9 +80,11 @@ pub fn ruleset(kernel: Kernel, readable: &[PathBuf]) -> Result<Option<OwnedFd>, 
         .and_then(Ruleset::create)
         .map_err(|error| refused(std::io::Error::other(error)))?;
     let filled = created
-        .add_rules(paths.into_iter().map(|(path, rights)| {
-            Ok::<_, landlock::RulesetError>(PathBeneath::new(path, rights))
-        }))
+        .add_rules(
+            paths
+                .into_iter()
+                .map(|(path, rights)| Ok::<_, landlock::RulesetError>(PathBeneath::new(path, rights))),
+        )
         .map_err(|error| refused(std::io::Error::other(error)))?;
     Ok(filled.into())
 }

@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use self::files::Kernel;
-use self::threads::{Act, Broadcast};
+use self::threads::{Act, Broadcast, Ruleset};
 use super::{Enforced, Lockdown, LockdownError, Requirement, Restriction};
 
 /// How long threads have to answer. They do within microseconds, unless they are stopped or block the signal.
@@ -37,6 +37,7 @@ fn enforce_on(kernel: Kernel, lockdown: &Lockdown) -> Result<Enforced, LockdownE
     }
     let ruleset = files::ruleset(kernel, &lockdown.readable)?;
     let filter = calls::filter(lockdown.deny_accept, lockdown.deny_sendmsg)?;
+    let ruleset = ruleset.map(Ruleset::tried).transpose()?;
     let broadcast = Broadcast::new(TIME_LIMIT)?;
     if ruleset.is_some() {
         let silent = broadcast.to_all(Act::Answer).unreached;

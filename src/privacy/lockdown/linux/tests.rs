@@ -51,7 +51,8 @@ fn best_effort_says_what_is_missing() {
     for _ in 0..2 {
         // twice: what enforced nothing does not count as a lockdown
         let enforced =
-            enforce_on(nothing, &Lockdown::new().requirement(Requirement::BestEffort).allow_read("/proc")).unwrap();
+            enforce_on(nothing, &Lockdown::new().requirement(Requirement::BestEffort).allow_read("/proc"))
+                .unwrap();
         let expected = Enforced {
             landlock_abi: 0,
             system_calls: false,
@@ -170,20 +171,22 @@ fn landlock_alone_denies_files_and_new_paths() {
     let folder = folder();
     let readable: [PathBuf; 2] = [folder.path().join("allowed"), folder.path().join("other/file")];
     let ruleset = files::ruleset(kernel, &readable[..1]).unwrap().unwrap();
-    let denied = confined(|| assert_eq!(threads::act_here(ruleset.as_raw_fd()), 0), || acts_on_files(folder.path()));
+    let denied =
+        confined(|| assert_eq!(threads::confine(ruleset.as_raw_fd()), 0), || acts_on_files(folder.path()));
     for (act, errno) in denied {
         let expected = if act.ends_with("allowed") { 0 } else { EACCES };
         assert_eq!(errno, expected, "{act}");
     }
     let one_file = files::ruleset(kernel, &readable[1..]).unwrap().unwrap();
     let (file, list) = confined(
-        || assert_eq!(threads::act_here(one_file.as_raw_fd()), 0),
+        || assert_eq!(threads::confine(one_file.as_raw_fd()), 0),
         || (errno(fs::read(&readable[1])), errno(fs::read_dir(folder.path().join("other")))),
     );
     assert_eq!((file, list), (0, EACCES));
     // the same acts, not confined
     let free = acts_on_files(folder.path());
-    let failed: Vec<_> = free.iter().filter(|(act, errno)| *errno != 0 && *act != "truncate" && *act != "remove").collect();
+    let failed: Vec<_> =
+        free.iter().filter(|(act, errno)| *errno != 0 && *act != "truncate" && *act != "remove").collect();
     assert!(failed.is_empty(), "{failed:?}");
 }
 
@@ -193,7 +196,10 @@ fn the_filter_alone_denies_writing() {
     let filter = calls::filter(false, false).unwrap();
     let denied = confined(|| seccompiler::apply_filter(&filter).unwrap(), || acts_on_files(folder.path()));
     for (act, errno) in denied {
-        let expected = if act.starts_with("read ") && act != "read and write" || act.starts_with("list") || act == "read" {
+        let expected = if act.starts_with("read ") && act != "read and write"
+            || act.starts_with("list")
+            || act == "read"
+        {
             0
         } else {
             EPERM
@@ -300,12 +306,38 @@ fn calls_are_denied_by_their_arguments() {
 #[test]
 fn what_a_session_needs_is_let_through() {
     for number in [
-        libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mprotect, libc::SYS_mlock, libc::SYS_munlock, libc::SYS_brk,
-        libc::SYS_futex, libc::SYS_clone, libc::SYS_clone3, libc::SYS_getrandom, libc::SYS_read, libc::SYS_write,
-        libc::SYS_readv, libc::SYS_writev, libc::SYS_close, libc::SYS_exit, libc::SYS_exit_group, libc::SYS_tgkill,
-        libc::SYS_sched_yield, libc::SYS_sched_getaffinity, libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask,
-        libc::SYS_sigaltstack, libc::SYS_set_robust_list, libc::SYS_rseq, libc::SYS_clock_nanosleep, libc::SYS_recvfrom,
-        libc::SYS_recvmsg, libc::SYS_epoll_pwait, libc::SYS_ppoll, libc::SYS_fstat, libc::SYS_lseek,
+        libc::SYS_mmap,
+        libc::SYS_munmap,
+        libc::SYS_mprotect,
+        libc::SYS_mlock,
+        libc::SYS_munlock,
+        libc::SYS_brk,
+        libc::SYS_futex,
+        libc::SYS_clone,
+        libc::SYS_clone3,
+        libc::SYS_getrandom,
+        libc::SYS_read,
+        libc::SYS_write,
+        libc::SYS_readv,
+        libc::SYS_writev,
+        libc::SYS_close,
+        libc::SYS_exit,
+        libc::SYS_exit_group,
+        libc::SYS_tgkill,
+        libc::SYS_sched_yield,
+        libc::SYS_sched_getaffinity,
+        libc::SYS_rt_sigaction,
+        libc::SYS_rt_sigprocmask,
+        libc::SYS_sigaltstack,
+        libc::SYS_set_robust_list,
+        libc::SYS_rseq,
+        libc::SYS_clock_nanosleep,
+        libc::SYS_recvfrom,
+        libc::SYS_recvmsg,
+        libc::SYS_epoll_pwait,
+        libc::SYS_ppoll,
+        libc::SYS_fstat,
+        libc::SYS_lseek,
     ] {
         assert_eq!(answer_to(number, &[]), ALLOW, "{number}");
     }

@@ -3,8 +3,9 @@
 #![expect(unsafe_code, reason = "installs a signal handler and makes system calls that libc does not wrap")]
 
 use std::collections::HashSet;
+use std::ffi::CStr;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 use std::time::{Duration, Instant};
 
 use libc::c_int;
@@ -15,17 +16,21 @@ use super::super::LockdownError;
 const PAUSE: Duration = Duration::from_micros(200);
 /// Threads that are signalled at once.
 const WAVE: usize = 512;
-/// Lists of threads that are made until one has no new thread. A thread that has answered starts none that must be asked,
-/// so two or three are enough, unless one that cannot be reached goes on starting others.
-const ROUNDS: usize = 16;
-/// A slot's answer before its thread has answered; else an errno, or 0.
+/// Waves that may wait their whole time for a thread that does not answer, which is then not asked again.
+const WAITS: u32 = 4;
+/// A slot's answer before its thread has answered; else an errno, 0 for done, or [`BEFORE`].
 const PENDING: c_int = -1;
+/// The answer of a thread that was confined already: it was started by one that is.
+const BEFORE: c_int = -2;
 /// No ruleset: the handler answers and does nothing.
 const NO_RULESET: c_int = -1;
 
 /// What the handler shall do. Static, as are the slots: a handler that comes late finds them still there.
 static RULESET: AtomicI32 = AtomicI32::new(NO_RULESET);
-static SLOTS: [Slot; WAVE] = [const { Slot { tid: AtomicI32::new(0), answer: AtomicI32::new(PENDING) } }; WAVE];
+/// A folder, by its path, that only a thread which is not confined can open; null if there is none.
+static TOUCHSTONE: AtomicPtr<libc::c_char> = AtomicPtr::new(std::ptr::null_mut());
+static SLOTS: [Slot; WAVE] =
+    [const { Slot { tid: AtomicI32::new(0), answer: AtomicI32::new(PENDING) } }; WAVE];
 
 /// A thread that was signalled, and its answer.
 struct Slot {
@@ -37,8 +42,34 @@ struct Slot {
 pub enum Act {
     /// Nothing but answer.
     Answer,
-    /// Confine itself with this ruleset.
-    Confine(OwnedFd),
+    /// Confine itself.
+    Confine(Ruleset),
+}
+
+/// A ruleset that has been tried on a thread.
+pub struct Ruleset {
+    descriptor: OwnedFd,
+    touchstone: Option<&'static CStr>,
+}
+
+impl Ruleset {
+    /// Tries the ruleset on a thread that is started for it and ends: the kernel may refuse one more layer.
+    ///
+    /// A folder that this thread cannot open, but the caller can, tells confined threads from others later on.
+    pub fn tried(descriptor: OwnedFd) -> Result<Self, LockdownError> {
+        const FOLDERS: [&CStr; 6] = [c"/", c"/proc", c"/sys", c"/dev", c"/etc", c"/tmp"];
+        let before: Vec<&'static CStr> =
+            FOLDERS.into_iter().filter(|path| can_open(path.as_ptr()) == 0).collect();
+        let number = descriptor.as_raw_fd();
+        let trial = std::thread::Builder::new().spawn(move || match confine(number) {
+            0 => Ok(before.into_iter().find(|path| can_open(path.as_ptr()) == libc::EACCES)),
+            errno => Err(std::io::Error::from_raw_os_error(errno)),
+        });
+        let result = trial.map_err(|source| refused("clone", source))?.join();
+        let result = result.expect("what the thread does cannot panic");
+        let touchstone = result.map_err(|source| refused("landlock_restrict_self", source))?;
+        Ok(Self { descriptor, touchstone })
+    }
 }
 
 /// What came of it.
@@ -73,50 +104,58 @@ impl Broadcast {
 
     /// Has every thread of the process do `act`, the caller's last, because it reads /proc until then.
     ///
-    /// It ends when a complete list of the threads has none that was not asked. All that were listed had then answered
-    /// before the list was made; so whoever starts a thread from here on has done `act`, and what a thread has done
-    /// holds for those that it starts.
+    /// [`Act::Answer`] goes to the threads of one list. [`Act::Confine`] goes on until in a complete list every thread
+    /// has answered before the list was made, or answers that it was confined already. Then no other is left: a thread
+    /// that is not confined has been started by one that was not, so one of them was there when the list was made, and it
+    /// would have answered that it was confined only now, or have ended without an answer.
     pub fn to_all(&self, act: Act) -> Reached {
-        let ruleset = match &act {
-            Act::Answer => NO_RULESET,
-            Act::Confine(ruleset) => ruleset.as_raw_fd(),
+        let (ruleset, touchstone) = match &act {
+            Act::Answer => (NO_RULESET, None),
+            Act::Confine(ruleset) => (ruleset.descriptor.as_raw_fd(), ruleset.touchstone),
         };
+        TOUCHSTONE.store(
+            touchstone.map_or(std::ptr::null_mut(), |path| path.as_ptr().cast_mut()),
+            Ordering::Release,
+        );
         RULESET.store(ruleset, Ordering::Release);
-        let mut reached = self.ask_others();
-        RULESET.store(NO_RULESET, Ordering::Release);
-        let own = if act_here(ruleset) == 0 { &mut reached.done } else { &mut reached.unreached };
+        let mut reached = self.ask_others(matches!(act, Act::Answer));
+        let own = if act_here() <= 0 { &mut reached.done } else { &mut reached.unreached };
         *own += 1;
+        RULESET.store(NO_RULESET, Ordering::Release);
         if let Act::Confine(ruleset) = act
             && reached.unreached > 0
         {
             // A handler may have started and not be done: the descriptor must not become another file's.
-            let _ = ruleset.into_raw_fd();
+            let _ = ruleset.descriptor.into_raw_fd();
         }
         reached
     }
 
-    fn ask_others(&self) -> Reached {
+    fn ask_others(&self, once: bool) -> Reached {
+        let deadline = Instant::now() + WAITS * self.time_limit;
         let (mut asked, mut failed) = (HashSet::from([gettid()]), HashSet::new());
-        for _ in 0..ROUNDS {
-            let Some(tids) = complete_listing(Instant::now() + self.time_limit) else { break };
+        while let Some(tids) = complete_listing(deadline) {
             // The number of a thread that has ended may come back as another's.
             asked.retain(|tid| tids.contains(tid));
             failed.retain(|tid| tids.contains(tid));
             let new: Vec<c_int> = tids.difference(&asked).copied().collect();
-            if new.is_empty() {
-                return Reached { done: asked.len() - failed.len() - 1, unreached: failed.len() };
-            }
+            let mut settled = true;
             for wave in new.chunks(WAVE) {
-                failed.extend(self.ask(wave));
+                let answers = self.ask(wave);
+                settled &= answers.settled;
+                failed.extend(answers.failed);
             }
             asked.extend(new);
+            if settled || once {
+                return Reached { done: asked.len() - failed.len() - 1, unreached: failed.len() };
+            }
         }
-        // Without a complete list of threads that were all asked, one more at least may have been missed.
+        // Without a complete list at least one more thread may have been missed.
         Reached { done: asked.len() - failed.len() - 1, unreached: failed.len() + 1 }
     }
 
-    /// Signals these threads and waits for them. Gives those that did not answer, or could not act.
-    fn ask(&self, tids: &[c_int]) -> Vec<c_int> {
+    /// Signals these threads and waits for them.
+    fn ask(&self, tids: &[c_int]) -> Answers {
         let deadline = Instant::now() + self.time_limit;
         for (slot, &tid) in SLOTS.iter().zip(tids) {
             slot.answer.store(PENDING, Ordering::Relaxed);
@@ -132,20 +171,35 @@ impl Broadcast {
                 libc::ESRCH => !gone.insert(tid),
                 errno => errno == libc::EAGAIN,
             });
-            let waiting = |slot: &&Slot| slot.answer.load(Ordering::Acquire) == PENDING;
-            let pending = slots.iter().filter(waiting).map(|slot| slot.tid.load(Ordering::Relaxed));
-            let pending: Vec<c_int> = pending.filter(|tid| !gone.contains(tid)).collect();
+            let pending = slots.iter().filter(|slot| slot.answer.load(Ordering::Acquire) == PENDING);
+            let pending =
+                pending.map(|slot| slot.tid.load(Ordering::Relaxed)).filter(|tid| !gone.contains(tid));
+            let pending: Vec<c_int> = pending.collect();
             if pending.is_empty() || Instant::now() >= deadline {
                 break;
             }
             std::thread::sleep(PAUSE);
             gone.extend(pending.into_iter().filter(|&tid| has_ended(tid)));
         }
-        let failed = slots.iter().filter(|slot| slot.answer.load(Ordering::Acquire) != 0);
-        let failed = failed.map(|slot| slot.tid.load(Ordering::Relaxed)).filter(|tid| !gone.contains(tid)).collect();
-        slots.iter().for_each(|slot| slot.tid.store(0, Ordering::Release));
-        failed
+        let mut answers = Answers { settled: gone.is_empty(), failed: vec![] };
+        for slot in slots {
+            let tid = slot.tid.swap(0, Ordering::AcqRel);
+            let answer = slot.answer.load(Ordering::Acquire);
+            answers.settled &= answer != 0;
+            if answer != 0 && answer != BEFORE && !gone.contains(&tid) {
+                answers.failed.push(tid);
+            }
+        }
+        answers
     }
+}
+
+/// What the threads of a wave have answered.
+struct Answers {
+    /// None was confined only now, and none ended without an answer.
+    settled: bool,
+    /// Those that did not answer, or could not act.
+    failed: Vec<c_int>,
 }
 
 impl Drop for Broadcast {
@@ -168,31 +222,59 @@ extern "C" fn on_signal(_: c_int) {
     if let Some(slot) = SLOTS.iter().find(mine)
         && slot.answer.load(Ordering::Acquire) == PENDING
     {
-        slot.answer.store(act_here(RULESET.load(Ordering::Acquire)), Ordering::Release);
+        slot.answer.store(act_here(), Ordering::Release);
     }
     // SAFETY: as above.
     unsafe { *errno = before };
 }
 
-/// Confines the calling thread for good; 0, or the errno of the call that failed. Async-signal-safe.
-pub fn act_here(ruleset: c_int) -> c_int {
+/// Does on this thread what the handler shall do: 0, [`BEFORE`], or the errno of a call that failed. Async-signal-safe.
+fn act_here() -> c_int {
+    let (ruleset, touchstone) = (RULESET.load(Ordering::Acquire), TOUCHSTONE.load(Ordering::Acquire));
     if ruleset == NO_RULESET {
-        return 0;
+        0
+    } else if !touchstone.is_null() && can_open(touchstone) == libc::EACCES {
+        BEFORE // once more would be one more layer, of which the kernel takes sixteen
+    } else {
+        confine(ruleset)
     }
+}
+
+/// Confines the calling thread for good; 0, or the errno of the call that failed. Async-signal-safe.
+pub fn confine(ruleset: c_int) -> c_int {
     // SAFETY: takes numbers only. The variadic arguments are as wide as the kernel reads them.
     let failed = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1_u64, 0_u64, 0_u64, 0_u64) } != 0
         // SAFETY: as above; a descriptor that is no ruleset is refused.
         || unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0_u32) } != 0;
-    // SAFETY: this thread's errno, which the failed call has set.
-    if failed { unsafe { *libc::__errno_location() } } else { 0 }
+    if failed { errno() } else { 0 }
 }
 
-/// All threads of this process, unless the time is up. The kernel's list may miss some while others end; then it is
-/// shorter than the number of threads that the kernel counts, and made again.
+/// Whether this thread may list a folder: 0, or the errno. `path` is one of a `'static` C string. Async-signal-safe.
+fn can_open(path: *const libc::c_char) -> c_int {
+    // SAFETY: the path ends with zero and lives forever, by the contract above.
+    let folder = unsafe { libc::open(path, libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC) };
+    if folder < 0 {
+        return errno();
+    }
+    // SAFETY: opened above, and known to nobody else.
+    unsafe { libc::close(folder) };
+    0
+}
+
+/// The last errno of this thread. Async-signal-safe.
+fn errno() -> c_int {
+    // SAFETY: the address of this thread's errno, valid as long as the thread runs.
+    unsafe { *libc::__errno_location() }
+}
+
+/// All threads of this process, unless the time is up.
+///
+/// The kernel walks its list from one thread to the next, and may skip some if one that it has given ends meanwhile: so
+/// a list counts only if all of its threads are still there when it is done.
 fn complete_listing(deadline: Instant) -> Option<HashSet<c_int>> {
     while Instant::now() < deadline {
         let tids: HashSet<c_int> = listing().ok()?.into_iter().collect();
-        if thread_count().is_some_and(|count| tids.len() >= count) {
+        if tids.iter().all(|&tid| tgkill(tid, 0) != libc::ESRCH) {
             return Some(tids);
         }
     }
@@ -200,14 +282,10 @@ fn complete_listing(deadline: Instant) -> Option<HashSet<c_int>> {
 }
 
 fn listing() -> Result<Vec<c_int>, LockdownError> {
-    let entries = std::fs::read_dir("/proc/self/task").map_err(|source| refused("/proc/self/task", source))?;
+    let entries =
+        std::fs::read_dir("/proc/self/task").map_err(|source| refused("/proc/self/task", source))?;
     let tid = |entry: std::io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
     Ok(entries.filter_map(tid).collect())
-}
-
-fn thread_count() -> Option<usize> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    status.lines().find_map(|line| line.strip_prefix("Threads:")?.trim().parse().ok())
 }
 
 /// The mask of signals that a thread blocks; none if it has ended.
