@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 
 use crate::grammar::GrammarReason;
 use crate::memory::poison::PoisonReason;
-use crate::privacy::{AliasReason, DisclosureReason};
+use crate::privacy::{AliasReason, DisclosureReason, LockdownError};
 use crate::response::FinishReason;
 
 /// A result with this crate's [`enum@Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// What went wrong, and who must act: the caller ([`Error::Request`] to [`Error::ModelAlias`]), whoever made the
-/// checkpoint ([`Error::Read`] to [`Error::Tokenizer`]), whoever runs the machine ([`Error::Memory`],
-/// [`Error::Thread`]), or nobody, because a guarantee is in doubt ([`Error::Poisoned`]).
+/// checkpoint ([`Error::Read`] to [`Error::Tokenizer`]), whoever runs the machine ([`Error::Memory`] to
+/// [`Error::Lockdown`]), or nobody, because a guarantee is in doubt ([`Error::Poisoned`]).
 ///
 /// Names files, tensors, fields and numbers; never text, token ids or tensor values.
 #[non_exhaustive]
@@ -157,6 +157,9 @@ pub enum Error {
     /// A thread could not be started.
     #[error("thread: {0}")]
     Thread(std::io::Error),
+    /// The process cannot be confined, or a setting of [`crate::privacy::process`] cannot be made.
+    #[error("lockdown: {0}")]
+    Lockdown(LockdownError),
 
     /// The session's guarantee is in doubt: it serves no more requests. Everything it held was overwritten.
     #[error("the session is poisoned: {0}")]

@@ -1,0 +1,296 @@
+//! `Lockdown`: after loading, the process gives up what it no longer needs.
+//!
+//! Two walls, both in the kernel: Landlock (`linux/files.rs`), which acts on one thread and is therefore carried to
+//! every thread by a signal (`linux/threads.rs`), and a filter of system calls (`linux/calls.rs`), which the kernel
+//! itself puts on all threads at once.
+//!
+//! Never lives here: a way back. What is enforced stays until the process ends.
+
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod linux;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// Confines the whole process, once the application has loaded and opened what it needs.
+///
+/// # What is no longer possible afterwards
+///
+/// - **Files** (Landlock): to open a path that was not open before, but for reading beneath [`Lockdown::allow_read`];
+///   to create, write, truncate, remove, rename or link anything; to control devices that were not open.
+/// - **System calls** (seccomp; they answer `EPERM`): new sockets, `connect`, `bind`, `listen`, sending to an address,
+///   `exec`, ptrace and the like, `io_uring`, mounts, keys, kernel modules, `bpf`, System V and POSIX shared memory and
+///   message queues, extended attributes, owners, modes and times of files, typing into a terminal; to open a path for
+///   writing, once more; and to undo what [`super::process`] does. `openat2`, whose flags no filter can see, answers
+///   `ENOSYS`, as on a kernel that does not have it.
+/// - **Other processes** (Landlock): TCP `bind` and `connect`, abstract unix sockets, and signals to processes outside.
+///
+/// What **is open stays usable**: files, devices, pipes, sockets; `accept`, `recv` and `send` on sockets too. So does what
+/// an inference session needs: memory, threads, clocks, random numbers.
+///
+/// # What callers must know
+///
+/// - It is **irreversible**, and children and later threads inherit it. Processes that run already are not confined.
+/// - It reaches **all threads of the process**, whoever started them: each one, but for the caller's, is interrupted by
+///   a real-time signal that nobody uses. Calls that no handler restarts (`poll`, `epoll_wait`, `nanosleep`) may return
+///   `EINTR` once. The signal's handler is gone when [`Lockdown::enforce`] returns.
+/// - `no_new_privs` is set: programs with set-user-id bits would no longer gain rights.
+/// - A system call of another architecture (a 32-bit call in a 64-bit process) **ends the process** with `SIGSYS`. If
+///   core dumps are possible, that writes one: see [`super::process::forbid_core_dumps`].
+/// - Warm up before: whatever reads a file late (time zones, host names, `dlopen`, symbols for a backtrace) finds it
+///   closed. Settings of [`super::process`] and [`super::doctor()`] come before too.
+///
+/// ```no_run
+/// use amnesic::privacy::{Lockdown, process};
+///
+/// # fn main() -> amnesic::Result<()> {
+/// let session = amnesic::Session::builder("models/default").open()?;
+/// process::undumpable()?;
+/// let enforced = Lockdown::new().enforce()?;
+/// println!("{enforced}");
+/// # drop(session);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "nothing is confined before `enforce`"]
+pub struct Lockdown {
+    requirement: Requirement,
+    readable: Vec<PathBuf>,
+    deny_accept: bool,
+    deny_sendmsg: bool,
+}
+
+/// What to do about a restriction that the kernel cannot enforce.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Requirement {
+    /// An error that names it; nothing is enforced then, but for what [`LockdownError::Partial`] says.
+    #[default]
+    Hard,
+    /// The rest is enforced, and [`Enforced::missing`] names it.
+    BestEffort,
+}
+
+/// One thing that a lockdown restricts.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Restriction {
+    /// Opening, creating, writing, removing, renaming and linking of files: Landlock ABI 1, Linux 5.13.
+    Files,
+    /// Truncating of files: Landlock ABI 3, Linux 6.2.
+    Truncate,
+    /// TCP `bind` and `connect`: Landlock ABI 4, Linux 6.7.
+    Tcp,
+    /// Control of devices that were not open: Landlock ABI 5, Linux 6.10.
+    Devices,
+    /// Abstract unix sockets of processes outside: Landlock ABI 6, Linux 6.12.
+    AbstractSockets,
+    /// Signals to processes outside: Landlock ABI 6, and a kernel that has erratum 2 fixed. Without the fix threads
+    /// could no longer signal each other.
+    Signals,
+    /// The filter of system calls.
+    SystemCalls,
+    /// Every thread of the process.
+    AllThreads,
+}
+
+/// What the kernel enforces from now on. Numbers and names of restrictions only.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Enforced {
+    /// The kernel's Landlock ABI; 0 if it has none.
+    pub landlock_abi: u32,
+    /// Whether the filter of system calls is in force, on all threads.
+    pub system_calls: bool,
+    /// Threads that Landlock confines, the caller's among them.
+    pub threads: usize,
+    /// Threads that did not answer, because they block every signal: Landlock does not confine these.
+    pub threads_unconfined: usize,
+    /// Paths beneath which files may still be opened for reading.
+    pub readable_paths: usize,
+    /// What was asked for and is not enforced; empty unless [`Requirement::BestEffort`] was asked for.
+    pub missing: Vec<Restriction>,
+}
+
+/// Why a process could not be confined, or a setting of [`super::process`] not be made.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum LockdownError {
+    /// The kernel cannot enforce these. Nothing was enforced.
+    #[error("this kernel cannot restrict {}; nothing was enforced", listed(.0))]
+    Missing(Vec<Restriction>),
+    /// A path to be read later cannot be opened. Nothing was enforced.
+    #[error("{path}: {source}; nothing was enforced")]
+    Path {
+        /// The path.
+        path: PathBuf,
+        /// The operating system's word.
+        source: std::io::Error,
+    },
+    /// Threads did not answer the signal that would confine them: they block it, or are stopped. Nothing was enforced.
+    #[error("{silent} threads block every signal or are stopped; nothing was enforced")]
+    Threads {
+        /// How many.
+        silent: usize,
+    },
+    /// Some threads are confined and others are not. The process should end.
+    #[error("{confined} threads are confined, {unconfined} are not: end this process")]
+    Partial {
+        /// Threads that Landlock confines.
+        confined: usize,
+        /// Threads that it does not.
+        unconfined: usize,
+    },
+    /// This process has been confined before.
+    #[error("this process is locked down already")]
+    Already,
+    /// The operating system refused.
+    #[error("{call}: {source}")]
+    Refused {
+        /// The system call, or the file.
+        call: &'static str,
+        /// The operating system's word.
+        source: std::io::Error,
+    },
+    /// The kernel took a setting, but reports another.
+    #[error("{call}: the kernel did not keep the setting")]
+    NotKept {
+        /// The system call.
+        call: &'static str,
+    },
+    /// Only Linux, on x86-64 and 64-bit Arm, has this.
+    #[error("not supported on this platform")]
+    NotSupported,
+}
+
+impl Lockdown {
+    /// A lockdown that must be enforced in full, after which no path can be opened.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What to do about what the kernel cannot enforce. [`Requirement::Hard`] unless set.
+    ///
+    /// A full lockdown takes Linux 6.15, or a kernel from 6.12 on that has Landlock's erratum 2 fixed, with Landlock and
+    /// seccomp switched on.
+    pub fn requirement(mut self, requirement: Requirement) -> Self {
+        self.requirement = requirement;
+        self
+    }
+
+    /// Lets `path`, or what lies beneath it, be opened for reading later on. It must exist when the lockdown is enforced;
+    /// a symbolic link is followed then.
+    pub fn allow_read(mut self, path: impl AsRef<Path>) -> Self {
+        self.readable.push(path.as_ref().to_owned());
+        self
+    }
+
+    /// Denies `accept` too: no new connections on sockets that listen already.
+    pub fn deny_accept(mut self) -> Self {
+        self.deny_accept = true;
+        self
+    }
+
+    /// Denies `sendmsg` and `sendmmsg` too, whose address and descriptors lie in memory where no filter sees them. For
+    /// applications that hold datagram or unix sockets and do not need these calls.
+    pub fn deny_sendmsg(mut self) -> Self {
+        self.deny_sendmsg = true;
+        self
+    }
+
+    /// Confines the process, all of its threads included. Irreversible.
+    ///
+    /// Everything is tried before anything is enforced: what the kernel has, the paths, and whether every thread answers.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lockdown`]: see [`LockdownError`], whose variants say whether anything was enforced.
+    pub fn enforce(self) -> Result<Enforced> {
+        #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+        return linux::enforce(&self).map_err(Error::Lockdown);
+        #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
+        Err(Error::Lockdown(LockdownError::NotSupported))
+    }
+}
+
+impl fmt::Display for Restriction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Files => "files",
+            Self::Truncate => "truncation of files",
+            Self::Tcp => "TCP",
+            Self::Devices => "control of devices",
+            Self::AbstractSockets => "abstract unix sockets",
+            Self::Signals => "signals to other processes",
+            Self::SystemCalls => "system calls",
+            Self::AllThreads => "all threads",
+        })
+    }
+}
+
+impl fmt::Display for Enforced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { landlock_abi, system_calls, threads, threads_unconfined, readable_paths, missing } = self;
+        let filter = if *system_calls { "on" } else { "off" };
+        write!(
+            f,
+            "Landlock (ABI {landlock_abi}) confines {threads} threads, {threads_unconfined} are not confined; filter of \
+             system calls: {filter}; {readable_paths} readable paths"
+        )?;
+        if !missing.is_empty() {
+            write!(f, "; not restricted: {}", listed(missing))?;
+        }
+        Ok(())
+    }
+}
+
+fn listed(restrictions: &[Restriction]) -> String {
+    restrictions.iter().map(Restriction::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_enforced_is_told_to_people_and_programs() {
+        let mut enforced = Enforced {
+            landlock_abi: 7,
+            system_calls: true,
+            threads: 3,
+            threads_unconfined: 0,
+            readable_paths: 1,
+            missing: vec![],
+        };
+        assert_eq!(
+            enforced.to_string(),
+            "Landlock (ABI 7) confines 3 threads, 0 are not confined; filter of system calls: on; 1 readable paths"
+        );
+        enforced.missing = vec![Restriction::Tcp, Restriction::AllThreads];
+        assert!(enforced.to_string().ends_with("; not restricted: TCP, all threads"));
+        assert_eq!(
+            serde_json::to_value(&enforced).unwrap(),
+            serde_json::json!({
+                "landlock_abi": 7, "system_calls": true, "threads": 3, "threads_unconfined": 0,
+                "readable_paths": 1, "missing": ["tcp", "all_threads"],
+            })
+        );
+    }
+
+    #[test]
+    fn an_error_says_whether_anything_was_enforced() {
+        let missing = LockdownError::Missing(vec![Restriction::Truncate, Restriction::Tcp]);
+        assert_eq!(
+            missing.to_string(),
+            "this kernel cannot restrict truncation of files, TCP; nothing was enforced"
+        );
+        let partial = LockdownError::Partial { confined: 4, unconfined: 1 };
+        assert_eq!(partial.to_string(), "4 threads are confined, 1 are not: end this process");
+    }
+}
