@@ -18,6 +18,8 @@ use crate::memory::ledger::Ledger;
 use crate::memory::stack::{DEEP_STACK_BYTES, THREAD_STACK_BYTES};
 use crate::model::arch::Arch;
 use crate::model::decoder::{Decoder, Limits, Plan, Weights, blocks_for};
+use crate::privacy::trace::{self, OnEvent, Telemetry};
+use crate::privacy::{Alias, Event, Prices};
 use crate::sample::Sampling;
 use crate::session::{Line, Session};
 use crate::text::Text;
@@ -92,6 +94,9 @@ pub struct Builder {
     max_requests: usize,
     draft: Option<PathBuf>,
     clock: Arc<dyn Clock>,
+    model_name: Option<Alias>,
+    prices: Option<Prices>,
+    on_event: Option<OnEvent>,
     #[cfg(feature = "testing")]
     pub(crate) faults: crate::engine::taps::Faults,
 }
@@ -113,6 +118,9 @@ impl Builder {
             max_requests: 1 << 16,
             draft: None,
             clock: Arc::new(SystemClock),
+            model_name: None,
+            prices: None,
+            on_event: None,
             #[cfg(feature = "testing")]
             faults: crate::engine::taps::Faults::default(),
         }
@@ -170,6 +178,26 @@ impl Builder {
         self
     }
 
+    /// The model's name in spans, metrics and events; by default the `model_type` in its `config.json`.
+    pub fn model_name(mut self, name: Alias) -> Self {
+        self.model_name = Some(name);
+        self
+    }
+
+    /// What tokens cost: then replies, spans, metrics and events tell what each request did.
+    pub fn prices(mut self, prices: Prices) -> Self {
+        self.prices = Some(prices);
+        self
+    }
+
+    /// Is called with what happens to the session and its requests, whether or not there is a `tracing` subscriber;
+    /// before the caller of the request learns of it. It runs on the session's own threads and the callers', so it
+    /// should be quick, and must not wait for the session. A panic in it is caught and has no effect.
+    pub fn on_event(mut self, call: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.on_event = Some(Box::new(call));
+        self
+    }
+
     /// Tokens of one step: a longer prompt is computed in chunks of this size, and others decode between them. 512
     /// by default. Never changes a result.
     pub fn step_tokens(mut self, count: usize) -> Self {
@@ -208,6 +236,10 @@ impl Builder {
     /// A setting out of bounds; a file that is missing or malformed; weights that do not fit the config or are not
     /// finite; memory over budget or not to be had.
     pub fn open(self) -> Result<Session> {
+        trace::open(self.clock.clone(), || self.load())
+    }
+
+    fn load(self) -> Result<Session> {
         let threads = self.thread_count()?;
         let parts = self.parts()?;
         let draft = self.draft_parts(&parts)?;
@@ -381,7 +413,7 @@ impl Builder {
         B::Weight: 'static,
     {
         let memory = self.memory_plan::<B>(&parts, draft.as_ref())?;
-        let limits = parts.limits;
+        let (limits, model_type) = (parts.limits, Alias::new(parts.arch.model_type)?);
         let defaults = self.defaults(&parts.arch, limits)?;
         let text = match defaults.tokenizer_file.exists() {
             true => Some(Arc::new(Text::open(&self.folder, parts.arch.vocab)?)),
@@ -406,6 +438,13 @@ impl Builder {
         let models = Models { main, draft, ledger: Ledger::default() };
         let (context, vocab) = (limits.context, defaults.vocab);
         let shared = Arc::new(Shared::default());
+        let telemetry = Arc::new(Telemetry {
+            model: self.model_name.unwrap_or(model_type),
+            session: getrandom::u64().unwrap_or(0),
+            prices: self.prices,
+            on_event: self.on_event,
+            clock: self.clock.clone(),
+        });
         let (asks, inbox) = channel();
         let (to_worker, messages) = channel();
         #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests ask for faults"))]
@@ -424,12 +463,12 @@ impl Builder {
             shared: shared.clone(),
             clock: self.clock.clone(),
             worker: to_worker.clone(),
-            session: getrandom::u64().unwrap_or(0),
+            session: telemetry.session,
             accepted: 0,
             breakers: None,
         };
         let worker = spawn("amnesic-worker", THREAD_STACK_BYTES, move || worker.run(&messages))?;
-        let line = Line { asks, worker: to_worker, shared, keys: Arc::default() };
+        let line = Line { asks, worker: to_worker, shared, keys: Arc::default(), telemetry };
         // from here on dropping the session ends the worker
         let mut session =
             Session { line, intake: None, worker: Some(worker), memory, context, vocab, text, device };

@@ -10,6 +10,7 @@ use super::scheduler::{Id, Key};
 use super::worker::Message;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
+use crate::privacy::trace::Trace;
 use crate::response::{FinishReason, RequestId, Timing, Usage};
 
 /// The ids of what is kept between requests; only a conversation's change.
@@ -41,6 +42,8 @@ pub struct Reuse {
 #[derive(Debug)]
 pub struct Job {
     pub id: RequestId,
+    /// Before `outbox`: whoever learns of an end finds it told.
+    pub trace: Trace,
     pub outbox: Outbox,
     pub usage: Usage,
     pub accepted: Instant,
@@ -74,7 +77,14 @@ impl Job {
     }
 
     /// Tells the caller. Only once nothing of the request is left anywhere.
-    pub fn tell(self) {
+    pub fn tell(mut self) {
+        match &self.failed {
+            Some(error) => self.trace.failed(error.kind()),
+            None => {
+                self.usage.cost_nano = self.trace.cost_nano(&self.usage);
+                self.trace.ended(self.id, &self.usage, &self.timing, self.outbox.finish_reasons());
+            }
+        }
         let Self { usage, timing, id: request_id, .. } = self;
         let end = self.failed.map_or(Ok(End { usage, timing, request_id }), Result::Err);
         self.outbox.end(end);

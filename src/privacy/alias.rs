@@ -90,7 +90,8 @@ mod tests {
     #[test]
     fn what_is_no_name_is_refused_and_not_repeated() {
         let long = "x".repeat(Alias::MAX_BYTES + 1);
-        for name in ["", "two words", "line\nbreak", "naïve", "a\0", "{}", "a;b", "\u{202e}", long.as_str()] {
+        for name in ["", "two words", "line\nbreak", "naïve", "a\0", "{}", "a;b", "\u{202e}", long.as_str()]
+        {
             match Alias::new(name) {
                 Err(error @ Error::Request { field: "alias", .. }) => {
                     assert!(name.len() < 2 || !error.to_string().contains(name), "{error}");
