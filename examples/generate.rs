@@ -84,7 +84,7 @@ fn run(options: Options) -> Result<ExitCode, Box<dyn Error>> {
     while !interrupted.load(Ordering::Relaxed)
         && let Some(piece) = stream.next()
     {
-        write!(out, "{}", piece?)?;
+        write!(out, "{}", piece?.text())?;
         out.flush()?;
     }
     writeln!(out)?;

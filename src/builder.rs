@@ -18,6 +18,8 @@ use crate::memory::thread::{Depth, spawn};
 use crate::model::arch::Arch;
 use crate::model::decoder::{Decoder, Limits, Plan, Weights, blocks_for};
 use crate::privacy::receipt::Chain;
+use crate::privacy::trace::{self, OnEvent, Telemetry};
+use crate::privacy::{Alias, Event, Prices};
 use crate::privacy::{ReceiptHash, ScrubReceipt};
 use crate::sample::Sampling;
 use crate::session::{Line, Session};
@@ -95,6 +97,9 @@ pub struct Builder {
     clock: Arc<dyn Clock>,
     chain: Option<ReceiptHash>,
     on_receipt: Option<OnReceipt>,
+    model_name: Option<Alias>,
+    prices: Option<Prices>,
+    on_event: Option<OnEvent>,
     #[cfg(feature = "testing")]
     pub(crate) faults: crate::engine::taps::Faults,
 }
@@ -118,6 +123,9 @@ impl Builder {
             clock: Arc::new(SystemClock),
             chain: None,
             on_receipt: None,
+            model_name: None,
+            prices: None,
+            on_event: None,
             #[cfg(feature = "testing")]
             faults: crate::engine::taps::Faults::default(),
         }
@@ -190,6 +198,26 @@ impl Builder {
         self
     }
 
+    /// The model's name in spans, metrics and events; by default the `model_type` in its `config.json`.
+    pub fn model_name(mut self, name: Alias) -> Self {
+        self.model_name = Some(name);
+        self
+    }
+
+    /// What tokens cost: then replies, spans, metrics and events tell what each request did.
+    pub fn prices(mut self, prices: Prices) -> Self {
+        self.prices = Some(prices);
+        self
+    }
+
+    /// Is called with what happens to the session and its requests, whether or not there is a `tracing` subscriber;
+    /// before the caller of the request learns of it. It runs on the session's own threads and the callers', so it
+    /// should be quick, and must not wait for the session. A panic in it is caught and has no effect.
+    pub fn on_event(mut self, call: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.on_event = Some(Box::new(call));
+        self
+    }
+
     /// Tokens of one step: a longer prompt is computed in chunks of this size, and others decode between them. 512
     /// by default. Never changes a result.
     pub fn step_tokens(mut self, count: usize) -> Self {
@@ -228,6 +256,10 @@ impl Builder {
     /// A setting out of bounds; a file that is missing or malformed; weights that do not fit the config or are not
     /// finite; memory over budget or not to be had.
     pub fn open(self) -> Result<Session> {
+        trace::open(self.clock.clone(), || self.load())
+    }
+
+    fn load(self) -> Result<Session> {
         let threads = self.thread_count()?;
         let parts = self.parts()?;
         let draft = self.draft_parts(&parts)?;
@@ -401,7 +433,7 @@ impl Builder {
         B::Weight: 'static,
     {
         let memory = self.memory_plan::<B>(&parts, draft.as_ref())?;
-        let limits = parts.limits;
+        let (limits, model_type) = (parts.limits, Alias::new(parts.arch.model_type)?);
         let defaults = self.defaults(&parts.arch, limits)?;
         let text = match defaults.tokenizer_file.exists() {
             true => Some(Arc::new(Text::open(&self.folder, parts.arch.vocab)?)),
@@ -424,11 +456,18 @@ impl Builder {
         let (device, main) = load(parts)?;
         let draft = draft.map(|parts| load(parts).map(|(_, model)| model)).transpose()?;
         let models = Models::new(main, draft);
-        let name = getrandom::u64().unwrap_or(0);
+        let session = getrandom::u64().unwrap_or(0);
         let chain = self.chain.map(Chain::after);
-        let receipts = Receipts::new(name, self.clock.clone(), chain, self.on_receipt.clone());
+        let receipts = Receipts::new(session, self.clock.clone(), chain, self.on_receipt.clone());
         let (context, vocab) = (limits.context, defaults.vocab);
         let shared = Arc::new(Shared::default());
+        let telemetry = Arc::new(Telemetry {
+            model: self.model_name.unwrap_or(model_type),
+            session,
+            prices: self.prices,
+            on_event: self.on_event,
+            clock: self.clock.clone(),
+        });
         let (asks, inbox) = channel();
         let (to_worker, messages) = channel();
         #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests ask for faults"))]
@@ -448,13 +487,13 @@ impl Builder {
             shared: shared.clone(),
             clock: self.clock.clone(),
             worker: to_worker.clone(),
-            session: name,
+            session: telemetry.session,
             accepted: 0,
             breakers: None,
         };
         let worker =
             spawn("amnesic-worker", Depth::Kernels, move || worker.run(&messages)).map_err(Error::Thread)?;
-        let line = Line { asks, worker: to_worker, shared, keys: Arc::default() };
+        let line = Line { asks, worker: to_worker, shared, keys: Arc::default(), telemetry };
         // from here on dropping the session ends the worker
         let mut session =
             Session { line, intake: None, worker: Some(worker), memory, context, vocab, text, device };

@@ -48,7 +48,7 @@ impl Conversation {
     /// As [`crate::Session::generate`]; then the turn has not been.
     pub fn generate(&mut self, request: Request) -> Result<Reply> {
         let before = self.messages.len();
-        let request = self.next_turn(request)?;
+        let request = self.next_turn(request, false)?;
         let chat = matches!(request.prompt, Prompt::Chat(_));
         let readers = self.line.submit(vec![request], false).map_err(|(_, error)| error);
         let reply = readers.and_then(|mut readers| readers.remove(0).reply());
@@ -62,7 +62,7 @@ impl Conversation {
     /// As [`crate::Session::stream`].
     pub fn stream(&mut self, request: Request) -> Result<ConversationStream<'_>> {
         let before = self.messages.len();
-        let request = self.next_turn(request)?;
+        let request = self.next_turn(request, true)?;
         let chat = matches!(request.prompt, Prompt::Chat(_));
         match self.line.submit(vec![request], true) {
             Ok(mut readers) => {
@@ -77,12 +77,16 @@ impl Conversation {
     }
 
     /// The request with all that was before it.
-    fn next_turn(&mut self, mut request: Request) -> Result<Request> {
-        request.check()?;
-        if request.prefix.is_some() {
-            return Err(Error::request("shares", "left out in a conversation"));
+    fn next_turn(&mut self, mut request: Request, stream: bool) -> Result<Request> {
+        let named = request.prefix.replace(self.reuse.clone());
+        let wrong = match named {
+            Some(_) => Err(Error::request("shares", "left out in a conversation")),
+            None => request.check(),
+        };
+        if let Err(error) = wrong {
+            self.line.telemetry.trace(&request, stream).refused(error.kind());
+            return Err(error);
         }
-        request.prefix = Some(self.reuse.clone());
         if matches!(request.prompt, Prompt::Chat(_))
             && let Prompt::Chat(new) = std::mem::take(&mut request.prompt)
         {

@@ -178,7 +178,94 @@ pub enum Error {
     Grammar(GrammarReason),
 }
 
+/// Which [`enum@Error`] it is, and nothing else of it: what telemetry says as `error.type`.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "each is the variant of `Error` that has its name")]
+pub enum ErrorKind {
+    Request,
+    ContextLength,
+    InBatch,
+    NoTokenizer,
+    NoChatTemplate,
+    Busy,
+    Incomplete,
+    Read,
+    Config,
+    UnknownModelType,
+    WeightsFile,
+    Tensor,
+    Tokenizer,
+    Memory,
+    Thread,
+    Poisoned,
+    Closed,
+    NotFinite,
+    NoToken,
+    Grammar,
+}
+
+impl ErrorKind {
+    /// Its name, in snake case.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::ContextLength => "context_length",
+            Self::InBatch => "in_batch",
+            Self::NoTokenizer => "no_tokenizer",
+            Self::NoChatTemplate => "no_chat_template",
+            Self::Busy => "busy",
+            Self::Incomplete => "incomplete",
+            Self::Read => "read",
+            Self::Config => "config",
+            Self::UnknownModelType => "unknown_model_type",
+            Self::WeightsFile => "weights_file",
+            Self::Tensor => "tensor",
+            Self::Tokenizer => "tokenizer",
+            Self::Memory => "memory",
+            Self::Thread => "thread",
+            Self::Poisoned => "poisoned",
+            Self::Closed => "closed",
+            Self::NotFinite => "not_finite",
+            Self::NoToken => "no_token",
+            Self::Grammar => "grammar",
+        }
+    }
+}
+
+impl std::fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 impl Error {
+    /// Which error it is.
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Request { .. } => ErrorKind::Request,
+            Self::ContextLength { .. } => ErrorKind::ContextLength,
+            Self::InBatch { .. } => ErrorKind::InBatch,
+            Self::NoTokenizer { .. } => ErrorKind::NoTokenizer,
+            Self::NoChatTemplate { .. } => ErrorKind::NoChatTemplate,
+            Self::Busy { .. } => ErrorKind::Busy,
+            Self::Incomplete { .. } => ErrorKind::Incomplete,
+            Self::Read { .. } => ErrorKind::Read,
+            Self::Config { .. } => ErrorKind::Config,
+            Self::UnknownModelType { .. } => ErrorKind::UnknownModelType,
+            Self::WeightsFile { .. } => ErrorKind::WeightsFile,
+            Self::Tensor { .. } => ErrorKind::Tensor,
+            Self::Tokenizer { .. } => ErrorKind::Tokenizer,
+            Self::Memory { .. } => ErrorKind::Memory,
+            Self::Thread(_) => ErrorKind::Thread,
+            Self::Poisoned(_) => ErrorKind::Poisoned,
+            Self::Closed => ErrorKind::Closed,
+            Self::NotFinite => ErrorKind::NotFinite,
+            Self::NoToken => ErrorKind::NoToken,
+            Self::Grammar(_) => ErrorKind::Grammar,
+        }
+    }
+
     /// No `model_type` of ours; the name comes from the file.
     pub(crate) fn unknown_model_type(file: &Path, found: &str, known: String) -> Self {
         Self::UnknownModelType { file: file.to_owned(), found: printable(found), known }

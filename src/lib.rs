@@ -36,7 +36,7 @@ pub use builder::{Builder, Device, KvCache, MemoryPlan};
 pub use cancel::CancelToken;
 pub use chat::{Message, PieceKind, Role, Tool, ToolCall, assistant, system, tool, user};
 pub use conversation::{Conversation, ConversationStream, Public};
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Result};
 pub use grammar::{GrammarReason, ResponseFormat};
 pub use memory::poison::PoisonReason;
 pub use privacy::ScrubReceipt;

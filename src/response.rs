@@ -51,6 +51,8 @@ pub struct Usage {
     pub drafted_tokens: usize,
     /// How many of those were right: each saved a step.
     pub accepted_tokens: usize,
+    /// What it cost, in nano-units (10^-9) of the application's currency, if [`crate::Builder::prices`] says.
+    pub cost_nano: Option<u64>,
 }
 
 impl Usage {
@@ -230,7 +232,8 @@ impl fmt::Debug for Choice {
     }
 }
 
-/// A piece of a streamed reply: whole characters, no part of a stop string. Overwritten when it drops.
+/// A piece of a streamed reply: whole characters, no part of a stop string. Overwritten when it drops; `Debug` prints
+/// lengths only, and there is no `Display`: what prints content says so, with [`Piece::text`].
 pub struct Piece {
     pub(crate) text: Secret<str>,
     pub(crate) tokens: Secret<[u32]>,
@@ -255,12 +258,6 @@ impl Piece {
     /// Log probabilities of these tokens, if they were asked for.
     pub fn logprobs(&self) -> &Logprobs {
         &self.logprobs
-    }
-}
-
-impl fmt::Display for Piece {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.text())
     }
 }
 

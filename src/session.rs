@@ -16,6 +16,7 @@ use crate::engine::worker::{Message, Shared};
 use crate::error::{Error, Result};
 use crate::memory::poison::PoisonReason;
 use crate::privacy::ScrubReceipt;
+use crate::privacy::trace::{Telemetry, Trace};
 use crate::request::Request;
 use crate::response::Reply;
 use crate::stream::{Reader, Stream};
@@ -63,6 +64,7 @@ pub(crate) struct Line {
     pub shared: Arc<Shared>,
     /// Names what is kept between requests.
     pub keys: Arc<AtomicU64>,
+    pub telemetry: Arc<Telemetry>,
 }
 
 impl Line {
@@ -72,12 +74,27 @@ impl Line {
         requests: Vec<Request>,
         streams: bool,
     ) -> std::result::Result<Vec<Reader>, (usize, Error)> {
+        let traces: Vec<Trace> =
+            requests.iter().map(|request| self.telemetry.trace(request, streams)).collect();
+        let readers = self.send(requests, &traces, streams);
+        if let Err((index, error)) = &readers {
+            Trace::refuse(&traces, *index, error);
+        }
+        readers
+    }
+
+    fn send(
+        &self,
+        requests: Vec<Request>,
+        traces: &[Trace],
+        streams: bool,
+    ) -> std::result::Result<Vec<Reader>, (usize, Error)> {
         for (index, request) in requests.iter().enumerate() {
             request.check().map_err(|error| (index, error))?;
         }
         let mut readers = Vec::with_capacity(requests.len());
         let mut jobs = Vec::with_capacity(requests.len());
-        for request in requests {
+        for (request, trace) in requests.into_iter().zip(traces) {
             let room = request.stream_buffer.unwrap_or(Request::DEFAULT_STREAM_BUFFER);
             let (outbox, mailbox) =
                 Outbox::pair(request.choices(), streams.then_some(room), self.worker.clone());
@@ -85,7 +102,7 @@ impl Line {
                 token.watch(&mailbox);
             }
             readers.push((mailbox, request.choices()));
-            jobs.push((request, outbox));
+            jobs.push((request, outbox, trace.clone()));
         }
         let (answer, answered) = sync_channel(1);
         let closed = || (0, self.closed());
@@ -264,11 +281,17 @@ impl Session {
     }
 
     fn join(&mut self) -> Result<ScrubReceipt> {
-        let _ = self.line.asks.send(Ask::Close); // it may have ended with a panic; the worker has not
-        if self.intake.take().is_some_and(|intake| intake.join().is_err()) {
-            let _ = self.line.worker.send(Message::Close);
-        }
-        self.worker.take().and_then(|worker| worker.join().ok()).ok_or(Error::Closed)
+        let worker = self.worker.take().ok_or(Error::Closed)?;
+        let Line { asks, worker: to_worker, shared, telemetry, .. } = &self.line;
+        let intake = self.intake.take();
+        let close = || {
+            let _ = asks.send(Ask::Close); // it may have ended with a panic; the worker has not
+            if intake.is_none_or(|intake| intake.join().is_err()) {
+                let _ = to_worker.send(Message::Close);
+            }
+            worker.join().ok().map(|report| (report, shared.poison.reason().is_some()))
+        };
+        telemetry.closing(close).ok_or(Error::Closed)
     }
 }
 

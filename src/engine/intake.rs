@@ -19,6 +19,7 @@ use crate::grammar::Grammars;
 use crate::memory::ledger::Accounts;
 use crate::memory::{Secret, stack};
 use crate::model::decoder::Limits;
+use crate::privacy::trace::Trace;
 use crate::request::{Prompt, Request, Speculation};
 use crate::response::{RequestId, Timing, Usage};
 use crate::sample::{Logprobs, Sampling};
@@ -46,7 +47,7 @@ pub struct Defaults {
 #[derive(Debug)]
 pub enum Ask {
     /// Requests that come in together: all are accepted, or none; told once, an error with its place.
-    Submit(Vec<(Request, Outbox)>, SyncSender<std::result::Result<(), (usize, Error)>>),
+    Submit(Vec<(Request, Outbox, Trace)>, SyncSender<std::result::Result<(), (usize, Error)>>),
     /// The ids of a prompt, without a request.
     Encode(Box<Request>, SyncSender<Result<Secret<[u32]>>>),
     /// The session's handle is gone.
@@ -107,16 +108,16 @@ impl Intake {
 
     fn submit(
         &mut self,
-        requests: Vec<(Request, Outbox)>,
+        requests: Vec<(Request, Outbox, Trace)>,
         answer: &SyncSender<std::result::Result<(), (usize, Error)>>,
     ) {
         let count = requests.len();
         let mut prepared = Vec::with_capacity(count);
         let mut refused = self.check_room(count).err().map(|error| (0, error));
         let (began, before) = (self.clock.wall(), self.accepted);
-        for (index, (request, outbox)) in requests.into_iter().enumerate() {
+        for (index, (request, outbox, trace)) in requests.into_iter().enumerate() {
             if refused.is_none() {
-                match self.guarded(|this| this.prepare(request, outbox)) {
+                match self.guarded(|this| this.prepare(request, outbox, trace)) {
                     Ok(request) => prepared.push(request),
                     Err(error) => refused = Some((index, error)),
                 }
@@ -124,6 +125,9 @@ impl Intake {
         }
         match refused {
             None => {
+                for Prepared { job, sequence, .. } in &prepared {
+                    job.trace.accepted(job.id, job.usage.prompt_tokens, sequence.sampling.seed);
+                }
                 self.shared.requests.fetch_add(count, Ordering::SeqCst);
                 let _ = self.worker.send(Message::Accept(prepared, stack::scrub_deep()));
                 let _ = answer.send(Ok(()));
@@ -163,7 +167,7 @@ impl Intake {
     }
 
     /// Encodes a request, and fills in what it left open.
-    fn prepare(&mut self, mut request: Request, outbox: Outbox) -> Result<Prepared> {
+    fn prepare(&mut self, mut request: Request, outbox: Outbox, trace: Trace) -> Result<Prepared> {
         self.accepted += 1;
         let id = self.id(self.accepted);
         let Encoded { ids, prefix, style } = self.encode(&request)?;
@@ -201,6 +205,7 @@ impl Intake {
         let usage = Usage { prompt_tokens, ..Usage::default() };
         let job = Job {
             id,
+            trace,
             outbox,
             usage,
             accepted,

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::memory::Secret;
 use crate::memory::ledger::Accounts;
 use crate::privacy::receipt::ScrubReceipt;
+use crate::privacy::trace::Trace;
 use crate::response::{FinishReason, RequestId, Timing, Usage};
 
 /// The ids of what is kept between requests; only a conversation's change.
@@ -43,6 +44,8 @@ pub struct Reuse {
 #[derive(Debug)]
 pub struct Job {
     pub id: RequestId,
+    /// Before `outbox`: whoever learns of an end finds it told.
+    pub trace: Trace,
     pub outbox: Outbox,
     pub usage: Usage,
     pub accepted: Instant,
@@ -80,7 +83,14 @@ impl Job {
     }
 
     /// Tells the caller. Only once nothing of the request is left anywhere.
-    pub fn tell(self, receipt: ScrubReceipt) {
+    pub fn tell(mut self, receipt: ScrubReceipt) {
+        match &self.failed {
+            Some(error) => self.trace.failed(error.kind()),
+            None => {
+                self.usage.cost_nano = self.trace.cost_nano(&self.usage);
+                self.trace.ended(self.id, &self.usage, &self.timing, self.outbox.finish_reasons());
+            }
+        }
         let Self { usage, timing, id: request_id, .. } = self;
         let end = self.failed.map_or(Ok(End { usage, timing, request_id, receipt }), Result::Err);
         self.outbox.end(end);

@@ -9,6 +9,7 @@ use super::worker::Message;
 use crate::chat::Style;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
+use crate::privacy::FinishReasons;
 use crate::privacy::receipt::ScrubReceipt;
 use crate::response::{FinishReason, RequestId, Timing, Usage};
 use crate::sample::Logprobs;
@@ -301,6 +302,14 @@ impl Outbox {
     /// The reply is one to a chat.
     pub fn set_style(&self, style: Option<Style>) {
         self.0.lock().style = style;
+    }
+
+    /// Why its choices ended.
+    pub fn finish_reasons(&self) -> FinishReasons {
+        let mut reasons = FinishReasons::default();
+        let state = self.0.lock();
+        state.choices.iter().filter_map(|output| output.finish).for_each(|reason| reasons.add(reason));
+        reasons
     }
 
     /// The log probabilities of the prompt's tokens.

@@ -210,6 +210,7 @@ impl<B: Backend> Worker<B> {
         if job.timing.first_token.is_zero() {
             job.timing.first_token = self.clock.now() - job.accepted;
             job.usage.cached_tokens = self.scheduler.entry(turn.id).reused.unwrap_or(0);
+            job.trace.first_token(job.id, job.usage.cached_tokens);
         }
         let full = job.outbox.is_full(sequence.choice);
         match outcome {

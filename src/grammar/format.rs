@@ -107,6 +107,11 @@ impl ResponseFormat {
         Self(Kind::Lark(Secret::new(grammar.into())))
     }
 
+    /// Whether the text is JSON.
+    pub(crate) fn is_json(&self) -> bool {
+        matches!(self.0, Kind::JsonObject | Kind::JsonSchema(_))
+    }
+
     /// Whether any text will do.
     pub fn is_text(&self) -> bool {
         matches!(self.0, Kind::Text)

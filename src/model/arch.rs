@@ -18,6 +18,8 @@ const MAX_HEAD_DIM: usize = 512;
 /// The shape of a decoder.
 #[derive(Clone, Debug)]
 pub struct Arch {
+    /// Its row in the table of families.
+    pub model_type: &'static str,
     /// Values per token between layers.
     pub hidden: usize,
     /// Values per token inside the MLP.
@@ -96,6 +98,7 @@ impl Arch {
             AttentionBias::Never => false,
         };
         Ok(Self {
+            model_type: family.model_type,
             hidden,
             intermediate: json.required_size("intermediate_size", MAX_WIDTH)?,
             layers,

@@ -2,25 +2,82 @@
 //!
 //! Never lives here: content. Nothing in this module has a field that could hold text, token ids or tensor values, but
 //! for what the debug sampler seals for the application's own key.
+//!
+//! # Telemetry
+//!
+//! A session tells what it does in two ways, in the same words: through `tracing` (spans and events of the target
+//! `amnesic`, metrics as events of the target `amnesic::metrics`), and to [`crate::Builder::on_event`] as [`Event`]s.
+//! The words are the whole schema, and it is closed: see [`Event`]. Without a subscriber and a callback nothing is made.
+//!
+//! Spans: `generate` for each request, below the caller's current span, from the call until all of the request is
+//! overwritten; `open_session` and `close_session`. What the session's threads tell goes to the subscriber that was the
+//! caller's.
+//!
+//! | field | unit | of | meaning |
+//! |---|---|---|---|
+//! | `otel.name` | | span | `{gen_ai.operation.name} {gen_ai.request.model}` |
+//! | `otel.status_code` | | span | `ERROR` after an error |
+//! | `gen_ai.operation.name` | | span, metrics | [`Operation`]: `chat`, `text_completion` |
+//! | `gen_ai.provider.name` | | span, metrics | `amnesic` |
+//! | `gen_ai.request.model`, `gen_ai.response.model` | | span, events, metrics | the [`Alias`] of [`crate::Builder::model_name`] |
+//! | `gen_ai.request.stream` | bool | span | whether the reply is read as it comes |
+//! | `gen_ai.request.max_tokens` | tokens | span | as in the request |
+//! | `gen_ai.request.temperature`, `.top_p`, `.top_k`, `.frequency_penalty`, `.presence_penalty` | 1 | span | as in the request |
+//! | `gen_ai.request.choice.count` | choices | span | as in the request |
+//! | `gen_ai.request.stop_sequences` | strings | span | **how many** |
+//! | `gen_ai.request.seed` | | span | the request's, or the one that was drawn |
+//! | `gen_ai.output.type` | | span | [`OutputType`]: `text`, `json` |
+//! | `gen_ai.conversation.id` | | span | **a number** that the session gave it |
+//! | `gen_ai.response.id` | | span, events | [`crate::RequestId`] |
+//! | `gen_ai.response.finish_reasons` | | span, events | [`FinishReasons`]: `["stop"]` |
+//! | `gen_ai.usage.input_tokens`, `.output_tokens` | tokens | span, events | [`crate::Usage`] |
+//! | `gen_ai.usage.cache_read.input_tokens` | tokens | span, events | [`crate::Usage::cached_tokens`] |
+//! | `amnesic.usage.drafted_tokens`, `.accepted_tokens` | tokens | events | guesses of speculation, and those that were right |
+//! | `amnesic.usage.cost_nano` | 10^-9 of a currency | span, events, counter | [`Prices::cost`] |
+//! | `gen_ai.server.time_to_first_token` | s | span, events, histogram | from the call |
+//! | `gen_ai.server.time_per_output_token` | s | histogram | after the first |
+//! | `gen_ai.server.request.duration` | s | events, histogram | from the call until all is overwritten |
+//! | `gen_ai.client.token.usage` | tokens | histogram | with `gen_ai.token.type`: `input`, `output` |
+//! | `error.type` | | span, events, metrics | [`crate::ErrorKind`] |
+//! | `amnesic.session.id` | | events | 64 random bits, which begin its requests' ids |
+//! | `amnesic.session.context_tokens`, `.kv_tokens` | tokens | events | what a request may have; what the cache holds |
+//! | `amnesic.session.memory_bytes`, `.scrubbed_bytes`, `.verified_bytes` | bytes | events | planned; overwritten; read back as zero |
+//! | `amnesic.session.open_duration` | s | events | until it could serve |
+//! | `amnesic.session.requests` | requests | events | that ended, in whatever way |
+//!
+//! The names are those of OpenTelemetry's semantic conventions for generative AI (2026, in development). Two of them
+//! are told otherwise than there: stop sequences, which are content, and the id of a conversation, which would be a
+//! text. Metrics are what `tracing-opentelemetry`'s `MetricsLayer` reads; units and buckets: [`METRICS`].
 
 mod alias;
 #[cfg(feature = "debug-sampler")]
 pub mod debug_sampler;
 mod disclosure;
 mod doctor;
+mod event;
 mod lockdown;
+mod metrics;
 mod models;
 mod policy;
+mod prices;
 pub mod process;
 pub(crate) mod receipt;
+mod spans;
+pub(crate) mod trace;
 
 pub use crate::memory::ledger::{Memory, NotCovered};
 pub use alias::Alias;
 pub use disclosure::{Disclosure, DisclosureReason, ThirdPartyRequest};
 pub use doctor::{Diagnosis, Finding, Severity, SwapKind, doctor, doctor_for};
+pub use event::{
+    Accepted, Asked, Ended, Event, Failed, FinishReasons, FirstToken, Operation, OutputType, Refused,
+    SessionClosed, SessionOpened,
+};
 pub use lockdown::{Enforced, Lockdown, LockdownError, Requirement, Restriction};
+pub use metrics::{METRICS, METRICS_TARGET, Metric};
 pub use models::{AliasReason, Local, Model, ModelAliases, PolicyClass, ThirdParty};
 pub use policy::{Anthropic, Google, Policy, Provider, Retention, Trains};
+pub use prices::Prices;
 pub use receipt::{
     BrokenChain, DeviceReceipt, Link, Malformed, ReceiptHash, ScrubReceipt, Subject, verify_receipts,
 };
