@@ -435,13 +435,18 @@ impl Needles {
         pieces: Pieces,
     ) -> bool {
         if !most.is_finite() || (element == Element::F16 && most > f16::MAX.to_f32()) {
-            return element == Element::F16; // such a row is never written as f16
+            return false; // such a row is never written
         }
         let scale = int8_scale(&[most]).1;
         let bounds = values.iter().map(|&value| bounds(value, most, tolerance, element, scale));
         let bounds: Vec<(u32, u32)> = bounds.map(|(low, high)| (!low, !high)).collect();
-        let bits = |&(low, high): &(u32, u32)| (element.bits() - ((low - high) as f32 + 1.0).log2()).max(0.0);
-        let enough = bounds.iter().map(bits).sum::<f32>() >= LEAST_BITS;
+        let zero = !element.rising(0);
+        let bits = |&(low, high): &(u32, u32)| match (high..=low).contains(&zero) {
+            true => 0.0, // memory is full of zeros
+            false => (element.bits() - ((low - high) as f32 + 1.0).log2()).max(0.0),
+        };
+        let distinct: BTreeSet<_> = bounds.iter().collect();
+        let enough = distinct.into_iter().map(bits).sum::<f32>() >= LEAST_BITS;
         if enough {
             self.parts.push(Needle { name, form: Form::Near { element, bounds, pieces } });
         }
