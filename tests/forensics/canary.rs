@@ -18,8 +18,8 @@ pub const REPLY_TOKENS: usize = 48;
 const PROMPT: [u8; 71] =
     inverted(*b"The patient Zebulon Quartzwick of Kraehwinkel has acute spectrophobia, ");
 
-/// What of it a grammar asks for.
-const WORDS: std::ops::Range<usize> = 4..64;
+/// What a grammar asks for, word for word: text that is in no prompt, so that it is told apart.
+const WORDS: [u8; 58] = inverted(*b"Xaver Quobbel of Pfefferminz shall never juggle 47 walnuts");
 
 const fn inverted<const N: usize>(mut bytes: [u8; N]) -> [u8; N] {
     let mut i = 0;
@@ -45,9 +45,9 @@ pub fn canary() -> Request {
     Request::prompt(prompt()).temperature(0.0)
 }
 
-/// The grammar that holds words of the prompt.
+/// The grammar of a secret text.
 pub fn grammar() -> ResponseFormat {
-    ResponseFormat::regex(text(&PROMPT[WORDS]))
+    ResponseFormat::regex(text(&WORDS))
 }
 
 pub fn recipe() -> Recipe {
@@ -162,7 +162,8 @@ fn know(folder: &Path, recipe: &Recipe, session: &Session, kind: Kind) -> Known 
         _ => needles.text("reply text", reply.text()),
     };
     let rows = Rows::new(recipe, session.device());
-    needles = needles.and(rows.needles(all[9], 9)).and(rows.needles(tokens[10], all.len() + 10));
+    let last = tokens.len() - 2; // the last one that is computed: its query stays in the scratch
+    needles = needles.and(rows.needles(all[9], 9)).and(rows.needles(tokens[last], all.len() + last));
     needles = needles.bytes("sampler keys", &sampler_keys(&tap.values()[..VOCAB]));
     let gate = 12;
     let stop = stop_string(session, kind, &reply, gate);

@@ -55,7 +55,7 @@ pub enum Way {
     Batch,
     /// Through the checkpoint's template.
     Chat,
-    /// Under a grammar that holds words of the prompt.
+    /// Under a grammar that is content too.
     Structured,
     /// As the second turn.
     Conversation,

@@ -53,6 +53,14 @@ impl Job {
         }
     }
 
+    /// Whether copies of it are made by crates that free them without overwriting: of text by the tokenizer and the
+    /// templates, which in a chat's second turn read the first one's reply; of a grammar's text and state.
+    fn is_third_party(self, name: &str) -> bool {
+        name.starts_with("text:")
+            || (self.has_grammar() && name.starts_with("reply ids"))
+            || (self == Self::Scene("chat turns") && name.starts_with("reply text"))
+    }
+
     fn is(self, ending: Ending) -> bool {
         matches!(self, Self::Cell(cell) if cell.ending == ending)
     }
@@ -189,11 +197,7 @@ fn judge(job: Job, told: &Told, with_allocator: bool) -> Option<String> {
             return Some(format!("the search misses what is there: {missed:?} or {text}"));
         }
     }
-    // Copies that third-party crates make of text, and of a grammar's state, are freed and not overwritten.
-    let covered = |name: &str| {
-        let third_party = name.starts_with("text:") || (job.has_grammar() && name.starts_with("reply ids"));
-        with_allocator || !third_party
-    };
+    let covered = |name: &str| with_allocator || !job.is_third_party(name);
     let places = [
         ("after the end", &told.after),
         ("after the session", &told.dropped),
