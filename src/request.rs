@@ -39,7 +39,7 @@ pub struct Request {
     pub(crate) stream_buffer: Option<usize>,
     pub(crate) prefix: Option<Reuse>,
     #[cfg(feature = "testing")]
-    pub(crate) logits: Option<crate::engine::taps::LogitsTap>,
+    pub(crate) taps: crate::engine::taps::Taps,
 }
 
 /// The prompt as it came.

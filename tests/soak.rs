@@ -2,16 +2,13 @@
 //! nothing is held, memory has not grown, and no word of them is left in the process.
 
 mod common;
-#[path = "forensics/mod.rs"]
-#[allow(dead_code, reason = "only its search is needed")]
-mod forensics;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use amnesic::testing::forensics::Needles;
 use amnesic::{CancelToken, Error, Priority, Public, Request, ResponseFormat, Session, Speculation};
 use common::{Random, Recipe};
-use forensics::{Needle, search};
 
 #[global_allocator]
 static ALLOCATOR: amnesic::alloc::Scrubbing = amnesic::alloc::Scrubbing;
@@ -121,11 +118,15 @@ fn ten_thousand_requests_leave_nothing() {
     assert!(load.preemptions > 50, "memory was hardly ever short: {load:?}");
     let grown = common::resident().saturating_sub(warm.into_inner());
     assert!(grown < 4 << 20, "{grown} bytes more than after the first quarter");
-    let needle = Needle::exact("canary", CANARY[..18].iter().map(|&byte| !byte));
-    assert!(search(std::slice::from_ref(&needle)).is_empty(), "a word of some prompt is left");
+    let mut word = String::with_capacity(CANARY.len());
+    CANARY[..18].iter().for_each(|&byte| word.push(char::from(!byte)));
+    let needles = Needles::new().text("canary", &word);
+    drop(word); // the allocator overwrites it
+    let findings = needles.search_self().unwrap();
+    assert!(findings.is_empty(), "a word of some prompt is left: {findings}");
     let report = session.close().unwrap();
     assert!(report.requests() > REQUESTS as u64 && report.verified_bytes() > 0, "{report}");
     // the search finds what is there
     let left: Vec<u8> = CANARY.iter().map(|&byte| !byte).collect();
-    assert_eq!(search(&[needle]).len(), 1, "{}", left.len());
+    assert!(needles.search_self().unwrap().has("canary (UTF-8)"), "{}", left.len());
 }

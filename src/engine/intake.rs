@@ -259,11 +259,11 @@ impl Intake {
             starts,
         };
         let pieces = self.text.as_deref().map(Text::pieces);
-        #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests tap logits"))]
+        #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests ask for taps"))]
         let mut sequence = Sequence::new(ids, sampling, Arc::new(common), pieces);
         #[cfg(feature = "testing")]
         {
-            sequence.logits = request.logits.take();
+            sequence.taps = std::mem::take(&mut request.taps);
         }
         Ok(sequence)
     }

@@ -51,7 +51,7 @@ pub struct Sequence {
     /// The grammar that the reply follows. Boxed: it moves to the thread that computes masks and back.
     pub guide: Option<Box<Guide>>,
     #[cfg(feature = "testing")]
-    pub logits: Option<crate::engine::taps::LogitsTap>,
+    pub(crate) taps: crate::engine::taps::Taps,
     stops: Stops,
     detokenizer: Option<Detokenizer>,
 }
@@ -69,7 +69,7 @@ impl Sequence {
             admissions: 0,
             guide: None,
             #[cfg(feature = "testing")]
-            logits: None,
+            taps: crate::engine::taps::Taps::default(),
             stops: Stops::new(common.stops.clone()),
             detokenizer: pieces.map(|pieces| Detokenizer::new(pieces, common.starts, common.visible.clone())),
             common,

@@ -270,7 +270,7 @@ impl<B: Backend> Worker<B> {
         let sequence = self.sequences.get_mut(&id).expect("who has a turn has not ended");
         let logits = self.models.main.logits(row);
         #[cfg(feature = "testing")]
-        sequence.logits.iter().for_each(|tap| tap.take(logits));
+        sequence.taps.at(sequence.generated(), logits)?;
         if let Some(guide) = sequence.guide.as_mut().filter(|_| look) {
             guide.look()?;
         }

@@ -68,6 +68,8 @@ unsafe impl Plain for u32 {}
 unsafe impl Plain for u64 {}
 // SAFETY: as above.
 unsafe impl Plain for f32 {}
+// SAFETY: as above.
+unsafe impl Plain for f64 {}
 
 /// Overwrites `values` with zeros and reads three places back: the first, the last, and one that nobody can foresee.
 #[cfg_attr(feature = "testing", track_caller)]

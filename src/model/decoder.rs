@@ -319,6 +319,12 @@ impl<B: Backend> Decoder<B> {
         backend.read(self.buffers.logits, row)
     }
 
+    /// The embedding table.
+    #[cfg(feature = "testing")]
+    pub fn embedding(&self) -> &B::Weight {
+        &self.embed
+    }
+
     /// Overwrites the activations of `tokens` rows and the logits of `outputs` rows. Returns how many regions too.
     pub fn scrub(&self, backend: &mut B, tokens: usize, outputs: usize) -> (u64, Scrubbed) {
         let Buffers { x, xb, q, att, k, v, inner, last, logits } = self.buffers;

@@ -9,7 +9,7 @@ use crate::backend::{
 };
 use crate::error::{Error, Result};
 use crate::memory::ledger::NotCovered;
-use crate::memory::{Layout, Scrubbed, arena::Closed, stack};
+use crate::memory::{Layout, Scrubbed, Secret, arena::Closed, stack};
 use crate::weights::{Dtype, Tensor};
 
 /// The reference backend: one thread, no vectors, about a hundred times slower than [`super::Cpu`].
@@ -94,12 +94,14 @@ impl Reference {
             let score = dot * f64::from(shape.scale);
             shape.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
         };
-        let scores: Vec<f64> = (first..=position).map(|past| score(self, past)).collect();
+        let scores = (first..=position).map(|past| score(self, past));
+        let scores = Secret::new(scores.collect::<Vec<f64>>());
+        let scores = scores.expose();
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 = scores.iter().map(|score| (score - max).exp()).sum();
         for i in 0..dim {
             let mixed: f64 = (first..=position)
-                .zip(&scores)
+                .zip(scores)
                 .map(|(past, score)| (score - max).exp() / sum * cached(self, Side::V, past, i))
                 .sum();
             self.f32_mut(out, q.1)[head * dim + i] = mixed as f32;
@@ -175,16 +177,18 @@ impl Weight {
     }
 
     /// What x is for this weight: itself, or in groups of whole numbers times the largest magnitude over 127.
-    fn operand(&self, x: &[f32]) -> Vec<f64> {
-        if !self.quantized {
-            return x.iter().map(|&x| f64::from(x)).collect();
+    fn operand(&self, x: &[f32]) -> Secret<[f64]> {
+        let mut operand = Secret::<[f64]>::with_capacity(x.len());
+        let values = operand.refill(x.iter().map(|&x| f64::from(x)));
+        if self.quantized {
+            for (x, values) in x.chunks(GROUP).zip(values.chunks_mut(GROUP)) {
+                let (scale, inverse) = int8_scale(x);
+                for (x, value) in x.iter().zip(values) {
+                    *value = f64::from(scale) * f64::from((x * inverse).round_ties_even());
+                }
+            }
         }
-        x.chunks(GROUP)
-            .flat_map(|group| {
-                let (scale, inverse) = int8_scale(group);
-                group.iter().map(move |x| f64::from(scale) * f64::from((x * inverse).round_ties_even()))
-            })
-            .collect()
+        operand
     }
 
     fn dot(&self, row: usize, x: &[f64], bias: Option<&Weight>) -> f64 {
@@ -246,7 +250,7 @@ impl Backend for Reference {
                 let (x, out) = self.memory.arena().read_write::<f32, f32>(x.row(row), out.row(row));
                 let x = weight.operand(x);
                 for (col, out) in out.iter_mut().enumerate() {
-                    let sum = weight.dot(col, &x, *bias);
+                    let sum = weight.dot(col, x.expose(), *bias);
                     *out = if *accumulate { (f64::from(*out) + sum) as f32 } else { sum as f32 };
                 }
             }
@@ -259,7 +263,8 @@ impl Backend for Reference {
             let (x, out) = self.memory.arena().read_write::<f32, f32>(x.row(row), out.row(row));
             let x = gate.weight.operand(x);
             for (col, out) in out.iter_mut().enumerate() {
-                let [gate, up] = [gate, up].map(|linear| linear.weight.dot(col, &x, linear.bias.as_ref()));
+                let [gate, up] =
+                    [gate, up].map(|linear| linear.weight.dot(col, x.expose(), linear.bias.as_ref()));
                 *out = (gate / (1.0 + (-gate).exp()) * up) as f32;
             }
         }
@@ -280,8 +285,8 @@ impl Backend for Reference {
                 }
             }
             for (side, buf) in [(Side::K, k), (Side::V, v)] {
-                let values = self.f32(buf, row).to_vec();
-                for (head, values) in values.chunks(dim).enumerate() {
+                let values = Secret::new(self.f32(buf, row).to_vec());
+                for (head, values) in values.expose().chunks(dim).enumerate() {
                     self.cache(slot, layer, side, head, values);
                 }
             }
@@ -337,5 +342,34 @@ impl Backend for Reference {
 
     fn close(self) -> Option<Closed> {
         self.memory.into_arena().map(|arena| arena.close())
+    }
+}
+
+/// What `testing::forensics` looks into.
+#[cfg(feature = "testing")]
+impl Reference {
+    /// The cache's shape.
+    pub fn kv(&self) -> Kv {
+        self.memory.kv()
+    }
+
+    /// One head's keys or values of one slot, as they are cached.
+    pub fn cached_row(
+        &mut self,
+        slot: u32,
+        layer: usize,
+        side: Side,
+        head: usize,
+    ) -> impl ExactSizeIterator<Item = f32> {
+        let (block, offset) = (slot / BLOCK as u32, slot as usize % BLOCK);
+        (0..self.kv().head_dim).map(move |dim| self.cached(block, layer, side, head, offset, dim) as f32)
+    }
+}
+
+#[cfg(feature = "testing")]
+impl Weight {
+    /// A row of a matrix.
+    pub fn row(&self, row: usize) -> impl ExactSizeIterator<Item = f32> {
+        (0..self.cols).map(move |col| self.value(row, col))
     }
 }

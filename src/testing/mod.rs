@@ -1,26 +1,71 @@
-//! Taps and faults for tests (feature `testing`): nothing here acts unless a test calls it.
+//! Taps, faults and forensics for tests (feature `testing`): nothing here acts unless a test calls it.
+//!
+//! Lives here: [`forensics`], with which an application proves its own binary; faults that a request or a session is
+//! asked to have; scrubs that are left out; the tokenizer and the model by themselves. Never will: anything that a
+//! session without the feature depends on.
+
+pub mod forensics;
 
 use std::path::Path;
 
 use crate::backend::cpu::Cpu;
 use crate::backend::{Batch, Span};
 use crate::builder::Builder;
-pub use crate::engine::taps::LogitsTap;
+use crate::engine::taps::Act;
+pub use crate::engine::taps::{Gate, LogitsTap};
 use crate::error::Result;
 use crate::memory::Secret;
+use crate::memory::scrub::faults;
 use crate::model::decoder::{Decoder, blocks_for};
 use crate::request::Request;
 use crate::text::{Detokenizer, Text};
 
 /// Turns every scrub of this process into a no-op, so that a test can show that it would notice.
 pub fn disable_scrub() {
-    crate::memory::scrub::faults::make_no_ops();
+    faults::make_no_ops();
+}
+
+/// From now on this process remembers which calls of its scrub there are; see [`scrubs_seen`].
+pub fn watch_scrubs() {
+    faults::watch();
+}
+
+/// The calls so far: file, as the compiler was told it, and line. All drops of what holds content are one call.
+pub fn scrubs_seen() -> Vec<(String, u32)> {
+    faults::seen().into_iter().map(|(file, line)| (file.to_owned(), line)).collect()
+}
+
+/// The call of the scrub in this line is from now on as if it were not there, so that a test can show that it would
+/// notice: nothing is overwritten, and nothing read back.
+pub fn leave_out_scrub(file: &str, line: u32) {
+    faults::leave_out(file, line);
 }
 
 impl Request {
     /// Copies the logits of every step into `tap`.
     pub fn tap_logits(mut self, tap: &LogitsTap) -> Self {
-        self.logits = Some(tap.clone());
+        self.taps.logits = Some(tap.clone());
+        self
+    }
+
+    /// Stands still at `gate`, its session with it, when the logits of token `token` of the reply, counted from 0, are
+    /// there, and nothing was made of them yet.
+    pub fn stop_at(self, token: usize, gate: &Gate) -> Self {
+        self.act(token, Act::Stop(gate.clone()))
+    }
+
+    /// Panics at that moment: the session is poisoned.
+    pub fn panic_at(self, token: usize) -> Self {
+        self.act(token, Act::Panic)
+    }
+
+    /// Ends at that moment with [`crate::Error::NotFinite`], as if the logits were not.
+    pub fn fail_at(self, token: usize) -> Self {
+        self.act(token, Act::NotFinite)
+    }
+
+    fn act(mut self, token: usize, act: Act) -> Self {
+        self.taps.acts.push((token, act));
         self
     }
 }

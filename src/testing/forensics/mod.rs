@@ -1,0 +1,99 @@
+//! Searches memory, core dumps and logs for what a request left behind: with it an application proves its own binary.
+//!
+//! 1. A parent runs a canary request once, and makes [`Needles`] of it: its text and token ids, and by [`learn`] rows
+//!    of keys, values, embeddings and logits, computed again from the weights.
+//! 2. A child, a process of its own, runs the same request in the application's own way, and then searches all its
+//!    writable memory ([`Needles::search_self`]). Needles reach it inverted (bitwise not) and are never turned back, so
+//!    that the search does not find itself.
+//! 3. The parent can also look into the child's memory ([`Needles::search_process`]), or into a core dump of it or a
+//!    log ([`Needles::search_file`]).
+//!
+//! A search that finds nothing means something only if the same search finds what is there: so look once while the
+//! request runs, too ([`crate::testing::Gate`] holds it still), or after [`crate::testing::disable_scrub`].
+//!
+//! # A whole test
+//! With `harness = false` for it in Cargo.toml, and `amnesic` with the feature `testing` among the dev-dependencies:
+//! ```no_run
+//! use amnesic::testing::{Tokenizer, forensics::{Findings, Needles, learn}};
+//! use amnesic::{Request, Session};
+//! use std::process::Command;
+//!
+//! # #[cfg(any())]
+//! #[global_allocator] // covers copies of the text that the tokenizer makes
+//! static ALLOCATOR: amnesic::alloc::Scrubbing = amnesic::alloc::Scrubbing;
+//!
+//! // No plain copy of the canary may be in the program itself: each byte is inverted at compile time.
+//! const CANARY: [u8; 35] = {
+//!     let mut bytes = *b"The patient Zebulon Quartzwick says";
+//!     let mut i = 0;
+//!     while i < bytes.len() {
+//!         bytes[i] = !bytes[i];
+//!         i += 1;
+//!     }
+//!     bytes
+//! };
+//!
+//! fn canary() -> String {
+//!     let mut text = String::with_capacity(CANARY.len()); // does not move while it grows
+//!     CANARY.iter().for_each(|byte| text.push(char::from(!byte)));
+//!     text
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let builder = || Session::builder("models/default").threads(2);
+//!     let request = || Request::prompt(canary()).max_tokens(48).temperature(0.0);
+//!     if let Some(file) = std::env::args().nth(1) {
+//!         // The child. In place of this block: whatever the application does with a request.
+//!         let session = builder().open()?;
+//!         drop(session.generate(request())?);
+//!         session.close()?;
+//!         let needles: Needles = serde_json::from_slice(&std::fs::read(file)?)?;
+//!         println!("{}", serde_json::to_string(&needles.search_self()?)?);
+//!         return Ok(());
+//!     }
+//!     let session = builder().open()?;
+//!     let reply = session.generate(request())?;
+//!     let prompt = Tokenizer::open("models/default".as_ref(), session.vocab_size())?.encode(&canary(), true);
+//!     let needles = learn(builder(), &prompt, reply.tokens())?.text("prompt", &canary()).text("reply", reply.text());
+//!
+//!     let file = std::env::temp_dir().join("needles.json");
+//!     std::fs::write(&file, serde_json::to_vec(&needles)?)?;
+//!     let child = Command::new(std::env::current_exe()?).arg(&file).output()?;
+//!     assert!(child.status.success(), "the child failed");
+//!     let findings: Findings = serde_json::from_slice(&child.stdout)?;
+//!     assert!(findings.is_empty(), "left in memory: {findings}");
+//!     assert!(needles.search_bytes(&child.stderr).is_empty(), "the child's log holds content");
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # What is looked for
+//! | needle | forms |
+//! |---|---|
+//! | [`Needles::text`] | UTF-8 and UTF-16LE, in parts of 12 characters |
+//! | [`Needles::ids`] | `u16` where they fit, `u32`, and `u64`, which is `i64` too, in parts of six |
+//! | [`Needles::row`] | `f32`, `f16`, `bf16`, one value behind another, in parts of 64 |
+//! | [`Needles::keys`], [`Needles::values`] | the same, and as they lie packed in a KV cache: see [`Cache`] |
+//! | [`Needles::bytes`] | as they are, in parts of 64 |
+//!
+//! Of long content, 64 parts evenly spread are looked for. Parts that say too little to be no chance (few distinct
+//! values, numbers in a row) are left out; content that has no other is refused with a panic.
+//!
+//! # Not found
+//! What was encrypted, compressed, or computed from content in a way that no needle names; other forms of numbers, such
+//! as `f64`; content split between pages that are not neighbours. Memory of the kernel and of devices.
+//!
+//! Lives here: needles, the search, and learning rows. Never will: anything that holds content in the clear, and
+//! anything that changes what a session does.
+
+mod findings;
+mod learn;
+mod matcher;
+mod needles;
+mod search;
+#[cfg(test)]
+mod tests;
+
+pub use findings::{Finding, Findings};
+pub use learn::learn;
+pub use needles::{Cache, Needles, Tolerance};

@@ -1,0 +1,187 @@
+//! Where needles are looked for: bytes, files, this process, another one.
+//!
+//! Memory is read through /proc/PID/mem in windows, into one buffer that is itself left out and overwritten at the end.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::findings::{Finding, Findings};
+use super::matcher::Matcher;
+use super::needles::{Needle, Needles};
+use crate::memory::scrub;
+
+/// Bytes that are read at once: they stay in the processor's cache while they are searched.
+const WINDOW: usize = 256 << 10;
+const PAGE: u64 = 4096;
+
+impl Needles {
+    /// Searches bytes: a log, what a program printed.
+    pub fn search_bytes(&self, bytes: &[u8]) -> Findings {
+        let mut findings = Findings::default();
+        let matcher = Matcher::new(self);
+        matcher.search(bytes, 0, &mut |needle, at| findings.add(self.finding(needle, "bytes", at as u64)));
+        findings.searched(bytes.len());
+        findings
+    }
+
+    /// Searches a file, a window at a time: a core dump, a log, a page file.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn search_file(&self, path: impl AsRef<Path>) -> io::Result<Findings> {
+        let path = path.as_ref();
+        let file = File::open(path)?;
+        let bytes = file.metadata()?.len();
+        let place = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+        let mut search = Search::new(self);
+        search.read(&file, 0..bytes, &place, 0)?;
+        Ok(search.findings)
+    }
+
+    /// Searches all writable memory of this process: the heap with its free lists, arenas, the stacks of all threads
+    /// and their thread-local variables. Other threads may go on meanwhile. About a gigabyte a second of memory that is
+    /// not zero, several of memory that is.
+    ///
+    /// One search at a time: another's buffer would be searched too.
+    ///
+    /// # Errors
+    /// /proc/self cannot be read: it is not Linux, or this process may not.
+    pub fn search_self(&self) -> io::Result<Findings> {
+        let mut search = Search::new(self);
+        let buffer = search.buffer.0.as_ptr_range();
+        search.process("self", &[buffer.start as u64..buffer.end as u64], |mapping| mapping.is_writable())?;
+        Ok(search.findings)
+    }
+
+    /// Searches another process: its writable memory, and what else of its memory is no file's. To see something while
+    /// it runs, this process must be allowed to trace it; a child is allowed by default.
+    ///
+    /// # Errors
+    /// There is no such process, or this one may not read its memory.
+    pub fn search_process(&self, pid: u32) -> io::Result<Findings> {
+        let mut search = Search::new(self);
+        search.process(&pid.to_string(), &[], |mapping| mapping.is_writable() || mapping.is_anonymous())?;
+        Ok(search.findings)
+    }
+
+    fn finding(&self, needle: &Needle, place: &str, offset: u64) -> Finding {
+        Finding { name: self.names[needle.name].clone(), place: place.to_owned(), offset, count: 1 }
+    }
+}
+
+/// A line of /proc/PID/maps.
+struct Mapping<'a> {
+    range: std::ops::Range<u64>,
+    rights: &'a str,
+    inode: &'a str,
+    name: &'a str,
+}
+
+impl<'a> Mapping<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut words = line.split_ascii_whitespace();
+        let (start, end) = words.next()?.split_once('-')?;
+        let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).ok());
+        let (rights, inode) = (words.next()?, words.nth(2)?);
+        let path = words.next().unwrap_or("anonymous");
+        let name = path.rsplit('/').next().unwrap_or(path);
+        Some(Self { range: start?..end?, rights, inode, name })
+    }
+
+    fn is_writable(&self) -> bool {
+        self.rights.starts_with("rw")
+    }
+
+    /// Readable, of no file, and not the kernel's own.
+    fn is_anonymous(&self) -> bool {
+        self.rights.starts_with('r') && self.inode == "0" && !self.name.starts_with("[v")
+    }
+}
+
+/// A search under way.
+struct Search<'a> {
+    needles: &'a Needles,
+    matcher: Matcher<'a>,
+    buffer: Buffer,
+    findings: Findings,
+}
+
+impl<'a> Search<'a> {
+    fn new(needles: &'a Needles) -> Self {
+        let matcher = Matcher::new(needles);
+        let buffer = Buffer(vec![0; WINDOW + matcher.span()].into());
+        Self { needles, matcher, buffer, findings: Findings::default() }
+    }
+
+    fn process(
+        &mut self,
+        pid: &str,
+        without: &[std::ops::Range<u64>],
+        wanted: impl Fn(&Mapping<'_>) -> bool,
+    ) -> io::Result<()> {
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+        let memory = File::open(format!("/proc/{pid}/mem"))?;
+        for mapping in maps.lines().filter_map(Mapping::parse).filter(|mapping| wanted(mapping)) {
+            let mut start = mapping.range.start;
+            for hole in without.iter().filter(|hole| mapping.range.contains(&hole.start)) {
+                self.read_memory(&memory, start..hole.start, &mapping);
+                start = hole.end;
+            }
+            self.read_memory(&memory, start..mapping.range.end, &mapping);
+        }
+        if self.findings.bytes() == 0 {
+            return Err(io::Error::other("none of the process's memory could be read"));
+        }
+        Ok(())
+    }
+
+    /// Pages that cannot be read, since they are gone meanwhile or their file is too short, are left out.
+    fn read_memory(&mut self, memory: &File, range: std::ops::Range<u64>, mapping: &Mapping<'_>) {
+        let mut start = range.start;
+        while start < range.end {
+            let before = self.findings.bytes();
+            if self.read(memory, start..range.end, mapping.name, mapping.range.start).is_ok() {
+                return;
+            }
+            let read = self.findings.bytes() - before;
+            start = (start + read) / PAGE * PAGE + PAGE;
+        }
+    }
+
+    /// Searches `range` of a file, whose byte `origin` is the first of a place of that name.
+    fn read(&mut self, file: &File, range: std::ops::Range<u64>, place: &str, origin: u64) -> io::Result<()> {
+        let Self { needles, matcher, buffer: Buffer(buffer), findings } = self;
+        let (mut at, mut kept) = (range.start, 0);
+        while at < range.end {
+            let most = (buffer.len() - kept).min(usize::try_from(range.end - at).unwrap_or(usize::MAX));
+            let read = file.read_at(&mut buffer[kept..kept + most], at)?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let window = &buffer[..kept + read];
+            let first = at - kept as u64;
+            matcher.search(window, kept, &mut |needle, start| {
+                findings.add(needles.finding(needle, place, first + start as u64 - origin));
+            });
+            findings.searched(read);
+            at += read as u64;
+            // what a needle that goes on behind the window may begin with
+            let end = kept + read;
+            let keep = end.min(matcher.span().saturating_sub(1));
+            buffer.copy_within(end - keep..end, 0);
+            kept = keep;
+        }
+        Ok(())
+    }
+}
+
+/// A copy of what is searched. Not a `Secret`: it must be the allocator's plain memory, and never move.
+struct Buffer(Box<[u8]>);
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let _ = scrub(&mut self.0);
+    }
+}
