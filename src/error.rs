@@ -203,6 +203,14 @@ pub enum ErrorKind {
     NotFinite,
     NoToken,
     Grammar,
+    /// [`Error::Lockdown`].
+    Lockdown,
+    /// [`Error::Disclosure`].
+    Disclosure,
+    /// [`Error::ModelAlias`].
+    ModelAlias,
+    /// A setting of the debug sampler was out of bounds (feature `debug-sampler`).
+    DebugSampler,
 }
 
 impl ErrorKind {
@@ -229,6 +237,10 @@ impl ErrorKind {
             Self::NotFinite => "not_finite",
             Self::NoToken => "no_token",
             Self::Grammar => "grammar",
+            Self::DebugSampler => "debug_sampler",
+            Self::ModelAlias => "model_alias",
+            Self::Disclosure => "disclosure",
+            Self::Lockdown => "lockdown",
         }
     }
 }
@@ -263,6 +275,11 @@ impl Error {
             Self::NotFinite => ErrorKind::NotFinite,
             Self::NoToken => ErrorKind::NoToken,
             Self::Grammar(_) => ErrorKind::Grammar,
+            #[cfg(feature = "debug-sampler")]
+            Self::DebugSampler { .. } => ErrorKind::DebugSampler,
+            Self::ModelAlias(_) => ErrorKind::ModelAlias,
+            Self::Disclosure(_) => ErrorKind::Disclosure,
+            Self::Lockdown(_) => ErrorKind::Lockdown,
         }
     }
 

@@ -198,12 +198,10 @@ fn judge(job: Job, told: &Told, with_allocator: bool) -> Option<String> {
         }
     }
     let covered = |name: &str| with_allocator || !job.is_third_party(name);
-    let places = [
-        ("after the end", &told.after),
-        ("after the session", &told.dropped),
-        ("in a fork", &told.forked),
-    ];
-    let dumped = ["in a core dump in the middle", "in a core dump after the end"].into_iter().zip(&told.dumped);
+    let places =
+        [("after the end", &told.after), ("after the session", &told.dropped), ("in a fork", &told.forked)];
+    let dumped =
+        ["in a core dump in the middle", "in a core dump after the end"].into_iter().zip(&told.dumped);
     let mut left: Vec<String> = places
         .into_iter()
         .chain(dumped)
