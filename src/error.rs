@@ -203,13 +203,9 @@ pub enum ErrorKind {
     NotFinite,
     NoToken,
     Grammar,
-    /// [`Error::Lockdown`].
     Lockdown,
-    /// [`Error::Disclosure`].
     Disclosure,
-    /// [`Error::ModelAlias`].
     ModelAlias,
-    /// A setting of the debug sampler was out of bounds (feature `debug-sampler`).
     DebugSampler,
 }
 

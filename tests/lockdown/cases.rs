@@ -403,5 +403,5 @@ fn a_session_goes_on(root: &Path) {
     let reopened = Session::builder(default_model()).open();
     assert!(matches!(reopened, Err(Error::Read { .. })), "weights can still be opened");
     let report = session.close().unwrap();
-    assert!(report.requests == 5 && report.verified > 0, "{report}");
+    assert!(report.requests() == 5 && report.verified_bytes() > 0, "{report}");
 }
