@@ -188,7 +188,7 @@ pub fn child(cell: Cell, folder: &Path) -> Told {
         let middle =
             Middle { cell, session: &session, known: &known, gate: &gate, token: &token, clock: &clock };
         let told = &mut told;
-        scope.spawn(move || middle.run(told, move || drop(opened.send(()))));
+        scope.spawn(move || middle.run(told, move || opened.send(()).unwrap_or(())));
         let request = cell.request(&known, &gate, &token, &clock);
         let outcome = ask(cell, &session, conversation.as_mut(), request, &after_gate);
         if !(cell.ending == Ending::Cancel && cell.way == Way::Stream) {
