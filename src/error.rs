@@ -59,6 +59,13 @@ pub enum Error {
         /// The checkpoint's folder.
         folder: PathBuf,
     },
+    /// A logger of this process takes what the tokenizer's crate writes at level `trace`: each character of the text. So
+    /// the text was not read. With that target filtered out (`debug` and above harm nobody) it is.
+    #[error("a logger takes `{target}` at level trace, where it would find the text: filter that out")]
+    Logged {
+        /// The target of those records.
+        target: &'static str,
+    },
     /// As many requests as the session takes at once wait or run.
     #[error("the session is full: {waiting} requests wait or run, and it takes {limit}")]
     Busy {
@@ -188,6 +195,7 @@ pub enum ErrorKind {
     InBatch,
     NoTokenizer,
     NoChatTemplate,
+    Logged,
     Busy,
     Incomplete,
     Read,
@@ -218,6 +226,7 @@ impl ErrorKind {
             Self::InBatch => "in_batch",
             Self::NoTokenizer => "no_tokenizer",
             Self::NoChatTemplate => "no_chat_template",
+            Self::Logged => "logged",
             Self::Busy => "busy",
             Self::Incomplete => "incomplete",
             Self::Read => "read",
@@ -256,6 +265,7 @@ impl Error {
             Self::InBatch { .. } => ErrorKind::InBatch,
             Self::NoTokenizer { .. } => ErrorKind::NoTokenizer,
             Self::NoChatTemplate { .. } => ErrorKind::NoChatTemplate,
+            Self::Logged { .. } => ErrorKind::Logged,
             Self::Busy { .. } => ErrorKind::Busy,
             Self::Incomplete { .. } => ErrorKind::Incomplete,
             Self::Read { .. } => ErrorKind::Read,

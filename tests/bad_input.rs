@@ -1290,6 +1290,7 @@ fn every_error_is_one_readable_line() {
         Error::Closed,
         Error::NotFinite,
         Error::NoToken,
+        Error::Logged { target: "tokenizers::tokenizer::normalizer" },
         Error::NoChatTemplate { folder: PathBuf::from("models/tiny") },
         Error::Busy { waiting: 65_536, limit: 65_536 },
         Error::Incomplete { finish_reason: FinishReason::Length },

@@ -37,7 +37,8 @@
 //! | `gen_ai.server.time_to_first_token` | s | span, events, histogram | from the call |
 //! | `gen_ai.server.time_per_output_token` | s | histogram | after the first |
 //! | `gen_ai.server.request.duration` | s | events, histogram | from the call until all is overwritten |
-//! | `gen_ai.client.token.usage` | tokens | histogram | with `gen_ai.token.type`: `input`, `output` |
+//! | `gen_ai.client.token.usage` | tokens | histogram | of prompt and reply |
+//! | `gen_ai.token.type` | | metrics | which: `input`, `output` |
 //! | `error.type` | | span, events, metrics | [`crate::ErrorKind`] |
 //! | `amnesic.session.id` | | events | 64 random bits, which begin its requests' ids |
 //! | `amnesic.session.context_tokens`, `.kv_tokens` | tokens | events | what a request may have; what the cache holds |

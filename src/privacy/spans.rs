@@ -2,6 +2,7 @@
 
 use tracing::field::Empty;
 use tracing::level_filters::LevelFilter;
+use tracing::subscriber::NoSubscriber;
 use tracing::{Dispatch, Level, Span, dispatcher, event, span};
 
 use super::event::{
@@ -12,16 +13,13 @@ use crate::error::ErrorKind;
 /// What `gen_ai.provider.name` says.
 const PROVIDER: &str = "amnesic";
 
-/// Whether anybody may listen: one load where nobody does.
-pub fn wanted() -> bool {
-    Level::INFO <= LevelFilter::current()
-}
-
-/// Gives what `act` tells to `dispatch`: threads of a session have no subscriber of their own.
-pub fn with(dispatch: &Dispatch, act: impl FnOnce()) {
-    if wanted() {
-        dispatcher::with_default(dispatch, act);
-    }
+/// Who listens on this thread: its own subscriber, or the process's; one load where there is none at all.
+///
+/// Where there is none for this thread no callsite may be met: with one subscriber in the process, and that another
+/// thread's, `tracing` would take down that nobody wants it.
+pub fn listener() -> Option<Dispatch> {
+    let wanted = Level::INFO <= LevelFilter::current();
+    wanted.then(|| dispatcher::get_default(Dispatch::clone)).filter(|dispatch| !dispatch.is::<NoSubscriber>())
 }
 
 /// Tells an event, and enters it into its span.

@@ -39,18 +39,13 @@ impl Telemetry {
     /// Begins a request, on its caller's thread.
     pub fn trace(self: &Arc<Self>, request: &Request, stream: bool) -> Trace {
         let asked = self.asked(request, stream);
-        let (mut span, mut dispatch) = (Span::none(), Dispatch::none());
-        if spans::wanted() {
-            quietly(|| {
-                dispatch = dispatcher::get_default(Dispatch::clone);
-                span = spans::request(&asked);
-            });
-        }
+        let listener = spans::listener();
+        let span = begin(listener.as_ref(), || spans::request(&asked));
         let state = State { span, request: None, input_tokens: 0, first_token: None, over: false };
         Trace(Arc::new(Inner {
             asked,
             called: self.clock.now(),
-            dispatch,
+            listener,
             telemetry: self.clone(),
             state: Mutex::new(state),
         }))
@@ -87,7 +82,7 @@ impl Telemetry {
     }
 
     /// The session is there.
-    pub fn opened(&self, session: &Session, duration: Duration) {
+    fn opened(&self, session: &Session, span: Span, duration: Duration) {
         let memory = session.memory();
         let told = SessionOpened {
             session: self.session,
@@ -98,14 +93,14 @@ impl Telemetry {
             duration,
         };
         let event = Event::SessionOpened(told);
-        quietly(|| spans::tell(&Span::current(), &event));
+        tell(spans::listener().as_ref(), span, &event);
         self.tell(&event);
     }
 
     /// Closes the session with `close`, in a span of its own.
     pub fn closing(&self, close: impl FnOnce() -> Option<(ScrubReceipt, bool)>) -> Option<ScrubReceipt> {
-        let mut span = Span::none();
-        quietly(|| span = spans::closing(self.model.as_str()));
+        let listener = spans::listener();
+        let span = begin(listener.as_ref(), || spans::closing(self.model.as_str()));
         let (report, poisoned) = close()?;
         let told = SessionClosed {
             session: self.session,
@@ -116,10 +111,7 @@ impl Telemetry {
             error: poisoned.then_some(ErrorKind::Poisoned),
         };
         let event = Event::SessionClosed(told);
-        quietly(|| {
-            spans::tell(&span, &event);
-            drop(span);
-        });
+        tell(listener.as_ref(), span, &event);
         self.tell(&event);
         Some(report)
     }
@@ -133,12 +125,17 @@ impl std::fmt::Debug for Telemetry {
 
 /// Opens a session with `load`, in a span of its own.
 pub fn open(clock: Arc<dyn Clock>, load: impl FnOnce() -> Result<Session>) -> Result<Session> {
-    let (began, span) = (clock.now(), spans::opening());
-    let _entered = span.enter();
+    let (began, listener) = (clock.now(), spans::listener());
+    let span = begin(listener.as_ref(), spans::opening);
     let session = load();
     match &session {
-        Ok(session) => session.line.telemetry.opened(session, clock.now().saturating_duration_since(began)),
-        Err(error) => spans::failure(&span, error.kind()),
+        Ok(session) => {
+            session.line.telemetry.opened(session, span, clock.now().saturating_duration_since(began))
+        }
+        Err(error) => quietly(|| {
+            spans::failure(&span, error.kind());
+            drop(span);
+        }),
     }
     session
 }
@@ -153,7 +150,7 @@ struct Inner {
     /// When the caller called.
     called: Instant,
     /// The caller's.
-    dispatch: Dispatch,
+    listener: Option<Dispatch>,
     telemetry: Arc<Telemetry>,
     state: Mutex<State>,
 }
@@ -264,10 +261,7 @@ impl Inner {
 
     /// Never under the lock: a subscriber may take its time. The span closes here if this was its end.
     fn tell(&self, span: Span, event: &Event) {
-        quietly(|| {
-            spans::with(&self.dispatch, || spans::tell(&span, event));
-            drop(span);
-        });
+        tell(self.listener.as_ref(), span, event);
         self.telemetry.tell(event);
     }
 
@@ -285,6 +279,24 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.failed(ErrorKind::Closed);
     }
+}
+
+/// A span for `listener`, if there is one.
+fn begin(listener: Option<&Dispatch>, make: impl FnOnce() -> Span) -> Span {
+    let mut span = Span::none();
+    if listener.is_some() {
+        quietly(|| span = make());
+    }
+    span
+}
+
+/// Tells the listener, and lets go of the span.
+fn tell(listener: Option<&Dispatch>, span: Span, event: &Event) {
+    let Some(listener) = listener else { return };
+    quietly(|| {
+        dispatcher::with_default(listener, || spans::tell(&span, event));
+        drop(span);
+    });
 }
 
 /// Runs what the application or its subscriber wrote.

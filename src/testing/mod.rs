@@ -7,17 +7,22 @@
 pub mod forensics;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::backend::cpu::Cpu;
 use crate::backend::{Batch, Span};
 use crate::builder::Builder;
+use crate::clock::SystemClock;
 use crate::engine::taps::Act;
 pub use crate::engine::taps::{Gate, LogitsTap};
 use crate::error::Result;
 use crate::memory::Secret;
 use crate::memory::scrub::faults;
 use crate::model::decoder::{Decoder, blocks_for};
+use crate::privacy::trace::{OnEvent, Telemetry};
+use crate::privacy::{Alias, FinishReasons, Prices};
 use crate::request::Request;
+use crate::response::{RequestId, Timing, Usage};
 use crate::text::{Detokenizer, Text};
 
 /// Turns every scrub of this process into a no-op, so that a test can show that it would notice.
@@ -81,6 +86,28 @@ impl Builder {
 /// The library's scrub, for benches. Returns the bytes overwritten.
 pub fn scrub(bytes: &mut [u8]) -> u64 {
     crate::memory::scrub(bytes).bytes()
+}
+
+/// Telemetry without a session, for benches.
+#[derive(Debug)]
+pub struct Telling(Arc<Telemetry>);
+
+impl Telling {
+    /// Of a model called `llama`; to `on_event` too, if there is one.
+    pub fn new(on_event: Option<OnEvent>) -> Self {
+        let model = Alias::new("llama").expect("a name");
+        let clock = Arc::new(SystemClock);
+        Self(Arc::new(Telemetry { model, session: 1, prices: Some(Prices::default()), on_event, clock }))
+    }
+
+    /// Tells all of a request that ends well: its span, three events, the metrics.
+    pub fn tell(&self, request: &Request) {
+        let (trace, id) = (self.0.trace(request, false), RequestId { session: 1, count: 1 });
+        trace.accepted(id, 9, 7);
+        trace.first_token(id, 0);
+        let usage = Usage { prompt_tokens: 9, completion_tokens: 5, ..Usage::default() };
+        trace.ended(id, &usage, &Timing::default(), FinishReasons::default());
+    }
 }
 
 /// A checkpoint's tokenizer and detokenizer by themselves.

@@ -1,6 +1,7 @@
 //! `tokenizer.json` through the `tokenizers` crate, without what it would keep.
 //!
-//! Three things differ from calling `Tokenizer::encode`:
+//! Four things differ from calling `Tokenizer::encode`:
+//! - nothing is encoded while a logger would take the crate's `trace!` of every character;
 //! - the BPE and unigram word caches (thread-local, up to 10,000 words that stay until the thread ends) are off from
 //!   before the first use;
 //! - the ids go from the model's tokens straight into the caller's [`Secret`]: no `Encoding` with a plain vector of
@@ -19,6 +20,9 @@ use crate::weights::json::{self, Json};
 
 /// Encoded at loading to see what the post-processor puts around it. Public, and in any vocabulary.
 const PROBE: &str = "a";
+
+/// Where the crate logs every character that it normalizes or spells in bytes, at level `trace`.
+const SPOKEN: &str = "tokenizers::tokenizer::normalizer";
 
 /// A checkpoint's tokenizer.
 pub struct Text {
@@ -110,8 +114,11 @@ impl Text {
     /// Appends the ids of `text` to `ids`, with the checkpoint's special tokens around them if asked.
     ///
     /// # Errors
-    /// The tokenizer cannot encode it. The error holds none of it.
+    /// The tokenizer cannot encode it, or it would be logged. The error holds none of it.
     pub fn encode(&self, text: &str, specials: bool, ids: &mut Secret<[u32]>) -> Result<()> {
+        if log::log_enabled!(target: SPOKEN, log::Level::Trace) {
+            return Err(Error::Logged { target: SPOKEN });
+        }
         let failed = |_| Error::request("prompt", "text that the checkpoint's tokenizer can encode");
         let tokenizer = &self.tokenizer;
         let mut pieces =
