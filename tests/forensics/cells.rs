@@ -4,7 +4,7 @@
 //! token are: there the search must find what is looked for. Then what [`Ending`] says happens to it.
 
 use std::path::Path;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -188,7 +188,7 @@ pub fn child(cell: Cell, folder: &Path) -> Told {
         let middle =
             Middle { cell, session: &session, known: &known, gate: &gate, token: &token, clock: &clock };
         let told = &mut told;
-        scope.spawn(move || middle.run(told, move || opened.send(()).unwrap_or(())));
+        scope.spawn(move || middle.run(told, opened));
         let request = cell.request(&known, &gate, &token, &clock);
         let outcome = ask(cell, &session, conversation.as_mut(), request, &after_gate);
         if !(cell.ending == Ending::Cancel && cell.way == Way::Stream) {
@@ -265,13 +265,10 @@ struct Middle<'a> {
 }
 
 impl Middle<'_> {
-    fn run(self, told: &mut Told, opened: impl FnOnce()) {
+    fn run(self, told: &mut Told, opened: Sender<()>) {
         const PATIENCE: Duration = Duration::from_secs(60);
         assert!(self.gate.wait(PATIENCE), "the request did not come to its middle");
-        let open = || {
-            self.gate.open();
-            opened();
-        };
+        let open = Opens { gate: self.gate, opened };
         told.alive = self.known.needles.search_self().unwrap();
         match self.cell.ending {
             Ending::Cancel if self.cell.way != Way::Stream => self.token.cancel(),
@@ -281,17 +278,29 @@ impl Middle<'_> {
             Ending::OutOfMemory => {
                 let other = |id| Request::tokens(vec![id; 40]).max_tokens(60).priority(Priority::High);
                 let others: Vec<_> = (0..6).map(|id| self.session.stream(other(id)).unwrap()).collect();
-                open();
-                return others.into_iter().for_each(|other| drop(other.finish().unwrap()));
+                drop(open);
+                others.into_iter().for_each(|other| drop(other.finish().unwrap()));
             }
             Ending::Poisoned => {
                 let other = Request::tokens([5, 6, 7]).panic_at(0).priority(Priority::High);
                 let other = self.session.stream(other).unwrap();
-                open();
-                return assert!(matches!(other.finish(), Err(Error::Poisoned(PoisonReason::Panic))));
+                drop(open);
+                assert!(matches!(other.finish(), Err(Error::Poisoned(PoisonReason::Panic))));
             }
             _ => {}
         }
-        open();
+    }
+}
+
+/// Opens the gate, also after a panic: else its request would wait for ever.
+struct Opens<'a> {
+    gate: &'a Gate,
+    opened: Sender<()>,
+}
+
+impl Drop for Opens<'_> {
+    fn drop(&mut self) {
+        self.gate.open();
+        let _ = self.opened.send(()); // only those who read a stream wait for it
     }
 }

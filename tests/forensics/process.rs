@@ -107,6 +107,8 @@ pub fn search_fork(needles: &Needles) -> Findings {
         libc::kill(pid, libc::SIGKILL);
         assert_eq!(libc::waitpid(pid, &mut status, 0), pid);
     }
+    let ended = libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status));
+    assert_eq!(ended, Some(libc::SIGKILL), "the fork did not wait for its end");
     let findings = findings.unwrap();
     assert!(findings.bytes() > 1 << 20, "only {} bytes of the fork searched", findings.bytes());
     findings
