@@ -42,8 +42,21 @@ pub fn builder(name: &str, depth: Depth) -> Builder {
 pub fn confined<T>(depth: Depth, run: impl FnOnce() -> T) -> T {
     heap::enter();
     let _stack = Stack::protect(depth);
-    run()
+    lower(run)
 }
+
+/// Runs `run` more than a page below the caller's frame, so that all of its frames are on pages that are protected.
+#[inline(never)]
+fn lower<T>(run: impl FnOnce() -> T) -> T {
+    let gap = [0_u8; 2 * PAGE];
+    std::hint::black_box(&gap);
+    let result = run();
+    std::hint::black_box(&gap);
+    result
+}
+
+/// The largest page of Linux on x86-64; on machines with larger ones the first frames are not protected.
+const PAGE: usize = 4096;
 
 /// Bytes of stacks that the system refused to lock: most at once.
 static UNLOCKED: AtomicUsize = AtomicUsize::new(0);
@@ -92,7 +105,7 @@ impl Stack {
 
     #[cfg(target_os = "linux")]
     fn protect(depth: Depth) -> Self {
-        let Some((start, bytes)) = bounds() else { return Self { depth, pages: None, locked: false } };
+        let Some((start, bytes)) = below_here() else { return Self { depth, pages: None, locked: false } };
         // the upper end is what is used; a parser's spare room for hostile input is not worth a limit of the system's
         let lockable = bytes.min(stack::DEEP_STACK_BYTES);
         // SAFETY: as above. Refusals leave the stack as it was; a refused lock is counted.
@@ -107,6 +120,18 @@ impl Stack {
         }
         Self { depth, pages: Some((start, bytes)), locked }
     }
+}
+
+/// The pages of this thread's stack below the caller's frame; none where the C library cannot tell. What is above stays
+/// as it is: at its upper end the C library keeps the thread's own record, which a forked child reads.
+#[cfg(target_os = "linux")]
+#[inline(never)]
+fn below_here() -> Option<(*mut libc::c_void, usize)> {
+    let (start, bytes) = bounds()?;
+    let frame = 0_u8;
+    let here = std::hint::black_box(&raw const frame).addr();
+    let lower = (here & !(PAGE - 1)).checked_sub(start.addr())?;
+    (lower > 0 && lower < bytes).then_some((start, lower))
 }
 
 /// Where this thread's stack lies; none where the C library cannot tell.
@@ -159,6 +184,30 @@ mod tests {
         // the very stack may be used again
         let flags = builder("plain", Depth::Kernels).spawn(run).unwrap().join().unwrap();
         assert!(!flags.contains(&"wf".into()), "{flags:?}");
+    }
+
+    #[test]
+    fn a_fork_beside_a_protected_thread_lives() {
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let (begin, begun) = std::sync::mpsc::channel();
+        let thread = spawn("confined", Depth::Kernels, move || {
+            let _ = begin.send(());
+            let _ = ended.recv();
+        });
+        begun.recv().unwrap();
+        // SAFETY: the child only exits; before that the C library goes through the records of all threads in it.
+        let status = unsafe {
+            let child = libc::fork();
+            if child == 0 {
+                libc::_exit(7);
+            }
+            let mut status = -1;
+            libc::waitpid(child, &mut status, 0);
+            status
+        };
+        drop(end);
+        thread.unwrap().join().unwrap();
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7, "{status}");
     }
 
     #[test]
