@@ -97,6 +97,8 @@ pub struct Builder {
     clock: Arc<dyn Clock>,
     chain: Option<ReceiptHash>,
     on_receipt: Option<OnReceipt>,
+    #[cfg(feature = "debug-sampler")]
+    debug_sampler: Option<crate::privacy::debug_sampler::DebugSampler>,
     model_name: Option<Alias>,
     prices: Option<Prices>,
     on_event: Option<OnEvent>,
@@ -123,6 +125,8 @@ impl Builder {
             clock: Arc::new(SystemClock),
             chain: None,
             on_receipt: None,
+            #[cfg(feature = "debug-sampler")]
+            debug_sampler: None,
             model_name: None,
             prices: None,
             on_event: None,
@@ -215,6 +219,14 @@ impl Builder {
     /// should be quick, and must not wait for the session. A panic in it is caught and has no effect.
     pub fn on_event(mut self, call: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         self.on_event = Some(Box::new(call));
+        self
+    }
+
+    /// Has a few requests captured, sealed for the application's own key: the one way in which content is kept. Each
+    /// capture is told as an event, and counted in the request's and the session's receipts.
+    #[cfg(feature = "debug-sampler")]
+    pub fn debug_sampler(mut self, sampler: crate::privacy::debug_sampler::DebugSampler) -> Self {
+        self.debug_sampler = Some(sampler);
         self
     }
 
@@ -470,12 +482,19 @@ impl Builder {
         });
         let (asks, inbox) = channel();
         let (to_worker, messages) = channel();
-        #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests ask for faults"))]
+        #[cfg_attr(
+            not(any(feature = "testing", feature = "debug-sampler")),
+            expect(unused_mut, reason = "only tests ask for faults, only the feature brings a sampler")
+        )]
         let mut worker =
             Worker::new(models, text.clone(), vocab, limits, shared.clone(), self.clock.clone(), receipts);
         #[cfg(feature = "testing")]
         {
             worker.faults = self.faults;
+        }
+        #[cfg(feature = "debug-sampler")]
+        {
+            worker.debug_sampler = self.debug_sampler;
         }
         let intake = Intake {
             grammars: Grammars::new(vocab, &defaults.eos),

@@ -167,3 +167,56 @@ fn a_panic_in_a_step_leaves_a_receipt_too() {
     assert!(receipts[0].bytes() > whole, "all of the arena was overwritten: {}", receipts[0]);
     assert_eq!(verify_receipts(ReceiptHash::START, &receipts).ok(), last.hash());
 }
+
+#[cfg(feature = "debug-sampler")]
+#[test]
+fn captures_are_few_announced_counted_and_for_one_key_only() {
+    use std::io::Read;
+
+    use amnesic::privacy::Event;
+    use amnesic::privacy::debug_sampler::{DebugSampler, Fraction, Purpose, Recipient, Sealed, Sink};
+
+    struct Kept(Arc<Mutex<Vec<Sealed>>>);
+    impl Sink for Kept {
+        fn store(&mut self, sealed: Sealed) -> std::io::Result<()> {
+            self.0.lock().unwrap().push(sealed);
+            Ok(())
+        }
+    }
+
+    let (identity, kept) = (age::x25519::Identity::generate(), Arc::new(Mutex::new(Vec::new())));
+    let recipient = Recipient::parse(&identity.to_public().to_string()).unwrap();
+    let fraction = Fraction::new(0.01).unwrap();
+    let sampler =
+        DebugSampler::new(Purpose::QualityReview, fraction, 2, recipient, Kept(kept.clone())).unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = told.clone();
+    let folder = folder();
+    let builder = Session::builder(folder.path()).threads(1).debug_sampler(sampler).on_event(move |event| {
+        if let Event::Captured(captured) = event {
+            tell.lock().unwrap().push((captured.request, captured.purpose));
+        }
+    });
+    let (session, log) = logged(builder, ReceiptHash::START);
+    for _ in 0..500 {
+        session.generate(Request::prompt("kanarienvogel").max_tokens(2)).unwrap();
+    }
+    let last = session.close().unwrap();
+    let (kept, told, log) = (kept.lock().unwrap(), told.lock().unwrap(), log.lock().unwrap());
+    assert_eq!(kept.len(), 2, "one in a hundred of 500, but two in an hour");
+    let named: Vec<_> = kept.iter().map(|sealed| (sealed.request(), Purpose::QualityReview)).collect();
+    assert_eq!(*told, named);
+    let counted = log.iter().filter(|receipt| matches!(receipt.subject, Subject::Request { .. }));
+    assert_eq!((counted.map(|receipt| receipt.captures).sum::<u64>(), last.captures), (2, 2));
+    for sealed in kept.iter() {
+        assert!(!sealed.bytes().windows(13).any(|window| window == b"kanarienvogel"));
+        let mut plain = String::new();
+        let opened = age::Decryptor::new(sealed.bytes()).unwrap();
+        opened
+            .decrypt(std::iter::once(&identity as &dyn age::Identity))
+            .unwrap()
+            .read_to_string(&mut plain)
+            .unwrap();
+        assert!(plain.contains("prompt_ids") && plain.contains("reply_ids"), "{} bytes", plain.len());
+    }
+}

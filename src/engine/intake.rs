@@ -210,6 +210,7 @@ impl Intake {
             usage,
             accepted,
             began: self.clock.wall(),
+            captures: 0,
             accounts: Accounts::default(),
             deadline: request.deadline.into_iter().chain(until).min(),
             timing: Timing::default(),

@@ -51,6 +51,8 @@ pub struct Job {
     pub accepted: Instant,
     /// The same time on the calendar.
     pub began: SystemTime,
+    /// Copies that the debug sampler sealed.
+    pub captures: u64,
     /// What was overwritten on its account.
     pub accounts: Accounts,
     pub deadline: Option<Instant>,

@@ -19,13 +19,14 @@ pub struct Receipts {
     /// Names the session in request ids.
     session: u64,
     opened: SystemTime,
+    captures: u64,
 }
 
 impl Receipts {
     /// For a session that opens now.
     pub fn new(session: u64, clock: Arc<dyn Clock>, chain: Option<Chain>, told: Option<OnReceipt>) -> Self {
         let opened = clock.wall();
-        Self { clock, chain, told, session, opened }
+        Self { clock, chain, told, session, opened, captures: 0 }
     }
 
     /// A receipt of what is overwritten by now.
@@ -33,16 +34,18 @@ impl Receipts {
         &mut self,
         subject: Subject,
         began: SystemTime,
+        captures: u64,
         devices: Vec<DeviceReceipt>,
         not_covered: Vec<NotCovered>,
     ) -> ScrubReceipt {
+        self.captures += captures;
         let mut receipt = ScrubReceipt {
             subject,
             began_unix_ms: unix_ms(began),
             scrubbed_unix_ms: unix_ms(self.clock.wall()),
             devices,
             not_covered,
-            captures: 0,
+            captures,
             link: None,
         };
         if let Some(chain) = &mut self.chain {
@@ -62,6 +65,6 @@ impl Receipts {
         not_covered: Vec<NotCovered>,
     ) -> ScrubReceipt {
         let subject = Subject::Session { id: self.session, requests };
-        self.issue(subject, self.opened, devices, not_covered)
+        self.issue(subject, self.opened, self.captures, devices, not_covered)
     }
 }

@@ -84,6 +84,8 @@ pub struct Worker<B: Backend> {
     pub(super) masks: Option<Masks>,
     pub(super) turns: Vec<Turn>,
     receipts: Receipts,
+    #[cfg(feature = "debug-sampler")]
+    pub debug_sampler: Option<crate::privacy::debug_sampler::DebugSampler>,
     #[cfg(feature = "testing")]
     pub faults: crate::engine::taps::Faults,
 }
@@ -115,6 +117,8 @@ impl<B: Backend> Worker<B> {
             masks: None,
             turns: Vec::with_capacity(limits.sequences),
             receipts,
+            #[cfg(feature = "debug-sampler")]
+            debug_sampler: None,
             #[cfg(feature = "testing")]
             faults: crate::engine::taps::Faults::default(),
         }
@@ -195,7 +199,7 @@ impl<B: Backend> Worker<B> {
                 let before = self.models.ledger.accounts;
                 self.models.ledger.scrubbed(HOST, 1, &proof);
                 let account = self.models.ledger.since(before);
-                requests.into_iter().for_each(|id| drop(self.receipt(id, began, &account)));
+                requests.into_iter().for_each(|id| drop(self.receipt(id, began, 0, &account)));
             }
             Message::Wake => self.look_around(),
             Message::Forget(key, done) => {
@@ -293,6 +297,9 @@ impl<B: Backend> Worker<B> {
         for (id, outcome) in ended {
             let Some(sequence) = self.sequences.get(&id) else { continue }; // went with a sibling that failed
             let first = sequence.job;
+            #[cfg(feature = "debug-sampler")]
+            self.sample(id, outcome.as_ref().ok().copied());
+            let Some(sequence) = self.sequences.get(&id) else { continue };
             let job = self.jobs.get_mut(&first).expect("a member's job");
             let leaving = match outcome {
                 Ok(reason) => {
@@ -333,6 +340,39 @@ impl<B: Backend> Worker<B> {
         }
     }
 
+    /// Lets the debug sampler draw, once for each request: when its first choice ends.
+    #[cfg(feature = "debug-sampler")]
+    fn sample(&mut self, id: Id, finish_reason: Option<FinishReason>) {
+        use crate::privacy::debug_sampler::Capture;
+        let Some(sampler) = &mut self.debug_sampler else { return };
+        let sequence = &self.sequences[&id];
+        if sequence.choice != 0 {
+            return;
+        }
+        let Some(permit) = sampler.wants(self.clock.now()) else { return };
+        let job = self.jobs.get_mut(&sequence.job).expect("a member's job");
+        let (prompt_ids, reply_ids) = sequence.ids.expose().split_at(sequence.common.prompt_tokens);
+        let (request, at) = (job.id, self.clock.wall());
+        let captured = job.outbox.output(0, |output| {
+            let reply_text = output.text.expose();
+            let capture = Capture {
+                request,
+                at,
+                model: None,
+                choice: 0,
+                finish_reason,
+                prompt_ids,
+                reply_ids,
+                reply_text,
+            };
+            sampler.capture(permit, &capture).is_ok()
+        });
+        if captured {
+            job.captures += 1;
+            job.trace.captured(request, sampler.purpose());
+        }
+    }
+
     /// Takes a choice out; what it leaves in the cache is overwritten, or kept for its conversation.
     fn remove(&mut self, id: Id) -> Option<Box<Guide>> {
         let mut sequence = self.sequences.remove(&id)?;
@@ -365,16 +405,22 @@ impl<B: Backend> Worker<B> {
         }
     }
 
-    fn receipt(&mut self, id: RequestId, began: SystemTime, account: &Accounts) -> ScrubReceipt {
+    fn receipt(
+        &mut self,
+        id: RequestId,
+        began: SystemTime,
+        captures: u64,
+        account: &Accounts,
+    ) -> ScrubReceipt {
         self.models.ledger.requests += 1;
         let mut devices = self.models.devices(account);
         devices.retain(|device| device.regions > 0);
         let gaps = [self.models.not_covered(), ledger::gaps_of_process()].concat();
-        self.receipts.issue(Subject::Request { id }, began, devices, gaps)
+        self.receipts.issue(Subject::Request { id }, began, captures, devices, gaps)
     }
 
     fn tell(&mut self, job: Job) {
-        let receipt = self.receipt(job.id, job.began, &job.accounts);
+        let receipt = self.receipt(job.id, job.began, job.captures, &job.accounts);
         self.shared.requests.fetch_sub(1, Ordering::SeqCst);
         self.show_load();
         job.tell(receipt);

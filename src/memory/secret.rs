@@ -195,6 +195,7 @@ impl<T: Plain> Secret<[T]> {
     }
 
     /// Gives the content away as a plain vector: from here on its new owner answers for it.
+    #[cfg(any(test, feature = "testing"))]
     pub fn into_exposed(self) -> Vec<T> {
         self.expose().to_owned()
     }

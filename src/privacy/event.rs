@@ -34,6 +34,9 @@ pub enum Event {
     Ended(Ended),
     /// A request that was accepted ended without a reply.
     Failed(Failed),
+    /// The debug sampler kept a sealed copy of a request.
+    #[cfg(feature = "debug-sampler")]
+    Captured(Captured),
     /// A session closed.
     SessionClosed(SessionClosed),
 }
@@ -129,6 +132,19 @@ pub struct FirstToken {
     /// `gen_ai.server.time_to_first_token`: from the call, so reading the prompt and waiting are in it.
     #[serde(rename = "gen_ai.server.time_to_first_token", serialize_with = "seconds")]
     pub time_to_first_token: Duration,
+}
+
+/// See [`Event::Captured`].
+#[cfg(feature = "debug-sampler")]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Captured {
+    /// `gen_ai.response.id`.
+    #[serde(rename = "gen_ai.response.id", serialize_with = "display")]
+    pub request: RequestId,
+    /// `amnesic.capture.purpose`: what the application keeps copies for.
+    #[serde(rename = "amnesic.capture.purpose")]
+    pub purpose: super::debug_sampler::Purpose,
 }
 
 /// See [`Event::Ended`].

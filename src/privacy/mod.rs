@@ -40,6 +40,7 @@
 //! | `gen_ai.client.token.usage` | tokens | histogram | of prompt and reply |
 //! | `gen_ai.token.type` | | metrics | which: `input`, `output` |
 //! | `error.type` | | span, events, metrics | [`crate::ErrorKind`] |
+//! | `amnesic.capture.purpose` | | events | what the debug sampler kept a sealed copy for (feature `debug-sampler`) |
 //! | `amnesic.session.id` | | events | 64 random bits, which begin its requests' ids |
 //! | `amnesic.session.context_tokens`, `.kv_tokens` | tokens | events | what a request may have; what the cache holds |
 //! | `amnesic.session.memory_bytes`, `.scrubbed_bytes`, `.verified_bytes` | bytes | events | planned; overwritten; read back as zero |
@@ -70,6 +71,8 @@ pub use crate::memory::ledger::{Memory, NotCovered};
 pub use alias::Alias;
 pub use disclosure::{Disclosure, DisclosureReason, ThirdPartyRequest};
 pub use doctor::{Diagnosis, Finding, Severity, SwapKind, doctor, doctor_for};
+#[cfg(feature = "debug-sampler")]
+pub use event::Captured;
 pub use event::{
     Accepted, Asked, Ended, Event, Failed, FinishReasons, FirstToken, Operation, OutputType, Refused,
     SessionClosed, SessionOpened,

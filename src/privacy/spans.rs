@@ -31,6 +31,8 @@ pub fn tell(span: &Span, event: &Event) {
         Event::FirstToken(told) => first_token(span, told),
         Event::Ended(told) => ended(span, told),
         Event::Failed(told) => failed(span, told),
+        #[cfg(feature = "debug-sampler")]
+        Event::Captured(told) => captured(span, told),
         Event::SessionClosed(told) => session_closed(span, told),
     }
 }
@@ -68,6 +70,18 @@ pub fn request(asked: &Asked) -> Span {
         amnesic.usage.cost_nano = Empty,
         error.type = Empty,
     )
+}
+
+#[cfg(feature = "debug-sampler")]
+fn captured(span: &Span, told: &super::event::Captured) {
+    event!(
+        target: "amnesic",
+        parent: span,
+        Level::WARN,
+        gen_ai.response.id = %told.request,
+        amnesic.capture.purpose = told.purpose.as_str(),
+        "captured"
+    );
 }
 
 fn accepted(span: &Span, told: &Accepted) {

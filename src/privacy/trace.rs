@@ -203,6 +203,13 @@ impl Trace {
         self.0.tell(span, &Event::FirstToken(told));
     }
 
+    /// The debug sampler kept a sealed copy of it.
+    #[cfg(feature = "debug-sampler")]
+    pub fn captured(&self, request: RequestId, purpose: super::debug_sampler::Purpose) {
+        let span = self.0.lock().span.clone();
+        self.0.tell(span, &Event::Captured(super::event::Captured { request, purpose }));
+    }
+
     /// What it costs, if there are prices.
     pub fn cost_nano(&self, usage: &Usage) -> Option<u64> {
         self.0.telemetry.prices.map(|prices| prices.cost(usage))

@@ -88,6 +88,18 @@ pub enum Purpose {
     SecurityIncident,
 }
 
+impl Purpose {
+    /// Its name, in snake case.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::FailureAnalysis => "failure_analysis",
+            Self::QualityReview => "quality_review",
+            Self::AbuseInvestigation => "abuse_investigation",
+            Self::SecurityIncident => "security_incident",
+        }
+    }
+}
+
 /// Captures, over a sampler's life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
