@@ -2,6 +2,7 @@
 
 mod common;
 #[path = "forensics/mod.rs"]
+#[allow(dead_code, reason = "each test takes what it needs")]
 mod search;
 
 #[global_allocator]

@@ -402,7 +402,7 @@ mod tests {
             |receipt| receipt.devices[0].bytes -= 1,
             |receipt| receipt.scrubbed_unix_ms += 1,
             |receipt| receipt.captures = 1,
-            |receipt| drop(receipt.not_covered.pop()),
+            |receipt| receipt.not_covered.truncate(1),
             |receipt| receipt.subject = Subject::Request { id: RequestId { session: 1, count: 1 } },
             |receipt| receipt.link = None,
         ];

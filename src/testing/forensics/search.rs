@@ -51,7 +51,9 @@ impl Needles {
     pub fn search_self(&self) -> io::Result<Findings> {
         let mut search = Search::new(self);
         let buffer = search.buffer.0.as_ptr_range();
-        search.process("self", &[buffer.start as u64..buffer.end as u64], |mapping| mapping.is_writable())?;
+        let own = buffer.start as u64..buffer.end as u64;
+        let own = std::slice::from_ref(&own);
+        search.process("self", own, |mapping| mapping.is_writable())?;
         Ok(search.findings)
     }
 

@@ -76,7 +76,7 @@ fn rows_are_found_in_a_packed_cache() {
         let kv =
             Kv { region: layout.region(bytes).unwrap(), cache, layers: 1, kv_heads: 1, head_dim: row.len() };
         for side in [Side::K, Side::V] {
-            let mut memory: Vec<u8> = (0..bytes).map(|at| (at * 7919 >> 3) as u8).collect();
+            let mut memory: Vec<u8> = (0..bytes).map(|at| ((at * 7919) >> 3) as u8).collect();
             for (dim, &value) in row.iter().enumerate() {
                 let raw = match cache {
                     KvType::F32 => value.to_le_bytes().to_vec(),
