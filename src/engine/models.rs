@@ -4,7 +4,7 @@ use super::batch::Builder;
 use super::scheduler::{Id, Store};
 use crate::backend::{Backend, Counters};
 use crate::memory::ledger::{Accounts, HOST, Ledger, NotCovered};
-use crate::memory::{Scrubbed, workspace::Dirty};
+use crate::memory::{Scrubbed, registers, workspace::Dirty};
 use crate::model::decoder::{Decoder, Limits};
 use crate::privacy::receipt::DeviceReceipt;
 
@@ -28,6 +28,7 @@ impl<B: Backend> Model<B> {
         let batch = self.batch.batch();
         self.dirty.mark(batch.ids.len(), batch.outputs.len());
         self.decoder.forward(&mut self.backend, &batch);
+        registers::clear(); // small jobs run on this thread alone
     }
 
     /// The logits of output `row` of the last step: (vocab).

@@ -13,7 +13,7 @@ mod buffer;
 pub mod heap;
 pub mod ledger;
 pub mod poison;
-mod registers;
+pub mod registers;
 pub mod scrub;
 pub mod secret;
 pub mod stack;

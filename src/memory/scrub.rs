@@ -167,7 +167,7 @@ pub mod faults {
         watch();
     }
 
-    pub(super) fn is_left_out(call: &'static Location<'static>) -> bool {
+    pub fn is_left_out(call: &'static Location<'static>) -> bool {
         if !WATCHING.load(Ordering::Relaxed) {
             return false;
         }

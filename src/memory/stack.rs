@@ -23,6 +23,10 @@ pub fn scrub_below() -> Scrubbed {
 #[cfg_attr(feature = "testing", track_caller)]
 #[inline(never)]
 fn overwrite<const WORDS: usize>() -> Scrubbed {
+    #[cfg(feature = "testing")]
+    if super::scrub::faults::is_left_out(std::panic::Location::caller()) {
+        return Scrubbed::nothing(); // with the frame's zeros and the registers
+    }
     let mut frame = std::mem::MaybeUninit::<[u64; WORDS]>::uninit();
     // SAFETY: zero is a value of every integer; the frame is written whole before it is read.
     let words: &mut [u64] = unsafe {

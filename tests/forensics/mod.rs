@@ -85,8 +85,8 @@ pub struct Verdict {
     pub scrubs: Vec<(String, u32)>,
 }
 
-/// If this process is a child: does its work, and is over. Arguments: `--child JOB`, perhaps `--watch` or
-/// `--leave-out FILE LINE`, and the folder.
+/// If this process is a child: does its work, and is over. Arguments: `--child JOB`, perhaps others that begin with two
+/// dashes, perhaps `--watch` or `--leave-out FILE LINE`, and the folder.
 pub fn child() -> bool {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [flag, name, more @ .., folder] = &arguments[..] else { return false };
@@ -94,8 +94,10 @@ pub fn child() -> bool {
         return false;
     }
     match more {
-        [flag, file, line] if flag == "--leave-out" => testing::leave_out_scrub(file, line.parse().unwrap()),
-        [flag] if flag == "--watch" => testing::watch_scrubs(),
+        [.., flag, file, line] if flag == "--leave-out" => {
+            testing::leave_out_scrub(file, line.parse().unwrap())
+        }
+        [.., flag] if flag == "--watch" => testing::watch_scrubs(),
         _ => {}
     }
     let folder = Path::new(folder);

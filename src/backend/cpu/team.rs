@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
 use crate::error::{Error, Result};
+use crate::memory::registers;
 use crate::memory::thread::{Depth, spawn};
 
 /// Looks at the ticket this often before parking: some tens of microseconds.
@@ -119,6 +120,8 @@ impl Shared {
         if catch_unwind(AssertUnwindSafe(|| job(part))).is_err() {
             self.panicked.store(true, Ordering::Relaxed);
         }
+        // A thread that waits for its next part, or for the next request, is in core dumps with its registers.
+        registers::clear();
         self.ended.fetch_add(1, Ordering::Release);
     }
 }
