@@ -43,7 +43,8 @@ static ALLOCATOR: Watching = Watching;
 
 /// Blocks freed with content in them, and blocks freed, while `act` ran.
 fn watched<T>(act: impl FnOnce() -> T) -> (T, usize, usize) {
-    (FOUND.store(0, SeqCst), FREED.store(0, SeqCst));
+    FOUND.store(0, SeqCst);
+    FREED.store(0, SeqCst);
     WATCH.store(true, SeqCst);
     let value = act();
     WATCH.store(false, SeqCst);

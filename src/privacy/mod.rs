@@ -9,8 +9,10 @@ pub mod debug_sampler;
 mod disclosure;
 mod models;
 mod policy;
+mod registry;
 
 pub use alias::Alias;
 pub use disclosure::{Disclosure, DisclosureReason, ThirdPartyRequest};
-pub use models::{AliasReason, Local, Model, ModelAliases, PolicyClass, ThirdParty};
+pub use models::{Local, Model, PolicyClass, ThirdParty};
 pub use policy::{Anthropic, Google, Policy, Provider, Retention, Trains};
+pub use registry::{AliasReason, ModelAliases};

@@ -107,7 +107,7 @@ impl Budget {
 /// A number below `bound`, each as likely as any other but for `bound` parts in 2^64. (Lemire 2019, arXiv:1805.10941,
 /// without the loop that takes this bias away: it would not end under a generator that is stuck.)
 fn below(bound: u64, bits: u64) -> u64 {
-    (u128::from(bits) * u128::from(bound) >> 64) as u64
+    ((u128::from(bits) * u128::from(bound)) >> 64) as u64
 }
 
 #[cfg(test)]
@@ -118,7 +118,7 @@ mod tests {
     /// Whether `captures <= fraction * seen`, in whole numbers.
     fn within(captures: u64, fraction: f64, seen: u64) -> bool {
         let bits = fraction.to_bits();
-        let (mantissa, shift) = (bits & (1 << 52) - 1 | 1 << 52, 1075 - (bits >> 52));
+        let (mantissa, shift) = ((bits & ((1 << 52) - 1)) | (1 << 52), 1075 - (bits >> 52));
         u128::from(captures) << shift <= u128::from(mantissa) * u128::from(seen)
     }
 

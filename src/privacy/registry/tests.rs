@@ -1,4 +1,7 @@
-use super::super::policy::{Anthropic, Google, Retention, Trains};
+use std::fmt;
+
+use super::super::models::{Local, ThirdParty};
+use super::super::policy::{Anthropic, Google, LOCAL, Provider, Retention, Trains};
 use super::*;
 use crate::sample::rng::mix;
 
@@ -139,7 +142,7 @@ fn act(models: &mut ModelAliases, bits: u64) -> Result<()> {
         (2 | 3, 0) => models.repoint(name, Model::<Local>::new(target)),
         (2 | 3, 1) => models.repoint(name, Model::<Gemini>::new(target)),
         (2 | 3, _) => models.repoint(name, Model::<Claude>::new(target)),
-        (4 | 5 | 6, _) => models.chain(name, other),
+        (4..=6, _) => models.chain(name, other),
         _ => models.remove(name),
     }
 }
