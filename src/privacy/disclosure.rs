@@ -258,7 +258,7 @@ mod tests {
         assert!(printed.contains("gemini") && printed.contains(Google::NAME), "{printed}");
         assert!(!printed.contains("canary"), "{printed}");
         assert_eq!(request.model().alias().as_str(), "gemini");
-        assert!(format!("{:?}", request.request()).contains('6'), "lengths only");
+        assert!(format!("{:?}", request.request()).contains(": 6"), "a length in place of the text");
         assert_eq!(request.disclosure().at(), at(7));
     }
 }

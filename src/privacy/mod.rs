@@ -64,6 +64,7 @@ mod policy;
 mod prices;
 pub mod process;
 pub(crate) mod receipt;
+mod registry;
 mod spans;
 pub(crate) mod trace;
 
@@ -79,9 +80,10 @@ pub use event::{
 };
 pub use lockdown::{Enforced, Lockdown, LockdownError, Requirement, Restriction};
 pub use metrics::{METRICS, METRICS_TARGET, Metric};
-pub use models::{AliasReason, Local, Model, ModelAliases, PolicyClass, ThirdParty};
+pub use models::{Local, Model, PolicyClass, ThirdParty};
 pub use policy::{Anthropic, Google, Policy, Provider, Retention, Trains};
 pub use prices::Prices;
 pub use receipt::{
     BrokenChain, DeviceReceipt, Link, Malformed, ReceiptHash, ScrubReceipt, Subject, verify_receipts,
 };
+pub use registry::{AliasReason, ModelAliases};

@@ -8,9 +8,9 @@
 //!
 //! - *Fraction.* A window gives one capture at most and the first gives none. So the k-th capture is no earlier than
 //!   in window k (from 0), when more than k · w >= k / fraction requests were seen: k < fraction · seen.
-//! - *Hour.* A capture is at a time t no earlier than the last one's, and, where `per_hour` captures were made before,
-//!   at more than 3600 s after the first of the last `per_hour`. So of `per_hour` + 1 captures in a row the last is
-//!   more than 3600 s after the first: no 3600 s, both ends included, hold more than `per_hour`.
+//! - *Hour.* Captures are the same as dealt out to `per_hour` rows in turn. One is made only more than 3600 s after
+//!   the one before it in its row. So no 3600 s, both ends included, hold two of a row, or more than `per_hour` in
+//!   all; also where the clock stands still, or goes back.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -69,7 +69,7 @@ pub(super) struct Budget {
     seen: u64,
     /// Which request of this window is captured, from 0; none in the first, nor where no number could be drawn.
     drawn: Option<u64>,
-    /// When the last captures were made, the latest last: `per_hour` at most.
+    /// When the last captures were made, in order: `per_hour` at most.
     captures: VecDeque<Instant>,
     per_hour: usize,
 }
@@ -92,11 +92,9 @@ impl Budget {
     }
 
     fn hour_has_room(&mut self, now: Instant) -> bool {
-        if self.captures.back().is_some_and(|last| now < *last) {
-            return false; // a clock that went back: what lies within an hour cannot be told
-        }
         if self.captures.len() == self.per_hour {
-            if self.captures.front().is_some_and(|first| now.duration_since(*first) <= HOUR) {
+            // Zero where the clock went back.
+            if self.captures.front().is_some_and(|before| now.duration_since(*before) <= HOUR) {
                 return false;
             }
             self.captures.pop_front();
@@ -223,7 +221,7 @@ mod tests {
         assert!(at(3600.001), "the first is not any more");
         assert!(!at(5400.0), "a clock hour has begun, but the last 3600 s hold two");
         assert!(at(5400.001));
-        assert!(!at(100.0), "the clock went back");
+        assert!(!at(100.0), "a clock that goes back makes no room");
     }
 
     #[test]

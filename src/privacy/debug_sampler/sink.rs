@@ -65,3 +65,72 @@ impl Sink for Folder {
         self.create(&format!("{}.age", sealed.request()))?.write_all(sealed.bytes())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use age::x25519::Identity;
+    use serde_json::Value;
+
+    use super::super::CaptureError;
+    use super::super::tests::{CANARY, capture, contains, decrypt, permit, sampler};
+    use super::*;
+
+    #[test]
+    fn a_folder_gets_ciphertext_for_its_owner_only() {
+        let (folder, identity) = (tempfile::tempdir().unwrap(), Identity::generate());
+        let mut sampler = sampler(&identity, Folder::open(folder.path()).unwrap());
+        let first = permit(&mut sampler);
+        sampler.capture(first, &capture(&[1_234_567_890], &[], CANARY.as_bytes())).unwrap();
+
+        let names: Vec<_> =
+            std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(names, [folder.path().join("000000000000feed-12.age")]);
+        assert_eq!(std::fs::metadata(&names[0]).unwrap().permissions().mode() & 0o7777, 0o600);
+        let bytes = std::fs::read(&names[0]).unwrap();
+        assert!(!contains(&bytes, b"Kanarien") && !contains(&bytes, b"1234567890"));
+        let told: Value = serde_json::from_slice(&decrypt(&bytes, &identity).unwrap()).unwrap();
+        assert_eq!(told["reply_text"], CANARY);
+
+        // The same request again: what is there stays as it is.
+        let second = permit(&mut sampler);
+        let error = sampler.capture(second, &capture(&[], &[], b"other")).unwrap_err();
+        assert_eq!(error, CaptureError::Sink(io::ErrorKind::AlreadyExists));
+        assert_eq!(std::fs::read(&names[0]).unwrap(), bytes);
+    }
+
+    #[test]
+    fn a_folder_follows_no_links() {
+        let outer = tempfile::tempdir().unwrap();
+        let (folder, link, target) =
+            (outer.path().join("folder"), outer.path().join("link"), outer.path().join("target"));
+        std::fs::create_dir(&folder).unwrap();
+        symlink(&folder, &link).unwrap();
+        assert!(Folder::open(&link).is_err(), "a link to a folder");
+        std::fs::write(&target, b"").unwrap();
+        assert!(Folder::open(&target).is_err(), "a file");
+        assert!(Folder::open(outer.path().join("none")).is_err());
+
+        let mut sampler = sampler(&Identity::generate(), Folder::open(&folder).unwrap());
+        // A link where the file would be, to something that exists and to something that does not.
+        for to in [target.clone(), outer.path().join("new")] {
+            let trap = folder.join("000000000000feed-12.age");
+            symlink(&to, &trap).unwrap();
+            let permit = permit(&mut sampler);
+            let error = sampler.capture(permit, &capture(&[], &[], b"text")).unwrap_err();
+            assert_eq!(error, CaptureError::Sink(io::ErrorKind::AlreadyExists));
+            std::fs::remove_file(&trap).unwrap();
+        }
+        assert_eq!(std::fs::read(&target).unwrap(), b"");
+        assert!(!outer.path().join("new").exists());
+
+        // The path is taken over by somebody else: files still go where the folder is.
+        let moved = outer.path().join("moved");
+        std::fs::rename(&folder, &moved).unwrap();
+        symlink(outer.path(), &folder).unwrap();
+        let permit = permit(&mut sampler);
+        sampler.capture(permit, &capture(&[], &[], b"text")).unwrap();
+        assert!(moved.join("000000000000feed-12.age").exists());
+    }
+}

@@ -1,5 +1,4 @@
 use std::io::{self, Read};
-use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use serde_json::Value;
 
 use super::*;
 
-const CANARY: &str = "ein Kanarienvogel namens \"Zwölf\" 🐤";
+pub(super) const CANARY: &str = "ein Kanarienvogel namens \"Zwölf\" 🐤";
 
 /// Keeps what it is given.
 #[derive(Clone, Default)]
@@ -34,19 +33,19 @@ fn recipient(identity: &Identity) -> Recipient {
     Recipient::parse(&identity.to_public().to_string()).unwrap()
 }
 
-fn sampler(identity: &Identity, sink: impl Sink + 'static) -> DebugSampler {
+pub(super) fn sampler(identity: &Identity, sink: impl Sink + 'static) -> DebugSampler {
     let fraction = Fraction::new(0.01).unwrap();
     let recipient = recipient(identity);
     DebugSampler::new(Purpose::FailureAnalysis, fraction, 100, recipient, sink).unwrap().rng(|| 0)
 }
 
 /// A permit, after as many requests as it takes.
-fn permit(sampler: &mut DebugSampler) -> Permit {
+pub(super) fn permit(sampler: &mut DebugSampler) -> Permit {
     let now = Instant::now();
     (0..200).find_map(|_| sampler.wants(now)).expect("a request of the second window is drawn")
 }
 
-fn capture<'a>(prompt_ids: &'a [u32], reply_ids: &'a [u32], reply_text: &'a [u8]) -> Capture<'a> {
+pub(super) fn capture<'a>(prompt_ids: &'a [u32], reply_ids: &'a [u32], reply_text: &'a [u8]) -> Capture<'a> {
     Capture {
         request: RequestId { session: 0xfeed, count: 12 },
         at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000),
@@ -59,14 +58,14 @@ fn capture<'a>(prompt_ids: &'a [u32], reply_ids: &'a [u32], reply_text: &'a [u8]
     }
 }
 
-fn decrypt(file: &[u8], identity: &Identity) -> Option<Vec<u8>> {
+pub(super) fn decrypt(file: &[u8], identity: &Identity) -> Option<Vec<u8>> {
     let decryptor = age::Decryptor::new(file).unwrap();
     let mut plain = Vec::new();
     decryptor.decrypt(std::iter::once(identity as _)).ok()?.read_to_end(&mut plain).unwrap();
     Some(plain)
 }
 
-fn contains(bytes: &[u8], needle: &[u8]) -> bool {
+pub(super) fn contains(bytes: &[u8], needle: &[u8]) -> bool {
     bytes.windows(needle.len()).any(|window| window == needle)
 }
 
@@ -265,61 +264,4 @@ fn debug_prints_neither_content_nor_the_recipient() {
         assert!(!printed.contains(needle), "{needle}: {printed}");
     }
     assert!(printed.contains("FailureAnalysis") && printed.contains("0.01"), "{printed}");
-}
-
-#[test]
-fn a_folder_gets_ciphertext_for_its_owner_only() {
-    let (folder, identity) = (tempfile::tempdir().unwrap(), Identity::generate());
-    let mut sampler = sampler(&identity, Folder::open(folder.path()).unwrap());
-    let first = permit(&mut sampler);
-    sampler.capture(first, &capture(&[1_234_567_890], &[], CANARY.as_bytes())).unwrap();
-
-    let names: Vec<_> =
-        std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(names, [folder.path().join("000000000000feed-12.age")]);
-    assert_eq!(std::fs::metadata(&names[0]).unwrap().permissions().mode() & 0o7777, 0o600);
-    let bytes = std::fs::read(&names[0]).unwrap();
-    assert!(!contains(&bytes, b"Kanarien") && !contains(&bytes, b"1234567890"));
-    let told: Value = serde_json::from_slice(&decrypt(&bytes, &identity).unwrap()).unwrap();
-    assert_eq!(told["reply_text"], CANARY);
-
-    // The same request again: what is there stays as it is.
-    let second = permit(&mut sampler);
-    let error = sampler.capture(second, &capture(&[], &[], b"other")).unwrap_err();
-    assert_eq!(error, CaptureError::Sink(io::ErrorKind::AlreadyExists));
-    assert_eq!(std::fs::read(&names[0]).unwrap(), bytes);
-}
-
-#[test]
-fn a_folder_follows_no_links() {
-    let outer = tempfile::tempdir().unwrap();
-    let (folder, link, target) =
-        (outer.path().join("folder"), outer.path().join("link"), outer.path().join("target"));
-    std::fs::create_dir(&folder).unwrap();
-    symlink(&folder, &link).unwrap();
-    assert!(Folder::open(&link).is_err(), "a link to a folder");
-    std::fs::write(&target, b"").unwrap();
-    assert!(Folder::open(&target).is_err(), "a file");
-    assert!(Folder::open(outer.path().join("none")).is_err());
-
-    let mut sampler = sampler(&Identity::generate(), Folder::open(&folder).unwrap());
-    // A link where the file would be, to something that exists and to something that does not.
-    for to in [target.clone(), outer.path().join("new")] {
-        let trap = folder.join("000000000000feed-12.age");
-        symlink(&to, &trap).unwrap();
-        let permit = permit(&mut sampler);
-        let error = sampler.capture(permit, &capture(&[], &[], b"text")).unwrap_err();
-        assert_eq!(error, CaptureError::Sink(io::ErrorKind::AlreadyExists));
-        std::fs::remove_file(&trap).unwrap();
-    }
-    assert_eq!(std::fs::read(&target).unwrap(), b"");
-    assert!(!outer.path().join("new").exists());
-
-    // The path is taken over by somebody else: files still go where the folder is.
-    let moved = outer.path().join("moved");
-    std::fs::rename(&folder, &moved).unwrap();
-    symlink(outer.path(), &folder).unwrap();
-    let permit = permit(&mut sampler);
-    sampler.capture(permit, &capture(&[], &[], b"text")).unwrap();
-    assert!(moved.join("000000000000feed-12.age").exists());
 }

@@ -81,10 +81,12 @@ impl Server {
             let (range, rest) = line.split_once(' ').unwrap();
             let (start, end) = range.split_once('-').unwrap();
             let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).unwrap());
+            if !rest.starts_with('r') {
+                return false; // may be reserved alone, and larger than memory
+            }
             let mut bytes = vec![0; (end - start) as usize];
-            // what cannot be read is a guard, the kernel's, or was unmapped in between
-            rest.starts_with('r')
-                && memory.read_exact_at(&mut bytes, start).is_ok()
+            // what cannot be read is the kernel's, or was unmapped in between
+            memory.read_exact_at(&mut bytes, start).is_ok()
                 && bytes.windows(finder.len()).any(|window| window == finder)
         })
     }

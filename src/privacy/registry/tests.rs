@@ -1,4 +1,7 @@
-use super::super::policy::{Anthropic, Google, Retention, Trains};
+use std::fmt;
+
+use super::super::models::{Local, ThirdParty};
+use super::super::policy::{Anthropic, Google, LOCAL, Provider, Retention, Trains};
 use super::*;
 use crate::sample::rng::mix;
 
