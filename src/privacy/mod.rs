@@ -56,11 +56,10 @@ mod metrics;
 mod prices;
 mod spans;
 pub(crate) mod trace;
+mod words;
 
 pub use alias::Alias;
-pub use event::{
-    Accepted, Asked, Ended, Event, Failed, FinishReasons, FirstToken, Operation, OutputType, Refused,
-    SessionClosed, SessionOpened,
-};
+pub use event::{Accepted, Asked, Ended, Event, Failed, FirstToken, Refused, SessionClosed, SessionOpened};
 pub use metrics::{METRICS, METRICS_TARGET, Metric};
 pub use prices::Prices;
+pub use words::{FinishReasons, Operation, OutputType};

@@ -260,7 +260,7 @@ fn show_reply(reply: &Reply) {
         show_both(&choice.finish_reason);
         show(choice.logprobs());
         choice.logprobs().iter().for_each(|one| show(&one));
-        choice.tool_calls().iter().for_each(|call| show(call));
+        choice.tool_calls().iter().for_each(show);
         show(&choice.message());
     }
 }
@@ -317,7 +317,7 @@ fn converse(session: &Session, keep: &mut dyn FnMut(&Reply)) {
     for ask in right().iter().skip(2).take(2) {
         keep(&conversation.generate(ask()).unwrap());
         show(&conversation);
-        conversation.messages().iter().for_each(|message| show(message));
+        conversation.messages().iter().for_each(show);
     }
     show_error(&conversation.generate(Request::chat([Message::new(Role::Developer, word(27))])).unwrap_err());
     let mut stream = conversation.stream(right()[2]()).unwrap();
