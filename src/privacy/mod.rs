@@ -67,6 +67,7 @@ pub(crate) mod receipt;
 mod registry;
 mod spans;
 pub(crate) mod trace;
+mod words;
 
 pub use crate::memory::ledger::{Memory, NotCovered};
 pub use alias::Alias;
@@ -74,10 +75,7 @@ pub use disclosure::{Disclosure, DisclosureReason, ThirdPartyRequest};
 pub use doctor::{Diagnosis, Finding, Severity, SwapKind, doctor, doctor_for};
 #[cfg(feature = "debug-sampler")]
 pub use event::Captured;
-pub use event::{
-    Accepted, Asked, Ended, Event, Failed, FinishReasons, FirstToken, Operation, OutputType, Refused,
-    SessionClosed, SessionOpened,
-};
+pub use event::{Accepted, Asked, Ended, Event, Failed, FirstToken, Refused, SessionClosed, SessionOpened};
 pub use lockdown::{Enforced, Lockdown, LockdownError, Requirement, Restriction};
 pub use metrics::{METRICS, METRICS_TARGET, Metric};
 pub use models::{Local, Model, PolicyClass, ThirdParty};
@@ -87,3 +85,4 @@ pub use receipt::{
     BrokenChain, DeviceReceipt, Link, Malformed, ReceiptHash, ScrubReceipt, Subject, verify_receipts,
 };
 pub use registry::{AliasReason, ModelAliases};
+pub use words::{FinishReasons, Operation, OutputType};

@@ -11,10 +11,9 @@ use std::time::{Duration, Instant};
 use tracing::{Dispatch, Span, dispatcher};
 
 use super::event::{
-    Accepted, Asked, Ended, Event, Failed, FinishReasons, FirstToken, Operation, OutputType, Refused,
-    SessionClosed, SessionOpened,
+    Accepted, Asked, Ended, Event, Failed, FirstToken, Refused, SessionClosed, SessionOpened,
 };
-use super::{Alias, Prices, spans};
+use super::{Alias, FinishReasons, Operation, OutputType, Prices, spans};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::privacy::ScrubReceipt;
