@@ -151,6 +151,7 @@ fn cost((job, _): Trial) -> usize {
     let name = job.name();
     let first = [
         "Success x Generate",
+        "Length x Generate",
         "one sampled token",
         "Cancel x Stream",
         "penalties",

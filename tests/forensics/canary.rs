@@ -108,9 +108,15 @@ impl Known {
         !tokens.is_empty() && self.reply.iter().zip(tokens).all(|(known, token)| !known == *token)
     }
 
-    /// The ids of the prompt and of what was before it.
+    /// The ids of the prompt and of what was before it, in a vector that they were moved in: at the end of its room they
+    /// stand once more.
     pub fn prompt(&self) -> Vec<u32> {
-        self.prompt.iter().map(|id| !id).collect()
+        const BEFORE: usize = 4000;
+        let mut ids = Vec::with_capacity(BEFORE + self.prompt.len());
+        ids.resize(BEFORE, 0);
+        ids.extend(self.prompt.iter().map(|id| !id));
+        ids.drain(..BEFORE);
+        ids
     }
 }
 
