@@ -50,13 +50,27 @@ unsafe impl GlobalAlloc for Either {
     }
 }
 
-/// Calls that nobody outside can see: file, the line's text, why.
-const UNSEEN: [(&str, &str, &str); 1] = [(
-    "src/memory/arena.rs",
-    "let _ = self.scrub_all();",
-    "right before the pages go back to the system, which has zeros for whoever gets them; what a session closes was \
-     overwritten and read back before. It is for arenas that drop otherwise",
-)];
+/// Calls that nobody outside can see: file, the line's text, why. Each has a test beside it that can.
+const UNSEEN: [(&str, &str, &str); 5] = [
+    (
+        "src/memory/arena.rs",
+        "let _ = self.scrub_all();",
+        "right before the pages go back to the system, which gives zeros to whoever gets them next; what a session closes \
+         was overwritten and read back before",
+    ),
+    (
+        "src/memory/thread.rs",
+        "Depth::Kernels => stack::scrub_below(),",
+        "right before the thread ends; then the C library gives the pages of its stack back",
+    ),
+    ("src/memory/thread.rs", "Depth::Parsers => stack::scrub_deep(),", "as above"),
+    (
+        "src/memory/secret.rs",
+        "let _ = scrub(rest);",
+        "behind the end of a secret that is still in use: its whole block is overwritten when it is freed",
+    ),
+    ("src/sample/penalties.rs", "self.0.wipe()", "all zeros between calls, unless one of them has panicked"),
+];
 
 /// A job, with the one allocator or the other.
 type Trial = (Job, bool);
@@ -137,6 +151,7 @@ fn cost((job, _): Trial) -> usize {
     let name = job.name();
     let first = [
         "Success x Generate",
+        "Length x Generate",
         "one sampled token",
         "Cancel x Stream",
         "penalties",

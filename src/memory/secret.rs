@@ -238,6 +238,18 @@ mod tests {
         assert!(secret.expose().is_empty());
     }
 
+    /// Nothing of what is behind the end stays there.
+    #[test]
+    fn what_is_cut_off_is_overwritten() {
+        let mut secret = Secret::new(vec![7_u32; 100]);
+        let block = secret.expose().as_ptr();
+        secret.drain_front(30);
+        secret.truncate(3);
+        // SAFETY: the block has room for a hundred values, all of which were set.
+        let all = unsafe { std::slice::from_raw_parts(block, 100) };
+        assert_eq!((secret.expose(), &all[3..]), (&[7; 3][..], &[0; 97][..]));
+    }
+
     #[test]
     fn growing_and_draining_keep_the_values() {
         let mut secret = Secret::<[u32]>::with_capacity(1);

@@ -192,6 +192,25 @@ mod tests {
         assert!(!flags.contains(&"wf".into()), "{flags:?}");
     }
 
+    /// What stays on the stack while the thread goes on.
+    #[test]
+    fn a_stack_is_clean_when_its_thread_is_done() {
+        /// Leaves a mark in a dead frame and returns its address.
+        #[inline(never)]
+        fn leave_mark() -> usize {
+            let mut mark = [0x5ec2_e75e_c2e7_5ec2_u64; 64];
+            std::hint::black_box(&mut mark).as_ptr() as usize
+        }
+        for depth in [Depth::Kernels, Depth::Parsers] {
+            let run = move || {
+                let at = confined(depth, leave_mark);
+                // SAFETY: the address is in this thread's stack, which is mapped; nothing else writes it now.
+                unsafe { (at as *const u64).read_volatile() }
+            };
+            assert_eq!(builder("confined", depth).spawn(run).unwrap().join().unwrap(), 0, "{depth:?}");
+        }
+    }
+
     #[test]
     fn a_fork_beside_a_protected_thread_lives() {
         let (end, ended) = std::sync::mpsc::channel::<()>();

@@ -18,6 +18,9 @@ pub const REPLY_TOKENS: usize = 48;
 const PROMPT: [u8; 71] =
     inverted(*b"The patient Zebulon Quartzwick of Kraehwinkel has acute spectrophobia, ");
 
+/// Its longest words.
+const WORD_PLACES: [std::ops::Range<usize>; 3] = [20..30, 34..45, 56..69];
+
 /// What a grammar asks for, word for word: text that is in no prompt, so that it is told apart.
 const WORDS: [u8; 58] = inverted(*b"Xaver Quobbel of Pfefferminz shall never juggle 47 walnuts");
 
@@ -80,6 +83,7 @@ impl Kind {
 #[derive(Serialize, Deserialize)]
 pub struct Known {
     pub needles: Needles,
+    prompt: Vec<u32>,
     reply: Vec<u32>,
     /// Text that ends the reply, as a stop string, behind the gate.
     stop: Vec<u8>,
@@ -104,9 +108,15 @@ impl Known {
         !tokens.is_empty() && self.reply.iter().zip(tokens).all(|(known, token)| !known == *token)
     }
 
-    /// Tokens of the whole reply.
-    pub fn tokens(&self) -> usize {
-        self.reply.len()
+    /// The ids of the prompt and of what was before it, in a vector that they were moved in: at the end of its room they
+    /// stand once more.
+    pub fn prompt(&self) -> Vec<u32> {
+        const BEFORE: usize = 4000;
+        let mut ids = Vec::with_capacity(BEFORE + self.prompt.len());
+        ids.resize(BEFORE, 0);
+        ids.extend(self.prompt.iter().map(|id| !id));
+        ids.drain(..BEFORE);
+        ids
     }
 }
 
@@ -157,6 +167,9 @@ fn know(folder: &Path, recipe: &Recipe, session: &Session, kind: Kind) -> Known 
     let distinct = tokens[..12].iter().collect::<std::collections::HashSet<_>>().len();
     assert!(distinct > 6 && tokens.len() > 20 && reply.text().len() > 24, "{kind:?}: the reply is no canary");
     let mut needles = learn(builder(folder), &all, tokens).unwrap().text("text: prompt", &prompt());
+    // parts may cut a word, which is how far a tokenizer looks at once
+    needles =
+        WORD_PLACES.into_iter().fold(needles, |needles, word| needles.text("text: word", &prompt()[word]));
     needles = match kind {
         Kind::Structured => needles.text("text: grammar", reply.text()),
         _ => needles.text("reply text", reply.text()),
@@ -170,6 +183,7 @@ fn know(folder: &Path, recipe: &Recipe, session: &Session, kind: Kind) -> Known 
     let end = (gate + 4..tokens.len()).find(|&at| !tokens[..at].contains(&tokens[at])).map(|at| tokens[at]);
     Known {
         needles,
+        prompt: all.iter().map(|id| !id).collect(),
         reply: tokens.iter().map(|id| !id).collect(),
         stop: stop.bytes().map(|byte| !byte).collect(),
         end: end.expect("a token that comes late for the first time"),

@@ -199,6 +199,7 @@ pub fn child(cell: Cell, folder: &Path) -> Told {
     while session.load().running + session.load().waiting > 0 {
         std::thread::yield_now(); // the others of a batch go on when one has failed
     }
+    told.dirty.extend(super::stacks::dirty());
     told.after = known.needles.search_self().unwrap();
     match cell.ending {
         Ending::Core => ask_for_core(),

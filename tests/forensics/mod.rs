@@ -13,6 +13,7 @@ mod cells;
 mod process;
 mod rows;
 mod scenarios;
+mod stacks;
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -188,6 +189,9 @@ fn judge(job: Job, told: &Told, with_allocator: bool) -> Option<String> {
             return Some(format!("a build that does not scrub would pass for {missed:?}: {}", told.after));
         }
         return told.trouble.is_none().then(|| "the session did not notice".to_owned());
+    }
+    if !told.dirty.is_empty() {
+        return Some(format!("stacks that are not clean: {:?}", told.dirty));
     }
     if let Some(trouble) = &told.trouble {
         return Some(format!("the session says: {trouble}"));

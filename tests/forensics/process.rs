@@ -18,6 +18,8 @@ pub struct Told {
     pub after: Findings,
     /// Found after the session was gone.
     pub dropped: Findings,
+    /// Threads of the session whose stacks were not clean below their frames at that moment.
+    pub dirty: Vec<String>,
     /// What else was wrong: nothing that the session says of itself may be.
     pub trouble: Option<String>,
     /// Calls of the library's scrub, where they were watched.

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use amnesic::testing::forensics::Needles;
 use amnesic::{
     CancelToken, Device, Dry, Error, FinishReason, PoisonReason, Request, ResponseFormat, Session,
     Speculation, testing,
@@ -13,10 +12,10 @@ use super::cells::finish;
 use super::process::Told;
 
 /// Takes the session, and gives it back where it is to be closed.
-type Scene = fn(Session, &Needles, &mut Told) -> Option<Session>;
+type Scene = fn(Session, &Known, &mut Told) -> Option<Session>;
 
 /// Their names, and what happens in each while the session is open.
-pub const ALL: [(&str, Scene); 18] = [
+pub const ALL: [(&str, Scene); 20] = [
     ("no-op scrub", no_op_scrub),
     ("one sampled token", one_sampled_token),
     ("penalties", penalties),
@@ -35,6 +34,8 @@ pub const ALL: [(&str, Scene); 18] = [
     ("chat turns", chat_turns),
     ("open conversation", open_conversation),
     ("reference", plain),
+    ("reference: panic", panic_in_a_prompt),
+    ("token ids", token_ids),
 ];
 
 /// Whether the scene's requests hold states of grammars.
@@ -56,19 +57,21 @@ pub fn child(scene: &str, folder: &Path) -> Told {
         "preempted" => builder.context_length(256).kv_tokens(320),
         "draft" => builder.draft(folder),
         "reference" => builder.device(Device::Reference),
+        "reference: panic" => builder.device(Device::Reference).panic_in_step(2), // unwinding goes deep
         _ => builder,
     };
     let session = builder.open().unwrap();
     let act = ALL.iter().find(|(name, _)| *name == scene).expect("a scene of this list").1;
     let mut told = Told::default();
-    let Some(session) = act(session, &known.needles, &mut told) else { return told };
+    let Some(session) = act(session, &known, &mut told) else { return told };
+    told.dirty.extend(super::stacks::dirty());
     told.after = known.needles.search_self().unwrap();
     finish(session, &known, &mut told);
     told
 }
 
 /// With overwriting turned into nothing the session may find out, and serve no more.
-fn no_op_scrub(session: Session, _: &Needles, _: &mut Told) -> Option<Session> {
+fn no_op_scrub(session: Session, _: &Known, _: &mut Told) -> Option<Session> {
     match session.generate(canary().max_tokens(REPLY_TOKENS)) {
         Ok(reply) => assert_eq!(reply.tokens().len(), REPLY_TOKENS),
         Err(error) => assert!(matches!(error, Error::Poisoned(PoisonReason::ScrubFailed)), "{error}"),
@@ -78,14 +81,14 @@ fn no_op_scrub(session: Session, _: &Needles, _: &mut Told) -> Option<Session> {
 
 /// The prompt in one step and one draw: what the buffers of a step hold is still that at the end. top-k has the
 /// sampler make keys, and a bias a copy of the logits.
-fn one_sampled_token(session: Session, _: &Needles, _: &mut Told) -> Option<Session> {
+fn one_sampled_token(session: Session, _: &Known, _: &mut Told) -> Option<Session> {
     let request = canary().max_tokens(1).temperature(1.0).seed(3).top_k(40).logit_bias(99, -1.0);
     assert_eq!(session.generate(request).unwrap().usage.completion_tokens, 1);
     Some(session)
 }
 
 /// Everything that the sampler keeps for one token.
-fn penalties(session: Session, _: &Needles, _: &mut Told) -> Option<Session> {
+fn penalties(session: Session, _: &Known, _: &mut Told) -> Option<Session> {
     let request = canary().max_tokens(REPLY_TOKENS).temperature(0.9).top_p(0.95).typical_p(0.9).logprobs(5);
     let request = request.repetition_penalty(1.01).frequency_penalty(0.01).prompt_logprobs(2);
     let reply = session.generate(request.dry(Dry::default()).dry_breakers([canary::prompt()])).unwrap();
@@ -93,13 +96,13 @@ fn penalties(session: Session, _: &Needles, _: &mut Told) -> Option<Session> {
     Some(session)
 }
 
-fn error_context(session: Session, _: &Needles, _: &mut Told) -> Option<Session> {
+fn error_context(session: Session, _: &Known, _: &mut Told) -> Option<Session> {
     let error = session.generate(canary().max_tokens(1 << 20)).unwrap_err();
     assert!(matches!(error, Error::ContextLength { .. }), "{error}");
     Some(session)
 }
 
-fn error_in_batch(session: Session, _: &Needles, _: &mut Told) -> Option<Session> {
+fn error_in_batch(session: Session, _: &Known, _: &mut Told) -> Option<Session> {
     let bad = Request::tokens(vec![VOCAB as u32]);
     let error = session.generate_batch([canary(), bad]).unwrap_err();
     assert!(matches!(error, Error::InBatch { index: 1, .. }), "{error}");
@@ -107,7 +110,7 @@ fn error_in_batch(session: Session, _: &Needles, _: &mut Told) -> Option<Session
 }
 
 /// The grammar asks for a word that the bias forbids, token by token.
-fn error_dead_end(session: Session, _: &Needles, _: &mut Told) -> Option<Session> {
+fn error_dead_end(session: Session, _: &Known, _: &mut Told) -> Option<Session> {
     let begins_with_q = |id: &u32| session.token_bytes(*id).is_some_and(|bytes| bytes.contains(&b'Q'));
     let banned: Vec<u32> = (0..VOCAB as u32).filter(begins_with_q).collect();
     let request = canary().max_tokens(64).response_format(canary::grammar());
@@ -118,13 +121,13 @@ fn error_dead_end(session: Session, _: &Needles, _: &mut Told) -> Option<Session
 }
 
 /// A grammar that does not compile, with words of the prompt in it.
-fn error_grammar(session: Session, _: &Needles, _: &mut Told) -> Option<Session> {
+fn error_grammar(session: Session, _: &Known, _: &mut Told) -> Option<Session> {
     let wrong = ResponseFormat::regex(format!("({}", canary::prompt()));
     assert!(session.generate(canary().response_format(wrong)).is_err());
     Some(session)
 }
 
-fn cancelled_early(session: Session, _: &Needles, _: &mut Told) -> Option<Session> {
+fn cancelled_early(session: Session, _: &Known, _: &mut Told) -> Option<Session> {
     let token = CancelToken::new();
     token.cancel();
     let reply = session.generate(canary().max_tokens(2000).cancel_token(&token)).unwrap();
@@ -132,7 +135,7 @@ fn cancelled_early(session: Session, _: &Needles, _: &mut Told) -> Option<Sessio
     Some(session)
 }
 
-fn panic_in_a_prompt(session: Session, _: &Needles, _: &mut Told) -> Option<Session> {
+fn panic_in_a_prompt(session: Session, _: &Known, _: &mut Told) -> Option<Session> {
     let error = session.generate(canary().max_tokens(REPLY_TOKENS)).unwrap_err();
     assert!(matches!(error, Error::Poisoned(PoisonReason::Panic)), "{error}");
     let again = session.generate(canary()).unwrap_err();
@@ -141,23 +144,23 @@ fn panic_in_a_prompt(session: Session, _: &Needles, _: &mut Told) -> Option<Sess
 }
 
 /// The session drops while a request runs.
-fn still_running(session: Session, needles: &Needles, told: &mut Told) -> Option<Session> {
+fn still_running(session: Session, known: &Known, told: &mut Told) -> Option<Session> {
     let mut stream = session.stream(canary().max_tokens(3000)).unwrap();
     assert!(stream.next().unwrap().is_ok());
     std::mem::forget(stream); // so that the request runs when the session drops
     drop(session);
-    told.dropped = needles.search_self().unwrap();
+    told.dropped = known.needles.search_self().unwrap();
     None
 }
 
-fn choices(session: Session, _: &Needles, _: &mut Told) -> Option<Session> {
+fn choices(session: Session, _: &Known, _: &mut Told) -> Option<Session> {
     let reply = session.generate(canary().max_tokens(REPLY_TOKENS).temperature(0.9).n(3)).unwrap();
     assert_eq!(reply.choices().len(), 3);
     drop(reply);
     Some(session)
 }
 
-fn choices_under_a_grammar(session: Session, _: &Needles, _: &mut Told) -> Option<Session> {
+fn choices_under_a_grammar(session: Session, _: &Known, _: &mut Told) -> Option<Session> {
     let request = canary().max_tokens(64).response_format(canary::grammar());
     let reply = session.generate(request.temperature(0.9).n(3)).unwrap();
     assert!(reply.choices().iter().all(|choice| choice.finish_reason == FinishReason::Stop));
@@ -166,7 +169,7 @@ fn choices_under_a_grammar(session: Session, _: &Needles, _: &mut Told) -> Optio
 }
 
 /// By those that run beside it.
-fn preempted(session: Session, _: &Needles, _: &mut Told) -> Option<Session> {
+fn preempted(session: Session, _: &Known, _: &mut Told) -> Option<Session> {
     let others = (0..6).map(|i| Request::tokens(vec![i; 40]).max_tokens(60));
     let requests = std::iter::once(canary().max_tokens(REPLY_TOKENS)).chain(others);
     assert_eq!(session.generate_batch(requests).unwrap().len(), 7);
@@ -175,7 +178,7 @@ fn preempted(session: Session, _: &Needles, _: &mut Told) -> Option<Session> {
 }
 
 /// The draft is the model itself.
-fn draft(session: Session, _: &Needles, _: &mut Told) -> Option<Session> {
+fn draft(session: Session, _: &Known, _: &mut Told) -> Option<Session> {
     let speculation = Speculation::Draft { tokens: 3 };
     let reply = session.generate(canary().max_tokens(REPLY_TOKENS).speculate(speculation)).unwrap();
     assert!(reply.usage.accepted_tokens > 20);
@@ -184,15 +187,16 @@ fn draft(session: Session, _: &Needles, _: &mut Told) -> Option<Session> {
 }
 
 /// A prompt that was public, and is not any more.
-fn public(session: Session, _: &Needles, _: &mut Told) -> Option<Session> {
+fn public(session: Session, _: &Known, told: &mut Told) -> Option<Session> {
     let public = session.publish(canary()).unwrap();
+    told.dirty.extend(super::stacks::dirty()); // the next request would clean up
     drop(session.generate(canary().max_tokens(REPLY_TOKENS).shares(&public)).unwrap());
     drop(public);
     drop(session.generate(Request::tokens([1]).max_tokens(1)).unwrap()); // all that was sent before it is done
     Some(session)
 }
 
-fn chat_turns(session: Session, _: &Needles, _: &mut Told) -> Option<Session> {
+fn chat_turns(session: Session, _: &Known, _: &mut Told) -> Option<Session> {
     let mut chat = session.conversation();
     let turn = || Request::chat([amnesic::user(canary::prompt())]).temperature(0.0).max_tokens(REPLY_TOKENS);
     drop(chat.generate(turn()).unwrap());
@@ -206,18 +210,25 @@ fn chat_turns(session: Session, _: &Needles, _: &mut Told) -> Option<Session> {
 }
 
 /// The session closes while a conversation is still there: the cache holds it to the end.
-fn open_conversation(session: Session, needles: &Needles, told: &mut Told) -> Option<Session> {
+fn open_conversation(session: Session, known: &Known, told: &mut Told) -> Option<Session> {
     let mut conversation = session.conversation();
     drop(conversation.generate(canary().max_tokens(REPLY_TOKENS)).unwrap());
-    told.alive = needles.search_self().unwrap();
+    told.alive = known.needles.search_self().unwrap();
     told.trouble = session.close().err().map(|error| error.to_string());
     drop(conversation);
-    told.dropped = needles.search_self().unwrap();
+    told.dropped = known.needles.search_self().unwrap();
     None
 }
 
+/// The prompt as ids, in a vector of the caller's.
+fn token_ids(session: Session, known: &Known, _: &mut Told) -> Option<Session> {
+    let request = Request::tokens(known.prompt()).temperature(0.0).max_tokens(REPLY_TOKENS);
+    drop(session.generate(request).unwrap());
+    Some(session)
+}
+
 /// A request, and nothing else.
-fn plain(session: Session, _: &Needles, _: &mut Told) -> Option<Session> {
+fn plain(session: Session, _: &Known, _: &mut Told) -> Option<Session> {
     drop(session.generate(canary().max_tokens(REPLY_TOKENS)).unwrap());
     Some(session)
 }
