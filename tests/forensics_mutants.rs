@@ -3,7 +3,8 @@
 //! First every job runs once in each mode, to list the calls that happen in it. Then, for each call, jobs in which it
 //! happens run with that call left out, until one fails. With the system's allocator most are noticed: freed memory
 //! stays as it is. With `amnesic::alloc::Scrubbing` copies of text are looked for too, which are overwritten by calls that
-//! only then matter. So the allocator of this program is the one or the other, as its arguments say.
+//! only then matter. So the allocator of this program is the one or the other, as its arguments say. Arguments that are
+//! no flags choose calls by parts of `file:line`.
 
 mod common;
 #[path = "forensics/mod.rs"]
@@ -93,8 +94,13 @@ fn main() {
     let trials: Vec<Trial> =
         [false, true].iter().flat_map(|&mode| Job::all().into_iter().map(move |job| (job, mode))).collect();
     let (calls, mut failures) = watch(&trials, folder.path(), &needles);
-    println!("\nrunning {} tests", calls.len());
-    let mutants: Vec<&Call> = calls.keys().collect();
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let is_wanted = |(file, line): &&Call| {
+        wanted.is_empty() || wanted.iter().any(|wanted| format!("{file}:{line}").contains(wanted))
+    };
+    let mutants: Vec<&Call> = calls.keys().filter(is_wanted).collect();
+    println!("\nrunning {} tests", mutants.len());
     let found = Mutex::new(Vec::new());
     two_at_a_time(&mutants, |call| {
         let killer = kill(call, &calls[call], folder.path(), &needles);
@@ -119,7 +125,7 @@ fn main() {
     let verdict = if failures.is_empty() { "ok" } else { "FAILED" };
     println!(
         "\ntest result: {verdict}. {} calls; {} failures; finished in {:.1}s\n",
-        calls.len(),
+        mutants.len(),
         failures.len(),
         began.elapsed().as_secs_f32()
     );

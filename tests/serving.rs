@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use amnesic::clock::Clock;
+use amnesic::privacy::Subject;
 use amnesic::{
     Builder, CancelToken, Dry, Error, FinishReason, Priority, Reply, Request, Session, Speculation,
 };
@@ -420,27 +421,36 @@ fn streams_carry_tokens_and_choices() {
 #[test]
 fn priorities_decide_who_goes_first() {
     let folder = folder();
-    let session = builder(folder.path()).max_sequences(1).kv_tokens(8192).open().unwrap();
-    let ended = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        let mut busy = session.stream(Request::tokens([1]).max_tokens(4000).stream_buffer(4000)).unwrap();
-        assert!(busy.next().unwrap().is_ok());
-        let order = [("low", Priority::Low), ("normal", Priority::Normal), ("high", Priority::High)];
-        for (arrived, (name, priority)) in order.into_iter().enumerate() {
-            let (session, ended) = (&session, &ended);
-            scope.spawn(move || {
-                let request = Request::tokens([5, 6]).max_tokens(20).priority(priority);
-                session.generate(request).unwrap();
-                ended.lock().unwrap().push(name);
-            });
+    let ended = Arc::new(Mutex::new(Vec::new()));
+    let list = ended.clone();
+    // as the worker ends them: callers wake in any order
+    let builder = builder(folder.path()).on_receipt(move |receipt| {
+        if let Subject::Request { id } = receipt.subject {
+            list.lock().unwrap().push(id);
+        }
+    });
+    let session = builder.max_sequences(1).kv_tokens(8192).open().unwrap();
+    let mut busy = session.stream(Request::tokens([1]).max_tokens(4000).stream_buffer(4000)).unwrap();
+    assert!(busy.next().unwrap().is_ok());
+    let orders = [Priority::Low, Priority::Normal, Priority::High];
+    let ids: Vec<_> = std::thread::scope(|scope| {
+        let callers = orders.into_iter().enumerate().map(|(arrived, priority)| {
+            let session = &session;
+            let request = Request::tokens([5, 6]).max_tokens(20).priority(priority);
+            let caller = scope.spawn(move || session.generate(request).unwrap().request_id);
             // each has arrived before the next one does; the last one takes the place of the busy one
             while session.load().waiting + ended.lock().unwrap().len() <= arrived {
                 std::thread::yield_now();
             }
-        }
+            caller
+        });
+        let callers: Vec<_> = callers.collect();
         drop(busy);
+        callers.into_iter().map(|caller| caller.join().unwrap()).collect()
     });
-    assert_eq!(ended.into_inner().unwrap(), ["high", "normal", "low"]);
+    let ended = ended.lock().unwrap();
+    let ranks = ids.iter().map(|id| ended.iter().position(|other| other == id).unwrap());
+    assert!(ranks.rev().is_sorted(), "{ended:?} of {ids:?}");
 }
 
 #[test]

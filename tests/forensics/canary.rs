@@ -96,7 +96,8 @@ pub struct Known {
 impl Known {
     pub fn load(folder: &Path, kind: Kind) -> Self {
         let file = std::fs::read(folder.join(format!("{kind:?}.json"))).unwrap();
-        serde_json::from_slice(&file).unwrap()
+        let known: Self = serde_json::from_slice(&file).unwrap();
+        Self { needles: known.needles.prepare(), ..known }
     }
 
     pub fn stop(&self) -> String {
@@ -108,15 +109,9 @@ impl Known {
         !tokens.is_empty() && self.reply.iter().zip(tokens).all(|(known, token)| !known == *token)
     }
 
-    /// The ids of the prompt and of what was before it, in a vector that they were moved in: at the end of its room they
-    /// stand once more.
-    pub fn prompt(&self) -> Vec<u32> {
-        const BEFORE: usize = 4000;
-        let mut ids = Vec::with_capacity(BEFORE + self.prompt.len());
-        ids.resize(BEFORE, 0);
-        ids.extend(self.prompt.iter().map(|id| !id));
-        ids.drain(..BEFORE);
-        ids
+    /// The ids of the prompt behind others.
+    pub fn late_prompt(&self, others: usize) -> Vec<u32> {
+        std::iter::repeat_n(1, others).chain(self.prompt.iter().map(|id| !id)).collect()
     }
 }
 

@@ -220,10 +220,15 @@ fn open_conversation(session: Session, known: &Known, told: &mut Told) -> Option
     None
 }
 
-/// The prompt as ids, in a vector of the caller's.
+/// The prompt as ids in a vector of the caller's, large so that nobody soon takes all of its memory again. Of two requests
+/// one is never sent.
 fn token_ids(session: Session, known: &Known, _: &mut Told) -> Option<Session> {
-    let request = Request::tokens(known.prompt()).temperature(0.0).max_tokens(REPLY_TOKENS);
+    let ids = known.late_prompt(25_000);
+    let behind = vec![1_u8; 1 << 10]; // so that the allocator does not give the block back to the system
+    drop(Request::tokens(ids));
+    let request = Request::tokens(known.late_prompt(1)).temperature(0.0).max_tokens(REPLY_TOKENS);
     drop(session.generate(request).unwrap());
+    drop(std::hint::black_box(behind));
     Some(session)
 }
 

@@ -5,7 +5,7 @@
 //! of memory whether some anchor can be there. (A search for the first byte, as `memchr` does, stops too often with
 //! hundreds of needles; Aho-Corasick cannot look for numbers within bounds.)
 
-use super::needles::{Element, Form, Needle, Needles};
+use super::needles::{Element, Form, Needle};
 use crate::memory::scrub::is_zero;
 
 /// Ends a chain.
@@ -16,8 +16,8 @@ const MOST_VALUES: u32 = 4096;
 const PAGE: usize = 4096;
 
 /// See the module.
-pub(super) struct Matcher<'a> {
-    parts: &'a [Needle],
+#[derive(Clone)]
+pub(super) struct Matcher {
     /// A bit for each two bytes.
     maybe: Box<[u64; 1024]>,
     /// For each two bytes the first link of its chain.
@@ -35,16 +35,15 @@ struct Link {
     next: u32,
 }
 
-impl<'a> Matcher<'a> {
-    pub fn new(needles: &'a Needles) -> Self {
+impl Matcher {
+    pub fn new(needles: &[Needle]) -> Self {
         let mut this = Self {
-            parts: &needles.parts,
             maybe: vec![0; 1024].try_into().expect("1024 words"),
             first: vec![NONE; 1 << 16],
             links: Vec::new(),
-            span: needles.parts.iter().map(Needle::span).max().unwrap_or(0),
+            span: needles.iter().map(Needle::span).max().unwrap_or(0),
         };
-        for (index, needle) in needles.parts.iter().enumerate() {
+        for (index, needle) in needles.iter().enumerate() {
             let (offset, values) = anchor(&needle.form);
             for value in values {
                 let first = &mut this.first[usize::from(value)];
@@ -61,8 +60,15 @@ impl<'a> Matcher<'a> {
         self.span
     }
 
-    /// Tells which needle stands where in `memory`. Those that end within its first `known` bytes were told before.
-    pub fn search(&self, memory: &[u8], known: usize, found: &mut impl FnMut(&Needle, usize)) {
+    /// Tells which of the needles, the same as before, stands where in `memory`. Those that end within its first `known`
+    /// bytes were told before.
+    pub fn search(
+        &self,
+        needles: &[Needle],
+        memory: &[u8],
+        known: usize,
+        found: &mut impl FnMut(&Needle, usize),
+    ) {
         for start in (0..memory.len()).step_by(PAGE) {
             let end = memory.len().min(start + PAGE);
             // No anchor is two zero bytes; one may begin with the last byte of a page that is zero.
@@ -71,7 +77,7 @@ impl<'a> Matcher<'a> {
             for (at, pair) in page.array_windows::<2>().enumerate() {
                 let value = u16::from_le_bytes(*pair);
                 if self.maybe[usize::from(value >> 6)] >> (value & 63) & 1 == 1 {
-                    self.compare(memory, start + at, value, known, found);
+                    self.compare(needles, memory, (start + at, value), known, found);
                 }
             }
         }
@@ -80,9 +86,9 @@ impl<'a> Matcher<'a> {
     #[inline(never)]
     fn compare(
         &self,
+        needles: &[Needle],
         memory: &[u8],
-        anchor: usize,
-        value: u16,
+        (anchor, value): (usize, u16),
         known: usize,
         found: &mut impl FnMut(&Needle, usize),
     ) {
@@ -90,7 +96,7 @@ impl<'a> Matcher<'a> {
         while link != NONE {
             let Link { needle, offset, next } = self.links[link as usize];
             link = next;
-            let needle = &self.parts[needle as usize];
+            let needle = &needles[needle as usize];
             let Some(start) = anchor.checked_sub(offset as usize) else { continue };
             let end = start + needle.span();
             if end > known && end <= memory.len() && stands(&needle.form, &memory[start..end]) {

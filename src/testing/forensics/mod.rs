@@ -43,11 +43,12 @@
 //!     let builder = || Session::builder("models/default").threads(2);
 //!     let request = || Request::prompt(canary()).max_tokens(48).temperature(0.0);
 //!     if let Some(file) = std::env::args().nth(1) {
-//!         // The child. In place of this block: whatever the application does with a request.
+//!         // The child. Its needles are ready before: a search that took freed memory would overwrite what is there.
+//!         let needles = serde_json::from_slice::<Needles>(&std::fs::read(file)?)?.prepare();
+//!         // In place of this: whatever the application does with a request.
 //!         let session = builder().open()?;
 //!         drop(session.generate(request())?);
 //!         session.close()?;
-//!         let needles: Needles = serde_json::from_slice(&std::fs::read(file)?)?;
 //!         println!("{}", serde_json::to_string(&needles.search_self()?)?);
 //!         return Ok(());
 //!     }

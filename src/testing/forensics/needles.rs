@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::OnceLock;
 
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
+use super::matcher::Matcher;
 use crate::backend::{KvType, int8_scale};
 
 /// Characters of a part of a text.
@@ -216,6 +218,9 @@ impl Needle {
 pub struct Needles {
     pub(super) names: Vec<String>,
     pub(super) parts: Vec<Needle>,
+    /// Made when it is first asked for, and again when there are more needles.
+    #[serde(skip)]
+    matcher: OnceLock<Box<Matcher>>,
 }
 
 impl Needles {
@@ -388,7 +393,8 @@ impl Needles {
 
     /// All of both.
     pub fn and(mut self, other: Self) -> Self {
-        let Self { names, parts } = other;
+        let Self { names, parts, .. } = other;
+        self.matcher.take();
         let map: Vec<usize> = names.into_iter().map(|name| self.full_name(name)).collect();
         self.parts.extend(parts.into_iter().map(|part| Needle { name: map[part.name], ..part }));
         self
@@ -397,6 +403,17 @@ impl Needles {
     /// The names, each with the form in which it is looked for.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.names.iter().map(String::as_str)
+    }
+
+    /// Makes the tables of a search now. Else the first search makes them, in heap memory that was perhaps freed a moment
+    /// ago, and overwrites what it should find there.
+    pub fn prepare(self) -> Self {
+        self.matcher();
+        self
+    }
+
+    pub(super) fn matcher(&self) -> &Matcher {
+        self.matcher.get_or_init(|| Box::new(Matcher::new(&self.parts)))
     }
 
     /// How many parts are looked for.
@@ -421,6 +438,7 @@ impl Needles {
     }
 
     fn exact(&mut self, name: usize, bytes: impl Iterator<Item = u8>) {
+        self.matcher.take();
         self.parts.push(Needle { name, form: Form::Exact(bytes.map(|byte| !byte).collect()) });
     }
 
@@ -448,6 +466,7 @@ impl Needles {
         let distinct: BTreeSet<_> = bounds.iter().collect();
         let enough = distinct.into_iter().map(bits).sum::<f32>() >= LEAST_BITS;
         if enough {
+            self.matcher.take();
             self.parts.push(Needle { name, form: Form::Near { element, bounds, pieces } });
         }
         enough

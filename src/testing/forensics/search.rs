@@ -1,14 +1,16 @@
 //! Where needles are looked for: bytes, files, this process, another one.
 //!
 //! Memory is read through /proc/PID/mem in windows, into one buffer that is itself left out and overwritten at the end.
+//! A search takes no block of the heap that somebody may have freed, but for small ones: that is where it looks.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use memmap2::MmapMut;
+
 use super::findings::{Finding, Findings};
-use super::matcher::Matcher;
 use super::needles::{Needle, Needles};
 use crate::memory::scrub;
 
@@ -20,8 +22,9 @@ impl Needles {
     /// Searches bytes: a log, what a program printed.
     pub fn search_bytes(&self, bytes: &[u8]) -> Findings {
         let mut findings = Findings::default();
-        let matcher = Matcher::new(self);
-        matcher.search(bytes, 0, &mut |needle, at| findings.add(self.finding(needle, "bytes", at as u64)));
+        self.matcher().search(&self.parts, bytes, 0, &mut |needle, at| {
+            findings.add(self.finding(needle, "bytes", at as u64))
+        });
         findings.searched(bytes.len());
         findings
     }
@@ -35,7 +38,7 @@ impl Needles {
         let file = File::open(path)?;
         let bytes = file.metadata()?.len();
         let place = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-        let mut search = Search::new(self);
+        let mut search = Search::new(self)?;
         search.read(&file, 0..bytes, &place, 0)?;
         Ok(search.findings)
     }
@@ -49,8 +52,8 @@ impl Needles {
     /// # Errors
     /// /proc/self cannot be read: it is not Linux, or this process may not.
     pub fn search_self(&self) -> io::Result<Findings> {
-        let mut search = Search::new(self);
-        let buffer = search.buffer.0.as_ptr_range();
+        let mut search = Search::new(self)?;
+        let buffer = search.window.0.as_ptr_range();
         let own = buffer.start as u64..buffer.end as u64;
         let own = std::slice::from_ref(&own);
         search.process("self", own, |mapping| mapping.is_writable())?;
@@ -63,7 +66,7 @@ impl Needles {
     /// # Errors
     /// There is no such process, or this one may not read its memory.
     pub fn search_process(&self, pid: u32) -> io::Result<Findings> {
-        let mut search = Search::new(self);
+        let mut search = Search::new(self)?;
         search.process(&pid.to_string(), &[], |mapping| mapping.is_writable() || mapping.is_anonymous())?;
         Ok(search.findings)
     }
@@ -105,16 +108,14 @@ impl<'a> Mapping<'a> {
 /// A search under way.
 struct Search<'a> {
     needles: &'a Needles,
-    matcher: Matcher<'a>,
-    buffer: Buffer,
+    window: Pages,
     findings: Findings,
 }
 
 impl<'a> Search<'a> {
-    fn new(needles: &'a Needles) -> Self {
-        let matcher = Matcher::new(needles);
-        let buffer = Buffer(vec![0; WINDOW + matcher.span()].into());
-        Self { needles, matcher, buffer, findings: Findings::default() }
+    fn new(needles: &'a Needles) -> io::Result<Self> {
+        let window = Pages(MmapMut::map_anon(WINDOW + needles.matcher().span())?);
+        Ok(Self { needles, window, findings: Findings::default() })
     }
 
     fn process(
@@ -123,7 +124,8 @@ impl<'a> Search<'a> {
         without: &[std::ops::Range<u64>],
         wanted: impl Fn(&Mapping<'_>) -> bool,
     ) -> io::Result<()> {
-        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+        let (maps, len) = read_whole(Path::new(&format!("/proc/{pid}/maps")))?;
+        let maps = str::from_utf8(&maps[..len]).map_err(io::Error::other)?;
         let memory = File::open(format!("/proc/{pid}/mem"))?;
         for mapping in maps.lines().filter_map(Mapping::parse).filter(|mapping| wanted(mapping)) {
             let mut start = mapping.range.start;
@@ -154,7 +156,8 @@ impl<'a> Search<'a> {
 
     /// Searches `range` of a file, whose byte `origin` is the first of a place of that name.
     fn read(&mut self, file: &File, range: std::ops::Range<u64>, place: &str, origin: u64) -> io::Result<()> {
-        let Self { needles, matcher, buffer: Buffer(buffer), findings } = self;
+        let Self { needles, window: Pages(buffer), findings } = self;
+        let matcher = needles.matcher();
         let (mut at, mut kept) = (range.start, 0);
         while at < range.end {
             let most = (buffer.len() - kept).min(usize::try_from(range.end - at).unwrap_or(usize::MAX));
@@ -164,7 +167,7 @@ impl<'a> Search<'a> {
             }
             let window = &buffer[..kept + read];
             let first = at - kept as u64;
-            matcher.search(window, kept, &mut |needle, start| {
+            matcher.search(&needles.parts, window, kept, &mut |needle, start| {
                 findings.add(needles.finding(needle, place, first + start as u64 - origin));
             });
             findings.searched(read);
@@ -179,10 +182,26 @@ impl<'a> Search<'a> {
     }
 }
 
-/// A copy of what is searched. Not a `Secret`: it must be the allocator's plain memory, and never move.
-struct Buffer(Box<[u8]>);
+/// A small file, and its length. Not `std::fs::read`, whose vector would be the heap's.
+fn read_whole(path: &Path) -> io::Result<(MmapMut, usize)> {
+    const FIRST: usize = 1 << 20;
+    let mut room = FIRST;
+    loop {
+        let (mut file, mut pages, mut len) = (File::open(path)?, MmapMut::map_anon(room)?, 0);
+        while len < room {
+            match file.read(&mut pages[len..])? {
+                0 => return Ok((pages, len)),
+                read => len += read,
+            }
+        }
+        room *= 2; // not one that goes on: between two reads the system may change it
+    }
+}
 
-impl Drop for Buffer {
+/// A copy of what is searched, in pages of its own. Not a `Secret`: the search must know where it is.
+struct Pages(MmapMut);
+
+impl Drop for Pages {
     fn drop(&mut self) {
         let _ = scrub(&mut self.0);
     }
