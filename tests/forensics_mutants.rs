@@ -51,33 +51,76 @@ unsafe impl GlobalAlloc for Either {
     }
 }
 
-/// Calls that nobody outside can see: file, the line's text, why. Each has a test beside it that can.
-const UNSEEN: [(&str, &str, &str); 5] = [
-    (
-        "src/memory/arena.rs",
-        "let _ = self.scrub_all();",
-        "right before the pages go back to the system, which gives zeros to whoever gets them next; what a session closes \
-         was overwritten and read back before",
-    ),
-    (
-        "src/memory/thread.rs",
-        "Depth::Kernels => stack::scrub_below(),",
-        "right before the thread ends; then the C library gives the pages of its stack back",
-    ),
-    ("src/memory/thread.rs", "Depth::Parsers => stack::scrub_deep(),", "as above"),
-    (
-        "src/memory/secret.rs",
-        "let _ = scrub(rest);",
-        "behind the end of a secret that is still in use: its whole block is overwritten when it is freed",
-    ),
-    ("src/sample/penalties.rs", "self.0.wipe()", "all zeros between calls, unless one of them has panicked"),
+/// A call that leaves nothing for a search of the process to find.
+struct Unseen {
+    file: &'static str,
+    call: &'static str,
+    /// A test of the library's own that fails without it: file and name.
+    test: (&'static str, &'static str),
+    why: &'static str,
+}
+
+impl Unseen {
+    /// Whether its text stands there, and the test that it names in its file.
+    fn is(&self, place: &Place<'_>) -> bool {
+        let found = place.text.find(self.call).map(|start| start..start + self.call.len());
+        let is = self.file == place.file && found.is_some_and(|text| text.contains(&place.column));
+        let tests = source(self.test.0);
+        assert!(!is || tests.contains(&format!("fn {}()", self.test.1)), "there is no test {}", self.test.1);
+        is
+    }
+}
+
+const UNSEEN: [Unseen; 7] = [
+    Unseen {
+        file: "src/memory/arena.rs",
+        call: "let _ = self.scrub_all();",
+        test: ("src/memory/arena.rs", "both_ends_overwrite"),
+        why: "right before the pages go back to the system, which gives zeros to whoever gets them next",
+    },
+    Unseen {
+        file: "src/memory/thread.rs",
+        call: "Depth::Kernels => stack::scrub_below(),",
+        test: ("src/memory/thread.rs", "a_stack_is_clean_when_its_thread_is_done"),
+        why: "right before the thread ends; then the C library gives the pages of its stack back",
+    },
+    Unseen {
+        file: "src/memory/thread.rs",
+        call: "Depth::Parsers => stack::scrub_deep(),",
+        test: ("src/memory/thread.rs", "a_stack_is_clean_when_its_thread_is_done"),
+        why: "as above",
+    },
+    Unseen {
+        file: "src/memory/secret.rs",
+        call: "let _ = scrub(rest);",
+        test: ("src/memory/secret.rs", "what_is_cut_off_is_overwritten"),
+        why: "behind the end of a secret that is still in use: its whole block is overwritten when it is freed",
+    },
+    Unseen {
+        file: "src/sample/penalties.rs",
+        call: "self.0.wipe()",
+        test: ("src/sample/tests/hostile.rs", "the_scratch_is_planned_once_and_scrubbed_whole"),
+        why: "all zeros between calls, unless one of them has panicked",
+    },
+    Unseen {
+        file: "src/sample/filters.rs",
+        call: "self.peaks.wipe()",
+        test: ("src/sample/tests/hostile.rs", "the_scratch_is_planned_once_and_scrubbed_whole"),
+        why: "one number of many logits: too few to be told from chance",
+    },
+    Unseen {
+        file: "src/sample/mod.rs",
+        call: "self.matches.wipe()",
+        test: ("src/sample/tests/hostile.rs", "the_scratch_is_planned_once_and_scrubbed_whole"),
+        why: "lengths of repetitions: small numbers that could be anything",
+    },
 ];
 
 /// A job, with the one allocator or the other.
 type Trial = (Job, bool);
 
-/// A call of the scrub.
-type Call = (String, u32);
+/// A call of the scrub: `file:line:column`.
+type Call = String;
 
 fn run((job, scrubbing): Trial, more: &[&str], folder: &Path, needles: &Needles) -> Verdict {
     let more = [if scrubbing { &["--scrubbing"][..] } else { &[] }, more].concat();
@@ -96,29 +139,29 @@ fn main() {
     let (calls, mut failures) = watch(&trials, folder.path(), &needles);
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let is_wanted = |(file, line): &&Call| {
-        wanted.is_empty() || wanted.iter().any(|wanted| format!("{file}:{line}").contains(wanted))
-    };
+    let is_wanted = |call: &&Call| wanted.is_empty() || wanted.iter().any(|wanted| call.contains(wanted));
     let mutants: Vec<&Call> = calls.keys().filter(is_wanted).collect();
     println!("\nrunning {} tests", mutants.len());
     let found = Mutex::new(Vec::new());
     two_at_a_time(&mutants, |call| {
         let killer = kill(call, &calls[call], folder.path(), &needles);
-        let (file, line) = call;
-        let unseen = UNSEEN.iter().find(|(known, text, _)| known == file && text_of(call).contains(text));
+        let place = Place::of(call);
+        let unseen = UNSEEN.iter().find(|unseen| unseen.is(&place));
         let (passed, word) = match (&killer, unseen) {
             (Some(killer), None) => (true, format!("noticed by {killer}")),
-            (None, Some((_, _, reason))) => (true, format!("not to be seen: {reason}")),
+            (None, Some(Unseen { test, why, .. })) => {
+                (true, format!("not to be seen: {why}. {} has the test {}", test.0, test.1))
+            }
             (None, None) => {
-                (false, format!("NOT NOTICED by any of {} trials: {}", calls[call].len(), text_of(call)))
+                (false, format!("NOT NOTICED by any of {} trials: {}", calls[call].len(), place.text.trim()))
             }
             (Some(killer), Some(_)) => {
                 (false, format!("noticed by {killer}, though listed as not to be seen"))
             }
         };
-        println!("test without the scrub at {file}:{line} ... {}", if passed { "ok" } else { "FAILED" });
+        println!("test without the scrub at {call} ... {}", if passed { "ok" } else { "FAILED" });
         println!("    {word}");
-        found.lock().unwrap().extend((!passed).then(|| format!("{file}:{line}: {word}")));
+        found.lock().unwrap().extend((!passed).then(|| format!("{call}: {word}")));
     });
     failures.extend(found.into_inner().unwrap());
     failures.iter().for_each(|failure| println!("\n{failure}"));
@@ -140,14 +183,14 @@ fn watch(trials: &[Trial], folder: &Path, needles: &Needles) -> (BTreeMap<Call, 
         let complaint = verdict.complaint.map(|complaint| format!("{}: {complaint}", name(trial)));
         failures.lock().unwrap().extend(complaint);
         let mut calls = calls.lock().unwrap();
-        for call in verdict.scrubs.into_iter().filter(|(file, _)| !file.contains("testing")) {
+        for call in verdict.scrubs.into_iter().filter(|call| !call.contains("testing")) {
             calls.entry(call).or_default().push(trial);
         }
     });
     let (mut calls, failures) = (calls.into_inner().unwrap(), failures.into_inner().unwrap());
     // those with several requests, threads or errors first: they leave most; those with dumps last, for their time
     calls.values_mut().for_each(|trials| trials.sort_by_key(|trial| (cost(*trial), trial.1, name(*trial))));
-    let files: BTreeSet<&str> = calls.keys().map(|(file, _)| file.as_str()).collect();
+    let files: BTreeSet<&str> = calls.keys().filter_map(|call| call.split(':').next()).collect();
     assert!(files.len() > 5, "calls in few files only: {files:?}");
     (calls, failures)
 }
@@ -173,10 +216,8 @@ fn cost((job, _): Trial) -> usize {
 }
 
 /// The first trial that notices that a call is left out.
-fn kill((file, line): &Call, trials: &[Trial], folder: &Path, needles: &Needles) -> Option<String> {
-    let line = line.to_string();
-    let noticed =
-        |trial: &&Trial| run(**trial, &["--leave-out", file, &line], folder, needles).complaint.is_some();
+fn kill(call: &Call, trials: &[Trial], folder: &Path, needles: &Needles) -> Option<String> {
+    let noticed = |trial: &&Trial| run(**trial, &["--leave-out", call], folder, needles).complaint.is_some();
     trials.iter().filter(|trial| cost(**trial) < 1000).find(noticed).map(|trial| name(*trial))
 }
 
@@ -184,9 +225,25 @@ fn name((job, scrubbing): Trial) -> String {
     format!("{}{}", job.name(), if scrubbing { ", with the scrubbing allocator" } else { "" })
 }
 
-/// The line's text.
-fn text_of((file, line): &Call) -> String {
-    let source =
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap_or_default();
-    source.lines().nth(*line as usize - 1).unwrap_or_default().trim().to_owned()
+/// Where a call stands.
+struct Place<'a> {
+    file: &'a str,
+    /// The line's text.
+    text: String,
+    /// Bytes of it before the call.
+    column: usize,
+}
+
+impl<'a> Place<'a> {
+    fn of(call: &'a Call) -> Self {
+        let mut parts = call.rsplitn(3, ':');
+        let mut number = || parts.next().and_then(|part| part.parse::<usize>().ok()).expect("a number") - 1;
+        let (column, line) = (number(), number());
+        let file = parts.next().expect("file:line:column");
+        Self { file, text: source(file).lines().nth(line).unwrap_or_default().to_owned(), column }
+    }
+}
+
+fn source(file: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
 }

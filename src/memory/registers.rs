@@ -95,11 +95,11 @@ unsafe fn clear_avx512() {
 }
 
 #[cfg(all(test, target_arch = "x86_64"))]
-mod tests {
+pub(crate) mod tests {
     use std::arch::asm;
 
     /// What is in ymm3 and, with AVX-512, in zmm29, after they were set and `act` was called.
-    fn registers_after(act: extern "C" fn()) -> Option<([u64; 4], [u64; 8])> {
+    pub(crate) fn registers_after(act: extern "C" fn()) -> Option<([u64; 4], [u64; 8])> {
         if !std::arch::is_x86_feature_detected!("avx512bw") {
             return None;
         }

@@ -82,14 +82,24 @@ pub fn scrub<T: Plain>(values: &mut [T]) -> Scrubbed {
     // SAFETY: `T: Plain`, so its memory is `size_of_val` initialised bytes, borrowed mutably here.
     let raw =
         unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast::<u8>(), size_of_val(values)) };
-    overwrite(raw);
+    fill(raw);
     let (samples, dirty) = sample(raw);
     Scrubbed { bytes, samples, dirty }
 }
 
 /// Overwrites `bytes` with zeros. No proof: for memory that is not the session's.
+#[cfg_attr(feature = "testing", track_caller)]
 #[inline]
 pub fn overwrite(bytes: &mut [u8]) {
+    #[cfg(feature = "testing")]
+    if faults::is_left_out(std::panic::Location::caller()) {
+        return;
+    }
+    fill(bytes);
+}
+
+#[inline]
+fn fill(bytes: &mut [u8]) {
     #[cfg(feature = "testing")]
     if faults::are_no_ops() {
         return;
@@ -117,22 +127,19 @@ fn sample(bytes: &[u8]) -> (u64, bool) {
     (3, dirty)
 }
 
-/// Scrubs that tests leave out, to show that they would notice.
+/// Scrubs that tests leave out, to show that they would notice. Without locks and allocations: the allocator asks too.
 #[cfg(feature = "testing")]
 pub mod faults {
-    use std::collections::BTreeSet;
     use std::panic::Location;
-    use std::sync::Mutex;
+    use std::sync::OnceLock;
     use std::sync::atomic::{AtomicBool, Ordering};
+
+    type Call = &'static Location<'static>;
 
     static NO_OPS: AtomicBool = AtomicBool::new(false);
     static WATCHING: AtomicBool = AtomicBool::new(false);
-    static CALLS: Mutex<Calls> = Mutex::new(Calls { seen: BTreeSet::new(), left_out: None });
-
-    struct Calls {
-        seen: BTreeSet<(&'static str, u32)>,
-        left_out: Option<(String, u32)>,
-    }
+    static SEEN: [OnceLock<Call>; 256] = [const { OnceLock::new() }; 256];
+    static LEFT_OUT: OnceLock<String> = OnceLock::new();
 
     /// Overwriting does nothing any more, and what is read back afterwards shows it.
     pub fn make_no_ops() {
@@ -154,26 +161,29 @@ pub mod faults {
         WATCHING.store(true, Ordering::Relaxed);
     }
 
-    /// The calls so far: file and line.
-    pub fn seen() -> Vec<(&'static str, u32)> {
-        CALLS.lock().map(|calls| calls.seen.iter().copied().collect()).unwrap_or_default()
+    /// The calls so far; the same one several times where the compiler has copies of it.
+    pub fn seen() -> impl Iterator<Item = Call> {
+        SEEN.iter().map_while(|seen| seen.get().copied())
     }
 
-    /// The call in this line is as if it were not there: nothing is overwritten, nothing read back.
-    pub fn leave_out(file: &str, line: u32) {
-        if let Ok(mut calls) = CALLS.lock() {
-            calls.left_out = Some((file.to_owned(), line));
-        }
+    /// The call in this place, `file:line:column`, is from now on as if it were not there: nothing is overwritten,
+    /// nothing read back. Once for a process.
+    pub fn leave_out(place: &str) {
+        let _ = LEFT_OUT.set(place.to_owned()); // the first stays
         watch();
     }
 
-    pub fn is_left_out(call: &'static Location<'static>) -> bool {
+    pub fn is_left_out(call: Call) -> bool {
         if !WATCHING.load(Ordering::Relaxed) {
             return false;
         }
-        let Ok(mut calls) = CALLS.lock() else { return false };
-        calls.seen.insert((call.file(), call.line()));
-        calls.left_out.as_ref().is_some_and(|(file, line)| file == call.file() && *line == call.line())
+        let _ = SEEN.iter().find(|seen| std::ptr::eq(*seen.get_or_init(|| call), call));
+        LEFT_OUT.get().is_some_and(|place| {
+            let mut parts = place.rsplitn(3, ':');
+            let mut number = || parts.next().and_then(|part| part.parse().ok());
+            let at = (number(), number());
+            at == (Some(call.column()), Some(call.line())) && parts.next() == Some(call.file())
+        })
     }
 }
 

@@ -73,4 +73,14 @@ mod tests {
             std::thread::Builder::new().stack_size(THREAD_STACK_BYTES).spawn(run).unwrap().join().unwrap();
         assert_eq!((scrubbed, word), (DEPTH_BYTES as u64, 0));
     }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn registers_are_cleared_too() {
+        extern "C" fn clean() {
+            let _ = scrub_below();
+        }
+        let cleared = super::super::registers::tests::registers_after(clean);
+        assert!(cleared.is_none_or(|registers| registers == ([0; 4], [0; 8])), "{cleared:x?}");
+    }
 }

@@ -6,6 +6,7 @@
 
 pub mod forensics;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -35,15 +36,15 @@ pub fn watch_scrubs() {
     faults::watch();
 }
 
-/// The calls so far: file, as the compiler was told it, and line. All drops of what holds content are one call.
-pub fn scrubs_seen() -> Vec<(String, u32)> {
-    faults::seen().into_iter().map(|(file, line)| (file.to_owned(), line)).collect()
+/// The calls so far, each as `file:line:column`. All drops of what holds content are one call.
+pub fn scrubs_seen() -> BTreeSet<String> {
+    faults::seen().map(ToString::to_string).collect()
 }
 
-/// The call of the scrub in this line is from now on as if it were not there, so that a test can show that it would
-/// notice: nothing is overwritten, and nothing read back.
-pub fn leave_out_scrub(file: &str, line: u32) {
-    faults::leave_out(file, line);
+/// The call of the scrub in this place is from now on as if it were not there, so that a test can show that it would
+/// notice: nothing is overwritten, and nothing read back. One call in a process, the first that is named.
+pub fn leave_out_scrub(place: &str) {
+    faults::leave_out(place);
 }
 
 impl Request {

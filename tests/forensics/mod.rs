@@ -15,6 +15,7 @@ mod rows;
 mod scenarios;
 mod stacks;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -73,7 +74,7 @@ impl Job {
         match process::run(&arguments, folder, needles) {
             Ok(told) => Verdict { complaint: judge(self, &told, with_allocator), scrubs: told.scrubs },
             Err(error) => {
-                Verdict { complaint: Some(format!("the child failed: {error}")), scrubs: Vec::new() }
+                Verdict { complaint: Some(format!("the child failed: {error}")), scrubs: BTreeSet::new() }
             }
         }
     }
@@ -83,11 +84,11 @@ impl Job {
 pub struct Verdict {
     pub complaint: Option<String>,
     /// Calls of the scrub that happened, if they were watched.
-    pub scrubs: Vec<(String, u32)>,
+    pub scrubs: BTreeSet<String>,
 }
 
 /// If this process is a child: does its work, and is over. Arguments: `--child JOB`, perhaps others that begin with two
-/// dashes, perhaps `--watch` or `--leave-out FILE LINE`, and the folder.
+/// dashes, perhaps `--watch` or `--leave-out FILE:LINE:COLUMN`, and the folder.
 pub fn child() -> bool {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [flag, name, more @ .., folder] = &arguments[..] else { return false };
@@ -95,9 +96,7 @@ pub fn child() -> bool {
         return false;
     }
     match more {
-        [.., flag, file, line] if flag == "--leave-out" => {
-            testing::leave_out_scrub(file, line.parse().unwrap())
-        }
+        [.., flag, place] if flag == "--leave-out" => testing::leave_out_scrub(place),
         [.., flag] if flag == "--watch" => testing::watch_scrubs(),
         _ => {}
     }

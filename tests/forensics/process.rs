@@ -1,5 +1,6 @@
 //! Processes: forks that do nothing, children that run a cell, and their core dumps.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -23,7 +24,7 @@ pub struct Told {
     /// What else was wrong: nothing that the session says of itself may be.
     pub trouble: Option<String>,
     /// Calls of the library's scrub, where they were watched.
-    pub scrubs: Vec<(String, u32)>,
+    pub scrubs: BTreeSet<String>,
     /// Found in core dumps, one after another: added by the parent.
     pub dumped: Vec<Findings>,
     /// Found in what the child printed: added by the parent.

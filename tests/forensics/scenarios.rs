@@ -15,7 +15,7 @@ use super::process::Told;
 type Scene = fn(Session, &Known, &mut Told) -> Option<Session>;
 
 /// Their names, and what happens in each while the session is open.
-pub const ALL: [(&str, Scene); 20] = [
+pub const ALL: [(&str, Scene); 21] = [
     ("no-op scrub", no_op_scrub),
     ("one sampled token", one_sampled_token),
     ("penalties", penalties),
@@ -36,6 +36,7 @@ pub const ALL: [(&str, Scene); 20] = [
     ("reference", plain),
     ("reference: panic", panic_in_a_prompt),
     ("token ids", token_ids),
+    ("a copy of the application's", own_copy),
 ];
 
 /// Whether the scene's requests hold states of grammars.
@@ -229,6 +230,14 @@ fn token_ids(session: Session, known: &Known, _: &mut Told) -> Option<Session> {
     let request = Request::tokens(known.late_prompt(1)).temperature(0.0).max_tokens(REPLY_TOKENS);
     drop(session.generate(request).unwrap());
     drop(std::hint::black_box(behind));
+    Some(session)
+}
+
+/// Which the library never saw: `alloc::Scrubbing` covers it, like all that is freed.
+fn own_copy(session: Session, _: &Known, _: &mut Told) -> Option<Session> {
+    let (copy, behind) = (canary::prompt().repeat(20), vec![1_u8; 1 << 10]);
+    drop(session.generate(canary().max_tokens(REPLY_TOKENS)).unwrap());
+    drop((std::hint::black_box(copy), std::hint::black_box(behind)));
     Some(session)
 }
 

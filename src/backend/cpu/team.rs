@@ -285,4 +285,14 @@ mod tests {
             }
         }
     }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn registers_are_clear_after_a_part() {
+        extern "C" fn work() {
+            Team::new(1).unwrap().run(1, &|_| ());
+        }
+        let registers = crate::memory::registers::tests::registers_after(work);
+        assert!(registers.is_none_or(|(_, high)| high == [0; 8]), "{registers:x?}");
+    }
 }
