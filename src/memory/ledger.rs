@@ -88,7 +88,8 @@ impl std::fmt::Display for NotCovered {
 /// What the process as a whole does not cover at the moment: its heap for secrets, its threads, its allocator.
 pub fn gaps_of_process() -> Vec<NotCovered> {
     let heap = heap::status();
-    let (unlocked_stacks, memory) = (thread::unlocked_bytes(), Memory::Secrets);
+    let memory = Memory::Secrets;
+    let (unlocked_stacks, exposed_stacks) = (thread::unlocked_bytes(), thread::exposed_bytes());
     let gaps = [
         (heap.unlocked > 0).then_some(NotCovered::NotLocked { memory, bytes: heap.unlocked }),
         (!heap.undumpable).then_some(NotCovered::InCoreDumps { memory, bytes: heap.bytes }),
@@ -96,6 +97,10 @@ pub fn gaps_of_process() -> Vec<NotCovered> {
         (heap.elsewhere > 0).then_some(NotCovered::OnOrdinaryHeap { bytes: heap.elsewhere }),
         (unlocked_stacks > 0)
             .then_some(NotCovered::NotLocked { memory: Memory::Stacks, bytes: unlocked_stacks }),
+        (exposed_stacks > 0)
+            .then_some(NotCovered::InCoreDumps { memory: Memory::Stacks, bytes: exposed_stacks }),
+        (exposed_stacks > 0)
+            .then_some(NotCovered::VisibleAfterFork { memory: Memory::Stacks, bytes: exposed_stacks }),
         (!crate::alloc::is_installed()).then_some(NotCovered::HeapTemporaries),
     ];
     gaps.into_iter().flatten().collect()

@@ -1,5 +1,8 @@
 //! The session's own threads: what they allocate and what is on their stacks may be content.
-#![expect(unsafe_code, reason = "advises the system about this thread's own stack")]
+#![cfg_attr(
+    target_os = "linux",
+    expect(unsafe_code, reason = "advises the system about this thread's own stack")
+)]
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,6 +19,16 @@ pub enum Depth {
     Parsers,
 }
 
+impl Depth {
+    /// Of the whole stack.
+    fn bytes(self) -> usize {
+        match self {
+            Self::Kernels => stack::THREAD_STACK_BYTES,
+            Self::Parsers => stack::DEEP_STACK_BYTES,
+        }
+    }
+}
+
 /// Starts a thread of the session.
 ///
 /// # Errors
@@ -30,11 +43,7 @@ pub fn spawn<T: Send + 'static>(
 
 /// For threads that are started in a scope: they run [`confined`].
 pub fn builder(name: &str, depth: Depth) -> Builder {
-    let bytes = match depth {
-        Depth::Kernels => stack::THREAD_STACK_BYTES,
-        Depth::Parsers => stack::DEEP_STACK_BYTES,
-    };
-    Builder::new().name(name.into()).stack_size(bytes)
+    Builder::new().name(name.into()).stack_size(depth.bytes())
 }
 
 /// Runs a thread whose stack is locked where the system allows, stays out of core dumps, reads as zeros in forked
@@ -64,22 +73,76 @@ fn below<T>(run: impl FnOnce() -> T) -> T {
 /// The largest page of Linux on x86-64; on machines with larger ones the first frames are not protected.
 const PAGE: usize = 4096;
 
-/// Bytes of stacks that the system refused to lock: most at once.
-static UNLOCKED: AtomicUsize = AtomicUsize::new(0);
-static MOST_UNLOCKED: AtomicUsize = AtomicUsize::new(0);
+/// Bytes of stacks that lack a protection.
+struct Lack {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Lack {
+    const fn new() -> Self {
+        Self { now: AtomicUsize::new(0), most: AtomicUsize::new(0) }
+    }
+
+    fn add(&self, bytes: usize) {
+        let now = self.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.most.fetch_max(now, Ordering::Relaxed);
+    }
+
+    fn remove(&self, bytes: usize) {
+        self.now.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn most(&self) -> u64 {
+        self.most.load(Ordering::Relaxed) as u64
+    }
+}
+
+static UNLOCKED: Lack = Lack::new();
+static EXPOSED: Lack = Lack::new();
 
 /// Bytes of stacks that the system refused to lock: most at once so far.
 pub fn unlocked_bytes() -> u64 {
-    MOST_UNLOCKED.load(Ordering::Relaxed) as u64
+    UNLOCKED.most()
+}
+
+/// Bytes of stacks that are in core dumps and in forked children: most at once so far.
+pub fn exposed_bytes() -> u64 {
+    EXPOSED.most()
 }
 
 /// A thread's stack while it is protected. The C library keeps the stacks of threads that have ended for others, so all
 /// is taken back: a thread of the application that forks must find its stack in the child.
 struct Stack {
     depth: Depth,
+    protection: Protection,
+}
+
+/// What the system did for a stack. By default: nothing.
+#[derive(Default)]
+struct Protection {
+    /// Out of core dumps, zeros in forked children.
     #[cfg(target_os = "linux")]
     pages: Option<(*mut libc::c_void, usize)>,
-    locked: bool,
+    /// Bytes.
+    exposed: usize,
+    /// Bytes.
+    unlocked: usize,
+}
+
+impl Stack {
+    fn protect(depth: Depth) -> Self {
+        let bytes = depth.bytes();
+        #[cfg(target_os = "linux")]
+        let protection = protect_pages();
+        #[cfg(not(target_os = "linux"))]
+        let protection = None;
+        let protection: Protection =
+            protection.unwrap_or(Protection { exposed: bytes, unlocked: bytes, ..Protection::default() });
+        EXPOSED.add(protection.exposed);
+        UNLOCKED.add(protection.unlocked);
+        Self { depth, protection }
+    }
 }
 
 impl Drop for Stack {
@@ -88,44 +151,37 @@ impl Drop for Stack {
             Depth::Kernels => stack::scrub_below(),
             Depth::Parsers => stack::scrub_deep(),
         };
+        EXPOSED.remove(self.protection.exposed);
+        UNLOCKED.remove(self.protection.unlocked);
         #[cfg(target_os = "linux")]
-        if let Some((start, bytes)) = self.pages {
+        if let Some((start, bytes)) = self.protection.pages {
             // SAFETY: this thread's own stack, as it was found when the thread began; none of it unmaps.
             unsafe {
                 libc::madvise(start, bytes, libc::MADV_KEEPONFORK);
                 libc::madvise(start, bytes, libc::MADV_DODUMP);
                 libc::munlock(start, bytes);
             }
-            if !self.locked {
-                UNLOCKED.fetch_sub(bytes.min(stack::DEEP_STACK_BYTES), Ordering::Relaxed);
-            }
         }
     }
 }
 
-impl Stack {
-    #[cfg(not(target_os = "linux"))]
-    fn protect(depth: Depth) -> Self {
-        Self { depth, locked: false }
-    }
-
-    #[cfg(target_os = "linux")]
-    fn protect(depth: Depth) -> Self {
-        let Some((start, bytes)) = below_here() else { return Self { depth, pages: None, locked: false } };
-        // the upper end is what is used; a parser's spare room for hostile input is not worth a limit of the system's
-        let lockable = bytes.min(stack::DEEP_STACK_BYTES);
-        // SAFETY: as above. Refusals leave the stack as it was; a refused lock is counted.
-        let locked = unsafe {
-            libc::madvise(start, bytes, libc::MADV_DONTDUMP);
-            libc::madvise(start, bytes, libc::MADV_WIPEONFORK);
-            libc::mlock2(start.byte_add(bytes - lockable), lockable, libc::MLOCK_ONFAULT) == 0
-        };
-        if !locked {
-            let unlocked = UNLOCKED.fetch_add(lockable, Ordering::Relaxed) + lockable;
-            MOST_UNLOCKED.fetch_max(unlocked, Ordering::Relaxed);
-        }
-        Self { depth, pages: Some((start, bytes)), locked }
-    }
+#[cfg(target_os = "linux")]
+fn protect_pages() -> Option<Protection> {
+    let (start, bytes) = below_here()?;
+    // the upper end is what is used; a parser's spare room for hostile input is not worth a limit of the system's
+    let lockable = bytes.min(stack::DEEP_STACK_BYTES);
+    // SAFETY: this thread's own stack below the frames in use. Refusals leave it as it was, and are counted.
+    let (hidden, locked) = unsafe {
+        let hidden = libc::madvise(start, bytes, libc::MADV_DONTDUMP) == 0
+            && libc::madvise(start, bytes, libc::MADV_WIPEONFORK) == 0;
+        (hidden, libc::mlock2(start.byte_add(bytes - lockable), lockable, libc::MLOCK_ONFAULT) == 0)
+    };
+    let lacks = |granted: bool, bytes: usize| if granted { 0 } else { bytes };
+    Some(Protection {
+        pages: Some((start, bytes)),
+        exposed: lacks(hidden, bytes),
+        unlocked: lacks(locked, lockable),
+    })
 }
 
 /// The pages of this thread's stack below the caller's frame; none where the C library cannot tell. What is above stays

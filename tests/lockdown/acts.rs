@@ -139,7 +139,7 @@ pub fn processes(open: &Open) -> Vec<Act> {
     let ptrace = answer(unsafe { libc::ptrace(libc::PTRACE_ATTACH, 0, 0_usize, 0_usize) });
     // SAFETY: takes nothing and cannot fail.
     let own = unsafe { libc::getpid() };
-    let mut acts = vec![
+    let acts = [
         ("exec", errno(std::process::Command::new("/bin/true").status()), EPERM),
         ("process_vm_readv", answer(read as i64), EPERM),
         ("ptrace", ptrace, EPERM),
@@ -154,14 +154,16 @@ pub fn processes(open: &Open) -> Vec<Act> {
         ("a signal to the parent", signal(open.parent), EPERM),
         ("a signal to itself", signal(own), 0),
     ];
+    #[cfg(not(target_arch = "x86_64"))]
+    let more = [];
     #[cfg(target_arch = "x86_64")]
-    acts.extend([
+    let more = [
         ("x32 getpid", syscall(0x4000_0000 | libc::SYS_getpid), EPERM),
         ("x32 execve", syscall(0x4000_0000 | 520), EPERM),
         ("x32 ptrace", syscall(0x4000_0000 | 521), EPERM),
         ("x32 execve without its bit", syscall(520), EPERM),
-    ]);
-    acts
+    ];
+    acts.into_iter().chain(more).collect()
 }
 
 fn openat2(path: &std::ffi::CStr) -> c_int {
