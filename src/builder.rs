@@ -16,7 +16,8 @@ use crate::error::{Error, Result};
 use crate::grammar::Grammars;
 use crate::memory::thread::{Depth, spawn};
 use crate::model::arch::Arch;
-use crate::model::decoder::{Decoder, Limits, Plan, Weights, blocks_for};
+use crate::model::decoder::{Decoder, Limits, Plan, blocks_for};
+use crate::model::weights::Weights;
 use crate::privacy::receipt::Chain;
 use crate::privacy::trace::{self, OnEvent, Telemetry};
 use crate::privacy::{Alias, Event, Prices};
@@ -445,7 +446,7 @@ impl Builder {
         B::Weight: 'static,
     {
         let memory = self.memory_plan::<B>(&parts, draft.as_ref())?;
-        let (limits, model_type) = (parts.limits, Alias::new(parts.arch.model_type)?);
+        let (limits, model_type) = (parts.limits, Alias::new(parts.arch.family.model_type)?);
         let defaults = self.defaults(&parts.arch, limits)?;
         let text = match defaults.tokenizer_file.exists() {
             true => Some(Arc::new(Text::open(&self.folder, parts.arch.vocab)?)),

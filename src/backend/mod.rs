@@ -57,7 +57,7 @@ impl KvType {
 
 /// A planned activation buffer: (rows, cols), row-major, at most `rows` of them in use in a step.
 ///
-/// Most hold f32. Those planned as operands are what [`Backend::rms_norm`], [`Backend::attention`] and
+/// Most hold f32. Those planned as operands are what [`Backend::norm`], [`Backend::attention`] and
 /// [`Backend::gated`] write and [`Backend::linear`] and [`Backend::gated`] read, in a form of the backend's choice.
 #[derive(Clone, Copy, Debug)]
 pub struct Buf {
@@ -236,8 +236,58 @@ pub struct Projection<'a, W> {
     pub bias: Option<&'a W>,
     /// Where the result goes: (rows, out cols).
     pub out: Buf,
-    /// Add to what is there: the residual.
-    pub accumulate: bool,
+    /// Add it to what is there, times this: the residual. None: it replaces what is there.
+    pub add: Option<f32>,
+}
+
+/// How a row is normalised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// Not at all.
+    Identity,
+    /// `x / sqrt(mean(x^2) + eps)`.
+    Rms,
+    /// `(x - mean(x)) / sqrt(variance(x) + eps)`.
+    Layer,
+}
+
+/// A norm: of a row or of pieces of it, then times `weight`, then plus `bias`.
+#[derive(Debug)]
+pub struct Norm<W> {
+    /// What is divided by.
+    pub kind: NormKind,
+    /// Added below the root.
+    pub eps: f32,
+    /// One for each value of a row; or for each value of a piece, the same for all.
+    pub weight: Option<W>,
+    /// As `weight`.
+    pub bias: Option<W>,
+}
+
+/// What an MLP does to the values of its first product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x / (1 + e^-x)`.
+    Silu,
+    /// `x * (1 + erf(x / sqrt(2))) / 2`.
+    Gelu,
+    /// `x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))) / 2`.
+    GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
+    /// `max(x, 0)^2`.
+    ReluSquared,
+}
+
+/// Rotary embedding of a layer.
+#[derive(Debug)]
+pub struct Rope<W> {
+    /// (context, dims): cosines, then sines.
+    pub table: W,
+    /// How many of a head's values turn: its first ones.
+    pub dims: usize,
+    /// Whether neighbours turn together, else values half of `dims` apart.
+    pub interleaved: bool,
 }
 
 /// The shape of an attention.
@@ -304,31 +354,52 @@ pub trait Backend: Send {
     /// The memory is not to be had.
     fn reserve(&mut self, layout: Layout, kv: Kv) -> Result<()>;
 
-    /// `out[row] = table[ids[row]]`.
-    fn embed(&mut self, ids: &[u32], table: &Self::Weight, out: Buf);
+    /// `out[row] = table[ids[row]] * scale`.
+    fn embed(&mut self, ids: &[u32], table: &Self::Weight, scale: f32, out: Buf);
 
-    /// `out = x / sqrt(mean(x^2) + eps) * weight`, row by row; `out` is an operand.
-    fn rms_norm(&mut self, rows: usize, x: Buf, weight: &Self::Weight, eps: f32, out: Buf);
+    /// `out = norm(x)`, row by row; `out` is an operand.
+    fn norm(&mut self, rows: usize, x: Buf, norm: &Norm<Self::Weight>, out: Buf);
+
+    /// `out += norm(x) * scale`, row by row.
+    fn add_norm(&mut self, rows: usize, x: Buf, norm: &Norm<Self::Weight>, scale: f32, out: Buf);
+
+    /// Normalises each `width` values of a row by themselves, in place.
+    fn norm_pieces(&mut self, rows: usize, x: Buf, norm: &Norm<Self::Weight>, width: usize);
 
     /// Every projection of `rows` rows of the operand `x`.
     fn linear(&mut self, rows: usize, x: Buf, projections: &[Projection<'_, Self::Weight>]);
 
-    /// `out = silu(x * gate^T) * (x * up^T)`; `x` and `out` are operands.
+    /// `out = activation(x * up^T)`; `x` and `out` are operands.
+    fn activated(&mut self, rows: usize, x: Buf, activation: Activation, up: &Linear<Self::Weight>, out: Buf);
+
+    /// `out = activation(x * gate^T) * (x * up^T)`; `x` and `out` are operands.
     fn gated(
         &mut self,
         rows: usize,
         x: Buf,
+        activation: Activation,
         gate: &Linear<Self::Weight>,
         up: &Linear<Self::Weight>,
         out: Buf,
     );
 
-    /// Rotates q in place, and k on its way into the cache; stores v. `rope`: (context, 2, head_dim / 2).
-    fn rope_store(&mut self, batch: &Batch<'_>, layer: usize, q: Buf, k: Buf, v: Buf, rope: &Self::Weight);
+    /// Rotates q in place, and k on its way into the cache, if there is a rope; stores k and v.
+    fn rope_store(
+        &mut self,
+        batch: &Batch<'_>,
+        layer: usize,
+        q: Buf,
+        k: Buf,
+        v: Buf,
+        rope: Option<&Rope<Self::Weight>>,
+    );
 
     /// Causal softmax attention of every row over its request's cache. `q`: (rows, heads * head_dim); so is `out`, an
     /// operand.
     fn attention(&mut self, batch: &Batch<'_>, shape: Attention, q: Buf, out: Buf);
+
+    /// `x * scale`, and of that `cap * tanh(x / cap)` if there is a cap; in place.
+    fn scale(&mut self, rows: usize, x: Buf, scale: f32, cap: Option<f32>);
 
     /// `out[i] = x[rows[i]]`.
     fn gather(&mut self, rows: &[u32], x: Buf, out: Buf);

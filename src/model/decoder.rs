@@ -7,18 +7,21 @@
 //! q      (T, heads * head_dim)    queries
 //! att    (T, heads * head_dim)    attention output, as an operand
 //! k, v   (T, kv_heads * head_dim) keys and values on their way into the cache
-//! inner  (T, intermediate)        the MLP's gated activations, as an operand
+//! inner  (T, intermediate)        the MLP's activations, as an operand
+//! branch (T, hidden)              what attention or the MLP gives, where that is normed before it is added
 //! last   (R, hidden)              the rows whose logits are wanted
 //! logits (R, vocab)
 //! ```
 //! Operands are written by one verb for the matrix product of the next, in the form that the backend's kernels want.
 
-use super::arch::Arch;
-use super::families::names;
-use crate::backend::{Attention, BLOCK, Backend, Batch, Buf, Kv, KvType, Linear, Projection, Quantize};
+use super::arch::{Arch, HeadNormShape, LayerShape, Place};
+use super::weights::{LayerWeights, LinearWeights, NormWeights, Weights};
+use crate::backend::{
+    Attention, BLOCK, Backend, Batch, Buf, Kv, KvType, Linear, Norm, NormKind, Projection, Quantize, Rope,
+};
 use crate::error::{Error, Result};
 use crate::memory::{Layout, Scrubbed};
-use crate::weights::{Checkpoint, Dtype, Tensor};
+use crate::weights::Tensor;
 
 /// How large a step may be, and how much a session can hold.
 #[derive(Clone, Copy, Debug)]
@@ -36,25 +39,29 @@ pub struct Limits {
 }
 
 fn to<W>(linear: &Linear<W>, out: Buf) -> Projection<'_, W> {
-    Projection { weight: &linear.weight, bias: linear.bias.as_ref(), out, accumulate: false }
-}
-
-fn add_to<W>(linear: &Linear<W>, out: Buf) -> Projection<'_, W> {
-    Projection { accumulate: true, ..to(linear, out) }
+    Projection { weight: &linear.weight, bias: linear.bias.as_ref(), out, add: None }
 }
 
 #[derive(Debug)]
 struct Layer<W> {
-    attention_norm: W,
+    attention_norm: Norm<W>,
     q: Linear<W>,
     k: Linear<W>,
     v: Linear<W>,
+    /// Of q, then of k.
+    head_norms: Option<[Norm<W>; 2]>,
     o: Linear<W>,
-    mlp_norm: W,
-    gate: Linear<W>,
+    /// Of what attention adds.
+    attention_post: Option<Norm<W>>,
+    /// None where the MLP takes the input of the attention.
+    mlp_norm: Option<Norm<W>>,
+    /// None where the MLP is not gated.
+    gate: Option<Linear<W>>,
     up: Linear<W>,
     down: Linear<W>,
-    window: Option<usize>,
+    /// Of what the MLP adds.
+    mlp_post: Option<Norm<W>>,
+    shape: LayerShape,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -66,108 +73,9 @@ struct Buffers {
     k: Buf,
     v: Buf,
     inner: Buf,
+    branch: Option<Buf>,
     last: Buf,
     logits: Buf,
-}
-
-/// The tensors of a checkpoint, found and of the right shapes, before a backend takes them in.
-#[derive(Debug)]
-pub struct Weights {
-    embed: Tensor,
-    layers: Vec<LayerWeights>,
-    norm: Tensor,
-    head: Option<Tensor>,
-}
-
-type LinearWeights = (Tensor, Option<Tensor>);
-
-#[derive(Debug)]
-struct LayerWeights {
-    norms: [Tensor; 2],
-    /// q, k, v, o, gate, up, down.
-    linears: [LinearWeights; 7],
-}
-
-impl Weights {
-    /// Finds every tensor that `arch` asks for.
-    ///
-    /// # Errors
-    /// One is missing, or of another shape or type; the error names it.
-    pub fn find(arch: &Arch, checkpoint: &Checkpoint) -> Result<Self> {
-        let embed = checkpoint.tensor(names::EMBED, &[arch.vocab, arch.hidden])?;
-        let head = match arch.tied {
-            true => None,
-            false => Some(checkpoint.tensor(names::HEAD, &[arch.vocab, arch.hidden])?),
-        };
-        let norm = checkpoint.tensor(names::NORM, &[arch.hidden])?;
-        let layers = (0..arch.layers)
-            .map(|layer| LayerWeights::find(arch, checkpoint, layer))
-            .collect::<Result<_>>()?;
-        Ok(Self { embed, layers, norm, head })
-    }
-
-    /// All tensors.
-    pub fn iter(&self) -> impl Iterator<Item = &Tensor> {
-        let layers = self.layers.iter().flat_map(LayerWeights::iter);
-        [&self.embed, &self.norm].into_iter().chain(&self.head).chain(layers)
-    }
-
-    /// Bytes of all tensors in their files.
-    pub fn file_bytes(&self) -> u64 {
-        self.iter().map(|tensor| tensor.bytes().len() as u64).sum()
-    }
-
-    /// Bytes of memory that `B` takes for all tensors.
-    pub fn bytes<B: Backend>(&self, quantize: Option<Quantize>) -> u64 {
-        let tables = [&self.embed].into_iter().chain(&self.head);
-        let tables: u64 = tables.map(|tensor| B::weight_bytes(tensor, for_tables(quantize))).sum();
-        let layers = self.layers.iter().flat_map(LayerWeights::iter).chain([&self.norm]);
-        tables + layers.map(|tensor| B::weight_bytes(tensor, quantize)).sum::<u64>()
-    }
-
-    /// The type of the embedding table: that of activations in the checkpoint's own framework, and of the cache.
-    pub fn dtype(&self) -> Dtype {
-        self.embed.dtype
-    }
-}
-
-/// The embedding and the output matrix keep eight bits where others have four: every token goes through one row of the
-/// one and all of the other, so their errors weigh most.
-fn for_tables(quantize: Option<Quantize>) -> Option<Quantize> {
-    quantize.map(|_| Quantize::Q8)
-}
-
-impl LayerWeights {
-    fn iter(&self) -> impl Iterator<Item = &Tensor> {
-        let linears = self.linears.iter().flat_map(|(weight, bias)| std::iter::once(weight).chain(bias));
-        self.norms.iter().chain(linears)
-    }
-
-    fn find(arch: &Arch, checkpoint: &Checkpoint, layer: usize) -> Result<Self> {
-        let path = |name: &str| format!("model.layers.{layer}.{name}");
-        let norm = |name| checkpoint.tensor(&path(name), &[arch.hidden]);
-        let linear = |name: &str, rows, cols, biased| -> Result<LinearWeights> {
-            let weight = checkpoint.tensor(&format!("{}.weight", path(name)), &[rows, cols])?;
-            let bias = match biased {
-                true => Some(checkpoint.tensor(&format!("{}.bias", path(name)), &[rows])?),
-                false => None,
-            };
-            Ok((weight, bias))
-        };
-        let (hidden, inner, q, kv) = (arch.hidden, arch.intermediate, arch.q_width(), arch.kv_width());
-        Ok(Self {
-            norms: [norm(names::ATTENTION_NORM)?, norm(names::MLP_NORM)?],
-            linears: [
-                linear(names::Q, q, hidden, arch.qkv_bias)?,
-                linear(names::K, kv, hidden, arch.qkv_bias)?,
-                linear(names::V, kv, hidden, arch.qkv_bias)?,
-                linear(names::O, hidden, q, arch.o_bias)?,
-                linear(names::GATE, inner, hidden, arch.mlp_bias)?,
-                linear(names::UP, inner, hidden, arch.mlp_bias)?,
-                linear(names::DOWN, hidden, inner, arch.mlp_bias)?,
-            ],
-        })
-    }
 }
 
 /// A decoder on a backend: weights taken in, buffers planned. See the module.
@@ -176,9 +84,10 @@ pub struct Decoder<B: Backend> {
     arch: Arch,
     embed: B::Weight,
     layers: Vec<Layer<B::Weight>>,
-    norm: B::Weight,
+    norm: Norm<B::Weight>,
     head: Option<B::Weight>,
-    rope: B::Weight,
+    head_bias: Option<B::Weight>,
+    ropes: Vec<Rope<B::Weight>>,
     buffers: Buffers,
 }
 
@@ -188,6 +97,8 @@ pub struct Plan {
     layout: Layout,
     buffers: Buffers,
     kv: Kv,
+    /// Bytes of the tables of angles.
+    tables: usize,
     /// Positions of one request.
     context: usize,
 }
@@ -216,15 +127,20 @@ impl Plan {
             k: Buf::plan(&mut layout, tokens, arch.kv_width())?,
             v: Buf::plan(&mut layout, tokens, arch.kv_width())?,
             inner: Buf::plan_operand(&mut layout, tokens, arch.intermediate)?,
+            branch: match arch.place {
+                Place::Post | Place::Both => Some(Buf::plan(&mut layout, tokens, arch.hidden)?),
+                _ => None,
+            },
             last: Buf::plan(&mut layout, outputs, arch.hidden)?,
             logits: Buf::plan(&mut layout, outputs, arch.vocab)?,
         };
         let block_bytes = Kv::block_bytes(cache, arch.layers, arch.kv_heads, arch.head_dim)?;
         let region = layout.region(block_bytes.checked_mul(limits.blocks)?)?;
         let kv = Kv { region, cache, layers: arch.layers, kv_heads: arch.kv_heads, head_dim: arch.head_dim };
-        let rope_bytes = limits.context.checked_mul(arch.head_dim)?.checked_mul(size_of::<f32>())?;
-        layout.bytes().checked_add(rope_bytes)?;
-        Some(Self { layout, buffers, kv, context: limits.context })
+        let angles = limits.context.checked_mul(arch.ropes.iter().map(|rope| rope.dims).sum())?;
+        let tables = angles.checked_mul(size_of::<f32>())?;
+        layout.bytes().checked_add(tables)?;
+        Some(Self { layout, buffers, kv, tables, context: limits.context })
     }
 
     /// Bytes of the KV cache.
@@ -232,9 +148,9 @@ impl Plan {
         self.kv.region.bytes() as u64
     }
 
-    /// Bytes in all, with the table of rope angles: that is on the heap, since it holds no content.
+    /// Bytes in all, with the tables of rope angles: those are on the heap, since they hold no content.
     pub fn bytes(&self) -> u64 {
-        (self.layout.bytes() + self.context * self.kv.head_dim * size_of::<f32>()) as u64
+        (self.layout.bytes() + self.tables) as u64
     }
 }
 
@@ -251,53 +167,31 @@ impl<B: Backend> Decoder<B> {
         backend: &mut B,
         mut loaded: impl FnMut(u64),
     ) -> Result<Self> {
-        let mut upload = |tensor: &Tensor, quantize| {
-            let weight = backend.upload(tensor, quantize)?;
-            loaded(tensor.bytes().len() as u64);
-            Ok::<_, Error>(weight)
-        };
-        let embed = upload(&weights.embed, for_tables(quantize))?;
-        let norm = upload(&weights.norm, None)?;
-        let head = weights.head.as_ref().map(|head| upload(head, for_tables(quantize))).transpose()?;
-        let mut layers = Vec::with_capacity(arch.layers);
-        for (weights, &window) in weights.layers.iter().zip(&arch.windows) {
-            let [attention_norm, mlp_norm] = &weights.norms;
-            let (attention_norm, mlp_norm) = (upload(attention_norm, None)?, upload(mlp_norm, None)?);
-            let mut linear = |index: usize| {
-                let (weight, bias) = &weights.linears[index];
-                let bias = bias.as_ref().map(|bias| upload(bias, None)).transpose()?;
-                Ok::<_, Error>(Linear { weight: upload(weight, quantize)?, bias })
-            };
-            let [q, k, v, o] = [linear(0)?, linear(1)?, linear(2)?, linear(3)?];
-            let [gate, up, down] = [linear(4)?, linear(5)?, linear(6)?];
-            layers.push(Layer { attention_norm, q, k, v, o, mlp_norm, gate, up, down, window });
-        }
-        let rope = backend.upload_table(arch.rope.table(arch.head_dim, plan.context), arch.head_dim);
+        let mut loader = Loader { backend, loaded: &mut loaded, arch: &arch, quantize };
+        let embed = loader.matrix(&weights.embed, for_tables(quantize))?;
+        let norm = loader.norm(&weights.norm)?;
+        let head = weights.head.as_ref().map(|head| loader.matrix(head, for_tables(quantize))).transpose()?;
+        let head_bias = weights.head_bias.as_ref().map(|bias| loader.matrix(bias, None)).transpose()?;
+        let layers =
+            weights.layers.iter().zip(&arch.shapes).map(|(layer, shape)| loader.layer(layer, *shape));
+        let layers = layers.collect::<Result<_>>()?;
+        let ropes = arch.ropes.iter().map(|rope| Rope {
+            table: backend.upload_table(rope.table(plan.context), rope.dims),
+            dims: rope.dims,
+            interleaved: arch.interleaved,
+        });
+        let ropes = ropes.collect();
         backend.reserve(plan.layout, plan.kv)?;
-        Ok(Self { arch, embed, layers, norm, head, rope, buffers: plan.buffers })
+        Ok(Self { embed, layers, norm, head, head_bias, ropes, buffers: plan.buffers, arch })
     }
 
     /// Runs one step: every token of `batch` through all layers, its keys and values into the cache, and the logits
     /// of `batch.outputs` into rows `0..` that [`Decoder::logits`] reads.
     pub fn forward(&self, backend: &mut B, batch: &Batch<'_>) {
-        let Buffers { x, xb, q, att, k, v, inner, last, logits } = self.buffers;
-        let (rows, eps) = (batch.ids.len(), self.arch.norm_eps);
-        let scale = (self.arch.head_dim as f32).sqrt().recip();
-
-        backend.embed(batch.ids, &self.embed, x);
+        let Buffers { x, xb, last, logits, .. } = self.buffers;
+        backend.embed(batch.ids, &self.embed, self.arch.embed_scale, x);
         for (index, layer) in self.layers.iter().enumerate() {
-            // attention, added to the residual stream
-            backend.rms_norm(rows, x, &layer.attention_norm, eps, xb);
-            backend.linear(rows, xb, &[to(&layer.q, q), to(&layer.k, k), to(&layer.v, v)]);
-            backend.rope_store(batch, index, q, k, v, &self.rope);
-            let (heads, window) = (self.arch.heads, layer.window);
-            let shape = Attention { layer: index, heads, window, scale, softcap: None };
-            backend.attention(batch, shape, q, att);
-            backend.linear(rows, att, &[add_to(&layer.o, x)]);
-            // gated MLP, added to the residual stream
-            backend.rms_norm(rows, x, &layer.mlp_norm, eps, xb);
-            backend.gated(rows, xb, &layer.gate, &layer.up, inner);
-            backend.linear(rows, inner, &[add_to(&layer.down, x)]);
+            self.layer(backend, batch, index, layer);
         }
         if batch.outputs.is_empty() {
             return;
@@ -305,13 +199,74 @@ impl<B: Backend> Decoder<B> {
         // logits only of the rows that somebody reads
         let outputs = batch.outputs.len();
         backend.gather(batch.outputs, x, last);
-        backend.rms_norm(outputs, last, &self.norm, eps, xb);
-        let head = self.head.as_ref().unwrap_or(&self.embed);
-        backend.linear(
-            outputs,
-            xb,
-            &[Projection { weight: head, bias: None, out: logits, accumulate: false }],
-        );
+        backend.norm(outputs, last, &self.norm, xb);
+        let weight = self.head.as_ref().unwrap_or(&self.embed);
+        let bias = self.head_bias.as_ref();
+        backend.linear(outputs, xb, &[Projection { weight, bias, out: logits, add: None }]);
+        let (scale, cap) = (self.arch.logits_scale, self.arch.logits_cap);
+        if scale != 1.0 || cap.is_some() {
+            backend.scale(outputs, logits, scale, cap);
+        }
+    }
+
+    fn layer(&self, backend: &mut B, batch: &Batch<'_>, index: usize, layer: &Layer<B::Weight>) {
+        let Buffers { x, xb, q, att, k, v, inner, .. } = self.buffers;
+        let (rows, arch) = (batch.ids.len(), &self.arch);
+        backend.norm(rows, x, &layer.attention_norm, xb);
+        backend.linear(rows, xb, &[to(&layer.q, q), to(&layer.k, k), to(&layer.v, v)]);
+        if let Some(norms) = &layer.head_norms {
+            for (norm, buf) in norms.iter().zip([q, k]) {
+                let width =
+                    if arch.head_norm == Some(HeadNormShape::Whole) { buf.cols } else { arch.head_dim };
+                backend.norm_pieces(rows, buf, norm, width);
+            }
+        }
+        let rope = layer.shape.rope.map(|rope| &self.ropes[rope]);
+        backend.rope_store(batch, index, q, k, v, rope);
+        let shape = Attention {
+            layer: index,
+            heads: arch.heads,
+            window: layer.shape.window,
+            scale: arch.attention_scale,
+            softcap: arch.softcap,
+        };
+        backend.attention(batch, shape, q, att);
+        if arch.place.is_parallel() {
+            // of what the attention was given: before the residual stream changes
+            if let Some(norm) = &layer.mlp_norm {
+                backend.norm(rows, x, norm, xb);
+            }
+        }
+        self.add(backend, rows, att, &layer.o, layer.attention_post.as_ref());
+        if !arch.place.is_parallel()
+            && let Some(norm) = &layer.mlp_norm
+        {
+            backend.norm(rows, x, norm, xb);
+        }
+        match &layer.gate {
+            Some(gate) => backend.gated(rows, xb, arch.activation, gate, &layer.up, inner),
+            None => backend.activated(rows, xb, arch.activation, &layer.up, inner),
+        }
+        self.add(backend, rows, inner, &layer.down, layer.mlp_post.as_ref());
+    }
+
+    /// Adds a branch to the residual stream.
+    fn add(
+        &self,
+        backend: &mut B,
+        rows: usize,
+        from: Buf,
+        linear: &Linear<B::Weight>,
+        post: Option<&Norm<B::Weight>>,
+    ) {
+        let (x, scale) = (self.buffers.x, self.arch.residual_scale);
+        match (post, self.buffers.branch) {
+            (Some(norm), Some(branch)) => {
+                backend.linear(rows, from, &[to(linear, branch)]);
+                backend.add_norm(rows, branch, norm, scale, x);
+            }
+            _ => backend.linear(rows, from, &[Projection { add: Some(scale), ..to(linear, x) }]),
+        }
     }
 
     /// The logits of output `row` of the last step: (vocab).
@@ -327,13 +282,84 @@ impl<B: Backend> Decoder<B> {
 
     /// Overwrites the activations of `tokens` rows and the logits of `outputs` rows. Returns how many regions too.
     pub fn scrub(&self, backend: &mut B, tokens: usize, outputs: usize) -> (u64, Scrubbed) {
-        let Buffers { x, xb, q, att, k, v, inner, last, logits } = self.buffers;
-        let rows = [x, xb, q, att, k, v, inner].map(|buf| (buf, tokens)).into_iter();
+        let Buffers { x, xb, q, att, k, v, inner, branch, last, logits } = self.buffers;
+        let rows = [x, xb, q, att, k, v, inner].into_iter().chain(branch).map(|buf| (buf, tokens));
         let rows = rows.chain([(last, outputs), (logits, outputs)]);
         rows.fold((0, Scrubbed::nothing()), |(regions, sum), (buf, rows)| {
             (regions + 1, sum.and(backend.scrub(buf, rows)))
         })
     }
+}
+
+/// Takes weights in.
+struct Loader<'a, B> {
+    backend: &'a mut B,
+    loaded: &'a mut dyn FnMut(u64),
+    arch: &'a Arch,
+    quantize: Option<Quantize>,
+}
+
+impl<B: Backend> Loader<'_, B> {
+    fn matrix(&mut self, tensor: &Tensor, quantize: Option<Quantize>) -> Result<B::Weight> {
+        let weight = self.backend.upload(tensor, quantize)?;
+        (self.loaded)(tensor.bytes());
+        Ok(weight)
+    }
+
+    fn linear(&mut self, (weight, bias): &LinearWeights) -> Result<Linear<B::Weight>> {
+        let bias = bias.as_ref().map(|bias| self.matrix(bias, None)).transpose()?;
+        Ok(Linear { weight: self.matrix(weight, self.quantize)?, bias })
+    }
+
+    fn norm(&mut self, weights: &NormWeights) -> Result<Norm<B::Weight>> {
+        let weight = weights.weight.as_ref().map(|weight| {
+            let mut values = weight.finite_values()?;
+            if self.arch.norm.plus_one {
+                values.iter_mut().for_each(|value| *value += 1.0);
+            }
+            (self.loaded)(weight.bytes());
+            let cols = values.len();
+            Ok::<_, Error>(self.backend.upload_table(values, cols))
+        });
+        let weight = weight.transpose()?;
+        let bias = weights.bias.as_ref().map(|bias| self.matrix(bias, None)).transpose()?;
+        Ok(Norm { kind: weights.kind, eps: self.arch.norm.eps, weight, bias })
+    }
+
+    fn layer(&mut self, weights: &LayerWeights, shape: LayerShape) -> Result<Layer<B::Weight>> {
+        let identity = || Norm { kind: NormKind::Identity, eps: 0.0, weight: None, bias: None };
+        let attention_norm = weights.attention_norm.as_ref().map(|norm| self.norm(norm)).transpose()?;
+        let mlp_norm = match (&weights.mlp_norm, self.arch.place) {
+            (Some(norm), _) => Some(self.norm(norm)?),
+            (None, Place::Parallel) => None,
+            (None, _) => Some(identity()),
+        };
+        let head_norms = match &weights.head_norms {
+            Some([q, k]) => Some([self.norm(q)?, self.norm(k)?]),
+            None => None,
+        };
+        Ok(Layer {
+            attention_norm: attention_norm.unwrap_or_else(identity),
+            q: self.linear(&weights.q)?,
+            k: self.linear(&weights.k)?,
+            v: self.linear(&weights.v)?,
+            head_norms,
+            o: self.linear(&weights.o)?,
+            attention_post: weights.attention_post.as_ref().map(|norm| self.norm(norm)).transpose()?,
+            mlp_norm,
+            gate: weights.gate.as_ref().map(|gate| self.linear(gate)).transpose()?,
+            up: self.linear(&weights.up)?,
+            down: self.linear(&weights.down)?,
+            mlp_post: weights.mlp_post.as_ref().map(|norm| self.norm(norm)).transpose()?,
+            shape,
+        })
+    }
+}
+
+/// The embedding and the output matrix keep eight bits where others have four: every token goes through one row of the
+/// one and all of the other, so their errors weigh most.
+pub fn for_tables(quantize: Option<Quantize>) -> Option<Quantize> {
+    quantize.map(|_| Quantize::Q8)
 }
 
 /// KV blocks that `tokens` positions take.

@@ -1,17 +1,65 @@
-//! The table of architectures: what a `model_type` means. A new family is a row, a name map and a fixture.
+//! The table of architectures: what a `model_type` means. A new family is a row, its names and a fixture.
 
-/// Which projections carry a bias.
+use crate::backend::{Activation, NormKind};
+
+/// Whether something has a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttentionBias {
-    /// `attention_bias` of config.json says, for q, k, v and o alike.
-    Configured,
-    /// q, k and v always, o never.
-    Qkv,
-    /// None.
+pub enum Bias {
+    /// No.
     Never,
+    /// Yes.
+    Always,
+    /// As this field of config.json says; by default, this.
+    If(&'static str, bool),
 }
 
-/// Which layers look back over a sliding window only.
+/// Where the norms of a layer are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// `x += branch(norm(x))`.
+    Pre,
+    /// `x += norm(branch(x))`.
+    Post,
+    /// `x += post(branch(pre(x)))`.
+    Both,
+    /// `x += attention(norm(x)) + mlp(norm(x))`, one norm for both.
+    Parallel,
+    /// The same with two norms.
+    ParallelTwo,
+}
+
+impl Place {
+    /// Whether attention and MLP are given the same residual stream.
+    pub fn is_parallel(self) -> bool {
+        matches!(self, Self::Parallel | Self::ParallelTwo)
+    }
+}
+
+/// Where the norms are, as config.json says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Places {
+    /// Always there.
+    Always(Place),
+    /// If this flag is set (by default: this), there; else [`Place::Pre`].
+    If(&'static str, bool, Place),
+}
+
+/// A norm of queries and keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadNorm {
+    /// None.
+    Never,
+    /// Of each head, one weight for all: (head_dim).
+    Head,
+    /// Of each head, where this flag is set; each with weights of its own: (heads, head_dim).
+    Heads(&'static str),
+    /// Of each head, where this flag is set, one weight and one bias for all: (head_dim).
+    HeadBiased(&'static str),
+    /// Of all heads together: (heads * head_dim).
+    Whole,
+}
+
+/// Which layers look back over a sliding window only, where config.json has no `layer_types`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Window {
     /// None.
@@ -20,72 +68,450 @@ pub enum Window {
     Always,
     /// If `use_sliding_window` says so, those from `max_window_layers` on.
     Upper,
+    /// All but each last of so many: those of the field, or this number.
+    Pattern(&'static str, usize),
+}
+
+/// Which layers rotate queries and keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotates {
+    /// All.
+    All,
+    /// Those with a sliding window; all where none has one.
+    Sliding,
+    /// As the list `no_rope_layers` says (1: rotates), or all but each last of `no_rope_layer_interval`.
+    Listed,
+}
+
+/// What scores are multiplied by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// `1 / sqrt(head_dim)`.
+    HeadDim,
+    /// `1 / sqrt(field)`.
+    RootOf(&'static str),
+    /// The field.
+    Field(&'static str),
+}
+
+/// What logits are multiplied by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogitsScale {
+    /// Nothing.
+    One,
+    /// The field.
+    Times(&'static str),
+    /// One over the field.
+    Over(&'static str),
+}
+
+/// What embeddings are multiplied by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmbedScale {
+    /// Nothing.
+    One,
+    /// `sqrt(hidden_size)`.
+    RootOfHidden,
+    /// The field.
+    Field(&'static str),
+}
+
+/// How a norm is computed and what it has.
+#[derive(Clone, Copy, Debug)]
+pub struct NormRow {
+    /// What is divided by.
+    pub kind: NormKind,
+    /// The field of config.json with what is added below the root.
+    pub eps_field: &'static str,
+    /// Its default.
+    pub eps: f64,
+    /// Whether one is added to stored weights.
+    pub plus_one: bool,
+    /// Whether there are weights.
+    pub weight: bool,
+    /// Whether there are biases.
+    pub bias: bool,
+}
+
+/// Names of tensors, those of a layer relative to `{layers}{index}.`, without `.weight` and `.bias`.
+#[derive(Clone, Copy, Debug)]
+pub struct Names {
+    pub layers: &'static str,
+    pub embed: &'static str,
+    pub norm: &'static str,
+    pub head: &'static str,
+    pub attention_norm: &'static str,
+    pub attention_post: &'static str,
+    pub mlp_norm: &'static str,
+    pub mlp_post: &'static str,
+    pub qkv: Qkv,
+    pub head_norms: [&'static str; 2],
+    pub o: &'static str,
+    pub inner: Inner,
+    pub down: &'static str,
+}
+
+/// Where q, k and v are.
+#[derive(Clone, Copy, Debug)]
+pub enum Qkv {
+    /// In three matrices.
+    Apart([&'static str; 3]),
+    /// In one: all of q, then of k, then of v.
+    Joined(&'static str),
+    /// In one: for each key head its queries, its keys, its values.
+    ByHead(&'static str),
+}
+
+/// Where the first matrices of an MLP are.
+#[derive(Clone, Copy, Debug)]
+pub enum Inner {
+    /// Gate and up.
+    Gated([&'static str; 2]),
+    /// In one: all of the gate, then of up.
+    Joined(&'static str),
+    /// There is no gate.
+    Plain(&'static str),
 }
 
 /// A row.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Family {
     /// `model_type` in config.json.
     pub model_type: &'static str,
-    /// Biases of the attention projections.
-    pub attention_bias: AttentionBias,
-    /// Whether `mlp_bias` of config.json is read.
-    pub mlp_bias: bool,
-    /// Sliding windows.
+    pub names: Names,
+    pub norm: NormRow,
+    pub places: Places,
+    pub head_norm: HeadNorm,
+    pub qkv_bias: Bias,
+    pub o_bias: Bias,
+    pub mlp_bias: Bias,
+    pub head_bias: bool,
+    /// The fields that name the activation, the first that is there; by default, this.
+    pub activation: (&'static [&'static str], Activation),
     pub window: Window,
+    pub rotates: Rotates,
+    /// Whether neighbours turn together.
+    pub interleaved: bool,
+    /// The part of a head that turns, where config.json has no `partial_rotary_factor`.
+    pub partial: f64,
+    pub scale: Scale,
+    /// Fields of the soft-caps of scores and of logits.
+    pub caps: [Option<&'static str>; 2],
+    pub embed_scale: EmbedScale,
+    /// The field that branches are multiplied by.
+    pub residual_scale: Option<&'static str>,
+    pub logits_scale: LogitsScale,
+    /// Whether the head is the embedding table, where config.json does not say.
+    pub tied: bool,
+    /// Fields that ask for what is not done.
+    pub refused: &'static [&'static str],
 }
+
+const LLAMA_NAMES: Names = Names {
+    layers: "model.layers.",
+    embed: "model.embed_tokens",
+    norm: "model.norm",
+    head: "lm_head",
+    attention_norm: "input_layernorm",
+    attention_post: "",
+    mlp_norm: "post_attention_layernorm",
+    mlp_post: "",
+    qkv: Qkv::Apart(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
+    head_norms: ["self_attn.q_norm", "self_attn.k_norm"],
+    o: "self_attn.o_proj",
+    inner: Inner::Gated(["mlp.gate_proj", "mlp.up_proj"]),
+    down: "mlp.down_proj",
+};
+
+/// The branches' norms behind them.
+const POST_NAMES: Names = Names {
+    attention_norm: "",
+    attention_post: "post_attention_layernorm",
+    mlp_norm: "",
+    mlp_post: "post_feedforward_layernorm",
+    ..LLAMA_NAMES
+};
+
+/// Before and behind.
+const SANDWICH_NAMES: Names =
+    Names { attention_norm: "input_layernorm", mlp_norm: "pre_feedforward_layernorm", ..POST_NAMES };
+
+const RMS: NormRow = NormRow {
+    kind: NormKind::Rms,
+    eps_field: "rms_norm_eps",
+    eps: 1e-6,
+    plus_one: false,
+    weight: true,
+    bias: false,
+};
+
+const GEMMA_RMS: NormRow = NormRow { plus_one: true, ..RMS };
+
+const LAYER_NORM: NormRow =
+    NormRow { kind: NormKind::Layer, eps_field: "layer_norm_eps", eps: 1e-5, bias: true, ..RMS };
+
+const CONFIGURED: Bias = Bias::If("attention_bias", false);
+
+const LLAMA: Family = Family {
+    model_type: "llama",
+    names: LLAMA_NAMES,
+    norm: RMS,
+    places: Places::Always(Place::Pre),
+    head_norm: HeadNorm::Never,
+    qkv_bias: CONFIGURED,
+    o_bias: CONFIGURED,
+    mlp_bias: Bias::If("mlp_bias", false),
+    head_bias: false,
+    activation: (&["hidden_act"], Activation::Silu),
+    window: Window::Never,
+    rotates: Rotates::All,
+    interleaved: false,
+    partial: 1.0,
+    scale: Scale::HeadDim,
+    caps: [None, None],
+    embed_scale: EmbedScale::One,
+    residual_scale: None,
+    logits_scale: LogitsScale::One,
+    tied: false,
+    refused: &[],
+};
+
+const MISTRAL: Family = Family {
+    model_type: "mistral",
+    qkv_bias: Bias::Never,
+    o_bias: Bias::Never,
+    mlp_bias: Bias::Never,
+    window: Window::Always,
+    ..LLAMA
+};
+
+const QWEN2: Family =
+    Family { model_type: "qwen2", qkv_bias: Bias::Always, window: Window::Upper, ..MISTRAL };
+
+const GEMMA: Family = Family {
+    model_type: "gemma",
+    norm: GEMMA_RMS,
+    mlp_bias: Bias::Never,
+    activation: (&["hidden_activation"], Activation::GeluTanh),
+    embed_scale: EmbedScale::RootOfHidden,
+    tied: true,
+    ..LLAMA
+};
+
+const GEMMA2: Family = Family {
+    model_type: "gemma2",
+    names: SANDWICH_NAMES,
+    places: Places::Always(Place::Both),
+    window: Window::Pattern("", 2),
+    scale: Scale::RootOf("query_pre_attn_scalar"),
+    caps: [Some("attn_logit_softcapping"), Some("final_logit_softcapping")],
+    ..GEMMA
+};
+
+const OLMO2: Family = Family {
+    model_type: "olmo2",
+    names: POST_NAMES,
+    norm: NormRow { eps: 1e-5, ..RMS },
+    places: Places::Always(Place::Post),
+    head_norm: HeadNorm::Whole,
+    mlp_bias: Bias::Never,
+    ..LLAMA
+};
+
+const PHI3: Family = Family {
+    model_type: "phi3",
+    names: Names {
+        qkv: Qkv::Joined("self_attn.qkv_proj"),
+        inner: Inner::Joined("mlp.gate_up_proj"),
+        ..LLAMA_NAMES
+    },
+    norm: NormRow { eps: 1e-5, ..RMS },
+    ..MISTRAL
+};
+
+const GLM: Family = Family {
+    model_type: "glm",
+    names: Names { inner: Inner::Joined("mlp.gate_up_proj"), ..LLAMA_NAMES },
+    norm: NormRow { eps: 1.5625e-7, ..RMS },
+    o_bias: Bias::Never,
+    mlp_bias: Bias::Never,
+    interleaved: true,
+    partial: 0.5,
+    ..LLAMA
+};
+
+const COHERE: Family = Family {
+    model_type: "cohere",
+    norm: NormRow { bias: false, ..LAYER_NORM },
+    places: Places::Always(Place::Parallel),
+    head_norm: HeadNorm::Heads("use_qk_norm"),
+    mlp_bias: Bias::Never,
+    interleaved: true,
+    logits_scale: LogitsScale::Times("logit_scale"),
+    tied: true,
+    ..LLAMA
+};
 
 /// All rows.
 pub const FAMILIES: &[Family] = &[
+    LLAMA,
+    MISTRAL,
+    Family { model_type: "ministral", ..MISTRAL },
+    QWEN2,
     Family {
-        model_type: "llama",
-        attention_bias: AttentionBias::Configured,
-        mlp_bias: true,
-        window: Window::Never,
-    },
-    Family {
-        model_type: "mistral",
-        attention_bias: AttentionBias::Never,
-        mlp_bias: false,
-        window: Window::Always,
-    },
-    Family {
-        model_type: "qwen2",
-        attention_bias: AttentionBias::Qkv,
-        mlp_bias: false,
+        model_type: "qwen3",
+        head_norm: HeadNorm::Head,
+        mlp_bias: Bias::Never,
         window: Window::Upper,
+        ..LLAMA
+    },
+    GEMMA,
+    GEMMA2,
+    Family {
+        model_type: "gemma3_text",
+        head_norm: HeadNorm::Head,
+        window: Window::Pattern("sliding_window_pattern", 6),
+        ..GEMMA2
+    },
+    PHI3,
+    Family {
+        model_type: "phi",
+        names: Names {
+            norm: "model.final_layernorm",
+            head_norms: ["self_attn.q_layernorm", "self_attn.k_layernorm"],
+            o: "self_attn.dense",
+            inner: Inner::Plain("mlp.fc1"),
+            down: "mlp.fc2",
+            ..LLAMA_NAMES
+        },
+        norm: LAYER_NORM,
+        places: Places::Always(Place::Parallel),
+        head_norm: HeadNorm::HeadBiased("qk_layernorm"),
+        qkv_bias: Bias::Always,
+        o_bias: Bias::Always,
+        mlp_bias: Bias::Always,
+        head_bias: true,
+        activation: (&["hidden_act"], Activation::GeluTanh),
+        partial: 0.5,
+        ..LLAMA
+    },
+    OLMO2,
+    Family { model_type: "olmo3", window: Window::Pattern("", 4), ..OLMO2 },
+    Family { model_type: "smollm3", rotates: Rotates::Listed, window: Window::Upper, tied: true, ..LLAMA },
+    Family {
+        model_type: "granite",
+        scale: Scale::Field("attention_multiplier"),
+        embed_scale: EmbedScale::Field("embedding_multiplier"),
+        residual_scale: Some("residual_multiplier"),
+        logits_scale: LogitsScale::Over("logits_scaling"),
+        ..LLAMA
+    },
+    Family {
+        model_type: "starcoder2",
+        names: Names { inner: Inner::Plain("mlp.c_fc"), down: "mlp.c_proj", ..LLAMA_NAMES },
+        norm: NormRow { eps_field: "norm_epsilon", ..LAYER_NORM },
+        qkv_bias: Bias::If("use_bias", true),
+        o_bias: Bias::If("use_bias", true),
+        mlp_bias: Bias::If("use_bias", true),
+        activation: (&["hidden_act"], Activation::GeluTanh),
+        window: Window::Always,
+        tied: true,
+        ..LLAMA
+    },
+    Family {
+        model_type: "gpt_neox",
+        names: Names {
+            layers: "gpt_neox.layers.",
+            embed: "gpt_neox.embed_in",
+            norm: "gpt_neox.final_layer_norm",
+            head: "embed_out",
+            qkv: Qkv::ByHead("attention.query_key_value"),
+            o: "attention.dense",
+            inner: Inner::Plain("mlp.dense_h_to_4h"),
+            down: "mlp.dense_4h_to_h",
+            ..LLAMA_NAMES
+        },
+        norm: LAYER_NORM,
+        places: Places::If("use_parallel_residual", true, Place::ParallelTwo),
+        qkv_bias: Bias::If("attention_bias", true),
+        o_bias: Bias::If("attention_bias", true),
+        mlp_bias: Bias::Always,
+        activation: (&["hidden_act"], Activation::Gelu),
+        partial: 0.25,
+        ..LLAMA
+    },
+    COHERE,
+    Family {
+        model_type: "cohere2",
+        head_norm: HeadNorm::Never,
+        window: Window::Pattern("sliding_window_pattern", 4),
+        rotates: Rotates::Sliding,
+        ..COHERE
+    },
+    GLM,
+    Family {
+        model_type: "glm4",
+        names: Names {
+            attention_post: "post_self_attn_layernorm",
+            mlp_norm: "post_attention_layernorm",
+            mlp_post: "post_mlp_layernorm",
+            ..GLM.names
+        },
+        norm: NormRow { eps: 1e-5, ..RMS },
+        places: Places::Always(Place::Both),
+        ..GLM
+    },
+    Family {
+        model_type: "exaone4",
+        names: POST_NAMES,
+        norm: NormRow { eps: 1e-5, ..RMS },
+        places: Places::Always(Place::Post),
+        head_norm: HeadNorm::Head,
+        window: Window::Pattern("sliding_window_pattern", 4),
+        rotates: Rotates::Sliding,
+        ..MISTRAL
+    },
+    Family {
+        model_type: "nemotron",
+        names: Names { inner: Inner::Plain("mlp.up_proj"), ..LLAMA_NAMES },
+        norm: NormRow { eps_field: "norm_eps", plus_one: true, ..LAYER_NORM },
+        activation: (&["hidden_act"], Activation::ReluSquared),
+        partial: 0.5,
+        ..LLAMA
+    },
+    Family {
+        model_type: "arcee",
+        names: Names { inner: Inner::Plain("mlp.up_proj"), ..LLAMA_NAMES },
+        norm: NormRow { eps: 1e-5, ..RMS },
+        activation: (&["hidden_act"], Activation::ReluSquared),
+        ..LLAMA
+    },
+    Family {
+        model_type: "ernie4_5",
+        norm: NormRow { eps: 1e-5, ..RMS },
+        qkv_bias: Bias::If("use_bias", false),
+        o_bias: Bias::If("use_bias", false),
+        mlp_bias: Bias::If("use_bias", false),
+        interleaved: true,
+        tied: true,
+        ..LLAMA
+    },
+    Family {
+        model_type: "seed_oss",
+        qkv_bias: Bias::If("attention_bias", true),
+        o_bias: Bias::If("attention_out_bias", false),
+        ..LLAMA
+    },
+    Family {
+        model_type: "helium",
+        norm: NormRow { eps: 1e-8, ..RMS },
+        o_bias: Bias::Never,
+        interleaved: true,
+        ..LLAMA
     },
 ];
 
 /// The row for `model_type`.
 pub fn find(model_type: &str) -> Option<&'static Family> {
     FAMILIES.iter().find(|family| family.model_type == model_type)
-}
-
-/// Tensor names, relative to `model.layers.N.` for those of a layer.
-pub mod names {
-    /// The embedding table: (vocab, hidden).
-    pub const EMBED: &str = "model.embed_tokens.weight";
-    /// The last norm: (hidden).
-    pub const NORM: &str = "model.norm.weight";
-    /// The head, absent when tied: (vocab, hidden).
-    pub const HEAD: &str = "lm_head.weight";
-    /// Norm before attention: (hidden).
-    pub const ATTENTION_NORM: &str = "input_layernorm.weight";
-    /// Norm before the MLP: (hidden).
-    pub const MLP_NORM: &str = "post_attention_layernorm.weight";
-    /// Queries: (heads * head_dim, hidden).
-    pub const Q: &str = "self_attn.q_proj";
-    /// Keys: (kv_heads * head_dim, hidden).
-    pub const K: &str = "self_attn.k_proj";
-    /// Values: (kv_heads * head_dim, hidden).
-    pub const V: &str = "self_attn.v_proj";
-    /// Attention output: (hidden, heads * head_dim).
-    pub const O: &str = "self_attn.o_proj";
-    /// MLP gate: (intermediate, hidden).
-    pub const GATE: &str = "mlp.gate_proj";
-    /// MLP up: (intermediate, hidden).
-    pub const UP: &str = "mlp.up_proj";
-    /// MLP down: (hidden, intermediate).
-    pub const DOWN: &str = "mlp.down_proj";
 }

@@ -7,3 +7,4 @@ pub mod arch;
 pub mod decoder;
 pub mod families;
 pub mod rope;
+pub mod weights;

@@ -4,6 +4,7 @@
 //! lie inside the file before anything is computed from them, and what it refuses is traced to a tensor's name.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,12 +16,12 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use super::{Dtype, map::Map};
 use crate::error::{Error, Result};
 
-/// A tensor in a mapped file.
+/// A tensor in a mapped file, or some of the rows of one.
 #[derive(Clone, Debug)]
 pub struct Tensor {
     map: Arc<Map>,
     start: usize,
-    bytes: usize,
+    rows: Rows,
     /// Its name in the checkpoint.
     pub name: String,
     /// The file that holds it.
@@ -31,16 +32,88 @@ pub struct Tensor {
     pub shape: Vec<usize>,
 }
 
+/// Which of the stored rows are the tensor's: `group` of every `stride`, from `first` on.
+#[derive(Clone, Copy, Debug)]
+struct Rows {
+    first: usize,
+    group: usize,
+    stride: usize,
+}
+
 impl Tensor {
-    /// The stored bytes, little-endian, row-major.
-    pub fn bytes(&self) -> &[u8] {
-        &self.map.bytes()[self.start..self.start + self.bytes]
+    /// Rows; of a vector, values.
+    pub fn rows(&self) -> usize {
+        self.shape[0]
     }
 
-    /// Takes the pages of `bytes` bytes from `start` on out of this process's memory.
-    pub fn forget(&self, start: usize, bytes: usize) {
-        debug_assert!(start + bytes <= self.bytes);
-        self.map.forget(self.start + start, bytes);
+    /// Bytes of a row.
+    pub fn row_bytes(&self) -> usize {
+        self.shape[1..].iter().product::<usize>() * self.dtype.bytes()
+    }
+
+    /// Bytes of all rows.
+    pub fn bytes(&self) -> u64 {
+        (self.rows() * self.row_bytes()) as u64
+    }
+
+    /// The stored bytes of a row, little-endian.
+    pub fn row(&self, row: usize) -> &[u8] {
+        let bytes = self.row_bytes();
+        &self.map.bytes()[self.offset(row)..][..bytes]
+    }
+
+    /// All values, row by row, widened.
+    pub fn values(&self) -> Vec<f32> {
+        let cols = self.shape[1..].iter().product();
+        let mut values = vec![0.0; self.rows() * cols];
+        for (row, values) in values.chunks_exact_mut(cols).enumerate() {
+            self.dtype.read_all(self.row(row), values);
+        }
+        values
+    }
+
+    /// As [`Tensor::values`].
+    ///
+    /// # Errors
+    /// One is not finite.
+    pub fn finite_values(&self) -> Result<Vec<f32>> {
+        if self.is_finite() { Ok(self.values()) } else { Err(self.not_finite()) }
+    }
+
+    /// The error that a value is infinite or not a number.
+    pub fn not_finite(&self) -> Error {
+        Error::tensor(&self.file, &self.name, "hold finite values only")
+    }
+
+    /// Whether all values are finite.
+    pub fn is_finite(&self) -> bool {
+        (0..self.rows()).all(|row| self.dtype.all_finite(self.row(row)))
+    }
+
+    /// Takes the pages of some rows out of this process's memory.
+    pub fn forget(&self, rows: Range<usize>) {
+        if !rows.is_empty() {
+            let (start, end) = (self.offset(rows.start), self.offset(rows.end - 1) + self.row_bytes());
+            self.map.forget(start, end - start);
+        }
+    }
+
+    /// Of the rows of this tensor the `rows` that come first in each `stride`, after `first`.
+    ///
+    /// # Panics
+    /// If there are no such rows, or this is itself a part.
+    pub fn part(&self, first: usize, group: usize, stride: usize, rows: usize) -> Self {
+        assert!(self.rows.group == self.rows(), "{}: a part of a part", self.name);
+        let last = first + (rows - 1) / group * stride + (rows - 1) % group;
+        assert!(last < self.rows() && group <= stride, "{}: rows outside the tensor", self.name);
+        let mut shape = self.shape.clone();
+        shape[0] = rows;
+        Self { rows: Rows { first, group, stride }, shape, ..self.clone() }
+    }
+
+    fn offset(&self, row: usize) -> usize {
+        let Rows { first, group, stride } = self.rows;
+        self.start + (first + row / group * stride + row % group) * self.row_bytes()
     }
 }
 
@@ -149,11 +222,11 @@ impl Checkpoint {
                 return Err(Error::tensor(&entry.file, name, expected));
             }
         };
-        let (begin, end) = entry.info.data_offsets;
+        let rows = shape.first().copied().unwrap_or(1);
         Ok(Tensor {
             map: entry.map.clone(),
             start: entry.start,
-            bytes: end - begin,
+            rows: Rows { first: 0, group: rows, stride: rows },
             name: name.to_owned(),
             file: entry.file.clone(),
             dtype,

@@ -8,6 +8,7 @@
 //! does the same whatever else is in its tile, its chunk or its batch.
 #![expect(unsafe_code, reason = "kernels on raw pointers; the job's maker vouches for sizes")]
 
+use super::activation::tanh;
 use super::format::GROUP;
 use super::kernels::TileFn;
 use super::operand::{Operand, write_group};
@@ -282,16 +283,6 @@ unsafe fn online_softmax<V: Vector>(
                 }
             }
         }
-    }
-}
-
-/// `1 - 2 / (e^2x + 1)`.
-#[inline(always)]
-unsafe fn tanh<V: Vector>(x: V) -> V {
-    // SAFETY: the caller has the instruction set.
-    unsafe {
-        let one = V::splat(1.0);
-        one.sub(V::splat(2.0).div(x.add(x).exp().add(one)))
     }
 }
 

@@ -10,10 +10,12 @@ use super::kernels::Kernels;
 use super::linear::{GatedJob, Input, LinearJob};
 use super::memory::Memory;
 use super::operand::Operand;
-use super::rows::{ConvertJob, NormJob, RopeJob};
+use super::rows::{ConvertJob, NormJob, NormTo, RopeJob, ScaleJob};
 use super::team::{Part, Team};
 use super::weight::Weight;
-use crate::backend::{Attention, BLOCK, Backend, Batch, Buf, Counters, Kv, Linear, Projection, Quantize};
+use crate::backend::{
+    Activation, Attention, BLOCK, Backend, Batch, Buf, Counters, Kv, Linear, Norm, Projection, Quantize, Rope,
+};
 use crate::error::Result;
 use crate::memory::ledger::NotCovered;
 use crate::memory::{Layout, Region, Scrubbed, arena::Closed, stack};
@@ -105,6 +107,66 @@ impl Cpu {
             at_once: self.kernels.tokens,
         }
     }
+
+    fn normalise(&mut self, rows: usize, x: Buf, norm: &Norm<Weight>, width: usize, to: NormTo) {
+        let cols = x.cols;
+        let table = |weight: &'_ Option<Weight>| weight.as_ref().map(|weight| weight.cols);
+        assert!(width > 0 && cols.is_multiple_of(width), "norm: {width} values do not divide {cols}");
+        for len in [table(&norm.weight), table(&norm.bias)].into_iter().flatten() {
+            assert!(len == cols || len == width, "norm: columns differ");
+        }
+        let job = NormJob {
+            rows,
+            cols,
+            width,
+            x: self.at(x, rows),
+            kind: norm.kind,
+            eps: norm.eps,
+            weight: norm.weight.as_ref().map(Weight::table),
+            bias: norm.bias.as_ref().map(Weight::table),
+            to,
+        };
+        let kernel = self.kernels.norm;
+        // SAFETY: `self.isa` proves the instruction set; `at` checked the rows against the plan, the asserts the columns;
+        // parts write disjoint rows or columns. So it is for each kernel called in this file.
+        self.run(rows * cols, &|part| unsafe { kernel(&job, part) });
+    }
+
+    /// The first products of an MLP.
+    fn inner(
+        &mut self,
+        rows: usize,
+        x: Buf,
+        activation: Activation,
+        gate: &Linear<Weight>,
+        up: Option<&Linear<Weight>>,
+        out: Buf,
+    ) {
+        let (inner, operand) = (gate.weight.rows, self.operand());
+        assert_eq!(inner, out.cols, "MLP: columns differ");
+        for up in up.iter().map(|up| &up.weight) {
+            let same = up.rows == inner && up.cols == gate.weight.cols && up.format() == gate.weight.format();
+            assert!(same, "MLP: gate and up differ");
+        }
+        let matrix = |linear: &'_ Linear<Weight>| linear.weight.bytes();
+        let bytes = matrix(gate) + up.map_or(0, matrix);
+        self.counters.weight_bytes += bytes;
+        let job = GatedJob {
+            input: self.input(rows, x, &gate.weight),
+            activation,
+            gate: gate.weight.matrix(bias_of(&gate.weight, gate.bias.as_ref())),
+            up: up.map(|up| up.weight.matrix(bias_of(&up.weight, up.bias.as_ref()))),
+            operand,
+            out: self.at(out, rows).cast(),
+            out_stride: operand.row_bytes(out.cols),
+        };
+        let kernel = self.kernels.gated;
+        let products = rows * inner * gate.weight.cols;
+        // SAFETY: as in `normalise`.
+        self.run_tiles(if up.is_some() { 2 * products } else { products }, &|part| unsafe {
+            kernel(&job, part)
+        });
+    }
 }
 
 /// The values of a bias, checked to be as many as the matrix has rows.
@@ -142,7 +204,7 @@ impl Backend for Cpu {
         self.memory.reserve(&layout, kv)
     }
 
-    fn embed(&mut self, ids: &[u32], table: &Weight, out: Buf) {
+    fn embed(&mut self, ids: &[u32], table: &Weight, scale: f32, out: Buf) {
         assert!(
             out.cols == table.cols && ids.iter().all(|&id| (id as usize) < table.rows),
             "ids outside the table"
@@ -152,26 +214,29 @@ impl Backend for Cpu {
         for (row, &id) in ids.iter().enumerate() {
             let out = self.memory.arena().slice_mut(out.row(row));
             self.counters.weight_bytes += table.read_row(id as usize, out);
+            if scale != 1.0 {
+                out.iter_mut().for_each(|value| *value *= scale);
+            }
         }
     }
 
-    fn rms_norm(&mut self, rows: usize, x: Buf, weight: &Weight, eps: f32, out: Buf) {
-        let weight = weight.table();
-        assert!(x.cols == weight.len() && out.cols == weight.len(), "norm: columns differ");
+    fn norm(&mut self, rows: usize, x: Buf, norm: &Norm<Weight>, out: Buf) {
+        assert_eq!(x.cols, out.cols, "norm: columns differ");
         let operand = self.operand();
-        let job = NormJob {
-            rows,
-            x: self.at(x, rows),
-            weight,
-            eps,
-            operand,
-            out: self.at(out, rows).cast(),
-            out_stride: operand.row_bytes(out.cols),
-        };
-        let kernel = self.kernels.rms_norm;
-        // SAFETY: `self.isa` proves the instruction set; `at` checked the rows against the plan, the asserts the columns;
-        // parts write disjoint rows or columns. So it is for each kernel called in this file.
-        self.run(rows * weight.len(), &|part| unsafe { kernel(&job, part) });
+        let to =
+            NormTo::Operand { operand, out: self.at(out, rows).cast(), stride: operand.row_bytes(out.cols) };
+        self.normalise(rows, x, norm, x.cols, to);
+    }
+
+    fn add_norm(&mut self, rows: usize, x: Buf, norm: &Norm<Weight>, scale: f32, out: Buf) {
+        assert_eq!(x.cols, out.cols, "norm: columns differ");
+        let to = NormTo::Sum { out: self.at(out, rows), scale };
+        self.normalise(rows, x, norm, x.cols, to);
+    }
+
+    fn norm_pieces(&mut self, rows: usize, x: Buf, norm: &Norm<Weight>, width: usize) {
+        let to = NormTo::Rows { out: self.at(x, rows) };
+        self.normalise(rows, x, norm, width, to);
     }
 
     fn linear(&mut self, rows: usize, x: Buf, projections: &[Projection<'_, Weight>]) {
@@ -187,42 +252,46 @@ impl Backend for Cpu {
                 input: self.input(rows, x, weight),
                 weight: weight.matrix(bias_of(weight, projection.bias)),
                 out: self.at(projection.out, rows),
-                accumulate: projection.accumulate,
+                add: projection.add,
             });
         }
         let kernel = self.kernels.linear;
-        // SAFETY: as in `rms_norm`.
+        // SAFETY: as in `normalise`.
         self.run_tiles(work, &|part| jobs.iter().flatten().for_each(|job| unsafe { kernel(job, part) }));
     }
 
-    fn gated(&mut self, rows: usize, x: Buf, gate: &Linear<Weight>, up: &Linear<Weight>, out: Buf) {
-        let (inner, operand) = (gate.weight.rows, self.operand());
-        assert!(
-            inner == up.weight.rows && inner == out.cols && gate.weight.format() == up.weight.format(),
-            "gated: gate and up differ"
-        );
-        assert_eq!(gate.weight.cols, up.weight.cols, "gated: columns differ");
-        self.counters.weight_bytes += gate.weight.bytes() + up.weight.bytes();
-        let job = GatedJob {
-            input: self.input(rows, x, &gate.weight),
-            gate: gate.weight.matrix(bias_of(&gate.weight, gate.bias.as_ref())),
-            up: up.weight.matrix(bias_of(&up.weight, up.bias.as_ref())),
-            operand,
-            out: self.at(out, rows).cast(),
-            out_stride: operand.row_bytes(out.cols),
-        };
-        let kernel = self.kernels.gated;
-        // SAFETY: as in `rms_norm`.
-        self.run_tiles(2 * rows * inner * gate.weight.cols, &|part| unsafe { kernel(&job, part) });
+    fn activated(&mut self, rows: usize, x: Buf, activation: Activation, up: &Linear<Weight>, out: Buf) {
+        self.inner(rows, x, activation, up, None, out);
     }
 
-    fn rope_store(&mut self, batch: &Batch<'_>, layer: usize, q: Buf, k: Buf, v: Buf, rope: &Weight) {
+    fn gated(
+        &mut self,
+        rows: usize,
+        x: Buf,
+        activation: Activation,
+        gate: &Linear<Weight>,
+        up: &Linear<Weight>,
+        out: Buf,
+    ) {
+        self.inner(rows, x, activation, gate, Some(up), out);
+    }
+
+    fn rope_store(
+        &mut self,
+        batch: &Batch<'_>,
+        layer: usize,
+        q: Buf,
+        k: Buf,
+        v: Buf,
+        rope: Option<&Rope<Weight>>,
+    ) {
         let (rows, kv) = (batch.positions.len(), self.memory.kv());
         let width = kv.kv_heads * kv.head_dim;
         assert!(
             k.cols == width && v.cols == width && q.cols.is_multiple_of(kv.head_dim),
             "rope: columns differ"
         );
+        assert!(rope.is_none_or(|rope| rope.dims <= kv.head_dim), "rope: more than a head");
         assert!(batch.slots.len() == rows && layer < kv.layers, "rope: rows or layer differ");
         for &slot in batch.slots {
             let _ = kv.block(slot / BLOCK as u32); // panics outside the cache
@@ -234,13 +303,15 @@ impl Backend for Cpu {
             q_cols: q.cols,
             k: self.at(k, rows),
             v: self.at(v, rows),
-            rope: rope.table(),
+            rope: rope.map(|rope| rope.table.table()),
+            dims: rope.map_or(0, |rope| rope.dims),
+            interleaved: rope.is_some_and(|rope| rope.interleaved),
             kv,
             cache: self.memory.arena().pointer(kv.region),
             layer,
         };
         let kernel = self.kernels.rope_store;
-        // SAFETY: as in `rms_norm`.
+        // SAFETY: as in `normalise`.
         self.run(rows * q.cols, &|part| unsafe { kernel(&job, part) });
     }
 
@@ -280,13 +351,20 @@ impl Backend for Cpu {
             scratch: self.memory.arena().pointer(scratch),
         };
         let kernel = self.kernels.attention;
-        // SAFETY: as in `rms_norm`.
+        // SAFETY: as in `normalise`.
         self.run_tiles(work, &|part| unsafe { kernel(&job, part) });
         if written != operand {
             let job = ConvertJob { rows, cols: out.cols, at: self.at(out, rows).cast(), operand };
-            // SAFETY: as in `rms_norm`.
+            // SAFETY: as in `normalise`.
             unsafe { (self.kernels.convert)(&job) };
         }
+    }
+
+    fn scale(&mut self, rows: usize, x: Buf, scale: f32, cap: Option<f32>) {
+        let job = ScaleJob { rows, cols: x.cols, x: self.at(x, rows), scale, cap };
+        let kernel = self.kernels.scale;
+        // SAFETY: as in `normalise`.
+        self.run(rows * x.cols, &|part| unsafe { kernel(&job, part) });
     }
 
     fn gather(&mut self, rows: &[u32], x: Buf, out: Buf) {
@@ -351,7 +429,7 @@ impl Cpu {
             self.memory.arena().slice_mut(buf.row(row)).copy_from_slice(values);
         }
         let job = ConvertJob { rows, cols: buf.cols, at: self.at(buf, rows).cast(), operand };
-        // SAFETY: as in `rms_norm`.
+        // SAFETY: as in `normalise`.
         unsafe { (self.kernels.convert)(&job) };
     }
 

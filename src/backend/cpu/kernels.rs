@@ -4,7 +4,7 @@ use super::attention::AttentionJob;
 use super::format::{Format, TooLarge};
 use super::linear::{GatedJob, LinearJob};
 use super::operand::Operand;
-use super::rows::{ConvertJob, NormJob, RopeJob};
+use super::rows::{ConvertJob, NormJob, RopeJob, ScaleJob};
 use super::team::Part;
 use super::tile::Tile;
 use crate::backend::KvType;
@@ -38,7 +38,8 @@ pub struct Kernels {
     pub linear: unsafe fn(&LinearJob<'_>, Part),
     pub gated: unsafe fn(&GatedJob<'_>, Part),
     pub attention: unsafe fn(&AttentionJob<'_>, Part),
-    pub rms_norm: unsafe fn(&NormJob<'_>, Part),
+    pub norm: unsafe fn(&NormJob<'_>, Part),
+    pub scale: unsafe fn(&ScaleJob, Part),
     pub rope_store: unsafe fn(&RopeJob<'_>, Part),
     pub convert: unsafe fn(&ConvertJob),
     pub pack: PackFn,
@@ -113,7 +114,8 @@ macro_rules! kernels {
             jobs!(linear, linear::LinearJob<'_>, linear::linear);
             jobs!(gated, linear::GatedJob<'_>, linear::gated::<$vector>);
             jobs!(attention, attention::AttentionJob<'_>, attention::run::<$vector>);
-            jobs!(rms_norm, rows::NormJob<'_>, rows::rms_norm::<$vector>);
+            jobs!(norm, rows::NormJob<'_>, rows::norm::<$vector>);
+            jobs!(scale, rows::ScaleJob, rows::scale::<$vector>);
             jobs!(rope_store, rows::RopeJob<'_>, rows::rope_store);
             $(#[$feature])?
             unsafe fn convert(job: &rows::ConvertJob) {
@@ -141,7 +143,8 @@ macro_rules! kernels {
                 linear,
                 gated,
                 attention,
-                rms_norm,
+                norm,
+                scale,
                 rope_store,
                 convert,
                 pack,

@@ -1,12 +1,14 @@
 //! Matrix products, and what is done to a result while it is still at hand: bias, residual, the gate of an MLP.
 #![expect(unsafe_code, reason = "kernels on raw pointers; the job's maker vouches for sizes")]
 
+use super::activation::activate;
 use super::format::GROUP;
 use super::kernels::TileFn;
 use super::operand::{Operand, write_group};
 use super::team::Part;
 use super::tile::{BLOCKS, MOST, ROWS, Tile};
 use super::vector::{LANES, Vector};
+use crate::backend::Activation;
 
 /// A packed matrix, and how it is multiplied.
 #[derive(Clone, Copy, Debug)]
@@ -80,14 +82,15 @@ impl Input {
     }
 }
 
-/// `out[t][n] = sum_k x[t][k] * weight[n][k] (+ bias[n]) (+ out[t][n])`.
+/// `out[t][n] = sum_k x[t][k] * weight[n][k] (+ bias[n])`, or `out[t][n] += scale *` that.
 #[derive(Clone, Copy, Debug)]
 pub struct LinearJob<'a> {
     pub input: Input,
     pub weight: Matrix<'a>,
     /// (tokens, rows of the weight).
     pub out: *mut f32,
-    pub accumulate: bool,
+    /// Added to what is there, times this.
+    pub add: Option<f32>,
 }
 
 // SAFETY: the parts of a job write disjoint columns of `out`; the rest is read.
@@ -115,12 +118,19 @@ pub unsafe fn linear(job: &LinearJob<'_>, part: Part) {
                     let out = job.out.add((token + t) * weight.rows + row);
                     let out = std::slice::from_raw_parts_mut(out, count);
                     let sums = &results[t * ROWS..][..count];
-                    match (bias, job.accumulate) {
-                        (None, false) => out.copy_from_slice(sums),
-                        (None, true) => out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum),
-                        (Some(bias), accumulate) => {
+                    match (bias, job.add) {
+                        (None, None) => out.copy_from_slice(sums),
+                        (None, Some(scale)) => {
+                            out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum * scale)
+                        }
+                        (Some(bias), None) => {
                             for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
-                                *out = if accumulate { *out + (sum + bias) } else { sum + bias };
+                                *out = sum + bias;
+                            }
+                        }
+                        (Some(bias), Some(scale)) => {
+                            for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
+                                *out += (sum + bias) * scale;
                             }
                         }
                     }
@@ -131,12 +141,13 @@ pub unsafe fn linear(job: &LinearJob<'_>, part: Part) {
     }
 }
 
-/// `out[t][n] = silu(x[t] * gate[n]) * (x[t] * up[n])`, written as an operand.
+/// `out[t][n] = activation(x[t] * gate[n]) * (x[t] * up[n])`, written as an operand; without `up` the first factor only.
 #[derive(Clone, Copy, Debug)]
 pub struct GatedJob<'a> {
     pub input: Input,
+    pub activation: Activation,
     pub gate: Matrix<'a>,
-    pub up: Matrix<'a>,
+    pub up: Option<Matrix<'a>>,
     pub operand: Operand,
     pub out: *mut u8,
     pub out_stride: usize,
@@ -151,7 +162,11 @@ unsafe impl Sync for GatedJob<'_> {}
 /// As [`super::kernels::Kernels`].
 #[inline(always)]
 pub unsafe fn gated<V: Vector>(job: &GatedJob<'_>, part: Part) {
-    let (gate, up) = (&job.gate, &job.up);
+    let Some(up) = &job.up else {
+        // SAFETY: the caller's contract is ours.
+        return unsafe { activated::<V>(job, part) };
+    };
+    let gate = &job.gate;
     let mut results = [0.0; MOST * ROWS];
     for row in part.range(gate.rows, GROUP).step_by(GROUP) {
         let blocks =
@@ -165,7 +180,7 @@ pub unsafe fn gated<V: Vector>(job: &GatedJob<'_>, part: Part) {
                 for t in 0..tokens {
                     let sums = results.as_ptr().add(t * ROWS);
                     let out = job.out.add((token + t) * job.out_stride);
-                    let values = [half::<V>(job, sums, row, 0), half::<V>(job, sums, row, 1)];
+                    let values = [half::<V>(job, up, sums, row, 0), half::<V>(job, up, sums, row, 1)];
                     write_group(job.operand, out, row / GROUP, values);
                 }
                 token += tokens;
@@ -174,19 +189,63 @@ pub unsafe fn gated<V: Vector>(job: &GatedJob<'_>, part: Part) {
     }
 }
 
-/// Sixteen columns of the group that starts at `row`: the gate's sums are first, those of `up` a group further.
+/// Without `up`: a tile's rows are two groups.
 #[inline(always)]
-unsafe fn half<V: Vector>(job: &GatedJob<'_>, sums: *const f32, row: usize, index: usize) -> V {
+unsafe fn activated<V: Vector>(job: &GatedJob<'_>, part: Part) {
+    let gate = &job.gate;
+    let mut results = [0.0; MOST * ROWS];
+    for row in part.range(gate.rows, ROWS).step_by(ROWS) {
+        let blocks = |row: usize| std::array::from_fn(|i| gate.block(row / LANES + i));
+        let (blocks, ahead) = (blocks(row), blocks(row + ROWS));
+        let mut token = 0;
+        while token < job.input.tokens {
+            // SAFETY: the caller's contract; the groups of this tile are this part's.
+            unsafe {
+                let tokens = job.input.multiply(blocks, ahead, gate.cols, token, &mut results);
+                for (t, first) in (0..tokens)
+                    .flat_map(|t| (row..gate.rows.min(row + ROWS)).step_by(GROUP).map(move |at| (t, at)))
+                {
+                    let sums = results.as_ptr().add(t * ROWS + first - row);
+                    let out = job.out.add((token + t) * job.out_stride);
+                    let values = [0, 1].map(|index| activated_half::<V>(job, sums, first, index));
+                    write_group(job.operand, out, first / GROUP, values);
+                }
+                token += tokens;
+            }
+        }
+    }
+}
+
+/// Sixteen columns of the group that starts at `row`.
+#[inline(always)]
+unsafe fn activated_half<V: Vector>(job: &GatedJob<'_>, sums: *const f32, row: usize, index: usize) -> V {
     let at = row + index * LANES;
     // SAFETY: the caller's contract.
     unsafe {
         if at >= job.gate.rows {
             return V::splat(0.0); // no such block: zeros pad the operand
         }
-        let gate = biased::<V>(sums.add(index * LANES), job.gate.bias, at);
-        let up = biased::<V>(sums.add(GROUP + index * LANES), job.up.bias, at);
-        let divisor = V::splat(0.0).sub(gate).exp().add(V::splat(1.0));
-        gate.div(divisor).mul(up)
+        activate(job.activation, biased::<V>(sums.add(index * LANES), job.gate.bias, at))
+    }
+}
+
+/// Sixteen columns of the group that starts at `row`: the gate's sums are first, those of `up` a group further.
+#[inline(always)]
+unsafe fn half<V: Vector>(
+    job: &GatedJob<'_>,
+    up: &Matrix<'_>,
+    sums: *const f32,
+    row: usize,
+    index: usize,
+) -> V {
+    let at = row + index * LANES;
+    // SAFETY: the caller's contract.
+    unsafe {
+        let gate = activated_half::<V>(job, sums, row, index);
+        if at >= up.rows {
+            return gate;
+        }
+        gate.mul(biased::<V>(sums.add(GROUP + index * LANES), up.bias, at))
     }
 }
 

@@ -9,6 +9,7 @@
 //! threads there are. All of them give the same bits but those that multiply bf16 by bf16, whose rounding is the
 //! processor's: they differ where weights or cache are bf16.
 
+mod activation;
 mod attention;
 mod detect;
 mod fast;

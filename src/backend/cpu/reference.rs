@@ -2,10 +2,9 @@
 
 use super::format::{GROUP, quantize4, quantize8};
 use super::memory::Memory;
-use super::weight::{not_finite, vector_values};
 use crate::backend::{
-    Attention, BLOCK, Backend, Batch, Buf, Counters, Kv, KvType, Linear, Projection, Quantize, Side,
-    int8_scale,
+    Activation, Attention, BLOCK, Backend, Batch, Buf, Counters, Kv, KvType, Linear, Norm, NormKind,
+    Projection, Quantize, Rope, Side, int8_scale,
 };
 use crate::error::{Error, Result};
 use crate::memory::ledger::NotCovered;
@@ -128,17 +127,16 @@ enum Data {
 impl Weight {
     fn from_tensor(tensor: &Tensor, quantize: Option<Quantize>) -> Result<Self> {
         let [rows, cols] = tensor.shape[..] else {
-            let values = vector_values(tensor)?;
+            let values = tensor.finite_values()?;
             return Ok(Self { rows: 1, cols: values.len(), data: Data::Table(values), quantized: false });
         };
-        if !tensor.dtype.all_finite(tensor.bytes()) {
-            return Err(not_finite(tensor));
+        if !tensor.is_finite() {
+            return Err(tensor.not_finite());
         }
         let Some(quantize) = quantize else {
             return Ok(Self { rows, cols, data: Data::Mapped(tensor.clone()), quantized: false });
         };
-        let mut values = vec![0.0; rows * cols];
-        tensor.dtype.read_all(tensor.bytes(), &mut values);
+        let mut values = tensor.values();
         for group in values.chunks_mut(cols).flat_map(|row| row.chunks_mut(GROUP)) {
             let mut padded = [0.0; GROUP];
             padded[..group.len()].copy_from_slice(group);
@@ -154,7 +152,7 @@ impl Weight {
 
     fn bytes(&self) -> u64 {
         match &self.data {
-            Data::Mapped(tensor) => tensor.bytes().len() as u64,
+            Data::Mapped(tensor) => tensor.bytes(),
             Data::Table(values) => (values.len() * size_of::<f32>()) as u64,
         }
     }
@@ -164,7 +162,7 @@ impl Weight {
             Data::Table(values) => values[row * self.cols + col],
             Data::Mapped(tensor) => {
                 let bytes = tensor.dtype.bytes();
-                tensor.dtype.read(&tensor.bytes()[(row * self.cols + col) * bytes..][..bytes])
+                tensor.dtype.read(&tensor.row(row)[col * bytes..][..bytes])
             }
         }
     }
@@ -197,6 +195,55 @@ impl Weight {
     }
 }
 
+/// A row, or the piece of one that begins at value `at`, normalised.
+fn normalise<'a>(norm: &'a Norm<Weight>, x: &'a [f32], at: usize) -> impl Iterator<Item = f64> + 'a {
+    let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / x.len() as f64;
+    let centre = match norm.kind {
+        NormKind::Layer => mean(&mut x.iter().map(|&x| f64::from(x))),
+        NormKind::Rms | NormKind::Identity => 0.0,
+    };
+    let square = mean(&mut x.iter().map(|&x| (f64::from(x) - centre).powi(2)));
+    let factor = match norm.kind {
+        NormKind::Identity => 1.0,
+        NormKind::Rms | NormKind::Layer => 1.0 / (square + f64::from(norm.eps)).sqrt(),
+    };
+    let of = move |table: &Option<Weight>, i: usize, without: f64| {
+        table.as_ref().map_or(without, |table| f64::from(table.table()[(at + i) % table.table().len()]))
+    };
+    x.iter().enumerate().map(move |(i, &x)| {
+        (f64::from(x) - centre) * factor * of(&norm.weight, i, 1.0) + of(&norm.bias, i, 0.0)
+    })
+}
+
+fn activate(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Gelu => x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)) / 2.0,
+        Activation::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            x * (1.0 + inner.tanh()) / 2.0
+        }
+        Activation::Relu => x.max(0.0),
+        Activation::ReluSquared => x.max(0.0).powi(2),
+    }
+}
+
+/// The error function: Taylor's series near zero, where it loses no more than six digits; far out a continued fraction
+/// of its complement (Abramowitz and Stegun 7.1.6, 7.1.14).
+fn erf(x: f64) -> f64 {
+    let size = x.abs();
+    if size < 3.0 {
+        let (mut term, mut sum) = (size, size);
+        for n in 1..100 {
+            term *= 2.0 * size * size / f64::from(2 * n + 1);
+            sum += term;
+        }
+        return (2.0 / std::f64::consts::PI.sqrt() * (-size * size).exp() * sum).copysign(x);
+    }
+    let fraction = (1..60).rev().fold(size, |rest, n| size + f64::from(n) / 2.0 / rest);
+    (1.0 - (-size * size).exp() / (std::f64::consts::PI.sqrt() * fraction)).copysign(x)
+}
+
 impl Backend for Reference {
     type Weight = Weight;
 
@@ -206,7 +253,7 @@ impl Backend for Reference {
 
     fn weight_bytes(tensor: &Tensor, quantize: Option<Quantize>) -> u64 {
         let values = tensor.shape.iter().product::<usize>() as u64;
-        if quantize.is_some() { 4 * values } else { tensor.bytes().len() as u64 }
+        if quantize.is_some() { 4 * values } else { tensor.bytes() }
     }
 
     fn upload(&mut self, tensor: &Tensor, quantize: Option<Quantize>) -> Result<Weight> {
@@ -221,43 +268,77 @@ impl Backend for Reference {
         self.memory.reserve(&layout, kv)
     }
 
-    fn embed(&mut self, ids: &[u32], table: &Weight, out: Buf) {
+    fn embed(&mut self, ids: &[u32], table: &Weight, scale: f32, out: Buf) {
         self.counters.steps += 1;
         self.counters.tokens += ids.len() as u64;
         for (row, &id) in ids.iter().enumerate() {
             self.counters.weight_bytes += table.bytes() / table.rows as u64;
             for (col, value) in self.f32_mut(out, row).iter_mut().enumerate() {
-                *value = table.value(id as usize, col);
+                *value = table.value(id as usize, col) * scale;
             }
         }
     }
 
-    fn rms_norm(&mut self, rows: usize, x: Buf, weight: &Weight, eps: f32, out: Buf) {
+    fn norm(&mut self, rows: usize, x: Buf, norm: &Norm<Weight>, out: Buf) {
         for row in 0..rows {
             let (x, out) = self.memory.arena().read_write::<f32, f32>(x.row(row), out.row(row));
-            let mean = x.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>() / x.len() as f64;
-            let factor = 1.0 / (mean + f64::from(eps)).sqrt();
-            for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight.table()) {
-                *out = (f64::from(x) * factor * f64::from(weight)) as f32;
+            normalise(norm, x, 0).zip(out).for_each(|(value, out)| *out = value as f32);
+        }
+    }
+
+    fn add_norm(&mut self, rows: usize, x: Buf, norm: &Norm<Weight>, scale: f32, out: Buf) {
+        for row in 0..rows {
+            let (x, out) = self.memory.arena().read_write::<f32, f32>(x.row(row), out.row(row));
+            for (value, out) in normalise(norm, x, 0).zip(out) {
+                *out = (f64::from(*out) + value * f64::from(scale)) as f32;
+            }
+        }
+    }
+
+    fn norm_pieces(&mut self, rows: usize, x: Buf, norm: &Norm<Weight>, width: usize) {
+        for row in 0..rows {
+            for (index, piece) in self.f32_mut(x, row).chunks_mut(width).enumerate() {
+                let before = Secret::new(piece.to_vec());
+                let values = normalise(norm, before.expose(), index * width);
+                values.zip(piece).for_each(|(value, out)| *out = value as f32);
             }
         }
     }
 
     fn linear(&mut self, rows: usize, x: Buf, projections: &[Projection<'_, Weight>]) {
-        for Projection { weight, bias, out, accumulate } in projections {
+        for Projection { weight, bias, out, add } in projections {
             self.counters.weight_bytes += weight.bytes();
             for row in 0..rows {
                 let (x, out) = self.memory.arena().read_write::<f32, f32>(x.row(row), out.row(row));
                 let x = weight.operand(x);
                 for (col, out) in out.iter_mut().enumerate() {
                     let sum = weight.dot(col, x.expose(), *bias);
-                    *out = if *accumulate { (f64::from(*out) + sum) as f32 } else { sum as f32 };
+                    *out = add.map_or(sum, |scale| f64::from(*out) + sum * f64::from(scale)) as f32;
                 }
             }
         }
     }
 
-    fn gated(&mut self, rows: usize, x: Buf, gate: &Linear<Weight>, up: &Linear<Weight>, out: Buf) {
+    fn activated(&mut self, rows: usize, x: Buf, activation: Activation, up: &Linear<Weight>, out: Buf) {
+        self.counters.weight_bytes += up.weight.bytes();
+        for row in 0..rows {
+            let (x, out) = self.memory.arena().read_write::<f32, f32>(x.row(row), out.row(row));
+            let x = up.weight.operand(x);
+            for (col, out) in out.iter_mut().enumerate() {
+                *out = activate(activation, up.weight.dot(col, x.expose(), up.bias.as_ref())) as f32;
+            }
+        }
+    }
+
+    fn gated(
+        &mut self,
+        rows: usize,
+        x: Buf,
+        activation: Activation,
+        gate: &Linear<Weight>,
+        up: &Linear<Weight>,
+        out: Buf,
+    ) {
         self.counters.weight_bytes += gate.weight.bytes() + up.weight.bytes();
         for row in 0..rows {
             let (x, out) = self.memory.arena().read_write::<f32, f32>(x.row(row), out.row(row));
@@ -265,22 +346,32 @@ impl Backend for Reference {
             for (col, out) in out.iter_mut().enumerate() {
                 let [gate, up] =
                     [gate, up].map(|linear| linear.weight.dot(col, x.expose(), linear.bias.as_ref()));
-                *out = (gate / (1.0 + (-gate).exp()) * up) as f32;
+                *out = (activate(activation, gate) * up) as f32;
             }
         }
     }
 
-    fn rope_store(&mut self, batch: &Batch<'_>, layer: usize, q: Buf, k: Buf, v: Buf, rope: &Weight) {
-        let kv = self.memory.kv();
-        let (dim, half) = (kv.head_dim, kv.head_dim / 2);
+    fn rope_store(
+        &mut self,
+        batch: &Batch<'_>,
+        layer: usize,
+        q: Buf,
+        k: Buf,
+        v: Buf,
+        rope: Option<&Rope<Weight>>,
+    ) {
+        let dim = self.memory.kv().head_dim;
         for (row, (&position, &slot)) in batch.positions.iter().zip(batch.slots).enumerate() {
-            let (cos, sin) = rope.table()[position as usize * dim..][..dim].split_at(half);
-            for buf in [q, k] {
+            for (rope, buf) in rope.iter().flat_map(|rope| [(rope, q), (rope, k)]) {
+                let (dims, half) = (rope.dims, rope.dims / 2);
+                let (cos, sin) = rope.table.table()[position as usize * dims..][..dims].split_at(half);
                 for head in self.f32_mut(buf, row).chunks_mut(dim) {
                     for i in 0..half {
-                        let (a, b) = (head[i], head[i + half]);
-                        head[i] = a * cos[i] - b * sin[i];
-                        head[i + half] = b * cos[i] + a * sin[i];
+                        let (first, second) =
+                            if rope.interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
+                        let (a, b) = (head[first], head[second]);
+                        head[first] = a * cos[i] - b * sin[i];
+                        head[second] = b * cos[i] + a * sin[i];
                     }
                 }
             }
@@ -300,6 +391,15 @@ impl Backend for Reference {
                     let table = &batch.blocks[span.table..];
                     self.attend(shape, table, span.position + i, (q, span.row + i), out, head);
                 }
+            }
+        }
+    }
+
+    fn scale(&mut self, rows: usize, x: Buf, scale: f32, cap: Option<f32>) {
+        for row in 0..rows {
+            for value in self.f32_mut(x, row) {
+                let scaled = f64::from(*value) * f64::from(scale);
+                *value = cap.map_or(scaled, |cap| f64::from(cap) * (scaled / f64::from(cap)).tanh()) as f32;
             }
         }
     }

@@ -1,24 +1,50 @@
-//! Kernels that go row by row: norm, rope with the store into the cache, conversion of an operand.
+//! Kernels that go row by row: norms, rope with the store into the cache, scaling, conversion of an operand.
 #![expect(unsafe_code, reason = "kernels on raw pointers; the job's maker vouches for sizes")]
 
 use half::{bf16, f16};
 
+use super::activation::tanh;
 use super::format::GROUP;
 use super::operand::{Operand, write_group};
 use super::team::Part;
 use super::vector::{LANES, Vector};
-use crate::backend::{BLOCK, Kv, KvType, Side, int8_scale};
+use crate::backend::{BLOCK, Kv, KvType, NormKind, Side, int8_scale};
 
-/// `out = x / sqrt(mean(x^2) + eps) * weight`, written as an operand.
+/// Normalises pieces of rows: [`crate::backend::Norm`].
 #[derive(Clone, Copy, Debug)]
 pub struct NormJob<'a> {
     pub rows: usize,
+    pub cols: usize,
+    /// Values of a piece; divides `cols`.
+    pub width: usize,
     pub x: *const f32,
-    pub weight: &'a [f32],
+    pub kind: NormKind,
     pub eps: f32,
-    pub operand: Operand,
-    pub out: *mut u8,
-    pub out_stride: usize,
+    /// As many as a row has, or a piece; so `bias`.
+    pub weight: Option<&'a [f32]>,
+    pub bias: Option<&'a [f32]>,
+    pub to: NormTo,
+}
+
+/// Where a normalised row goes.
+#[derive(Clone, Copy, Debug)]
+pub enum NormTo {
+    /// Rows of an operand; then a piece is a whole row.
+    Operand { operand: Operand, out: *mut u8, stride: usize },
+    /// Added to rows of `cols`, times `scale`.
+    Sum { out: *mut f32, scale: f32 },
+    /// Written to rows of `cols`, which may be those of x.
+    Rows { out: *mut f32 },
+}
+
+/// `x * scale`, and of that `cap * tanh(x / cap)` if there is a cap; in place.
+#[derive(Clone, Copy, Debug)]
+pub struct ScaleJob {
+    pub rows: usize,
+    pub cols: usize,
+    pub x: *mut f32,
+    pub scale: f32,
+    pub cap: Option<f32>,
 }
 
 /// Rotates q and k; stores k and v in the cache.
@@ -30,8 +56,12 @@ pub struct RopeJob<'a> {
     pub q_cols: usize,
     pub k: *mut f32,
     pub v: *const f32,
-    /// (context, 2, head_dim / 2), cosines first.
-    pub rope: &'a [f32],
+    /// (context, dims): cosines, then sines. None: nothing turns.
+    pub rope: Option<&'a [f32]>,
+    /// Values of a head that turn.
+    pub dims: usize,
+    /// Whether neighbours turn together, else values half of `dims` apart.
+    pub interleaved: bool,
     pub kv: Kv,
     pub cache: *mut u8,
     pub layer: usize,
@@ -50,30 +80,150 @@ pub struct ConvertJob {
 unsafe impl Sync for NormJob<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for RopeJob<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for ScaleJob {}
 
 /// # Safety
 /// As [`super::kernels::Kernels`].
 #[inline(always)]
-pub unsafe fn rms_norm<V: Vector>(job: &NormJob<'_>, part: Part) {
-    let cols = job.weight.len();
-    let weight = job.weight.as_ptr();
+pub unsafe fn norm<V: Vector>(job: &NormJob<'_>, part: Part) {
     for row in part.range(job.rows, 1) {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let (x, out) = (job.x.add(row * cols), job.out.add(row * job.out_stride));
-            let mut squares = V::splat(0.0);
-            for col in (0..cols).step_by(LANES) {
-                let values = V::load_from(x, col, cols);
-                squares = values.fma(values, squares);
+        for start in (0..job.cols).step_by(job.width) {
+            // SAFETY: the caller's contract.
+            unsafe { norm_piece::<V>(job, row, start) };
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn norm_piece<V: Vector>(job: &NormJob<'_>, row: usize, start: usize) {
+    let (cols, width) = (job.cols, job.width);
+    // SAFETY: the caller's contract.
+    unsafe {
+        let x = job.x.add(row * cols + start);
+        let (centre, factor) = statistics::<V>(job, x);
+        let table = |table: Option<&[f32]>| table.map(|table| table[start % table.len()..].as_ptr());
+        let (weight, bias) = (table(job.weight), table(job.bias));
+        let normalised = |col: usize| {
+            let mut value = V::load_from(x, col, width);
+            if job.kind == NormKind::Layer {
+                value = value.sub(centre);
             }
-            let factor = V::splat(1.0 / (squares.sum() / cols as f32 + job.eps).sqrt());
-            for group in 0..cols.div_ceil(GROUP) {
-                let mut values = [factor; 2];
-                for (i, value) in values.iter_mut().enumerate() {
-                    let col = group * GROUP + i * LANES;
-                    *value = V::load_from(x, col, cols).mul(factor).mul(V::load_from(weight, col, cols));
+            if job.kind != NormKind::Identity {
+                value = value.mul(factor);
+            }
+            if let Some(weight) = weight {
+                value = value.mul(V::load_from(weight, col, width));
+            }
+            match bias {
+                Some(bias) => value.add(V::load_from(bias, col, width)),
+                None => value,
+            }
+        };
+        match job.to {
+            NormTo::Operand { operand, out, stride } => {
+                let out = out.add(row * stride);
+                for group in 0..width.div_ceil(GROUP) {
+                    let col = group * GROUP;
+                    let mut values = [normalised(col), normalised(col + LANES)];
+                    if job.kind == NormKind::Layer && col + GROUP > width {
+                        values = keep(values, width - col);
+                    }
+                    write_group(operand, out, group, values);
                 }
-                write_group(job.operand, out, group, values);
+            }
+            NormTo::Sum { out, scale } => {
+                let out = out.add(row * cols + start);
+                for col in (0..width).step_by(LANES) {
+                    let sum = V::load_from(out, col, width).add(normalised(col).mul(V::splat(scale)));
+                    store_to(sum, out, col, width);
+                }
+            }
+            NormTo::Rows { out } => {
+                let out = out.add(row * cols + start);
+                for col in (0..width).step_by(LANES) {
+                    store_to(normalised(col), out, col, width);
+                }
+            }
+        }
+    }
+}
+
+/// What is taken away from each value of a piece, and what it is multiplied by then.
+#[inline(always)]
+unsafe fn statistics<V: Vector>(job: &NormJob<'_>, x: *const f32) -> (V, V) {
+    let width = job.width;
+    // SAFETY: the caller's contract.
+    unsafe {
+        let (mut centre, one) = (V::splat(0.0), V::splat(1.0));
+        if job.kind == NormKind::Identity {
+            return (centre, one);
+        }
+        if job.kind == NormKind::Layer {
+            let mut sum = V::splat(0.0);
+            for col in (0..width).step_by(LANES) {
+                sum = sum.add(V::load_from(x, col, width));
+            }
+            centre = V::splat(sum.sum() / width as f32);
+        }
+        let mut squares = V::splat(0.0);
+        for col in (0..width).step_by(LANES) {
+            let mut value = V::load_from(x, col, width);
+            if job.kind == NormKind::Layer {
+                // behind the end, zeros stay zeros
+                let [centred, _] = keep([value.sub(centre), one], width - col);
+                value = centred;
+            }
+            squares = value.fma(value, squares);
+        }
+        (centre, V::splat(1.0 / (squares.sum() / width as f32 + job.eps).sqrt()))
+    }
+}
+
+/// The first `count` values, zeros behind them.
+#[inline(always)]
+unsafe fn keep<V: Vector>(values: [V; 2], count: usize) -> [V; 2] {
+    if count >= GROUP {
+        return values;
+    }
+    let mut lanes = [0.0; GROUP];
+    // SAFETY: the caller has the instruction set; the array has the lanes.
+    unsafe {
+        values[0].store(lanes.as_mut_ptr());
+        values[1].store(lanes.as_mut_ptr().add(LANES));
+        lanes[count..].fill(0.0);
+        [V::load(lanes.as_ptr()), V::load(lanes.as_ptr().add(LANES))]
+    }
+}
+
+/// Stores sixteen values from `col` on of `cols` at `to`; what is behind them stays.
+#[inline(always)]
+unsafe fn store_to<V: Vector>(values: V, to: *mut f32, col: usize, cols: usize) {
+    // SAFETY: the caller vouches for `cols` elements.
+    unsafe {
+        if col + LANES <= cols {
+            return values.store(to.add(col));
+        }
+        let mut lanes = [0.0; LANES];
+        values.store(lanes.as_mut_ptr());
+        std::ptr::copy_nonoverlapping(lanes.as_ptr(), to.add(col), cols - col);
+    }
+}
+
+/// # Safety
+/// As [`super::kernels::Kernels`].
+#[inline(always)]
+pub unsafe fn scale<V: Vector>(job: &ScaleJob, part: Part) {
+    for row in part.range(job.rows, 1) {
+        for col in (0..job.cols).step_by(LANES) {
+            // SAFETY: the caller's contract.
+            unsafe {
+                let x = job.x.add(row * job.cols);
+                let mut value = V::load_from(x, col, job.cols).mul(V::splat(job.scale));
+                if let Some(cap) = job.cap {
+                    value = tanh(value.div(V::splat(cap))).mul(V::splat(cap));
+                }
+                store_to(value, x, col, job.cols);
             }
         }
     }
@@ -102,14 +252,17 @@ pub unsafe fn convert<V: Vector>(job: &ConvertJob) {
 pub unsafe fn rope_store(job: &RopeJob<'_>, part: Part) {
     let (dim, kv_cols) = (job.kv.head_dim, job.kv.kv_heads * job.kv.head_dim);
     for row in part.range(job.positions.len(), 1) {
-        let turn = &job.rope[job.positions[row] as usize * dim..][..dim];
+        let turn = job.rope.map(|rope| &rope[job.positions[row] as usize * job.dims..][..job.dims]);
         // SAFETY: the caller's contract; this part alone touches this row and its slot.
         unsafe {
             let q = std::slice::from_raw_parts_mut(job.q.add(row * job.q_cols), job.q_cols);
             let k = std::slice::from_raw_parts_mut(job.k.add(row * kv_cols), kv_cols);
             let v = std::slice::from_raw_parts(job.v.add(row * kv_cols), kv_cols);
-            q.chunks_exact_mut(dim).for_each(|head| rotate(head, turn));
-            k.chunks_exact_mut(dim).for_each(|head| rotate(head, turn));
+            if let Some(turn) = turn {
+                for head in q.chunks_exact_mut(dim).chain(k.chunks_exact_mut(dim)) {
+                    rotate(&mut head[..job.dims], turn, job.interleaved);
+                }
+            }
             for (head, (k, v)) in k.chunks_exact_mut(dim).zip(v.chunks_exact(dim)).enumerate() {
                 match job.kv.cache {
                     KvType::F32 => store::<f32>(job, row, head, k, v, [1.0; 2]),
@@ -122,11 +275,18 @@ pub unsafe fn rope_store(job: &RopeJob<'_>, part: Part) {
     }
 }
 
-/// `x * e^(i angle)` for each pair of a value and the one half a head further.
+/// `x * e^(i angle)` for each pair of a value and the one half a head further, or next to it.
 #[inline(always)]
-fn rotate(head: &mut [f32], turn: &[f32]) {
+fn rotate(head: &mut [f32], turn: &[f32], interleaved: bool) {
     let half = head.len() / 2;
     let (cos, sin) = turn.split_at(half);
+    if interleaved {
+        for ((pair, cos), sin) in head.as_chunks_mut::<2>().0.iter_mut().zip(cos).zip(sin) {
+            let [a, b] = *pair;
+            *pair = [a * cos - b * sin, b * cos + a * sin];
+        }
+        return;
+    }
     let (first, second) = head.split_at_mut(half);
     for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
         (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);

@@ -60,8 +60,7 @@ impl Weight {
             return Self::vector(tensor);
         };
         let format = Format::of(tensor.dtype, quantize);
-        let (dtype, row_bytes, block_bytes) =
-            (tensor.dtype, cols * tensor.dtype.bytes(), format.block_bytes(cols));
+        let (dtype, row_bytes, block_bytes) = (tensor.dtype, tensor.row_bytes(), format.block_bytes(cols));
         let mut packed = pages(rows.div_ceil(LANES) * block_bytes)?;
         let failed = AtomicU8::new(0);
         let piece = (PIECE_BYTES / row_bytes.max(1)).max(1).next_multiple_of(LANES);
@@ -71,11 +70,11 @@ impl Weight {
             team.run(team.size(), &|part| {
                 for row in part.range(count, LANES).step_by(LANES) {
                     let row = first + row;
-                    let bytes = &tensor.bytes()[row * row_bytes..(row + LANES).min(rows) * row_bytes];
-                    let lanes: Vec<&[u8]> = bytes.chunks_exact(row_bytes).collect();
+                    let lanes: Vec<&[u8]> =
+                        (row..(row + LANES).min(rows)).map(|row| tensor.row(row)).collect();
                     // SAFETY: block `row / LANES` is inside the pages, and this part's alone.
                     let block = unsafe { start.block(row / LANES, block_bytes) };
-                    if !dtype.all_finite(bytes) {
+                    if !lanes.iter().all(|lane| dtype.all_finite(lane)) {
                         failed.fetch_max(NOT_FINITE, Ordering::Relaxed);
                     // SAFETY: who has kernels has their instruction set.
                     } else if unsafe { (kernels.pack)(format, dtype, &lanes, block) }.is_err() {
@@ -83,7 +82,7 @@ impl Weight {
                     }
                 }
             });
-            tensor.forget(first * row_bytes, count * row_bytes);
+            tensor.forget(first..first + count);
         }
         match failed.into_inner() {
             0 => Ok(Self { data: Data::Packed { pages: read_only(packed)?, format }, rows, cols }),
@@ -92,12 +91,12 @@ impl Weight {
                 &tensor.name,
                 "hold magnitudes below 450,000 to be quantized",
             )),
-            _ => Err(not_finite(tensor)),
+            _ => Err(tensor.not_finite()),
         }
     }
 
     fn vector(tensor: &Tensor) -> Result<Self> {
-        let values = vector_values(tensor)?;
+        let values = tensor.finite_values()?;
         let cols = values.len();
         Ok(Self::from_table(values, cols))
     }
@@ -185,21 +184,4 @@ impl Start {
         // SAFETY: the caller's contract.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(index * bytes), bytes) }
     }
-}
-
-/// The values of a vector.
-///
-/// # Errors
-/// One is not finite.
-pub fn vector_values(tensor: &Tensor) -> Result<Vec<f32>> {
-    if !tensor.dtype.all_finite(tensor.bytes()) {
-        return Err(not_finite(tensor));
-    }
-    let mut values = vec![0.0; tensor.bytes().len() / tensor.dtype.bytes()];
-    tensor.dtype.read_all(tensor.bytes(), &mut values);
-    Ok(values)
-}
-
-pub fn not_finite(tensor: &Tensor) -> Error {
-    Error::tensor(&tensor.file, &tensor.name, "hold finite values only")
 }
