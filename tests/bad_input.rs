@@ -328,7 +328,7 @@ fn fields_of_config() {
         ("dtype", json!("float8"), shape("dtype"), &["bfloat16"]),
         ("torch_dtype", json!("float8"), shape("torch_dtype"), &["bfloat16"]),
         ("torch_dtype", json!(16), shape("torch_dtype"), &["a string"]),
-        ("hidden_act", json!("gelu"), shape("hidden_act"), &["silu"]),
+        ("hidden_act", json!("snake"), shape("hidden_act"), &["silu"]),
         (
             "quantization_config",
             json!({"quant_method": "gptq"}),
@@ -348,7 +348,7 @@ fn fields_of_config() {
         ("rope_parameters", json!("default"), shape("rope_parameters"), &["an object"]),
         (
             "rope_parameters",
-            rope("rope_type", json!("yarn")),
+            rope("rope_type", json!("spiral")),
             shape("rope_parameters.rope_type"),
             &["llama3"],
         ),
