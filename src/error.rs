@@ -115,14 +115,16 @@ pub enum Error {
         expected: String,
     },
     /// The architecture is not one of those that the library runs.
-    #[error("{file}: `model_type` {found:?} is unknown; known are {known}")]
+    #[error("{file}: `model_type` {found:?} is not one of the {known} known; the nearest are {nearest}")]
     UnknownModelType {
         /// The config file.
         file: PathBuf,
         /// What it says.
         found: String,
-        /// The known names, joined by commas.
-        known: String,
+        /// How many are known.
+        known: usize,
+        /// The known names most like it, joined by commas.
+        nearest: String,
     },
     /// A weights file is malformed as a whole.
     #[error("{file}: {reason}")]
@@ -290,8 +292,18 @@ impl Error {
     }
 
     /// No `model_type` of ours; the name comes from the file.
-    pub(crate) fn unknown_model_type(file: &Path, found: &str, known: String) -> Self {
-        Self::UnknownModelType { file: file.to_owned(), found: printable(found), known }
+    pub(crate) fn unknown_model_type(file: &Path, found: &str, known: &[&str]) -> Self {
+        let found = printable(found);
+        let mut nearest: Vec<_> =
+            known.iter().map(|name| (strsim::jaro_winkler(&found, name), *name)).collect();
+        nearest.sort_by(|a, b| b.0.total_cmp(&a.0)); // stable: of equals the table's first
+        let nearest: Vec<&str> = nearest.into_iter().take(4).map(|(_, name)| name).collect();
+        Self::UnknownModelType {
+            file: file.to_owned(),
+            found,
+            known: known.len(),
+            nearest: nearest.join(", "),
+        }
     }
 
     pub(crate) fn request(field: &'static str, expected: impl Into<String>) -> Self {

@@ -127,8 +127,8 @@ impl Arch {
         let json = Json::open(file)?;
         let found = json.text("model_type")?.unwrap_or("").to_owned();
         let Some(family) = families::find(&found) else {
-            let known = FAMILIES.iter().map(|family| family.model_type).collect::<Vec<_>>().join(", ");
-            return Err(Error::unknown_model_type(file, &found, known));
+            let known: Vec<_> = FAMILIES.iter().map(|family| family.model_type).collect();
+            return Err(Error::unknown_model_type(file, &found, &known));
         };
         Self::parse(&json, family)
     }

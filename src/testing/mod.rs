@@ -84,6 +84,11 @@ impl Builder {
     }
 }
 
+/// All known `model_type`s.
+pub fn model_types() -> impl Iterator<Item = &'static str> {
+    crate::model::families::FAMILIES.iter().map(|family| family.model_type)
+}
+
 /// The library's scrub, for benches. Returns the bytes overwritten.
 pub fn scrub(bytes: &mut [u8]) -> u64 {
     crate::memory::scrub(bytes).bytes()

@@ -28,7 +28,7 @@ pub unsafe fn activate<V: Vector>(activation: Activation, x: V) -> V {
 }
 
 /// sqrt(2 / pi).
-const ROOT: f32 = 0.797_884_56;
+const ROOT: f32 = 0.797_884_6;
 
 #[inline(always)]
 unsafe fn minus_exp<V: Vector>(x: V) -> V {

@@ -1,0 +1,180 @@
+#!/usr/bin/env python3
+"""Write a tiny checkpoint of each family of decoders below tests/fixtures/families/, with transformers as the reference.
+
+usage: python tools/fixture_families.py [NAME ...]
+
+What a folder holds, and by which rule prompts are chosen: see tools/make_fixtures.py, whose functions these are. Each
+family has one checkpoint with what it adds switched on; some have a second one, with other sizes of heads and another
+rope. Switches have values that change the logits, which is checked.
+
+needs: torch, transformers, safetensors
+"""
+
+import math
+import os
+import sys
+
+import torch
+import transformers as hf
+
+import make_fixtures as base
+
+COMMON = {
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "vocab_size": 112,
+    "hidden_size": 64,
+    "intermediate_size": 112,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def rope(kind, **parameters):
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 10000.0, **parameters}}
+
+
+def ramp(first, count):
+    return [first + index / 8 for index in range(count)]
+
+
+YARN = rope("yarn", factor=4.0, original_max_position_embeddings=64)
+LINEAR = rope("linear", factor=4.0)
+DYNAMIC = rope("dynamic", factor=4.0)
+MIXED = {"num_hidden_layers": 4, "sliding_window": 8}
+PATTERN = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+
+# name: (class of the config, what it has beyond COMMON, what is taken away to see whether it matters)
+TABLE = {
+    "llama_yarn": (hf.LlamaConfig, YARN | {"head_dim": 24}, rope("default")),
+    "llama_linear": (hf.LlamaConfig, LINEAR | {"hidden_size": 60, "head_dim": 18}, rope("default")),
+    "llama_dynamic": (hf.LlamaConfig, DYNAMIC, rope("default", rope_theta=100.0)),
+    "ministral": (hf.MinistralConfig, {**MIXED, "head_dim": 24, "layer_types": PATTERN}, {"sliding_window": 999}),
+    "qwen3": (hf.Qwen3Config, {"head_dim": 24} | YARN, rope("default")),
+    "gemma": (hf.GemmaConfig, {"head_dim": 20}, {"hidden_act": "silu"}),
+    "gemma2": (
+        hf.Gemma2Config,
+        {
+            **MIXED,
+            "head_dim": 24,
+            "query_pre_attn_scalar": 20,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 5.0,
+        },
+        {"attn_logit_softcapping": None},
+    ),
+    "gemma3_text": (
+        hf.Gemma3TextConfig,
+        {**MIXED, "head_dim": 24, "query_pre_attn_scalar": 20, "layer_types": PATTERN},
+        {"sliding_window": 999},
+    ),
+    "phi3": (hf.Phi3Config, {"sliding_window": 8}, {"sliding_window": None}),
+    "phi3_longrope": (
+        hf.Phi3Config,
+        {
+            "max_position_embeddings": 512,
+            "original_max_position_embeddings": 256,
+            **rope("longrope", short_factor=ramp(1.0, 8), long_factor=ramp(2.0, 8)),
+        },
+        {"original_max_position_embeddings": 2},
+    ),
+    "phi": (hf.PhiConfig, {}, {"hidden_act": "silu"}),
+    "olmo2": (hf.Olmo2Config, YARN, rope("default")),
+    "olmo3": (hf.Olmo3Config, MIXED, {"sliding_window": 999}),
+    "smollm3": (hf.SmolLM3Config, {"num_hidden_layers": 4}, {"no_rope_layers": [1] * 4}),
+    "granite": (
+        hf.GraniteConfig,
+        {
+            "embedding_multiplier": 3.0,
+            "attention_multiplier": 0.4,
+            "residual_multiplier": 0.6,
+            "logits_scaling": 0.6,
+            "attention_bias": True,
+        },
+        {"residual_multiplier": 1.0},
+    ),
+    "starcoder2": (hf.Starcoder2Config, {"sliding_window": 8}, {"sliding_window": None}),
+    "gpt_neox": (hf.GPTNeoXConfig, {"num_key_value_heads": 4}, {"use_parallel_residual": False}),
+    "gpt_neox_in_turn": (
+        hf.GPTNeoXConfig,
+        {"num_key_value_heads": 4, "use_parallel_residual": False, "hidden_act": "gelu_new"},
+        {"use_parallel_residual": True},
+    ),
+    "cohere": (hf.CohereConfig, {"logit_scale": 0.7}, {"logit_scale": 1.0}),
+    "cohere_norms": (hf.CohereConfig, {"use_qk_norm": True, "logit_scale": 1.3}, {"logit_scale": 1.0}),
+    "cohere2": (hf.Cohere2Config, {**MIXED, "logit_scale": 1.0}, {"sliding_window": 999}),
+    "glm": (hf.GlmConfig, {"head_dim": 24, "attention_bias": True}, rope("default", partial_rotary_factor=1.0)),
+    "glm4": (hf.Glm4Config, {"head_dim": 16}, rope("default", partial_rotary_factor=1.0)),
+    "exaone4": (hf.Exaone4Config, {**MIXED, "sliding_window_pattern": 4}, {"sliding_window": 999}),
+    "nemotron": (hf.NemotronConfig, {}, {"hidden_act": "silu"}),
+    "arcee": (hf.ArceeConfig, YARN, rope("default")),
+    "ernie4_5": (hf.Ernie4_5Config, {"head_dim": 16, "use_bias": True}, rope("default", rope_theta=100.0)),
+    "seed_oss": (hf.SeedOssConfig, {"head_dim": 24, "attention_out_bias": True}, rope("default", rope_theta=100.0)),
+    "helium": (hf.HeliumConfig, {"head_dim": 16}, rope("default", rope_theta=100.0)),
+}
+
+# Outputs of branches: what they are added to must not drown them, nor they it.
+OUTPUTS = ("o_proj", "down_proj", "dense_4h_to_h", "attention.dense", "self_attn.dense", "fc2", "c_proj")
+TABLES = ("embed_tokens", "embed_in")
+HEADS = ("lm_head", "embed_out")
+
+
+@torch.no_grad()
+def randomize(model, generator):
+    """As `make_fixtures.randomize`, for all names. Norms that add one to their weights have weights near 0. Where
+    embeddings are scaled, branches are larger too: by their last matrix, or by the norm behind it."""
+    hidden, tied = model.config.hidden_size, model.config.tie_word_embeddings
+    kind = model.config.model_type
+    near = 0 if kind.startswith(("gemma", "nemotron")) else 1
+    large = 6.0 if kind.startswith("gemma") else 1.0
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if "norm" in name and name.endswith("weight"):
+            post = kind in ("gemma2", "gemma3_text") and ("post_" in name)
+            value = (large if post else near) + 0.2 * noise.clamp(-2, 2)
+        elif name.endswith("bias"):
+            value = 0.3 * noise
+        elif any(part in name for part in TABLES):
+            value = noise * (3 / math.sqrt(hidden) if tied else 1)
+        elif any(part in name for part in HEADS):
+            value = noise * 3 / math.sqrt(hidden)
+        else:
+            gain = 1.0
+            if any(part in name for part in OUTPUTS):
+                first, later = (5.0, 2.0) if tied else (1.0, 0.8)
+                gain = large * (first if ".layers.0." in name else later)
+            value = noise * gain / math.sqrt(parameter.shape[-1])
+        parameter.copy_(value)
+
+
+def report(name, seed, folder, found, expected):
+    """Prints the figures, and checks that what the fixture is about changes the logits."""
+    prompt, path, exact, _ = found[-1]
+    config = hf.AutoConfig.from_pretrained(folder)
+    for key, value in TABLE[name][2].items():
+        setattr(config, key, value)
+    other = base.teacher_forced(base.load(folder, torch.float32, config=config), prompt, path)
+    off, low = float((other - exact).abs().max()), max(expected["low_max_abs"])
+    print(f"{name}: seed {seed}, low precision is off by {low:.3f}, without the switch {off:.3f}", flush=True)
+    assert off > 5 * low, "the fixture does not test this"
+
+
+def main():
+    torch.set_num_threads(1)
+    hf.utils.logging.set_verbosity_error()
+    hf.utils.logging.disable_progress_bar()
+    base.FIXTURES = os.path.join(base.FIXTURES, "families")
+    base.PROMPT_LENGTHS = [5, 37]
+    base.randomize, base.report = randomize, report
+    os.makedirs(base.FIXTURES, exist_ok=True)
+    for name in sys.argv[1:] or TABLE:
+        make, switches, _ = TABLE[name]
+        base.CHECKPOINTS[name] = (make(**(COMMON | switches)), torch.bfloat16, 2, None)
+        base.checkpoint(name)
+
+
+if __name__ == "__main__":
+    main()
