@@ -1291,7 +1291,12 @@ fn every_error_is_one_readable_line() {
         Error::Read { file: file(), source: io(2) },
         Error::Config { file: file(), field: "num_hidden_layers".into(), expected },
         Error::Config { file: file(), field: String::new(), expected: "a JSON object".into() },
-        Error::UnknownModelType { file: file(), found: "gpt2".into(), known: 3, nearest: "llama, mistral, qwen2".into() },
+        Error::UnknownModelType {
+            file: file(),
+            found: "gpt2".into(),
+            known: 3,
+            nearest: "llama, mistral, qwen2".into(),
+        },
         Error::WeightsFile { file: weights(), reason: "must be a regular file that is not empty".into() },
         Error::Tensor { file: weights(), tensor: Q.into(), expected: "hold finite values only".into() },
         Error::Tokenizer { file: PathBuf::from("tokenizer.json"), reason: "must encode a plain text".into() },

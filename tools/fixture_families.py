@@ -96,6 +96,13 @@ TABLE = {
         },
         {"residual_multiplier": 1.0},
     ),
+    "olmo": (hf.OlmoConfig, {"clip_qkv": 0.7}, {"clip_qkv": None}),
+    "stablelm": (hf.StableLmConfig, {"use_qkv_bias": True}, rope("default", partial_rotary_factor=1.0)),
+    "stablelm_parallel": (
+        hf.StableLmConfig,
+        {"use_parallel_residual": True, "qk_layernorm": True, **rope("default", partial_rotary_factor=0.5)},
+        rope("default", partial_rotary_factor=1.0),
+    ),
     "starcoder2": (hf.Starcoder2Config, {"sliding_window": 8}, {"sliding_window": None}),
     "gpt_neox": (hf.GPTNeoXConfig, {"num_key_value_heads": 4}, {"use_parallel_residual": False}),
     "gpt_neox_in_turn": (

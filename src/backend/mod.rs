@@ -279,6 +279,17 @@ pub enum Activation {
     ReluSquared,
 }
 
+/// A bound on values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Cap {
+    /// None.
+    None,
+    /// `cap * tanh(x / cap)`.
+    Soft(f32),
+    /// From `-cap` to `cap`.
+    Hard(f32),
+}
+
 /// Rotary embedding of a layer.
 #[derive(Debug)]
 pub struct Rope<W> {
@@ -398,8 +409,8 @@ pub trait Backend: Send {
     /// operand.
     fn attention(&mut self, batch: &Batch<'_>, shape: Attention, q: Buf, out: Buf);
 
-    /// `x * scale`, and of that `cap * tanh(x / cap)` if there is a cap; in place.
-    fn scale(&mut self, rows: usize, x: Buf, scale: f32, cap: Option<f32>);
+    /// `x * scale`, then bounded; in place.
+    fn scale(&mut self, rows: usize, x: Buf, scale: f32, cap: Cap);
 
     /// `out[i] = x[rows[i]]`.
     fn gather(&mut self, rows: &[u32], x: Buf, out: Buf);

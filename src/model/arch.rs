@@ -57,6 +57,8 @@ pub struct Arch {
     pub embed_scale: f32,
     /// Factor on scores.
     pub attention_scale: f32,
+    /// Bound on the values of queries, keys and values.
+    pub qkv_limit: Option<f32>,
     /// Soft-cap of scores.
     pub softcap: Option<f32>,
     /// Factor on what a branch adds.
@@ -104,6 +106,8 @@ pub enum HeadNormShape {
     },
     /// Of each head, with weights of its own: (heads, head_dim).
     Heads,
+    /// The same in a tensor for each head.
+    HeadsApart,
     /// Of all heads together: (heads * head_dim).
     Whole,
 }
@@ -134,7 +138,7 @@ impl Arch {
     }
 
     fn parse(json: &Json, family: &'static Family) -> Result<Self> {
-        check_what_we_do(json, family)?;
+        check_what_we_do(json)?;
         let hidden = json.required_size("hidden_size", MAX_WIDTH)?;
         let layers = json.required_size("num_hidden_layers", MAX_LAYERS)?;
         let heads = json.required_size("num_attention_heads", MAX_WIDTH)?;
@@ -197,6 +201,7 @@ impl Arch {
                 Scale::RootOf(field) => number(json, field)?.unwrap_or(head_dim as f32).sqrt().recip(),
                 Scale::Field(field) => one(number(json, field)?),
             },
+            qkv_limit: cap(family.qkv_limit)?,
             softcap: cap(family.caps[0])?,
             residual_scale: one(cap(family.residual_scale)?),
             logits_scale: match family.logits_scale {
@@ -255,6 +260,7 @@ fn head_norm(json: &Json, family: &Family) -> Result<Option<HeadNormShape>> {
         HeadNorm::Never => return Ok(None),
         HeadNorm::Head => (true, HeadNormShape::Head { bias: false }),
         HeadNorm::Heads(field) => (json.flag(field, false)?, HeadNormShape::Heads),
+        HeadNorm::HeadsApart(field) => (json.flag(field, false)?, HeadNormShape::HeadsApart),
         HeadNorm::HeadBiased(field) => (json.flag(field, false)?, HeadNormShape::Head { bias: true }),
         HeadNorm::Whole => (true, HeadNormShape::Whole),
     };
@@ -283,7 +289,7 @@ fn activation(json: &Json, family: &Family) -> Result<Activation> {
 }
 
 /// Refuses by name what would otherwise be computed wrongly.
-fn check_what_we_do(json: &Json, family: &Family) -> Result<()> {
+fn check_what_we_do(json: &Json) -> Result<()> {
     for field in ["dtype", "torch_dtype"] {
         if let Some(name) = json.text(field)?
             && !["float32", "float16", "bfloat16"].contains(&name)
@@ -293,11 +299,6 @@ fn check_what_we_do(json: &Json, family: &Family) -> Result<()> {
     }
     if json.field("quantization_config").is_some() {
         return Err(json.wrong("quantization_config", "absent: quantized checkpoints are not supported yet"));
-    }
-    for field in family.refused {
-        if json.field(field).is_some_and(|value| value.as_bool() != Some(false)) {
-            return Err(json.wrong(field, "absent, null or false: it is not supported yet"));
-        }
     }
     Ok(())
 }

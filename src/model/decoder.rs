@@ -17,7 +17,8 @@
 use super::arch::{Arch, HeadNormShape, LayerShape, Place};
 use super::weights::{LayerWeights, LinearWeights, NormWeights, Weights};
 use crate::backend::{
-    Attention, BLOCK, Backend, Batch, Buf, Kv, KvType, Linear, Norm, NormKind, Projection, Quantize, Rope,
+    Attention, BLOCK, Backend, Batch, Buf, Cap, Kv, KvType, Linear, Norm, NormKind, Projection, Quantize,
+    Rope,
 };
 use crate::error::{Error, Result};
 use crate::memory::{Layout, Scrubbed};
@@ -203,8 +204,8 @@ impl<B: Backend> Decoder<B> {
         let weight = self.head.as_ref().unwrap_or(&self.embed);
         let bias = self.head_bias.as_ref();
         backend.linear(outputs, xb, &[Projection { weight, bias, out: logits, add: None }]);
-        let (scale, cap) = (self.arch.logits_scale, self.arch.logits_cap);
-        if scale != 1.0 || cap.is_some() {
+        let (scale, cap) = (self.arch.logits_scale, self.arch.logits_cap.map_or(Cap::None, Cap::Soft));
+        if (scale, cap) != (1.0, Cap::None) {
             backend.scale(outputs, logits, scale, cap);
         }
     }
@@ -214,6 +215,9 @@ impl<B: Backend> Decoder<B> {
         let (rows, arch) = (batch.ids.len(), &self.arch);
         backend.norm(rows, x, &layer.attention_norm, xb);
         backend.linear(rows, xb, &[to(&layer.q, q), to(&layer.k, k), to(&layer.v, v)]);
+        if let Some(limit) = arch.qkv_limit {
+            [q, k, v].into_iter().for_each(|buf| backend.scale(rows, buf, 1.0, Cap::Hard(limit)));
+        }
         if let Some(norms) = &layer.head_norms {
             for (norm, buf) in norms.iter().zip([q, k]) {
                 let width =
@@ -312,16 +316,16 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     fn norm(&mut self, weights: &NormWeights) -> Result<Norm<B::Weight>> {
-        let weight = weights.weight.as_ref().map(|weight| {
-            let mut values = weight.finite_values()?;
-            if self.arch.norm.plus_one {
-                values.iter_mut().for_each(|value| *value += 1.0);
-            }
+        let mut values = Vec::new();
+        for weight in &weights.weight {
+            values.extend(weight.finite_values()?);
             (self.loaded)(weight.bytes());
-            let cols = values.len();
-            Ok::<_, Error>(self.backend.upload_table(values, cols))
-        });
-        let weight = weight.transpose()?;
+        }
+        if self.arch.norm.plus_one {
+            values.iter_mut().for_each(|value| *value += 1.0);
+        }
+        let cols = values.len();
+        let weight = (cols > 0).then(|| self.backend.upload_table(values, cols));
         let bias = weights.bias.as_ref().map(|bias| self.matrix(bias, None)).transpose()?;
         Ok(Norm { kind: weights.kind, eps: self.arch.norm.eps, weight, bias })
     }

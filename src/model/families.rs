@@ -53,6 +53,8 @@ pub enum HeadNorm {
     Head,
     /// Of each head, where this flag is set; each with weights of its own: (heads, head_dim).
     Heads(&'static str),
+    /// The same in a tensor for each head: (head_dim).
+    HeadsApart(&'static str),
     /// Of each head, where this flag is set, one weight and one bias for all: (head_dim).
     HeadBiased(&'static str),
     /// Of all heads together: (heads * head_dim).
@@ -68,7 +70,7 @@ pub enum Window {
     Always,
     /// If `use_sliding_window` says so, those from `max_window_layers` on.
     Upper,
-    /// All but each last of so many: those of the field, or this number.
+    /// All but each last of so many: those of the field (empty: there is none), or this number.
     Pattern(&'static str, usize),
 }
 
@@ -121,7 +123,7 @@ pub enum EmbedScale {
 pub struct NormRow {
     /// What is divided by.
     pub kind: NormKind,
-    /// The field of config.json with what is added below the root.
+    /// The field of config.json with what is added below the root; empty for none.
     pub eps_field: &'static str,
     /// Its default.
     pub eps: f64,
@@ -195,6 +197,8 @@ pub struct Family {
     /// The part of a head that turns, where config.json has no `partial_rotary_factor`.
     pub partial: f64,
     pub scale: Scale,
+    /// The field that bounds queries, keys and values.
+    pub qkv_limit: Option<&'static str>,
     /// Fields of the soft-caps of scores and of logits.
     pub caps: [Option<&'static str>; 2],
     pub embed_scale: EmbedScale,
@@ -203,8 +207,6 @@ pub struct Family {
     pub logits_scale: LogitsScale,
     /// Whether the head is the embedding table, where config.json does not say.
     pub tied: bool,
-    /// Fields that ask for what is not done.
-    pub refused: &'static [&'static str],
 }
 
 const LLAMA_NAMES: Names = Names {
@@ -268,12 +270,12 @@ const LLAMA: Family = Family {
     interleaved: false,
     partial: 1.0,
     scale: Scale::HeadDim,
+    qkv_limit: None,
     caps: [None, None],
     embed_scale: EmbedScale::One,
     residual_scale: None,
     logits_scale: LogitsScale::One,
     tied: false,
-    refused: &[],
 };
 
 const MISTRAL: Family = Family {
@@ -395,6 +397,13 @@ pub const FAMILIES: &[Family] = &[
         partial: 0.5,
         ..LLAMA
     },
+    Family {
+        model_type: "olmo",
+        norm: NormRow { kind: NormKind::Layer, eps_field: "", eps: 1e-5, weight: false, ..RMS },
+        mlp_bias: Bias::Never,
+        qkv_limit: Some("clip_qkv"),
+        ..LLAMA
+    },
     OLMO2,
     Family { model_type: "olmo3", window: Window::Pattern("", 4), ..OLMO2 },
     Family { model_type: "smollm3", rotates: Rotates::Listed, window: Window::Upper, tied: true, ..LLAMA },
@@ -416,6 +425,18 @@ pub const FAMILIES: &[Family] = &[
         activation: (&["hidden_act"], Activation::GeluTanh),
         window: Window::Always,
         tied: true,
+        ..LLAMA
+    },
+    Family {
+        model_type: "stablelm",
+        names: Names { head_norms: ["self_attn.q_layernorm", "self_attn.k_layernorm"], ..LLAMA_NAMES },
+        norm: LAYER_NORM,
+        places: Places::If("use_parallel_residual", false, Place::Parallel),
+        head_norm: HeadNorm::HeadsApart("qk_layernorm"),
+        qkv_bias: Bias::If("use_qkv_bias", false),
+        o_bias: Bias::Never,
+        mlp_bias: Bias::Never,
+        partial: 0.25,
         ..LLAMA
     },
     Family {

@@ -24,7 +24,8 @@ pub type LinearWeights = (Tensor, Option<Tensor>);
 #[derive(Debug)]
 pub struct NormWeights {
     pub kind: NormKind,
-    pub weight: Option<Tensor>,
+    /// One, or one for each head; none where there are no weights.
+    pub weight: Vec<Tensor>,
     pub bias: Option<Tensor>,
 }
 
@@ -185,7 +186,7 @@ impl Finder<'_> {
         let (arch, names) = (self.arch, self.arch.family.names.head_norms);
         let one = |name: &str, heads: usize| -> Result<NormWeights> {
             let dims = match shape {
-                HeadNormShape::Head { .. } => vec![arch.head_dim],
+                HeadNormShape::Head { .. } | HeadNormShape::HeadsApart => vec![arch.head_dim],
                 HeadNormShape::Heads => vec![heads, arch.head_dim],
                 HeadNormShape::Whole => vec![heads * arch.head_dim],
             };
@@ -196,7 +197,14 @@ impl Finder<'_> {
                 }
                 _ => None,
             };
-            let weight = Some(self.checkpoint.tensor(&format!("{name}.weight"), &dims)?);
+            let names = match shape {
+                HeadNormShape::HeadsApart => {
+                    (0..heads).map(|head| format!("{name}.norms.{head}.weight")).collect()
+                }
+                _ => vec![format!("{name}.weight")],
+            };
+            let weight =
+                names.iter().map(|name| self.checkpoint.tensor(name, &dims)).collect::<Result<_>>()?;
             Ok(NormWeights { kind: arch.norm.kind, weight, bias })
         };
         Ok(Some([one(names[0], arch.heads)?, one(names[1], arch.kv_heads)?]))
@@ -218,7 +226,7 @@ impl Finder<'_> {
         };
         Ok(NormWeights {
             kind: norm.kind,
-            weight: find("weight", norm.weight)?,
+            weight: find("weight", norm.weight)?.into_iter().collect(),
             bias: find("bias", norm.bias)?,
         })
     }

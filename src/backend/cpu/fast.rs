@@ -14,7 +14,8 @@ use super::rows::{ConvertJob, NormJob, NormTo, RopeJob, ScaleJob};
 use super::team::{Part, Team};
 use super::weight::Weight;
 use crate::backend::{
-    Activation, Attention, BLOCK, Backend, Batch, Buf, Counters, Kv, Linear, Norm, Projection, Quantize, Rope,
+    Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Kv, Linear, Norm, Projection, Quantize,
+    Rope,
 };
 use crate::error::Result;
 use crate::memory::ledger::NotCovered;
@@ -360,7 +361,7 @@ impl Backend for Cpu {
         }
     }
 
-    fn scale(&mut self, rows: usize, x: Buf, scale: f32, cap: Option<f32>) {
+    fn scale(&mut self, rows: usize, x: Buf, scale: f32, cap: Cap) {
         let job = ScaleJob { rows, cols: x.cols, x: self.at(x, rows), scale, cap };
         let kernel = self.kernels.scale;
         // SAFETY: as in `normalise`.

@@ -3,7 +3,7 @@
 use super::format::{GROUP, quantize4, quantize8};
 use super::memory::Memory;
 use crate::backend::{
-    Activation, Attention, BLOCK, Backend, Batch, Buf, Counters, Kv, KvType, Linear, Norm, NormKind,
+    Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Kv, KvType, Linear, Norm, NormKind,
     Projection, Quantize, Rope, Side, int8_scale,
 };
 use crate::error::{Error, Result};
@@ -395,11 +395,15 @@ impl Backend for Reference {
         }
     }
 
-    fn scale(&mut self, rows: usize, x: Buf, scale: f32, cap: Option<f32>) {
+    fn scale(&mut self, rows: usize, x: Buf, scale: f32, cap: Cap) {
         for row in 0..rows {
             for value in self.f32_mut(x, row) {
                 let scaled = f64::from(*value) * f64::from(scale);
-                *value = cap.map_or(scaled, |cap| f64::from(cap) * (scaled / f64::from(cap)).tanh()) as f32;
+                *value = match cap {
+                    Cap::None => scaled,
+                    Cap::Soft(cap) => f64::from(cap) * (scaled / f64::from(cap)).tanh(),
+                    Cap::Hard(cap) => scaled.clamp(f64::from(-cap), f64::from(cap)),
+                } as f32;
             }
         }
     }

@@ -8,7 +8,7 @@ use super::format::GROUP;
 use super::operand::{Operand, write_group};
 use super::team::Part;
 use super::vector::{LANES, Vector};
-use crate::backend::{BLOCK, Kv, KvType, NormKind, Side, int8_scale};
+use crate::backend::{BLOCK, Cap, Kv, KvType, NormKind, Side, int8_scale};
 
 /// Normalises pieces of rows: [`crate::backend::Norm`].
 #[derive(Clone, Copy, Debug)]
@@ -37,14 +37,14 @@ pub enum NormTo {
     Rows { out: *mut f32 },
 }
 
-/// `x * scale`, and of that `cap * tanh(x / cap)` if there is a cap; in place.
+/// `x * scale`, then bounded; in place.
 #[derive(Clone, Copy, Debug)]
 pub struct ScaleJob {
     pub rows: usize,
     pub cols: usize,
     pub x: *mut f32,
     pub scale: f32,
-    pub cap: Option<f32>,
+    pub cap: Cap,
 }
 
 /// Rotates q and k; stores k and v in the cache.
@@ -220,8 +220,11 @@ pub unsafe fn scale<V: Vector>(job: &ScaleJob, part: Part) {
             unsafe {
                 let x = job.x.add(row * job.cols);
                 let mut value = V::load_from(x, col, job.cols).mul(V::splat(job.scale));
-                if let Some(cap) = job.cap {
-                    value = tanh(value.div(V::splat(cap))).mul(V::splat(cap));
+                match job.cap {
+                    Cap::None => {}
+                    Cap::Soft(cap) => value = tanh(value.div(V::splat(cap))).mul(V::splat(cap)),
+                    // the bounds come first: what is not a number stays so
+                    Cap::Hard(cap) => value = V::splat(-cap).max(V::splat(cap).min(value)),
                 }
                 store_to(value, x, col, job.cols);
             }

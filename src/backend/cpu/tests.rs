@@ -14,7 +14,7 @@ use super::vector::{LANES, LINE, Vector};
 use super::x86_64::{avx2::Avx2, avx512::Avx512};
 use super::{Cpu, Isa, Reference};
 use crate::backend::{
-    Activation, Attention, BLOCK, Backend, Batch, Buf, Kv, KvType, Linear, Norm, NormKind, Projection,
+    Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Kv, KvType, Linear, Norm, NormKind, Projection,
     Quantize, Rope, Span,
 };
 use crate::memory::Layout;
@@ -426,7 +426,7 @@ struct Pieces {
     norm: RowNorm,
     width: usize,
     before: Vec<f32>,
-    cap: Option<f32>,
+    cap: Cap,
 }
 
 impl Body for Pieces {
@@ -457,7 +457,7 @@ fn norms_of_pieces_agree_with_the_reference() {
         let bias = (seed % 3 == 0).then(|| source.values(width));
         let norm = RowNorm { rows, cols, x, kind, weight, bias, other: None };
         let before = source.values(rows * cols);
-        let cap = (seed % 2 == 0).then_some(2.0);
+        let cap = [Cap::None, Cap::Soft(2.0), Cap::Hard(1.3)][seed as usize / 2 % 3];
         let near = Near { tolerance: vec![1e-4; 2 * rows * cols], own_way: None };
         compare(Pieces { norm, width, before, cap }, &near);
     }
