@@ -96,7 +96,7 @@ fn the_reference_backend_holds_every_family() {
     let mut table = String::from(
         "# Families of decoders\n\nLargest error of the logits of two prompts and 32 tokens after each against transformers \
          in f32, on tiny checkpoints with\nrandom weights (`tests/families.rs`, which writes this table). Allowed is twice \
-         transformers' own error in the type of the checkpoint (bf16, in some f16).\n\n\
+         transformers' own error in\nthe type of the checkpoint (bf16, in some f16).\n\n\
          | `model_type` | checkpoint | reference backend | f32 kernels | transformers in low precision |\n|---|---|---|---|---|\n",
     );
     let checkpoints = checkpoints();
