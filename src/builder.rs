@@ -91,6 +91,7 @@ pub struct Builder {
     step_tokens: usize,
     budget: Option<u64>,
     pub(crate) quantize: Option<Quantize>,
+    extra_tensors: bool,
     kv_cache: KvCache,
     progress: Option<OnProgress>,
     max_requests: usize,
@@ -119,6 +120,7 @@ impl Builder {
             step_tokens: 512,
             budget: None,
             quantize: None,
+            extra_tensors: false,
             kv_cache: KvCache::Checkpoint,
             progress: None,
             max_requests: 1 << 16,
@@ -245,6 +247,13 @@ impl Builder {
         self
     }
 
+    /// Takes a checkpoint with tensors that a model of its `config.json` does not read. By default those are an error,
+    /// since they mean as a rule that the model is another one.
+    pub fn allow_extra_tensors(mut self) -> Self {
+        self.extra_tensors = true;
+        self
+    }
+
     /// Element type of the KV cache; that of the checkpoint by default.
     pub fn kv_cache(mut self, cache: KvCache) -> Self {
         self.kv_cache = cache;
@@ -291,7 +300,7 @@ impl Builder {
     }
 
     fn parts_of(&self, folder: &Path, arch: Arch, limits: Limits) -> Result<Parts> {
-        let weights = Weights::find(&arch, &Checkpoint::open(folder)?)?;
+        let weights = Weights::find(&arch, &Checkpoint::open(folder)?, self.extra_tensors)?;
         let plan = Plan::new(&arch, self.cache_type(weights.dtype()), limits)?;
         Ok(Parts { arch, weights, plan, limits })
     }

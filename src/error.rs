@@ -144,6 +144,16 @@ pub enum Error {
         /// What it must be.
         expected: String,
     },
+    /// Several tensors are missing, of another shape or type than expected, or not expected at all.
+    #[error("{folder}: {count} tensors are not as config.json says; the first: {first}")]
+    Tensors {
+        /// The checkpoint's folder.
+        folder: PathBuf,
+        /// How many were found (the search ends with the layer in which it passes 10,000).
+        count: usize,
+        /// The first few, each with what it must be, joined by semicolons.
+        first: String,
+    },
     /// The tokenizer file cannot be used.
     #[error("{file}: {reason}")]
     Tokenizer {
@@ -205,6 +215,7 @@ pub enum ErrorKind {
     UnknownModelType,
     WeightsFile,
     Tensor,
+    Tensors,
     Tokenizer,
     Memory,
     Thread,
@@ -236,6 +247,7 @@ impl ErrorKind {
             Self::UnknownModelType => "unknown_model_type",
             Self::WeightsFile => "weights_file",
             Self::Tensor => "tensor",
+            Self::Tensors => "tensors",
             Self::Tokenizer => "tokenizer",
             Self::Memory => "memory",
             Self::Thread => "thread",
@@ -275,6 +287,7 @@ impl Error {
             Self::UnknownModelType { .. } => ErrorKind::UnknownModelType,
             Self::WeightsFile { .. } => ErrorKind::WeightsFile,
             Self::Tensor { .. } => ErrorKind::Tensor,
+            Self::Tensors { .. } => ErrorKind::Tensors,
             Self::Tokenizer { .. } => ErrorKind::Tokenizer,
             Self::Memory { .. } => ErrorKind::Memory,
             Self::Thread(_) => ErrorKind::Thread,

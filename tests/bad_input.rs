@@ -199,6 +199,7 @@ fn is(error: &Error) -> Is<'_> {
         Error::Read { .. } => Is::Read,
         Error::Request { field, .. } => Is::Setting(field),
         Error::Tensor { tensor, .. } => Is::Tensor(tensor),
+        Error::Tensors { first, .. } => Is::Tensor(first.split("`").nth(1).unwrap()),
         Error::Tokenizer { .. } => Is::Tokenizer,
         Error::WeightsFile { .. } => Is::Weights,
         other => panic!("no such error was expected: {other}"),

@@ -27,6 +27,7 @@ fn checkpoints() -> Vec<(String, String)> {
     let mut all: Vec<_> = std::fs::read_dir(fixture("families"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
+        .filter(|folder| !folder.file_name().unwrap().to_str().unwrap().starts_with('.'))
         .filter(|folder| folder.join("expected.json").exists())
         .map(|folder| {
             let config = std::fs::read_to_string(folder.join("config.json")).unwrap();
@@ -40,6 +41,15 @@ fn checkpoints() -> Vec<(String, String)> {
 }
 
 /// Largest error of one checkpoint's logits, and the reference's own.
+#[test]
+fn only() {
+    let name = std::env::var("ONLY").unwrap();
+    for device in instruction_sets().into_iter().chain([Device::Reference]) {
+        let r = std::panic::catch_unwind(|| hold(&name, device, 512));
+        eprintln!("{name} {device:?} {:?}", r.ok());
+    }
+}
+
 fn hold(name: &str, device: Device, chunk: usize) -> (f64, f64) {
     let folder = fixture("families").join(name);
     let expected = std::fs::read_to_string(folder.join("expected.json")).unwrap();

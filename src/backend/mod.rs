@@ -265,7 +265,7 @@ pub struct Norm<W> {
 }
 
 /// What an MLP does to the values of its first product.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
     /// `x / (1 + e^-x)`.
     Silu,
@@ -277,6 +277,125 @@ pub enum Activation {
     Relu,
     /// `max(x, 0)^2`.
     ReluSquared,
+    /// `g / (1 + e^(-alpha * g))` with `g = min(x, limit)`; `up` is bounded by `-limit` and `limit`, and one is added.
+    Clamped {
+        /// Factor on the exponent.
+        alpha: f32,
+        /// The bound.
+        limit: f32,
+    },
+}
+
+/// How tokens choose experts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Routing {
+    /// Experts of a token.
+    pub per_token: usize,
+    /// How logits become weights.
+    pub scoring: Scoring,
+    /// Whether the weights of the chosen are divided by their sum.
+    pub normalized: bool,
+    /// Choose from the best groups only.
+    pub groups: Option<Groups>,
+    /// Factor on the weights.
+    pub scale: f32,
+}
+
+/// How a router's logits become weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scoring {
+    /// Their softmax.
+    Softmax,
+    /// The softmax of the chosen ones.
+    Chosen,
+    /// Their sigmoid.
+    Sigmoid,
+    /// For each choice in turn the softmax of those near the best (Liu et al. 2024, arXiv 2409.12136, at inference).
+    Mixer {
+        /// Those at most twice this below the best, as a part of their magnitude, are near.
+        jitter: f32,
+    },
+}
+
+/// Groups of experts, of neighbours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Groups {
+    /// Groups.
+    pub count: usize,
+    /// Groups that are chosen from.
+    pub chosen: usize,
+    /// A group's score is the sum of so many of its best experts'.
+    pub best: usize,
+}
+
+impl Groups {
+    /// So many groups at most.
+    pub const MOST: usize = 64;
+}
+
+/// The buffers of a mixture of E experts, of which each of T tokens goes to K.
+#[derive(Clone, Copy, Debug)]
+pub struct Routed {
+    /// The router's logits: (T, E).
+    pub scores: Buf,
+    /// The chosen ones' numbers, best first, as u32: (T, K).
+    pub experts: Buf,
+    /// Their weights: (T, K).
+    pub weights: Buf,
+    /// Their rows in the buffers below, as u32: (T, K).
+    pub places: Buf,
+    /// Where the rows of each expert start in the buffers below, and where they end, as u32: (1, E + 1).
+    pub starts: Buf,
+    /// The tokens, in the experts' order, as an operand: (T * K, hidden).
+    pub x: Buf,
+    /// Inside the experts, as an operand: (T * K, inner).
+    pub inner: Buf,
+    /// What they give: (T * K, hidden).
+    pub out: Buf,
+}
+
+impl Routed {
+    /// Plans the buffers; none when the sizes overflow.
+    pub fn plan(
+        layout: &mut Layout,
+        tokens: usize,
+        experts: usize,
+        per_token: usize,
+        hidden: usize,
+        inner: usize,
+    ) -> Option<Self> {
+        let pairs = tokens.checked_mul(per_token)?;
+        Some(Self {
+            scores: Buf::plan(layout, tokens, experts)?,
+            experts: Buf::plan(layout, tokens, per_token)?,
+            weights: Buf::plan(layout, tokens, per_token)?,
+            places: Buf::plan(layout, tokens, per_token)?,
+            starts: Buf::plan(layout, 1, experts + 1)?,
+            x: Buf::plan_operand(layout, pairs, hidden)?,
+            inner: Buf::plan_operand(layout, pairs, inner)?,
+            out: Buf::plan(layout, pairs, hidden)?,
+        })
+    }
+
+    /// Every buffer, with the rows of it that `tokens` tokens use.
+    pub fn used(&self, tokens: usize) -> [(Buf, usize); 8] {
+        let pairs = tokens * self.experts.cols;
+        let Self { scores, experts, weights, places, starts, x, inner, out } = *self;
+        let of_tokens = [scores, experts, weights, places].map(|buf| (buf, tokens));
+        let [a, b, c, d] = of_tokens;
+        [a, b, c, d, (starts, 1), (x, pairs), (inner, pairs), (out, pairs)]
+    }
+}
+
+/// A gated MLP, one of several.
+#[derive(Debug)]
+pub struct Expert<W> {
+    /// (inner, hidden).
+    pub gate: Linear<W>,
+    /// (inner, hidden).
+    pub up: Linear<W>,
+    /// (hidden, inner).
+    pub down: Linear<W>,
 }
 
 /// A bound on values.
@@ -394,6 +513,29 @@ pub trait Backend: Send {
         out: Buf,
     );
 
+    /// Chooses experts for each row from `with.scores`, into all the buffers of `with` before `x`. `correction` (experts)
+    /// is added to scores where they are compared; weights are without it. Of equals the first is chosen.
+    fn route(&mut self, rows: usize, routing: &Routing, correction: Option<&Self::Weight>, with: &Routed);
+
+    /// What the chosen experts make of the rows of the operand `x`, into `with.out`. Reads no other experts.
+    fn experts(
+        &mut self,
+        rows: usize,
+        x: Buf,
+        activation: Activation,
+        experts: &[Expert<Self::Weight>],
+        with: &Routed,
+    );
+
+    /// `out = sum of weight * what the expert gives`, or `out += scale *` that, in the order of the choice.
+    fn mix(&mut self, rows: usize, with: &Routed, add: Option<f32>, out: Buf);
+
+    /// `out += sigmoid(gate) * x * scale`; `gate` has one column.
+    fn add_gated(&mut self, rows: usize, x: Buf, gate: Buf, scale: f32, out: Buf);
+
+    /// Rotates q and k in place.
+    fn rope(&mut self, batch: &Batch<'_>, q: Buf, k: Buf, rope: &Rope<Self::Weight>);
+
     /// Rotates q in place, and k on its way into the cache, if there is a rope; stores k and v.
     fn rope_store(
         &mut self,
@@ -406,8 +548,15 @@ pub trait Backend: Send {
     );
 
     /// Causal softmax attention of every row over its request's cache. `q`: (rows, heads * head_dim); so is `out`, an
-    /// operand.
-    fn attention(&mut self, batch: &Batch<'_>, shape: Attention, q: Buf, out: Buf);
+    /// operand. `sinks` (heads): a score of each head that takes its part of the softmax and gives no value.
+    fn attention(
+        &mut self,
+        batch: &Batch<'_>,
+        shape: Attention,
+        sinks: Option<&Self::Weight>,
+        q: Buf,
+        out: Buf,
+    );
 
     /// `x * scale`, then bounded; in place.
     fn scale(&mut self, rows: usize, x: Buf, scale: f32, cap: Cap);

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use super::families::{
-    self, Bias, EmbedScale, FAMILIES, Family, HeadNorm, LogitsScale, Places, Rotates, Scale, Window,
+    self, Bias, EmbedScale, FAMILIES, Family, HeadNorm, LogitsScale, MixtureLayers, MixtureRow, Places,
+    Rotates, Scale, Score, Shared, Window,
 };
 use super::rope::{self, Rope};
-use crate::backend::{Activation, NormKind};
+use crate::backend::{Activation, Groups, NormKind, Routing, Scoring};
 use crate::error::{Error, Result};
 use crate::weights::json::Json;
 
@@ -19,6 +20,8 @@ const MAX_VOCAB: usize = 1 << 24;
 pub const MAX_CONTEXT: usize = 1 << 31;
 /// The attention kernels keep rows of a head on hand: see `backend/cpu/attention.rs`.
 const MAX_HEAD_DIM: usize = 512;
+/// The router keeps the scores of groups on hand: see `backend/cpu/route.rs`.
+const MAX_EXPERTS: usize = 1 << 12;
 
 /// The shape of a decoder.
 #[derive(Clone, Debug)]
@@ -77,8 +80,27 @@ pub struct Arch {
     pub o_bias: bool,
     /// Whether gate, up and down have biases.
     pub mlp_bias: bool,
+    /// Whether the head has a bias.
+    pub head_bias: bool,
+    /// Experts, for the layers that have them.
+    pub mixture: Option<Mixture>,
     /// Tokens that end a reply, from config.json.
     pub eos: Vec<u32>,
+}
+
+/// A mixture of experts.
+#[derive(Clone, Copy, Debug)]
+pub struct Mixture {
+    /// Its row in the table of families.
+    pub row: &'static MixtureRow,
+    /// Experts.
+    pub experts: usize,
+    /// Values per token inside one.
+    pub inner: usize,
+    /// How tokens choose them.
+    pub routing: Routing,
+    /// Values per token inside the expert that all share.
+    pub shared: Option<usize>,
 }
 
 /// A norm of the residual stream.
@@ -119,6 +141,8 @@ pub struct LayerShape {
     pub window: Option<usize>,
     /// Which of [`Arch::ropes`] turns its queries and keys; none for none.
     pub rope: Option<usize>,
+    /// Whether it has experts.
+    pub mixture: bool,
 }
 
 impl Arch {
@@ -162,9 +186,18 @@ impl Arch {
         let windows = windows(json, family, layers)?;
         let (ropes, of_layers) = rope::of_layers(json, family.partial, head_dim, &windows)?;
         let rotates = rotates(json, family, &windows)?;
-        let shapes = windows.iter().zip(of_layers).zip(rotates);
-        let shapes = shapes
-            .map(|((&window, rope), rotates)| LayerShape { window, rope: rotates.then_some(rope) })
+        let mixture = family.mixture.as_ref().map(|row| mixture(json, row)).transpose()?;
+        let of_experts = match &family.mixture {
+            Some(row) => mixture_layers(json, row, layers)?,
+            None => vec![false; layers],
+        };
+        let shapes = windows.iter().zip(of_layers).zip(rotates).zip(of_experts);
+        let shapes: Vec<_> = shapes
+            .map(|(((&window, rope), rotates), mixture)| LayerShape {
+                window,
+                rope: rotates.then_some(rope),
+                mixture,
+            })
             .collect();
         let place = match family.places {
             Places::Always(place) => place,
@@ -190,7 +223,6 @@ impl Arch {
             head_norm: head_norm(json, family)?,
             ropes,
             interleaved: family.interleaved,
-            shapes,
             embed_scale: match family.embed_scale {
                 EmbedScale::One => 1.0,
                 EmbedScale::RootOfHidden => (hidden as f32).sqrt(),
@@ -215,6 +247,9 @@ impl Arch {
             qkv_bias: biased(json, family.qkv_bias)?,
             o_bias: biased(json, family.o_bias)?,
             mlp_bias: biased(json, family.mlp_bias)?,
+            head_bias: biased(json, family.head_bias)?,
+            mixture: mixture.filter(|_| shapes.iter().any(|shape| shape.mixture)),
+            shapes,
             eos: json.token_ids("eos_token_id")?,
         })
     }
@@ -259,6 +294,7 @@ fn head_norm(json: &Json, family: &Family) -> Result<Option<HeadNormShape>> {
     let (there, shape) = match family.head_norm {
         HeadNorm::Never => return Ok(None),
         HeadNorm::Head => (true, HeadNormShape::Head { bias: false }),
+        HeadNorm::HeadIf(field) => (json.flag(field, false)?, HeadNormShape::Head { bias: false }),
         HeadNorm::Heads(field) => (json.flag(field, false)?, HeadNormShape::Heads),
         HeadNorm::HeadsApart(field) => (json.flag(field, false)?, HeadNormShape::HeadsApart),
         HeadNorm::HeadBiased(field) => (json.flag(field, false)?, HeadNormShape::Head { bias: true }),
@@ -303,9 +339,103 @@ fn check_what_we_do(json: &Json) -> Result<()> {
     Ok(())
 }
 
+/// The first of the fields that is there.
+fn first_size(json: &Json, fields: &[&str], max: usize) -> Result<usize> {
+    for field in fields {
+        if let Some(size) = json.size(field, max)? {
+            return Ok(size);
+        }
+    }
+    json.required_size(fields[0], max)
+}
+
+fn mixture(json: &Json, row: &'static MixtureRow) -> Result<Mixture> {
+    let experts = first_size(json, row.experts, MAX_EXPERTS)?;
+    let per_token = first_size(json, row.per_token, MAX_EXPERTS)?;
+    if per_token > experts {
+        return Err(json.wrong(row.per_token[0], format!("at most the number of experts, {experts}")));
+    }
+    let inner = first_size(json, row.inner, MAX_WIDTH)?;
+    let groups = match row.groups {
+        None => None,
+        Some(best) => {
+            let count = json.size("n_group", experts)?.unwrap_or(1);
+            let chosen = json.size("topk_group", count)?.unwrap_or(1);
+            if !experts.is_multiple_of(count) || count > Groups::MOST || experts / count < best {
+                let expected = format!(
+                    "at most {} and a divisor of the number of experts, {experts}, with {best} or more in each",
+                    Groups::MOST
+                );
+                return Err(json.wrong("n_group", expected));
+            }
+            if chosen * (experts / count) < per_token {
+                return Err(json.wrong("topk_group", format!("groups with {per_token} experts or more")));
+            }
+            (count > 1).then_some(Groups { count, chosen, best })
+        }
+    };
+    let routing = Routing {
+        per_token,
+        scoring: match row.scoring {
+            Score::Softmax => Scoring::Softmax,
+            Score::Chosen => Scoring::Chosen,
+            Score::Sigmoid => Scoring::Sigmoid,
+            Score::Mixer(field) => Scoring::Mixer { jitter: number(json, field)?.unwrap_or(0.01) },
+        },
+        normalized: biased(json, row.normalized)?,
+        groups,
+        scale: row.scaled.map_or(Ok(None), |field| number(json, field))?.unwrap_or(1.0),
+    };
+    let shared = match row.shared {
+        Shared::Never => None,
+        Shared::Field { field, .. } => json.size(field, MAX_WIDTH)?,
+        Shared::Times { field, .. } => match json.count(field, MAX_EXPERTS)?.unwrap_or(0) {
+            0 => None,
+            times if times * inner <= MAX_WIDTH => Some(times * inner),
+            _ => return Err(json.wrong(field, format!("so that all have at most {MAX_WIDTH} values"))),
+        },
+    };
+    Ok(Mixture { row, experts, inner, routing, shared })
+}
+
+/// Per layer: whether it has experts.
+fn mixture_layers(json: &Json, row: &MixtureRow, layers: usize) -> Result<Vec<bool>> {
+    let every = |field: &str| json.size(field, MAX_LAYERS).map(|step| step.unwrap_or(1));
+    Ok(match row.layers {
+        MixtureLayers::All => vec![true; layers],
+        MixtureLayers::From(field) => {
+            let first = json.count(field, MAX_LAYERS)?.unwrap_or(0);
+            (0..layers).map(|layer| layer >= first).collect()
+        }
+        MixtureLayers::Steps => {
+            let step = every("decoder_sparse_step")?;
+            let single: Vec<usize> = match json.field("mlp_only_layers") {
+                None => Vec::new(),
+                Some(list) => {
+                    let one = |value: &serde_json::Value| value.as_u64().map(|layer| layer as usize);
+                    let list: Option<_> = list.as_array().and_then(|list| list.iter().map(one).collect());
+                    list.ok_or_else(|| json.wrong("mlp_only_layers", "a list of layers"))?
+                }
+            };
+            (0..layers).map(|layer| (layer + 1).is_multiple_of(step) && !single.contains(&layer)).collect()
+        }
+        MixtureLayers::Between => {
+            let step = every("moe_layer_interval")?;
+            let first = json.count("moe_layer_start_index", MAX_LAYERS)?.unwrap_or(1);
+            let last = match json.field("moe_layer_end_index").and_then(serde_json::Value::as_i64) {
+                Some(-1) => layers - 1,
+                _ => json.count("moe_layer_end_index", MAX_LAYERS)?.unwrap_or(layers - 1),
+            };
+            (0..layers)
+                .map(|layer| (layer + 1).is_multiple_of(step) && (first..=last).contains(&layer))
+                .collect()
+        }
+    })
+}
+
 /// Per layer, from `layer_types` if given, else by the family's rule.
 fn windows(json: &Json, family: &Family, layers: usize) -> Result<Vec<Option<usize>>> {
-    let window = json.size("sliding_window", MAX_CONTEXT)?;
+    let window = json.count("sliding_window", MAX_CONTEXT)?.filter(|&window| window > 0);
     if family.window == Window::Never || window.is_none() {
         return Ok(vec![None; layers]);
     }

@@ -9,16 +9,20 @@
 //! k, v   (T, kv_heads * head_dim) keys and values on their way into the cache
 //! inner  (T, intermediate)        the MLP's activations, as an operand
 //! branch (T, hidden)              what attention or the MLP gives, where that is normed before it is added
+//! routed                          the tokens at their experts, where there are any: [`Routed`]
+//! shared, gate, gated             the same as inner, (T, 1) and (T, hidden) for the expert that all share
 //! last   (R, hidden)              the rows whose logits are wanted
 //! logits (R, vocab)
 //! ```
 //! Operands are written by one verb for the matrix product of the next, in the form that the backend's kernels want.
 
 use super::arch::{Arch, HeadNormShape, LayerShape, Place};
-use super::weights::{LayerWeights, LinearWeights, NormWeights, Weights};
+use super::weights::{
+    FeedWeights, LayerWeights, LinearWeights, MixtureWeights, MlpWeights, NormWeights, Weights,
+};
 use crate::backend::{
-    Attention, BLOCK, Backend, Batch, Buf, Cap, Kv, KvType, Linear, Norm, NormKind, Projection, Quantize,
-    Rope,
+    Attention, BLOCK, Backend, Batch, Buf, Cap, Expert, Kv, KvType, Linear, Norm, NormKind, Projection,
+    Quantize, Rope, Routed,
 };
 use crate::error::{Error, Result};
 use crate::memory::{Layout, Scrubbed};
@@ -52,17 +56,40 @@ struct Layer<W> {
     /// Of q, then of k.
     head_norms: Option<[Norm<W>; 2]>,
     o: Linear<W>,
+    /// One score for each head.
+    sinks: Option<W>,
     /// Of what attention adds.
     attention_post: Option<Norm<W>>,
     /// None where the MLP takes the input of the attention.
     mlp_norm: Option<Norm<W>>,
+    feed: Feed<W>,
+    /// Of what the MLP adds.
+    mlp_post: Option<Norm<W>>,
+    shape: LayerShape,
+}
+
+/// What is behind the attention.
+#[derive(Debug)]
+enum Feed<W> {
+    One(Mlp<W>),
+    Mixture(Mixture<W>),
+}
+
+#[derive(Debug)]
+struct Mlp<W> {
     /// None where the MLP is not gated.
     gate: Option<Linear<W>>,
     up: Linear<W>,
     down: Linear<W>,
-    /// Of what the MLP adds.
-    mlp_post: Option<Norm<W>>,
-    shape: LayerShape,
+}
+
+#[derive(Debug)]
+struct Mixture<W> {
+    router: Linear<W>,
+    correction: Option<W>,
+    experts: Vec<Expert<W>>,
+    shared: Option<Mlp<W>>,
+    shared_gate: Option<Linear<W>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -75,8 +102,18 @@ struct Buffers {
     v: Buf,
     inner: Buf,
     branch: Option<Buf>,
+    mixture: Option<MixtureBuffers>,
     last: Buf,
     logits: Buf,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct MixtureBuffers {
+    routed: Routed,
+    /// Of the expert that all share.
+    shared: Option<Buf>,
+    gate: Buf,
+    gated: Buf,
 }
 
 /// A decoder on a backend: weights taken in, buffers planned. See the module.
@@ -131,6 +168,28 @@ impl Plan {
             branch: match arch.place {
                 Place::Post | Place::Both => Some(Buf::plan(&mut layout, tokens, arch.hidden)?),
                 _ => None,
+            },
+            mixture: match &arch.mixture {
+                None => None,
+                Some(mixture) => {
+                    let (experts, per_token) = (mixture.experts, mixture.routing.per_token);
+                    Some(MixtureBuffers {
+                        shared: match mixture.shared {
+                            Some(width) => Some(Buf::plan_operand(&mut layout, tokens, width)?),
+                            None => None,
+                        },
+                        routed: Routed::plan(
+                            &mut layout,
+                            tokens,
+                            experts,
+                            per_token,
+                            arch.hidden,
+                            mixture.inner,
+                        )?,
+                        gate: Buf::plan(&mut layout, tokens, 1)?,
+                        gated: Buf::plan(&mut layout, tokens, arch.hidden)?,
+                    })
+                }
             },
             last: Buf::plan(&mut layout, outputs, arch.hidden)?,
             logits: Buf::plan(&mut layout, outputs, arch.vocab)?,
@@ -211,19 +270,19 @@ impl<B: Backend> Decoder<B> {
     }
 
     fn layer(&self, backend: &mut B, batch: &Batch<'_>, index: usize, layer: &Layer<B::Weight>) {
-        let Buffers { x, xb, q, att, k, v, inner, .. } = self.buffers;
+        let Buffers { x, xb, q, att, k, v, .. } = self.buffers;
         let (rows, arch) = (batch.ids.len(), &self.arch);
         backend.norm(rows, x, &layer.attention_norm, xb);
         backend.linear(rows, xb, &[to(&layer.q, q), to(&layer.k, k), to(&layer.v, v)]);
-        if let Some(limit) = arch.qkv_limit {
-            [q, k, v].into_iter().for_each(|buf| backend.scale(rows, buf, 1.0, Cap::Hard(limit)));
-        }
         if let Some(norms) = &layer.head_norms {
             for (norm, buf) in norms.iter().zip([q, k]) {
                 let width =
                     if arch.head_norm == Some(HeadNormShape::Whole) { buf.cols } else { arch.head_dim };
                 backend.norm_pieces(rows, buf, norm, width);
             }
+        }
+        if let Some(limit) = arch.qkv_limit {
+            [q, k, v].into_iter().for_each(|buf| backend.scale(rows, buf, 1.0, Cap::Hard(limit)));
         }
         let rope = layer.shape.rope.map(|rope| &self.ropes[rope]);
         backend.rope_store(batch, index, q, k, v, rope);
@@ -234,7 +293,7 @@ impl<B: Backend> Decoder<B> {
             scale: arch.attention_scale,
             softcap: arch.softcap,
         };
-        backend.attention(batch, shape, q, att);
+        backend.attention(batch, shape, layer.sinks.as_ref(), q, att);
         if arch.place.is_parallel() {
             // of what the attention was given: before the residual stream changes
             if let Some(norm) = &layer.mlp_norm {
@@ -247,11 +306,60 @@ impl<B: Backend> Decoder<B> {
         {
             backend.norm(rows, x, norm, xb);
         }
-        match &layer.gate {
-            Some(gate) => backend.gated(rows, xb, arch.activation, gate, &layer.up, inner),
-            None => backend.activated(rows, xb, arch.activation, &layer.up, inner),
+        match &layer.feed {
+            Feed::One(mlp) => {
+                let inner = self.buffers.inner;
+                self.inner(backend, rows, mlp, inner);
+                self.add(backend, rows, inner, &mlp.down, layer.mlp_post.as_ref());
+            }
+            Feed::Mixture(mixture) => self.mixture(backend, rows, mixture, layer.mlp_post.as_ref()),
         }
-        self.add(backend, rows, inner, &layer.down, layer.mlp_post.as_ref());
+    }
+
+    /// The first products of an MLP.
+    fn inner(&self, backend: &mut B, rows: usize, mlp: &Mlp<B::Weight>, out: Buf) {
+        let (xb, activation) = (self.buffers.xb, self.arch.activation);
+        match &mlp.gate {
+            Some(gate) => backend.gated(rows, xb, activation, gate, &mlp.up, out),
+            None => backend.activated(rows, xb, activation, &mlp.up, out),
+        }
+    }
+
+    /// Adds what the experts give to the residual stream.
+    fn mixture(
+        &self,
+        backend: &mut B,
+        rows: usize,
+        mixture: &Mixture<B::Weight>,
+        post: Option<&Norm<B::Weight>>,
+    ) {
+        let (Buffers { x, xb, branch, .. }, arch) = (self.buffers, &self.arch);
+        let (buffers, shape) =
+            self.buffers.mixture.as_ref().zip(arch.mixture.as_ref()).expect("planned where layers have them");
+        let routed = &buffers.routed;
+        backend.linear(rows, xb, &[to(&mixture.router, routed.scores)]);
+        backend.route(rows, &shape.routing, mixture.correction.as_ref(), routed);
+        backend.experts(rows, xb, arch.activation, &mixture.experts, routed);
+        // what is normed is gathered first
+        let branch = branch.filter(|_| post.is_some());
+        let (out, scale) = branch.map_or((x, arch.residual_scale), |branch| (branch, 1.0));
+        backend.mix(rows, routed, branch.is_none().then_some(scale), out);
+        if let (Some(shared), Some(inner)) = (&mixture.shared, buffers.shared) {
+            self.inner(backend, rows, shared, inner);
+            match &mixture.shared_gate {
+                None => {
+                    backend.linear(rows, inner, &[Projection { add: Some(scale), ..to(&shared.down, out) }])
+                }
+                Some(gate) => {
+                    backend.linear(rows, xb, &[to(gate, buffers.gate)]);
+                    backend.linear(rows, inner, &[to(&shared.down, buffers.gated)]);
+                    backend.add_gated(rows, buffers.gated, buffers.gate, scale, out);
+                }
+            }
+        }
+        if let (Some(norm), Some(branch)) = (post, branch) {
+            backend.add_norm(rows, branch, norm, arch.residual_scale, x);
+        }
     }
 
     /// Adds a branch to the residual stream.
@@ -286,8 +394,13 @@ impl<B: Backend> Decoder<B> {
 
     /// Overwrites the activations of `tokens` rows and the logits of `outputs` rows. Returns how many regions too.
     pub fn scrub(&self, backend: &mut B, tokens: usize, outputs: usize) -> (u64, Scrubbed) {
-        let Buffers { x, xb, q, att, k, v, inner, branch, last, logits } = self.buffers;
-        let rows = [x, xb, q, att, k, v, inner].into_iter().chain(branch).map(|buf| (buf, tokens));
+        let Buffers { x, xb, q, att, k, v, inner, branch, mixture, last, logits } = self.buffers;
+        let rows = [x, xb, q, att, k, v, inner].into_iter().chain(branch);
+        let shared = mixture
+            .iter()
+            .flat_map(|mixture| [mixture.gate, mixture.gated].into_iter().chain(mixture.shared));
+        let routed = mixture.iter().flat_map(|mixture| mixture.routed.used(tokens));
+        let rows = rows.chain(shared).map(|buf| (buf, tokens)).chain(routed);
         let rows = rows.chain([(last, outputs), (logits, outputs)]);
         rows.fold((0, Scrubbed::nothing()), |(regions, sum), (buf, rows)| {
             (regions + 1, sum.and(backend.scrub(buf, rows)))
@@ -349,19 +462,56 @@ impl<B: Backend> Loader<'_, B> {
             v: self.linear(&weights.v)?,
             head_norms,
             o: self.linear(&weights.o)?,
+            sinks: weights.sinks.as_ref().map(|sinks| self.matrix(sinks, None)).transpose()?,
             attention_post: weights.attention_post.as_ref().map(|norm| self.norm(norm)).transpose()?,
             mlp_norm,
-            gate: weights.gate.as_ref().map(|gate| self.linear(gate)).transpose()?,
-            up: self.linear(&weights.up)?,
-            down: self.linear(&weights.down)?,
+            feed: match &weights.feed {
+                FeedWeights::One(mlp) => Feed::One(self.mlp(mlp)?),
+                FeedWeights::Mixture(mixture) => Feed::Mixture(self.mixture(mixture)?),
+            },
             mlp_post: weights.mlp_post.as_ref().map(|norm| self.norm(norm)).transpose()?,
             shape,
         })
     }
 }
 
+impl<B: Backend> Loader<'_, B> {
+    fn mlp(&mut self, MlpWeights { gate, up, down }: &MlpWeights) -> Result<Mlp<B::Weight>> {
+        let gate = gate.as_ref().map(|gate| self.linear(gate)).transpose()?;
+        Ok(Mlp { gate, up: self.linear(up)?, down: self.linear(down)? })
+    }
+
+    fn mixture(&mut self, weights: &MixtureWeights) -> Result<Mixture<B::Weight>> {
+        let tables = for_tables(self.quantize);
+        let router = Linear {
+            weight: self.matrix(&weights.router.0, tables)?,
+            bias: weights.router.1.as_ref().map(|bias| self.matrix(bias, None)).transpose()?,
+        };
+        let correction = match &weights.correction {
+            Some(tensor) => {
+                (self.loaded)(tensor.bytes());
+                let values = tensor.finite_values()?;
+                let cols = values.len();
+                Some(self.backend.upload_table(values, cols))
+            }
+            None => None,
+        };
+        let experts = weights.experts.iter().map(|expert| {
+            let Mlp { gate, up, down } = self.mlp(expert)?;
+            Ok(Expert { gate: gate.expect("experts are gated"), up, down })
+        });
+        let experts = experts.collect::<Result<_>>()?;
+        let shared = weights.shared.as_ref().map(|mlp| self.mlp(mlp)).transpose()?;
+        let shared_gate = match &weights.shared_gate {
+            Some((weight, _)) => Some(Linear { weight: self.matrix(weight, tables)?, bias: None }),
+            None => None,
+        };
+        Ok(Mixture { router, correction, experts, shared, shared_gate })
+    }
+}
+
 /// The embedding and the output matrix keep eight bits where others have four: every token goes through one row of the
-/// one and all of the other, so their errors weigh most.
+/// one and all of the other, so their errors weigh most. Routers do too: they decide.
 pub fn for_tables(quantize: Option<Quantize>) -> Option<Quantize> {
     quantize.map(|_| Quantize::Q8)
 }

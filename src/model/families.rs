@@ -51,6 +51,8 @@ pub enum HeadNorm {
     Never,
     /// Of each head, one weight for all: (head_dim).
     Head,
+    /// The same, where this flag is set.
+    HeadIf(&'static str),
     /// Of each head, where this flag is set; each with weights of its own: (heads, head_dim).
     Heads(&'static str),
     /// The same in a tensor for each head: (head_dim).
@@ -151,6 +153,8 @@ pub struct Names {
     pub o: &'static str,
     pub inner: Inner,
     pub down: &'static str,
+    /// What a head can attend to besides positions; empty: nothing.
+    pub sinks: &'static str,
 }
 
 /// Where q, k and v are.
@@ -175,6 +179,82 @@ pub enum Inner {
     Plain(&'static str),
 }
 
+/// A mixture of experts.
+#[derive(Clone, Copy, Debug)]
+pub struct MixtureRow {
+    /// The fields with how many experts there are, how many a token goes to, and how wide they are; the first that is
+    /// there counts.
+    pub experts: &'static [&'static str],
+    pub per_token: &'static [&'static str],
+    pub inner: &'static [&'static str],
+    pub scoring: Score,
+    /// Whether the weights of the chosen are divided by their sum.
+    pub normalized: Bias,
+    /// The field that they are multiplied by.
+    pub scaled: Option<&'static str>,
+    /// Whether experts are chosen from the best groups only (`n_group`, `topk_group`), and how many experts a group's
+    /// score is the sum of.
+    pub groups: Option<usize>,
+    pub layers: MixtureLayers,
+    /// Names of tensors, as in [`Names`].
+    pub router: &'static str,
+    pub router_bias: bool,
+    /// What is added to scores where experts are chosen; with its whole name, empty for none.
+    pub correction: &'static str,
+    /// Whether that has a dimension of 1 before.
+    pub correction_in_row: bool,
+    pub weights: Experts,
+    pub shared: Shared,
+    /// Empty: what the shared expert gives is added as it is.
+    pub shared_gate: &'static str,
+}
+
+/// How a router's logits become weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Score {
+    /// Their softmax.
+    Softmax,
+    /// The softmax of the chosen ones.
+    Chosen,
+    /// Their sigmoid.
+    Sigmoid,
+    /// The sparse mixer; the field has its noise.
+    Mixer(&'static str),
+}
+
+/// Which layers have experts; others have one MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MixtureLayers {
+    /// All.
+    All,
+    /// All from the number in this field on.
+    From(&'static str),
+    /// Each last of `decoder_sparse_step`, but for those in `mlp_only_layers`.
+    Steps,
+    /// Each last of `moe_layer_interval`, from `moe_layer_start_index` to `moe_layer_end_index`.
+    Between,
+}
+
+/// Where the matrices of experts are.
+#[derive(Clone, Copy, Debug)]
+pub enum Experts {
+    /// Below `{prefix}{expert}.`: gate, up and down.
+    Apart { prefix: &'static str, names: [&'static str; 3] },
+    /// In two tensors: (experts, 2 * inner, hidden) with gate before up, and (experts, hidden, inner).
+    Joined { both: &'static str, down: &'static str },
+}
+
+/// An expert that all tokens go to.
+#[derive(Clone, Copy, Debug)]
+pub enum Shared {
+    /// None.
+    Never,
+    /// As wide as the field says.
+    Field { field: &'static str, names: (Inner, &'static str) },
+    /// As wide as so many others; none for none.
+    Times { field: &'static str, names: (Inner, &'static str) },
+}
+
 /// A row.
 #[derive(Clone, Copy, Debug)]
 pub struct Family {
@@ -187,7 +267,7 @@ pub struct Family {
     pub qkv_bias: Bias,
     pub o_bias: Bias,
     pub mlp_bias: Bias,
-    pub head_bias: bool,
+    pub head_bias: Bias,
     /// The fields that name the activation, the first that is there; by default, this.
     pub activation: (&'static [&'static str], Activation),
     pub window: Window,
@@ -207,6 +287,8 @@ pub struct Family {
     pub logits_scale: LogitsScale,
     /// Whether the head is the embedding table, where config.json does not say.
     pub tied: bool,
+    /// Experts instead of one MLP.
+    pub mixture: Option<MixtureRow>,
 }
 
 const LLAMA_NAMES: Names = Names {
@@ -223,6 +305,7 @@ const LLAMA_NAMES: Names = Names {
     o: "self_attn.o_proj",
     inner: Inner::Gated(["mlp.gate_proj", "mlp.up_proj"]),
     down: "mlp.down_proj",
+    sinks: "",
 };
 
 /// The branches' norms behind them.
@@ -263,7 +346,7 @@ const LLAMA: Family = Family {
     qkv_bias: CONFIGURED,
     o_bias: CONFIGURED,
     mlp_bias: Bias::If("mlp_bias", false),
-    head_bias: false,
+    head_bias: Bias::Never,
     activation: (&["hidden_act"], Activation::Silu),
     window: Window::Never,
     rotates: Rotates::All,
@@ -276,6 +359,7 @@ const LLAMA: Family = Family {
     residual_scale: None,
     logits_scale: LogitsScale::One,
     tied: false,
+    mixture: None,
 };
 
 const MISTRAL: Family = Family {
@@ -354,19 +438,96 @@ const COHERE: Family = Family {
     ..LLAMA
 };
 
+const GATE_UP_DOWN: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
+
+const MIXTRAL_EXPERTS: MixtureRow = MixtureRow {
+    experts: &["num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"],
+    per_token: &["num_experts_per_tok", "moe_k", "experts_per_token"],
+    inner: &["moe_intermediate_size", "intermediate_size"],
+    scoring: Score::Softmax,
+    normalized: Bias::Always,
+    scaled: None,
+    groups: None,
+    layers: MixtureLayers::All,
+    router: "block_sparse_moe.gate",
+    router_bias: false,
+    correction: "",
+    correction_in_row: false,
+    weights: Experts::Apart { prefix: "block_sparse_moe.experts.", names: ["w1", "w3", "w2"] },
+    shared: Shared::Never,
+    shared_gate: "",
+};
+
+const QWEN_EXPERTS: MixtureRow = MixtureRow {
+    normalized: Bias::If("norm_topk_prob", false),
+    layers: MixtureLayers::Steps,
+    router: "mlp.gate",
+    weights: Experts::Apart { prefix: "mlp.experts.", names: GATE_UP_DOWN },
+    ..MIXTRAL_EXPERTS
+};
+
+const SHARED_NAMES: (Inner, &str) = (
+    Inner::Gated(["mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj"]),
+    "mlp.shared_experts.down_proj",
+);
+
+const DEEPSEEK3_EXPERTS: MixtureRow = MixtureRow {
+    scoring: Score::Sigmoid,
+    normalized: Bias::If("norm_topk_prob", true),
+    scaled: Some("routed_scaling_factor"),
+    groups: Some(2),
+    layers: MixtureLayers::From("first_k_dense_replace"),
+    correction: "mlp.gate.e_score_correction_bias",
+    shared: Shared::Times { field: "n_shared_experts", names: SHARED_NAMES },
+    ..QWEN_EXPERTS
+};
+
+const GRANITE: Family = Family {
+    model_type: "granite",
+    scale: Scale::Field("attention_multiplier"),
+    embed_scale: EmbedScale::Field("embedding_multiplier"),
+    residual_scale: Some("residual_multiplier"),
+    logits_scale: LogitsScale::Over("logits_scaling"),
+    ..LLAMA
+};
+
+const GRANITE_EXPERTS: MixtureRow = MixtureRow {
+    scoring: Score::Chosen,
+    normalized: Bias::Never,
+    router: "block_sparse_moe.router.layer",
+    weights: Experts::Joined {
+        both: "block_sparse_moe.input_linear",
+        down: "block_sparse_moe.output_linear",
+    },
+    ..MIXTRAL_EXPERTS
+};
+
+const ERNIE: Family = Family {
+    model_type: "ernie4_5",
+    norm: NormRow { eps: 1e-5, ..RMS },
+    qkv_bias: Bias::If("use_bias", false),
+    o_bias: Bias::If("use_bias", false),
+    mlp_bias: Bias::If("use_bias", false),
+    interleaved: true,
+    tied: true,
+    ..LLAMA
+};
+
+const QWEN3: Family = Family {
+    model_type: "qwen3",
+    head_norm: HeadNorm::Head,
+    mlp_bias: Bias::Never,
+    window: Window::Upper,
+    ..LLAMA
+};
+
 /// All rows.
 pub const FAMILIES: &[Family] = &[
     LLAMA,
     MISTRAL,
     Family { model_type: "ministral", ..MISTRAL },
     QWEN2,
-    Family {
-        model_type: "qwen3",
-        head_norm: HeadNorm::Head,
-        mlp_bias: Bias::Never,
-        window: Window::Upper,
-        ..LLAMA
-    },
+    QWEN3,
     GEMMA,
     GEMMA2,
     Family {
@@ -392,7 +553,7 @@ pub const FAMILIES: &[Family] = &[
         qkv_bias: Bias::Always,
         o_bias: Bias::Always,
         mlp_bias: Bias::Always,
-        head_bias: true,
+        head_bias: Bias::Always,
         activation: (&["hidden_act"], Activation::GeluTanh),
         partial: 0.5,
         ..LLAMA
@@ -407,14 +568,7 @@ pub const FAMILIES: &[Family] = &[
     OLMO2,
     Family { model_type: "olmo3", window: Window::Pattern("", 4), ..OLMO2 },
     Family { model_type: "smollm3", rotates: Rotates::Listed, window: Window::Upper, tied: true, ..LLAMA },
-    Family {
-        model_type: "granite",
-        scale: Scale::Field("attention_multiplier"),
-        embed_scale: EmbedScale::Field("embedding_multiplier"),
-        residual_scale: Some("residual_multiplier"),
-        logits_scale: LogitsScale::Over("logits_scaling"),
-        ..LLAMA
-    },
+    GRANITE,
     Family {
         model_type: "starcoder2",
         names: Names { inner: Inner::Plain("mlp.c_fc"), down: "mlp.c_proj", ..LLAMA_NAMES },
@@ -507,16 +661,7 @@ pub const FAMILIES: &[Family] = &[
         activation: (&["hidden_act"], Activation::ReluSquared),
         ..LLAMA
     },
-    Family {
-        model_type: "ernie4_5",
-        norm: NormRow { eps: 1e-5, ..RMS },
-        qkv_bias: Bias::If("use_bias", false),
-        o_bias: Bias::If("use_bias", false),
-        mlp_bias: Bias::If("use_bias", false),
-        interleaved: true,
-        tied: true,
-        ..LLAMA
-    },
+    ERNIE,
     Family {
         model_type: "seed_oss",
         qkv_bias: Bias::If("attention_bias", true),
@@ -528,6 +673,94 @@ pub const FAMILIES: &[Family] = &[
         norm: NormRow { eps: 1e-8, ..RMS },
         o_bias: Bias::Never,
         interleaved: true,
+        ..LLAMA
+    },
+    Family {
+        model_type: "mixtral",
+        mixture: Some(MIXTRAL_EXPERTS),
+        norm: NormRow { eps: 1e-5, ..RMS },
+        ..MISTRAL
+    },
+    Family {
+        model_type: "qwen2_moe",
+        qkv_bias: Bias::If("qkv_bias", true),
+        mixture: Some(MixtureRow {
+            shared: Shared::Field {
+                field: "shared_expert_intermediate_size",
+                names: (
+                    Inner::Gated(["mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj"]),
+                    "mlp.shared_expert.down_proj",
+                ),
+            },
+            shared_gate: "mlp.shared_expert_gate",
+            ..QWEN_EXPERTS
+        }),
+        ..QWEN2
+    },
+    Family { model_type: "qwen3_moe", mixture: Some(QWEN_EXPERTS), ..QWEN3 },
+    Family {
+        model_type: "phimoe",
+        norm: NormRow { eps_field: "rms_norm_eps", ..LAYER_NORM },
+        head_bias: Bias::If("lm_head_bias", false),
+        mlp_bias: Bias::Never,
+        window: Window::Always,
+        mixture: Some(MixtureRow {
+            scoring: Score::Mixer("router_jitter_noise"),
+            normalized: Bias::Never,
+            ..MIXTRAL_EXPERTS
+        }),
+        ..LLAMA
+    },
+    Family {
+        model_type: "olmoe",
+        norm: NormRow { eps: 1e-5, ..RMS },
+        head_norm: HeadNorm::Whole,
+        mlp_bias: Bias::Never,
+        qkv_limit: Some("clip_qkv"),
+        mixture: Some(MixtureRow { layers: MixtureLayers::All, ..QWEN_EXPERTS }),
+        ..LLAMA
+    },
+    Family { model_type: "granitemoe", mlp_bias: Bias::Never, mixture: Some(GRANITE_EXPERTS), ..GRANITE },
+    Family {
+        model_type: "granitemoeshared",
+        mlp_bias: Bias::Never,
+        mixture: Some(MixtureRow {
+            shared: Shared::Field {
+                field: "shared_intermediate_size",
+                names: (Inner::Joined("shared_mlp.input_linear"), "shared_mlp.output_linear"),
+            },
+            ..GRANITE_EXPERTS
+        }),
+        ..GRANITE
+    },
+    Family {
+        model_type: "ernie4_5_moe",
+        mixture: Some(MixtureRow {
+            normalized: Bias::Always,
+            layers: MixtureLayers::Between,
+            correction: "mlp.moe_statics.e_score_correction_bias",
+            correction_in_row: true,
+            shared: Shared::Times { field: "moe_num_shared_experts", names: SHARED_NAMES },
+            ..QWEN_EXPERTS
+        }),
+        ..ERNIE
+    },
+    Family {
+        model_type: "glm4_moe",
+        norm: NormRow { eps: 1e-5, ..RMS },
+        head_norm: HeadNorm::HeadIf("use_qk_norm"),
+        o_bias: Bias::Never,
+        mlp_bias: Bias::Never,
+        partial: 0.5,
+        mixture: Some(DEEPSEEK3_EXPERTS),
+        ..LLAMA
+    },
+    Family {
+        model_type: "dots1",
+        head_norm: HeadNorm::Head,
+        mlp_bias: Bias::Never,
+        window: Window::Upper,
+        mixture: Some(MixtureRow { normalized: Bias::If("norm_topk_prob", false), ..DEEPSEEK3_EXPERTS }),
         ..LLAMA
     },
 ];

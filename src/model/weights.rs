@@ -1,11 +1,23 @@
 //! The tensors of a checkpoint, found under their family's names and of the right shapes, before a backend takes them in.
 
-use super::arch::{Arch, HeadNormShape, Place};
+use std::cell::RefCell;
+
+use super::arch::{Arch, HeadNormShape, LayerShape, Mixture, Place};
 use super::decoder::for_tables;
-use super::families::{Inner, Qkv};
+use super::families::{Experts, Inner, Qkv, Shared};
 use crate::backend::{Backend, NormKind, Quantize};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::weights::{Checkpoint, Dtype, Tensor};
+
+/// Tensors that some checkpoints have and nobody reads: buffers that old versions of transformers stored.
+const NOT_READ: [&str; 4] =
+    [".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias", ".rotary_emb.original_inv_freq"];
+
+/// With so many problems the rest of the layers is not looked at.
+const MANY: usize = 10_000;
+
+/// How many problems an error shows.
+const SHOWN: usize = 3;
 
 /// See the module.
 #[derive(Debug)]
@@ -47,32 +59,99 @@ pub struct LayerWeights {
     pub k: LinearWeights,
     pub v: LinearWeights,
     pub o: LinearWeights,
+    /// One for each head.
+    pub sinks: Option<Tensor>,
+    pub feed: FeedWeights,
+}
+
+/// What is behind the attention.
+#[derive(Debug)]
+pub enum FeedWeights {
+    One(MlpWeights),
+    Mixture(MixtureWeights),
+}
+
+/// The tensors of an MLP.
+#[derive(Debug)]
+pub struct MlpWeights {
     pub gate: Option<LinearWeights>,
     pub up: LinearWeights,
     pub down: LinearWeights,
+}
+
+/// The tensors of a mixture of experts.
+#[derive(Debug)]
+pub struct MixtureWeights {
+    pub router: LinearWeights,
+    /// Added to scores where experts are chosen.
+    pub correction: Option<Tensor>,
+    pub experts: Vec<MlpWeights>,
+    pub shared: Option<MlpWeights>,
+    /// (1, hidden): the factor on what the shared expert gives, before the sigmoid.
+    pub shared_gate: Option<LinearWeights>,
+}
+
+fn linears<'a>(all: impl IntoIterator<Item = &'a LinearWeights>) -> impl Iterator<Item = &'a Tensor> {
+    all.into_iter().flat_map(|(weight, bias)| std::iter::once(weight).chain(bias))
+}
+
+impl MlpWeights {
+    fn iter(&self) -> impl Iterator<Item = &Tensor> {
+        linears([&self.up, &self.down].into_iter().chain(&self.gate))
+    }
+}
+
+impl FeedWeights {
+    /// What decides where a token goes.
+    fn routers(&self) -> impl Iterator<Item = &Tensor> {
+        let mixture = match self {
+            Self::One(_) => None,
+            Self::Mixture(mixture) => Some(mixture),
+        };
+        let both =
+            mixture.into_iter().flat_map(|mixture| [&mixture.router].into_iter().chain(&mixture.shared_gate));
+        both.map(|(weight, _)| weight)
+    }
+
+    fn iter(&self) -> Box<dyn Iterator<Item = &Tensor> + '_> {
+        match self {
+            Self::One(mlp) => Box::new(mlp.iter()),
+            Self::Mixture(mixture) => {
+                let MixtureWeights { router, correction, experts, shared, shared_gate } = mixture;
+                let mlps = experts.iter().chain(shared).flat_map(MlpWeights::iter);
+                Box::new(linears([router].into_iter().chain(shared_gate)).chain(correction).chain(mlps))
+            }
+        }
+    }
 }
 
 impl Weights {
     /// Finds every tensor that `arch` asks for.
     ///
     /// # Errors
-    /// One is missing, or of another shape or type; the error names it.
-    pub fn find(arch: &Arch, checkpoint: &Checkpoint) -> Result<Self> {
-        let (finder, names) = (Finder { arch, checkpoint, layer: String::new() }, &arch.family.names);
+    /// Tensors are missing, or of another shape or type, or nobody reads them though they are not known to be needless;
+    /// the error names the first ones. `extra`: those that nobody reads are no error.
+    pub fn find(arch: &Arch, checkpoint: &Checkpoint, extra: bool) -> Result<Self> {
+        let names = &arch.family.names;
+        let problems = RefCell::default();
+        let finder = Finder { arch, checkpoint, problems: &problems, layer: String::new() };
         let table = [arch.vocab, arch.hidden];
-        let embed = checkpoint.tensor(&format!("{}.weight", names.embed), &table)?;
-        let head = match arch.tied {
-            true => None,
-            false => Some(checkpoint.tensor(&format!("{}.weight", names.head), &table)?),
-        };
-        let head_bias = match arch.family.head_bias {
-            true => Some(checkpoint.tensor(&format!("{}.bias", names.head), &[arch.vocab])?),
-            false => None,
-        };
-        let norm = finder.norm(names.norm)?;
-        let layers = (0..arch.layers)
-            .map(|layer| Finder { layer: format!("{}{layer}.", names.layers), ..finder }.layer());
-        Ok(Self { embed, layers: layers.collect::<Result<_>>()?, norm, head, head_bias })
+        if checkpoint.is_empty() {
+            checkpoint.tensor(&format!("{}.weight", names.embed), &table)?;
+        }
+        let embed = finder.tensor(&format!("{}.weight", names.embed), &table);
+        let head = (!arch.tied).then(|| finder.tensor(&format!("{}.weight", names.head), &table));
+        let head_bias = arch.head_bias.then(|| finder.tensor(&format!("{}.bias", names.head), &[arch.vocab]));
+        let norm = finder.norm(names.norm);
+        let layers = arch.shapes.iter().enumerate().map(|(layer, shape)| {
+            Finder { layer: format!("{}{layer}.", names.layers), ..finder }.layer(shape)
+        });
+        let layers = layers.take_while(|_| problems.borrow().count < MANY).collect();
+        if !extra {
+            finder.refuse_unread();
+        }
+        problems.into_inner().into_result(checkpoint)?;
+        Ok(Self { embed, layers, norm, head, head_bias })
     }
 
     /// All tensors.
@@ -91,9 +170,15 @@ impl Weights {
     pub fn bytes<B: Backend>(&self, quantize: Option<Quantize>) -> u64 {
         let tables = [&self.embed].into_iter().chain(&self.head);
         let tables: u64 = tables.map(|tensor| B::weight_bytes(tensor, for_tables(quantize))).sum();
+        let others = self.norm.iter().chain(&self.head_bias);
+        let others: u64 = others.map(|tensor| B::weight_bytes(tensor, quantize)).sum();
+        let routers = self.layers.iter().flat_map(|layer| layer.feed.routers());
+        let routers = routers.map(|tensor| {
+            B::weight_bytes(tensor, for_tables(quantize)) as i64 - B::weight_bytes(tensor, quantize) as i64
+        });
         let layers = self.layers.iter().flat_map(LayerWeights::iter);
-        let others = layers.chain(self.norm.iter()).chain(&self.head_bias);
-        tables + others.map(|tensor| B::weight_bytes(tensor, quantize)).sum::<u64>()
+        let layers: u64 = layers.map(|tensor| B::weight_bytes(tensor, quantize)).sum();
+        tables + others + layers.saturating_add_signed(routers.sum())
     }
 
     /// The type of the embedding table: that of activations in the checkpoint's own framework, and of the cache.
@@ -107,138 +192,232 @@ impl LayerWeights {
         let Self { attention_norm, attention_post, mlp_norm, mlp_post, head_norms, .. } = self;
         let norms = [attention_norm, attention_post, mlp_norm, mlp_post].into_iter().flatten();
         let norms = norms.chain(head_norms.iter().flatten()).flat_map(NormWeights::iter);
-        let linears =
-            [&self.q, &self.k, &self.v, &self.o, &self.up, &self.down].into_iter().chain(&self.gate);
-        norms.chain(linears.flat_map(|(weight, bias)| std::iter::once(weight).chain(bias)))
+        norms.chain(linears([&self.q, &self.k, &self.v, &self.o])).chain(&self.sinks).chain(self.feed.iter())
     }
 }
 
-/// Finds tensors below a prefix.
+/// What is wrong with a checkpoint's tensors.
+#[derive(Debug, Default)]
+struct Problems {
+    count: usize,
+    /// The first ones.
+    first: Vec<Error>,
+}
+
+impl Problems {
+    fn add(&mut self, problem: Error) {
+        self.count += 1;
+        if self.first.len() < SHOWN {
+            self.first.push(problem);
+        }
+    }
+
+    fn into_result(mut self, checkpoint: &Checkpoint) -> Result<()> {
+        let shown = self.first.iter().map(|problem| match problem {
+            Error::Tensor { tensor, expected, .. } => format!("`{tensor}` must {expected}"),
+            other => other.to_string(),
+        });
+        match self.count {
+            0 => Ok(()),
+            1 => Err(self.first.remove(0)),
+            count => Err(Error::Tensors {
+                folder: checkpoint.folder().to_owned(),
+                count,
+                first: shown.collect::<Vec<_>>().join("; "),
+            }),
+        }
+    }
+}
+
+/// Finds tensors below a prefix. What is missing or wrong it notes, and goes on with another tensor in its place.
+#[derive(Clone)]
 struct Finder<'a> {
     arch: &'a Arch,
     checkpoint: &'a Checkpoint,
+    problems: &'a RefCell<Problems>,
     layer: String,
 }
 
 impl Finder<'_> {
-    fn layer(&self) -> Result<LayerWeights> {
-        let (arch, names) = (self.arch, &self.arch.family.names);
-        let (hidden, inner) = (arch.hidden, arch.intermediate);
-        let [q, k, v] = self.qkv()?;
-        let (gate, up) = match names.inner {
-            Inner::Gated([gate, up]) => {
-                let [gate, up] = [gate, up].map(|name| self.linear(name, inner, hidden, arch.mlp_bias));
-                (Some(gate?), up?)
-            }
-            Inner::Joined(name) => {
-                let both = self.linear(name, 2 * inner, hidden, arch.mlp_bias)?;
-                (Some(part(&both, 0, inner, inner, inner)), part(&both, inner, inner, inner, inner))
-            }
-            Inner::Plain(name) => (None, self.linear(name, inner, hidden, arch.mlp_bias)?),
-        };
-        Ok(LayerWeights {
-            attention_norm: self.norm_if(names.attention_norm)?,
-            attention_post: self.norm_if(names.attention_post)?,
-            mlp_norm: match arch.place {
-                Place::Parallel => None,
-                _ => self.norm_if(names.mlp_norm)?,
-            },
-            mlp_post: self.norm_if(names.mlp_post)?,
-            head_norms: self.head_norms()?,
-            q,
-            k,
-            v,
-            o: self.linear(names.o, hidden, arch.q_width(), arch.o_bias)?,
-            gate,
-            up,
-            down: self.linear(names.down, hidden, inner, arch.mlp_bias)?,
+    fn tensor(&self, name: &str, shape: &[usize]) -> Tensor {
+        self.checkpoint.tensor(name, shape).unwrap_or_else(|problem| {
+            self.problems.borrow_mut().add(problem);
+            self.checkpoint.stand_in(name, shape)
         })
     }
 
-    fn qkv(&self) -> Result<[LinearWeights; 3]> {
-        let (hidden, bias) = (self.arch.hidden, self.arch.qkv_bias);
-        let (q, kv) = (self.arch.q_width(), self.arch.kv_width());
-        match self.arch.family.names.qkv {
-            Qkv::Apart([a, b, c]) => Ok([
-                self.linear(a, q, hidden, bias)?,
-                self.linear(b, kv, hidden, bias)?,
-                self.linear(c, kv, hidden, bias)?,
-            ]),
-            Qkv::Joined(name) => {
-                let all = self.linear(name, q + 2 * kv, hidden, bias)?;
-                Ok([(0, q), (q, kv), (q + kv, kv)].map(|(first, rows)| part(&all, first, rows, rows, rows)))
-            }
-            Qkv::ByHead(name) => {
-                let all = self.linear(name, q + 2 * kv, hidden, bias)?;
-                let (queries, dim) = (q / self.arch.kv_heads, self.arch.head_dim);
-                let stride = queries + 2 * dim;
-                Ok([
-                    part(&all, 0, queries, stride, q),
-                    part(&all, queries, dim, stride, kv),
-                    part(&all, queries + dim, dim, stride, kv),
-                ])
+    /// Whatever nobody asked for may mean that the model is another than we take it for.
+    fn refuse_unread(&self) {
+        let head = format!("{}.weight", self.arch.family.names.head); // some tied ones have it twice
+        for (name, file) in self.checkpoint.unread() {
+            if name != head && !NOT_READ.iter().any(|end| name.ends_with(end)) {
+                let expected = "not be there: a model of this config.json does not read it";
+                self.problems.borrow_mut().add(Error::tensor(file, name, expected));
             }
         }
     }
 
-    fn head_norms(&self) -> Result<Option<[NormWeights; 2]>> {
-        let Some(shape) = self.arch.head_norm else { return Ok(None) };
+    fn layer(&self, shape: &LayerShape) -> LayerWeights {
+        let (arch, names) = (self.arch, &self.arch.family.names);
+        let attention_norm = self.norm_if(names.attention_norm);
+        let [q, k, v] = self.qkv();
+        LayerWeights {
+            attention_norm,
+            attention_post: self.norm_if(names.attention_post),
+            head_norms: self.head_norms(),
+            q,
+            k,
+            v,
+            o: self.linear(names.o, arch.hidden, arch.q_width(), arch.o_bias),
+            sinks: (!names.sinks.is_empty())
+                .then(|| self.tensor(&format!("{}{}", self.layer, names.sinks), &[arch.heads])),
+            mlp_norm: match arch.place {
+                Place::Parallel => None,
+                _ => self.norm_if(names.mlp_norm),
+            },
+            mlp_post: self.norm_if(names.mlp_post),
+            feed: match &arch.mixture {
+                Some(mixture) if shape.mixture => FeedWeights::Mixture(self.mixture(mixture)),
+                _ => FeedWeights::One(self.mlp("", names.inner, names.down, arch.intermediate)),
+            },
+        }
+    }
+
+    /// An MLP whose names are below `prefix`.
+    fn mlp(&self, prefix: &str, inner: Inner, down: &str, width: usize) -> MlpWeights {
+        let (hidden, bias) = (self.arch.hidden, self.arch.mlp_bias);
+        let linear = |name: &str, rows, cols| self.linear(&format!("{prefix}{name}"), rows, cols, bias);
+        let (gate, up) = match inner {
+            Inner::Gated([gate, up]) => (Some(linear(gate, width, hidden)), linear(up, width, hidden)),
+            Inner::Joined(name) => {
+                let both = linear(name, 2 * width, hidden);
+                (Some(part(&both, 0, width, width, width)), part(&both, width, width, width, width))
+            }
+            Inner::Plain(name) => (None, linear(name, width, hidden)),
+        };
+        MlpWeights { gate, up, down: linear(down, hidden, width) }
+    }
+
+    fn mixture(&self, mixture: &Mixture) -> MixtureWeights {
+        let (hidden, row) = (self.arch.hidden, &mixture.row);
+        let (experts, width) = (mixture.experts, mixture.inner);
+        let correction = (!row.correction.is_empty()).then(|| {
+            let name = format!("{}{}", self.layer, row.correction);
+            if row.correction_in_row {
+                self.tensor(&name, &[1, experts])
+            } else {
+                self.tensor(&name, &[experts])
+            }
+        });
+        let shared = mixture.shared.map(|width| match row.shared {
+            Shared::Never => unreachable!("a width of none"),
+            Shared::Field { names: (inner, down), .. } | Shared::Times { names: (inner, down), .. } => {
+                self.mlp("", inner, down, width)
+            }
+        });
+        MixtureWeights {
+            router: self.linear(row.router, experts, hidden, row.router_bias),
+            correction,
+            experts: match row.weights {
+                Experts::Apart { prefix, names: [gate, up, down] } => (0..experts)
+                    .map(|expert| {
+                        self.mlp(&format!("{prefix}{expert}."), Inner::Gated([gate, up]), down, width)
+                    })
+                    .collect(),
+                Experts::Joined { both, down } => {
+                    let name = |name: &str| format!("{}{name}.weight", self.layer);
+                    let both = self.tensor(&name(both), &[experts, 2 * width, hidden]);
+                    let down = self.tensor(&name(down), &[experts, hidden, width]);
+                    let one = |expert: usize| {
+                        let both = (both.slab(expert), None);
+                        MlpWeights {
+                            gate: Some(part(&both, 0, width, width, width)),
+                            up: part(&both, width, width, width, width),
+                            down: (down.slab(expert), None),
+                        }
+                    };
+                    (0..experts).map(one).collect()
+                }
+            },
+            shared,
+            shared_gate: (!row.shared_gate.is_empty())
+                .then(|| self.linear(row.shared_gate, 1, hidden, false)),
+        }
+    }
+
+    fn qkv(&self) -> [LinearWeights; 3] {
+        let (hidden, bias) = (self.arch.hidden, self.arch.qkv_bias);
+        let (q, kv) = (self.arch.q_width(), self.arch.kv_width());
+        match self.arch.family.names.qkv {
+            Qkv::Apart([a, b, c]) => [
+                self.linear(a, q, hidden, bias),
+                self.linear(b, kv, hidden, bias),
+                self.linear(c, kv, hidden, bias),
+            ],
+            Qkv::Joined(name) => {
+                let all = self.linear(name, q + 2 * kv, hidden, bias);
+                [(0, q), (q, kv), (q + kv, kv)].map(|(first, rows)| part(&all, first, rows, rows, rows))
+            }
+            Qkv::ByHead(name) => {
+                let all = self.linear(name, q + 2 * kv, hidden, bias);
+                let (queries, dim) = (q / self.arch.kv_heads, self.arch.head_dim);
+                let stride = queries + 2 * dim;
+                [
+                    part(&all, 0, queries, stride, q),
+                    part(&all, queries, dim, stride, kv),
+                    part(&all, queries + dim, dim, stride, kv),
+                ]
+            }
+        }
+    }
+
+    fn head_norms(&self) -> Option<[NormWeights; 2]> {
+        let shape = self.arch.head_norm?;
         let (arch, names) = (self.arch, self.arch.family.names.head_norms);
-        let one = |name: &str, heads: usize| -> Result<NormWeights> {
+        let one = |name: &str, heads: usize| {
             let dims = match shape {
                 HeadNormShape::Head { .. } | HeadNormShape::HeadsApart => vec![arch.head_dim],
                 HeadNormShape::Heads => vec![heads, arch.head_dim],
                 HeadNormShape::Whole => vec![heads * arch.head_dim],
             };
             let name = format!("{}{name}", self.layer);
-            let bias = match shape {
-                HeadNormShape::Head { bias: true } => {
-                    Some(self.checkpoint.tensor(&format!("{name}.bias"), &dims)?)
-                }
-                _ => None,
-            };
             let names = match shape {
                 HeadNormShape::HeadsApart => {
                     (0..heads).map(|head| format!("{name}.norms.{head}.weight")).collect()
                 }
                 _ => vec![format!("{name}.weight")],
             };
-            let weight =
-                names.iter().map(|name| self.checkpoint.tensor(name, &dims)).collect::<Result<_>>()?;
-            Ok(NormWeights { kind: arch.norm.kind, weight, bias })
+            let biased = matches!(shape, HeadNormShape::Head { bias: true });
+            NormWeights {
+                kind: arch.norm.kind,
+                weight: names.iter().map(|name| self.tensor(name, &dims)).collect(),
+                bias: biased.then(|| self.tensor(&format!("{name}.bias"), &dims)),
+            }
         };
-        Ok(Some([one(names[0], arch.heads)?, one(names[1], arch.kv_heads)?]))
+        Some([one(names[0], arch.heads), one(names[1], arch.kv_heads)])
     }
 
     /// A norm of the residual stream; none without a name.
-    fn norm_if(&self, name: &str) -> Result<Option<NormWeights>> {
-        if name.is_empty() { Ok(None) } else { self.norm(name).map(Some) }
+    fn norm_if(&self, name: &str) -> Option<NormWeights> {
+        (!name.is_empty()).then(|| self.norm(name))
     }
 
-    fn norm(&self, name: &str) -> Result<NormWeights> {
+    fn norm(&self, name: &str) -> NormWeights {
         let norm = self.arch.norm;
-        let find = |suffix: &str, there: bool| match there {
-            true => self
-                .checkpoint
-                .tensor(&format!("{}{name}.{suffix}", self.layer), &[self.arch.hidden])
-                .map(Some),
-            false => Ok(None),
+        let find = |suffix: &str, there: bool| {
+            there.then(|| self.tensor(&format!("{}{name}.{suffix}", self.layer), &[self.arch.hidden]))
         };
-        Ok(NormWeights {
+        NormWeights {
             kind: norm.kind,
-            weight: find("weight", norm.weight)?.into_iter().collect(),
-            bias: find("bias", norm.bias)?,
-        })
+            weight: find("weight", norm.weight).into_iter().collect(),
+            bias: find("bias", norm.bias),
+        }
     }
 
-    fn linear(&self, name: &str, rows: usize, cols: usize, bias: bool) -> Result<LinearWeights> {
+    fn linear(&self, name: &str, rows: usize, cols: usize, bias: bool) -> LinearWeights {
         let name = format!("{}{name}", self.layer);
-        let weight = self.checkpoint.tensor(&format!("{name}.weight"), &[rows, cols])?;
-        let bias = match bias {
-            true => Some(self.checkpoint.tensor(&format!("{name}.bias"), &[rows])?),
-            false => None,
-        };
-        Ok((weight, bias))
+        let weight = self.tensor(&format!("{name}.weight"), &[rows, cols]);
+        (weight, bias.then(|| self.tensor(&format!("{name}.bias"), &[rows])))
     }
 }
 

@@ -3,6 +3,7 @@
 //! The `safetensors` crate parses and validates each header. On top of it every tensor's bytes are checked here to
 //! lie inside the file before anything is computed from them, and what it refuses is traced to a tensor's name.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -111,6 +112,17 @@ impl Tensor {
         Self { rows: Rows { first, group, stride }, shape, ..self.clone() }
     }
 
+    /// The matrix `index` of a tensor of several.
+    ///
+    /// # Panics
+    /// If there is no such matrix.
+    pub fn slab(&self, index: usize) -> Self {
+        assert!(index < self.rows(), "{}: no matrix {index}", self.name);
+        let shape = self.shape[1..].to_vec();
+        let rows = Rows { first: 0, group: shape[0], stride: shape[0] };
+        Self { start: self.offset(index), rows, shape, ..self.clone() }
+    }
+
     fn offset(&self, row: usize) -> usize {
         let Rows { first, group, stride } = self.rows;
         self.start + (first + row / group * stride + row % group) * self.row_bytes()
@@ -130,6 +142,8 @@ struct Entry {
     map: Arc<Map>,
     info: TensorInfo,
     start: usize,
+    /// Whether somebody asked for it.
+    asked: Cell<bool>,
 }
 
 /// `model.safetensors.index.json`.
@@ -192,9 +206,10 @@ impl Checkpoint {
                     format!("lie inside the file's {data_bytes} bytes of data"),
                 ));
             }
-            let entry = Entry { file: file.to_owned(), map: map.clone(), start: data_start + begin, info };
+            let (file, map, start) = (file.to_owned(), map.clone(), data_start + begin);
+            let entry = Entry { file: file.clone(), map, info, start, asked: Cell::new(false) };
             if self.tensors.insert(name.clone(), entry).is_some() {
-                return Err(Error::tensor(file, &name, "be in one file only"));
+                return Err(Error::tensor(&file, &name, "be in one file only"));
             }
         }
         Ok(())
@@ -208,6 +223,7 @@ impl Checkpoint {
         let Some(entry) = self.tensors.get(name) else {
             return Err(Error::tensor(&self.folder, name, format!("be there, with shape {shape:?}")));
         };
+        entry.asked.set(true);
         if entry.info.shape != shape {
             let found = &entry.info.shape[..entry.info.shape.len().min(8)];
             let expected = format!("have shape {shape:?}, as config.json says; it has {found:?}");
@@ -222,16 +238,53 @@ impl Checkpoint {
                 return Err(Error::tensor(&entry.file, name, expected));
             }
         };
+        Ok(entry.tensor(name, dtype, shape))
+    }
+
+    /// Whether there is a tensor `name`.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// A tensor that stands for a missing one until all are looked for. Its values are of no tensor.
+    ///
+    /// # Panics
+    /// If there is no tensor at all.
+    pub fn stand_in(&self, name: &str, shape: &[usize]) -> Tensor {
+        self.tensors.values().next().expect("a tensor").tensor(name, Dtype::F32, shape)
+    }
+
+    /// Whether there are any tensors.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// The checkpoint's folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The names of those that nobody asked for, sorted, with their files.
+    pub fn unread(&self) -> Vec<(&str, &Path)> {
+        let unread = self.tensors.iter().filter(|(_, entry)| !entry.asked.get());
+        let mut unread: Vec<_> = unread.map(|(name, entry)| (name.as_str(), entry.file.as_path())).collect();
+        unread.sort_unstable();
+        unread
+    }
+}
+
+impl Entry {
+    fn tensor(&self, name: &str, dtype: Dtype, shape: &[usize]) -> Tensor {
         let rows = shape.first().copied().unwrap_or(1);
-        Ok(Tensor {
-            map: entry.map.clone(),
-            start: entry.start,
+        Tensor {
+            map: self.map.clone(),
+            start: self.start,
             rows: Rows { first: 0, group: rows, stride: rows },
             name: name.to_owned(),
-            file: entry.file.clone(),
+            file: self.file.clone(),
             dtype,
             shape: shape.to_vec(),
-        })
+        }
     }
 }
 

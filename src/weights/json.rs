@@ -98,6 +98,14 @@ impl Json {
         size.map(Some).ok_or_else(|| self.wrong(name, format!("a whole number from 1 to {max}")))
     }
 
+    /// A whole number from 0 to `max`; none when absent or null.
+    pub fn count(&self, name: &str, max: usize) -> Result<Option<usize>> {
+        let Some(value) = self.field(name) else { return Ok(None) };
+        let count =
+            value.as_u64().and_then(|count| usize::try_from(count).ok()).filter(|count| *count <= max);
+        count.map(Some).ok_or_else(|| self.wrong(name, format!("a whole number from 0 to {max}")))
+    }
+
     /// As [`Json::size`], and it must be there.
     pub fn required_size(&self, name: &str, max: usize) -> Result<usize> {
         self.size(name, max)?

@@ -23,6 +23,27 @@ pub unsafe fn activate<V: Vector>(activation: Activation, x: V) -> V {
                 let x = V::splat(0.0).max(x);
                 x.mul(x)
             }
+            Activation::Clamped { alpha, limit } => {
+                let x = V::splat(limit).min(x);
+                x.div(minus_exp(x.mul(V::splat(alpha))).add(V::splat(1.0)))
+            }
+        }
+    }
+}
+
+/// What the gate is multiplied by.
+///
+/// # Safety
+/// The instruction set is there.
+#[inline(always)]
+pub unsafe fn gated_by<V: Vector>(activation: Activation, up: V) -> V {
+    // SAFETY: as above.
+    unsafe {
+        match activation {
+            Activation::Clamped { limit, .. } => {
+                V::splat(-limit).max(V::splat(limit).min(up)).add(V::splat(1.0))
+            }
+            _ => up,
         }
     }
 }

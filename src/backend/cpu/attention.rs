@@ -27,6 +27,8 @@ pub struct AttentionJob<'a> {
     pub kv: Kv,
     pub cache: *const u8,
     pub shape: Attention,
+    /// One score for each head.
+    pub sinks: Option<&'a [f32]>,
     pub q: *const f32,
     /// Written as this.
     pub operand: Operand,
@@ -186,8 +188,15 @@ unsafe fn start<V: Vector>(job: &AttentionJob<'_>, scratch: &Scratch, span: &Spa
                 let pair = [V::load_from(from, col, dim), V::load_from(from, col + LANES, dim)];
                 write_group(job.tile_operand, scratch.q.add(row * scratch.q_stride), group, pair);
             }
-            *scratch.max.add(row) = f32::NEG_INFINITY;
             V::splat(0.0).store(scratch.sum.add(row * LANES));
+            *scratch.max.add(row) = match job.sinks {
+                None => f32::NEG_INFINITY,
+                // as if a position with this score and no value had been seen
+                Some(sinks) => {
+                    *scratch.sum.add(row * LANES) = 1.0;
+                    sinks[head] * std::f32::consts::LOG2_E
+                }
+            };
         }
     }
 }

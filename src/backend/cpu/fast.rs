@@ -10,12 +10,13 @@ use super::kernels::Kernels;
 use super::linear::{GatedJob, Input, LinearJob};
 use super::memory::Memory;
 use super::operand::Operand;
-use super::rows::{ConvertJob, NormJob, NormTo, RopeJob, ScaleJob};
+use super::route::route;
+use super::rows::{ConvertJob, MixJob, NormJob, NormTo, RopeJob, ScaleJob};
 use super::team::{Part, Team};
 use super::weight::Weight;
 use crate::backend::{
-    Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Kv, Linear, Norm, Projection, Quantize,
-    Rope,
+    Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, Kv, Linear, Norm, Projection,
+    Quantize, Rope, Routed, Routing,
 };
 use crate::error::Result;
 use crate::memory::ledger::NotCovered;
@@ -133,6 +134,40 @@ impl Cpu {
         self.run(rows * cols, &|part| unsafe { kernel(&job, part) });
     }
 
+    /// Of queries and keys; without values and the cache.
+    fn rope_job<'a>(
+        &mut self,
+        batch: &Batch<'a>,
+        q: Buf,
+        k: Buf,
+        rope: Option<&'a Rope<Weight>>,
+    ) -> RopeJob<'a> {
+        let (rows, kv) = (batch.positions.len(), self.memory.kv());
+        let width = kv.kv_heads * kv.head_dim;
+        assert!(k.cols == width && q.cols.is_multiple_of(kv.head_dim), "rope: columns differ");
+        assert!(rope.is_none_or(|rope| rope.dims <= kv.head_dim), "rope: more than a head");
+        RopeJob {
+            positions: batch.positions,
+            slots: batch.slots,
+            q: self.at(q, rows),
+            q_cols: q.cols,
+            k: self.at(k, rows),
+            v: std::ptr::null(),
+            rope: rope.map(|rope| rope.table.table()),
+            dims: rope.map_or(0, |rope| rope.dims),
+            interleaved: rope.is_some_and(|rope| rope.interleaved),
+            kv,
+            cache: None,
+            layer: 0,
+        }
+    }
+
+    fn rotate(&mut self, job: RopeJob<'_>) {
+        let kernel = self.kernels.rope_store;
+        // SAFETY: as in `normalise`.
+        self.run(job.positions.len() * job.q_cols, &|part| unsafe { kernel(&job, part) });
+    }
+
     /// The first products of an MLP.
     fn inner(
         &mut self,
@@ -167,6 +202,111 @@ impl Cpu {
         self.run_tiles(if up.is_some() { 2 * products } else { products }, &|part| unsafe {
             kernel(&job, part)
         });
+    }
+}
+
+/// The rows of each expert through it. All experts are one job: their parts go to threads in turn, so that what does
+/// not divide evenly falls on all of them.
+struct ExpertsJob<'a> {
+    experts: &'a [Expert<Weight>],
+    /// Experts of a token.
+    count: usize,
+    places: *const u32,
+    starts: *const u32,
+    tokens: *const u8,
+    kernels: Kernels,
+    operand: Operand,
+    activation: Activation,
+    x: *mut u8,
+    x_stride: usize,
+    inner: *mut u8,
+    inner_stride: usize,
+    out: *mut f32,
+}
+
+// SAFETY: the parts of a job write disjoint columns of an expert's rows; the rest is read.
+unsafe impl Sync for ExpertsJob<'_> {}
+
+impl ExpertsJob<'_> {
+    /// The experts that have rows, their first ones and how many, and which part of each this is.
+    ///
+    /// # Safety
+    /// `starts` has one more than there are experts.
+    unsafe fn of_part(&self, part: Part) -> impl Iterator<Item = (&Expert<Weight>, usize, usize, Part)> {
+        // SAFETY: the caller's contract.
+        let starts = unsafe { std::slice::from_raw_parts(self.starts, self.experts.len() + 1) };
+        let with_rows = self.experts.iter().zip(starts.windows(2)).filter(|(_, rows)| rows[0] < rows[1]);
+        with_rows.enumerate().map(move |(turn, (expert, rows))| {
+            let part = Part { index: (part.index + turn) % part.count, ..part };
+            (expert, rows[0] as usize, (rows[1] - rows[0]) as usize, part)
+        })
+    }
+
+    fn input(&self, x: *const u8, x_stride: usize, tokens: usize, weight: &Weight) -> Input {
+        let format = weight.format().expect("products are with matrices");
+        Input {
+            x,
+            x_stride,
+            tokens,
+            tile: self.kernels.tile(format, self.operand),
+            at_once: self.kernels.tokens,
+        }
+    }
+
+    /// Copies each token to its experts' rows.
+    ///
+    /// # Safety
+    /// The buffers have the rows that `places` names, each once.
+    unsafe fn order(&self, pairs: usize, part: Part) {
+        for pair in part.range(pairs, 1) {
+            // SAFETY: the caller's contract.
+            unsafe {
+                let to = self.x.add(*self.places.add(pair) as usize * self.x_stride);
+                let from = self.tokens.add(pair / self.count * self.x_stride);
+                std::ptr::copy_nonoverlapping(from, to, self.x_stride);
+            }
+        }
+    }
+
+    /// # Safety
+    /// The buffers have the rows that `starts` names; the instruction set is there.
+    unsafe fn first(&self, part: Part) {
+        // SAFETY: the caller's contract is ours.
+        unsafe {
+            for (expert, start, rows, part) in self.of_part(part) {
+                let [gate, up] = [&expert.gate, &expert.up];
+                let x = self.x.add(start * self.x_stride);
+                let job = GatedJob {
+                    input: self.input(x, self.x_stride, rows, &gate.weight),
+                    activation: self.activation,
+                    gate: gate.weight.matrix(bias_of(&gate.weight, gate.bias.as_ref())),
+                    up: Some(up.weight.matrix(bias_of(&up.weight, up.bias.as_ref()))),
+                    operand: self.operand,
+                    out: self.inner.add(start * self.inner_stride),
+                    out_stride: self.inner_stride,
+                };
+                (self.kernels.gated)(&job, part);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`ExpertsJob::first`].
+    unsafe fn second(&self, part: Part) {
+        // SAFETY: the caller's contract is ours.
+        unsafe {
+            for (expert, start, rows, part) in self.of_part(part) {
+                let weight = &expert.down.weight;
+                let x = self.inner.add(start * self.inner_stride);
+                let job = LinearJob {
+                    input: self.input(x, self.inner_stride, rows, weight),
+                    weight: weight.matrix(bias_of(weight, expert.down.bias.as_ref())),
+                    out: self.out.add(start * weight.rows),
+                    add: None,
+                };
+                (self.kernels.linear)(&job, part);
+            }
+        }
     }
 }
 
@@ -277,6 +417,99 @@ impl Backend for Cpu {
         self.inner(rows, x, activation, gate, Some(up), out);
     }
 
+    fn route(&mut self, rows: usize, routing: &Routing, correction: Option<&Weight>, with: &Routed) {
+        route(&mut self.memory, rows, routing, correction.map(Weight::table), with);
+    }
+
+    fn experts(
+        &mut self,
+        rows: usize,
+        x: Buf,
+        activation: Activation,
+        experts: &[Expert<Weight>],
+        with: &Routed,
+    ) {
+        let (pairs, count, operand) = (rows * with.experts.cols, with.experts.cols, self.operand());
+        let (row_bytes, inner_bytes) = (operand.row_bytes(x.cols), operand.row_bytes(with.inner.cols));
+        assert!(
+            x.cols == with.x.cols && x.cols == with.out.cols && experts.len() + 1 == with.starts.cols,
+            "experts: columns differ"
+        );
+        let (work, mut bytes) = (pairs * x.cols * with.inner.cols, 0);
+        let starts = self.memory.arena().slice::<u32>(with.starts.row(0));
+        for (expert, _) in experts.iter().zip(starts.windows(2)).filter(|(_, rows)| rows[0] < rows[1]) {
+            let [gate, up, down] = [&expert.gate, &expert.up, &expert.down].map(|linear| &linear.weight);
+            let same = gate.rows == with.inner.cols && gate.cols == x.cols && gate.format() == up.format();
+            let same = same && (up.rows, up.cols) == (gate.rows, gate.cols);
+            assert!(same && down.rows == x.cols && down.cols == gate.rows, "experts: columns differ");
+            bytes += gate.bytes() + up.bytes() + down.bytes();
+        }
+        self.counters.weight_bytes += bytes;
+        let job = ExpertsJob {
+            experts,
+            count,
+            places: self.at(with.places, rows).cast(),
+            tokens: self.at(x, rows).cast(),
+            starts: self.at(with.starts, 1).cast(),
+            kernels: self.kernels,
+            operand,
+            activation,
+            x: self.at(with.x, pairs).cast(),
+            x_stride: row_bytes,
+            inner: self.at(with.inner, pairs).cast(),
+            inner_stride: inner_bytes,
+            out: self.at(with.out, pairs),
+        };
+        // SAFETY: as in `normalise`; `route` wrote places, each row of `with.x` once.
+        self.run(pairs * x.cols, &|part| unsafe { job.order(pairs, part) });
+        // SAFETY: as in `normalise`; `route` wrote starts that end with `pairs`.
+        self.run_tiles(2 * work, &|part| unsafe { job.first(part) });
+        // SAFETY: as above.
+        self.run_tiles(work, &|part| unsafe { job.second(part) });
+    }
+
+    fn mix(&mut self, rows: usize, with: &Routed, add: Option<f32>, out: Buf) {
+        assert_eq!(with.out.cols, out.cols, "mix: columns differ");
+        let count = with.experts.cols;
+        let job = MixJob {
+            rows,
+            cols: out.cols,
+            count,
+            from: self.at(with.out, rows * count),
+            places: Some(self.at(with.places, rows).cast::<u32>().cast_const()),
+            weights: self.at(with.weights, rows),
+            sigmoid: false,
+            add,
+            out: self.at(out, rows),
+        };
+        let kernel = self.kernels.mix;
+        // SAFETY: as in `normalise`.
+        self.run(rows * count * out.cols, &|part| unsafe { kernel(&job, part) });
+    }
+
+    fn add_gated(&mut self, rows: usize, x: Buf, gate: Buf, scale: f32, out: Buf) {
+        assert!(x.cols == out.cols && gate.cols == 1, "gate: columns differ");
+        let job = MixJob {
+            rows,
+            cols: out.cols,
+            count: 1,
+            from: self.at(x, rows),
+            places: None,
+            weights: self.at(gate, rows),
+            sigmoid: true,
+            add: Some(scale),
+            out: self.at(out, rows),
+        };
+        let kernel = self.kernels.mix;
+        // SAFETY: as in `normalise`.
+        self.run(rows * out.cols, &|part| unsafe { kernel(&job, part) });
+    }
+
+    fn rope(&mut self, batch: &Batch<'_>, q: Buf, k: Buf, rope: &Rope<Weight>) {
+        let job = self.rope_job(batch, q, k, Some(rope));
+        self.rotate(job);
+    }
+
     fn rope_store(
         &mut self,
         batch: &Batch<'_>,
@@ -287,37 +520,26 @@ impl Backend for Cpu {
         rope: Option<&Rope<Weight>>,
     ) {
         let (rows, kv) = (batch.positions.len(), self.memory.kv());
-        let width = kv.kv_heads * kv.head_dim;
         assert!(
-            k.cols == width && v.cols == width && q.cols.is_multiple_of(kv.head_dim),
-            "rope: columns differ"
+            v.cols == k.cols && batch.slots.len() == rows && layer < kv.layers,
+            "rope: rows or layer differ"
         );
-        assert!(rope.is_none_or(|rope| rope.dims <= kv.head_dim), "rope: more than a head");
-        assert!(batch.slots.len() == rows && layer < kv.layers, "rope: rows or layer differ");
         for &slot in batch.slots {
             let _ = kv.block(slot / BLOCK as u32); // panics outside the cache
         }
-        let job = RopeJob {
-            positions: batch.positions,
-            slots: batch.slots,
-            q: self.at(q, rows),
-            q_cols: q.cols,
-            k: self.at(k, rows),
-            v: self.at(v, rows),
-            rope: rope.map(|rope| rope.table.table()),
-            dims: rope.map_or(0, |rope| rope.dims),
-            interleaved: rope.is_some_and(|rope| rope.interleaved),
-            kv,
-            cache: self.memory.arena().pointer(kv.region),
-            layer,
-        };
-        let kernel = self.kernels.rope_store;
-        // SAFETY: as in `normalise`.
-        self.run(rows * q.cols, &|part| unsafe { kernel(&job, part) });
+        let cache = Some(self.memory.arena().pointer(kv.region));
+        let v = self.at(v, rows);
+        let job = RopeJob { layer, v, cache, ..self.rope_job(batch, q, k, rope) };
+        self.rotate(job);
     }
 
-    fn attention(&mut self, batch: &Batch<'_>, shape: Attention, q: Buf, out: Buf) {
+    fn attention(&mut self, batch: &Batch<'_>, shape: Attention, sinks: Option<&Weight>, q: Buf, out: Buf) {
         let (rows, kv) = (batch.ids.len(), self.memory.kv());
+        let sinks = sinks.map(Weight::table);
+        assert!(
+            sinks.is_none_or(|sinks| sinks.len() == shape.heads && shape.softcap.is_none()),
+            "attention: sinks differ"
+        );
         assert!(q.cols == shape.heads * kv.head_dim && out.cols == q.cols, "attention: columns differ");
         let mut work = 0;
         for span in batch.spans {
@@ -342,6 +564,7 @@ impl Backend for Cpu {
             kv,
             cache: self.memory.arena().pointer(kv.region),
             shape,
+            sinks,
             q: self.at(q, rows),
             operand: written,
             out: self.at(out, rows).cast(),

@@ -4,7 +4,7 @@ use super::attention::AttentionJob;
 use super::format::{Format, TooLarge};
 use super::linear::{GatedJob, LinearJob};
 use super::operand::Operand;
-use super::rows::{ConvertJob, NormJob, RopeJob, ScaleJob};
+use super::rows::{ConvertJob, MixJob, NormJob, RopeJob, ScaleJob};
 use super::team::Part;
 use super::tile::Tile;
 use crate::backend::KvType;
@@ -40,6 +40,7 @@ pub struct Kernels {
     pub attention: unsafe fn(&AttentionJob<'_>, Part),
     pub norm: unsafe fn(&NormJob<'_>, Part),
     pub scale: unsafe fn(&ScaleJob, Part),
+    pub mix: unsafe fn(&MixJob, Part),
     pub rope_store: unsafe fn(&RopeJob<'_>, Part),
     pub convert: unsafe fn(&ConvertJob),
     pub pack: PackFn,
@@ -116,6 +117,7 @@ macro_rules! kernels {
             jobs!(attention, attention::AttentionJob<'_>, attention::run::<$vector>);
             jobs!(norm, rows::NormJob<'_>, rows::norm::<$vector>);
             jobs!(scale, rows::ScaleJob, rows::scale::<$vector>);
+            jobs!(mix, rows::MixJob, rows::mix::<$vector>);
             jobs!(rope_store, rows::RopeJob<'_>, rows::rope_store);
             $(#[$feature])?
             unsafe fn convert(job: &rows::ConvertJob) {
@@ -145,6 +147,7 @@ macro_rules! kernels {
                 attention,
                 norm,
                 scale,
+                mix,
                 rope_store,
                 convert,
                 pack,

@@ -1,7 +1,7 @@
 //! Matrix products, and what is done to a result while it is still at hand: bias, residual, the gate of an MLP.
 #![expect(unsafe_code, reason = "kernels on raw pointers; the job's maker vouches for sizes")]
 
-use super::activation::activate;
+use super::activation::{activate, gated_by};
 use super::format::GROUP;
 use super::kernels::TileFn;
 use super::operand::{Operand, write_group};
@@ -245,7 +245,7 @@ unsafe fn half<V: Vector>(
         if at >= up.rows {
             return gate;
         }
-        gate.mul(biased::<V>(sums.add(GROUP + index * LANES), up.bias, at))
+        gate.mul(gated_by(job.activation, biased::<V>(sums.add(GROUP + index * LANES), up.bias, at)))
     }
 }
 

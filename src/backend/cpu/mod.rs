@@ -20,6 +20,7 @@ mod linear;
 mod memory;
 mod operand;
 mod reference;
+mod route;
 mod rows;
 mod team;
 #[cfg(test)]

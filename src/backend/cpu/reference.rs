@@ -2,9 +2,10 @@
 
 use super::format::{GROUP, quantize4, quantize8};
 use super::memory::Memory;
+use super::route::route;
 use crate::backend::{
-    Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Kv, KvType, Linear, Norm, NormKind,
-    Projection, Quantize, Rope, Side, int8_scale,
+    Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, Kv, KvType, Linear, Norm,
+    NormKind, Projection, Quantize, Rope, Routed, Routing, Side, int8_scale,
 };
 use crate::error::{Error, Result};
 use crate::memory::ledger::NotCovered;
@@ -74,6 +75,7 @@ impl Reference {
     fn attend(
         &mut self,
         shape: Attention,
+        sink: f64,
         table: &[u32],
         position: usize,
         q: (Buf, usize),
@@ -96,8 +98,8 @@ impl Reference {
         let scores = (first..=position).map(|past| score(self, past));
         let scores = Secret::new(scores.collect::<Vec<f64>>());
         let scores = scores.expose();
-        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let sum: f64 = scores.iter().map(|score| (score - max).exp()).sum();
+        let max = scores.iter().copied().fold(sink, f64::max);
+        let sum: f64 = scores.iter().chain([&sink]).map(|score| (score - max).exp()).sum();
         for i in 0..dim {
             let mixed: f64 = (first..=position)
                 .zip(scores)
@@ -225,7 +227,20 @@ fn activate(activation: Activation, x: f64) -> f64 {
         }
         Activation::Relu => x.max(0.0),
         Activation::ReluSquared => x.max(0.0).powi(2),
+        Activation::Clamped { alpha, limit } => {
+            let x = x.min(f64::from(limit));
+            x / (1.0 + (-f64::from(alpha) * x).exp())
+        }
     }
+}
+
+/// `activation(gate) * up`.
+fn gate(activation: Activation, [gate, up]: [f64; 2]) -> f64 {
+    let up = match activation {
+        Activation::Clamped { limit, .. } => up.clamp(f64::from(-limit), f64::from(limit)) + 1.0,
+        _ => up,
+    };
+    activate(activation, gate) * up
 }
 
 /// The error function: Taylor's series near zero, where it loses no more than six digits; far out a continued fraction
@@ -344,9 +359,90 @@ impl Backend for Reference {
             let (x, out) = self.memory.arena().read_write::<f32, f32>(x.row(row), out.row(row));
             let x = gate.weight.operand(x);
             for (col, out) in out.iter_mut().enumerate() {
-                let [gate, up] =
-                    [gate, up].map(|linear| linear.weight.dot(col, x.expose(), linear.bias.as_ref()));
-                *out = (activate(activation, gate) * up) as f32;
+                let both = [gate, up].map(|linear| linear.weight.dot(col, x.expose(), linear.bias.as_ref()));
+                *out = self::gate(activation, both) as f32;
+            }
+        }
+    }
+
+    fn route(&mut self, rows: usize, routing: &Routing, correction: Option<&Weight>, with: &Routed) {
+        route(&mut self.memory, rows, routing, correction.map(Weight::table), with);
+    }
+
+    fn experts(
+        &mut self,
+        rows: usize,
+        x: Buf,
+        activation: Activation,
+        experts: &[Expert<Weight>],
+        with: &Routed,
+    ) {
+        let starts = self.memory.arena().slice::<u32>(with.starts.row(0));
+        for (expert, _) in experts.iter().zip(starts.windows(2)).filter(|(_, rows)| rows[0] < rows[1]) {
+            let linears = [&expert.gate, &expert.up, &expert.down];
+            self.counters.weight_bytes += linears.map(|linear| linear.weight.bytes()).iter().sum::<u64>();
+        }
+        for pair in 0..rows * with.experts.cols {
+            let (row, slot) = (pair / with.experts.cols, pair % with.experts.cols);
+            let chosen = self.memory.arena().slice::<u32>(with.experts.row(row))[slot];
+            let place = self.memory.arena().slice::<u32>(with.places.row(row))[slot] as usize;
+            let Expert { gate, up, down } = &experts[chosen as usize];
+            let (from, inner) = self.memory.arena().read_write::<f32, f32>(x.row(row), with.inner.row(place));
+            let from = gate.weight.operand(from);
+            for (col, inner) in inner.iter_mut().enumerate() {
+                let both =
+                    [gate, up].map(|linear| linear.weight.dot(col, from.expose(), linear.bias.as_ref()));
+                *inner = self::gate(activation, both) as f32;
+            }
+            let (inner, out) =
+                self.memory.arena().read_write::<f32, f32>(with.inner.row(place), with.out.row(place));
+            let inner = down.weight.operand(inner);
+            for (col, out) in out.iter_mut().enumerate() {
+                *out = down.weight.dot(col, inner.expose(), down.bias.as_ref()) as f32;
+            }
+        }
+    }
+
+    fn mix(&mut self, rows: usize, with: &Routed, add: Option<f32>, out: Buf) {
+        for row in 0..rows {
+            for col in 0..out.cols {
+                let mut sum = 0.0;
+                for slot in 0..with.experts.cols {
+                    let place = self.memory.arena().slice::<u32>(with.places.row(row))[slot] as usize;
+                    let weight = self.f32(with.weights, row)[slot];
+                    sum += f64::from(weight) * f64::from(self.f32(with.out, place)[col]);
+                }
+                let value = &mut self.f32_mut(out, row)[col];
+                *value = add.map_or(sum, |scale| f64::from(*value) + sum * f64::from(scale)) as f32;
+            }
+        }
+    }
+
+    fn add_gated(&mut self, rows: usize, x: Buf, gate: Buf, scale: f32, out: Buf) {
+        for row in 0..rows {
+            let factor = f64::from(scale) / (1.0 + (-f64::from(self.f32(gate, row)[0])).exp());
+            let (x, out) = self.memory.arena().read_write::<f32, f32>(x.row(row), out.row(row));
+            for (x, out) in x.iter().zip(out) {
+                *out = (f64::from(*out) + f64::from(*x) * factor) as f32;
+            }
+        }
+    }
+
+    fn rope(&mut self, batch: &Batch<'_>, q: Buf, k: Buf, rope: &Rope<Weight>) {
+        let dim = self.memory.kv().head_dim;
+        for (row, &position) in batch.positions.iter().enumerate() {
+            let (dims, half) = (rope.dims, rope.dims / 2);
+            let (cos, sin) = rope.table.table()[position as usize * dims..][..dims].split_at(half);
+            for buf in [q, k] {
+                for head in self.f32_mut(buf, row).chunks_mut(dim) {
+                    for i in 0..half {
+                        let (first, second) =
+                            if rope.interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
+                        let (a, b) = (head[first], head[second]);
+                        head[first] = a * cos[i] - b * sin[i];
+                        head[second] = b * cos[i] + a * sin[i];
+                    }
+                }
             }
         }
     }
@@ -360,21 +456,11 @@ impl Backend for Reference {
         v: Buf,
         rope: Option<&Rope<Weight>>,
     ) {
+        if let Some(rope) = rope {
+            self.rope(batch, q, k, rope);
+        }
         let dim = self.memory.kv().head_dim;
-        for (row, (&position, &slot)) in batch.positions.iter().zip(batch.slots).enumerate() {
-            for (rope, buf) in rope.iter().flat_map(|rope| [(rope, q), (rope, k)]) {
-                let (dims, half) = (rope.dims, rope.dims / 2);
-                let (cos, sin) = rope.table.table()[position as usize * dims..][..dims].split_at(half);
-                for head in self.f32_mut(buf, row).chunks_mut(dim) {
-                    for i in 0..half {
-                        let (first, second) =
-                            if rope.interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
-                        let (a, b) = (head[first], head[second]);
-                        head[first] = a * cos[i] - b * sin[i];
-                        head[second] = b * cos[i] + a * sin[i];
-                    }
-                }
-            }
+        for (row, &slot) in batch.slots.iter().enumerate() {
             for (side, buf) in [(Side::K, k), (Side::V, v)] {
                 let values = Secret::new(self.f32(buf, row).to_vec());
                 for (head, values) in values.expose().chunks(dim).enumerate() {
@@ -384,12 +470,13 @@ impl Backend for Reference {
         }
     }
 
-    fn attention(&mut self, batch: &Batch<'_>, shape: Attention, q: Buf, out: Buf) {
+    fn attention(&mut self, batch: &Batch<'_>, shape: Attention, sinks: Option<&Weight>, q: Buf, out: Buf) {
         for span in batch.spans {
             for i in 0..span.rows {
                 for head in 0..shape.heads {
+                    let sink = sinks.map_or(f64::NEG_INFINITY, |sinks| f64::from(sinks.table()[head]));
                     let table = &batch.blocks[span.table..];
-                    self.attend(shape, table, span.position + i, (q, span.row + i), out, head);
+                    self.attend(shape, sink, table, span.position + i, (q, span.row + i), out, head);
                 }
             }
         }

@@ -63,8 +63,27 @@ pub struct RopeJob<'a> {
     /// Whether neighbours turn together, else values half of `dims` apart.
     pub interleaved: bool,
     pub kv: Kv,
-    pub cache: *mut u8,
+    /// None: nothing is stored.
+    pub cache: Option<*mut u8>,
     pub layer: usize,
+}
+
+/// `out = sum of weight * from`, or `out += scale *` that: rows of several experts to one.
+#[derive(Clone, Copy, Debug)]
+pub struct MixJob {
+    pub rows: usize,
+    pub cols: usize,
+    /// Rows that make one.
+    pub count: usize,
+    pub from: *const f32,
+    /// (rows, count): which rows; none for a row's own.
+    pub places: Option<*const u32>,
+    /// (rows, count)
+    pub weights: *const f32,
+    /// Whether weights are before the sigmoid.
+    pub sigmoid: bool,
+    pub add: Option<f32>,
+    pub out: *mut f32,
 }
 
 /// Rewrites rows of padded f32 as an operand, in place. Rows become shorter, so they are taken in order, by one thread.
@@ -82,6 +101,8 @@ unsafe impl Sync for NormJob<'_> {}
 unsafe impl Sync for RopeJob<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for ScaleJob {}
+// SAFETY: as above.
+unsafe impl Sync for MixJob {}
 
 /// # Safety
 /// As [`super::kernels::Kernels`].
@@ -233,6 +254,32 @@ pub unsafe fn scale<V: Vector>(job: &ScaleJob, part: Part) {
 }
 
 /// # Safety
+/// As [`super::kernels::Kernels`]; places are rows of `from`.
+#[inline(always)]
+pub unsafe fn mix<V: Vector>(job: &MixJob, part: Part) {
+    for row in part.range(job.rows, 1) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let out = job.out.add(row * job.cols);
+            for col in (0..job.cols).step_by(LANES) {
+                let mut sum = V::splat(0.0);
+                for slot in row * job.count..(row + 1) * job.count {
+                    let place = job.places.map_or(slot, |places| *places.add(slot) as usize);
+                    let weight = *job.weights.add(slot);
+                    let weight = if job.sigmoid { 1.0 / (1.0 + (-weight).exp()) } else { weight };
+                    let from = V::load_from(job.from.add(place * job.cols), col, job.cols);
+                    sum = from.fma(V::splat(weight), sum);
+                }
+                if let Some(scale) = job.add {
+                    sum = sum.fma(V::splat(scale), V::load_from(out, col, job.cols));
+                }
+                store_to(sum, out, col, job.cols);
+            }
+        }
+    }
+}
+
+/// # Safety
 /// As [`super::kernels::Kernels`].
 #[inline(always)]
 pub unsafe fn convert<V: Vector>(job: &ConvertJob) {
@@ -260,18 +307,19 @@ pub unsafe fn rope_store(job: &RopeJob<'_>, part: Part) {
         unsafe {
             let q = std::slice::from_raw_parts_mut(job.q.add(row * job.q_cols), job.q_cols);
             let k = std::slice::from_raw_parts_mut(job.k.add(row * kv_cols), kv_cols);
-            let v = std::slice::from_raw_parts(job.v.add(row * kv_cols), kv_cols);
             if let Some(turn) = turn {
                 for head in q.chunks_exact_mut(dim).chain(k.chunks_exact_mut(dim)) {
                     rotate(&mut head[..job.dims], turn, job.interleaved);
                 }
             }
+            let Some(cache) = job.cache else { continue };
+            let v = std::slice::from_raw_parts(job.v.add(row * kv_cols), kv_cols);
             for (head, (k, v)) in k.chunks_exact_mut(dim).zip(v.chunks_exact(dim)).enumerate() {
                 match job.kv.cache {
-                    KvType::F32 => store::<f32>(job, row, head, k, v, [1.0; 2]),
-                    KvType::F16 => store::<f16>(job, row, head, k, v, [1.0; 2]),
-                    KvType::Bf16 => store::<bf16>(job, row, head, k, v, [1.0; 2]),
-                    KvType::Int8 => store_int8(job, row, head, k, v),
+                    KvType::F32 => store::<f32>(job, cache, row, head, k, v, [1.0; 2]),
+                    KvType::F16 => store::<f16>(job, cache, row, head, k, v, [1.0; 2]),
+                    KvType::Bf16 => store::<bf16>(job, cache, row, head, k, v, [1.0; 2]),
+                    KvType::Int8 => store_int8(job, cache, row, head, k, v),
                 }
             }
         }
@@ -353,6 +401,7 @@ impl Element for i8 {
 #[inline(always)]
 unsafe fn store<E: Element>(
     job: &RopeJob<'_>,
+    cache: *mut u8,
     row: usize,
     head: usize,
     k: &mut [f32],
@@ -371,7 +420,7 @@ unsafe fn store<E: Element>(
             let value = if side == Side::V && !finite { 0.0 } else { value * inverse };
             // SAFETY: the caller's contract: the slot is in the cache, and this is one of its elements.
             unsafe {
-                let at = job.cache.add(plane + job.kv.element(side, offset, dim));
+                let at = cache.add(plane + job.kv.element(side, offset, dim));
                 at.cast::<E>().write_unaligned(E::of(value));
             }
         }
@@ -380,7 +429,7 @@ unsafe fn store<E: Element>(
 
 /// Stores as signed bytes with a scale for each position, head and side.
 #[inline(always)]
-unsafe fn store_int8(job: &RopeJob<'_>, row: usize, head: usize, k: &mut [f32], v: &[f32]) {
+unsafe fn store_int8(job: &RopeJob<'_>, cache: *mut u8, row: usize, head: usize, k: &mut [f32], v: &[f32]) {
     let slot = job.slots[row];
     let (block, offset) = (slot / BLOCK as u32, slot as usize % BLOCK);
     let finite = k.iter().chain(v).all(|value| value.is_finite());
@@ -395,8 +444,8 @@ unsafe fn store_int8(job: &RopeJob<'_>, row: usize, head: usize, k: &mut [f32], 
         };
         let plane = job.kv.plane(block, job.layer, side, head);
         // SAFETY: the caller's contract: the slot is in the cache.
-        unsafe { job.cache.add(plane + job.kv.scale(offset)).cast::<f32>().write_unaligned(scale) };
+        unsafe { cache.add(plane + job.kv.scale(offset)).cast::<f32>().write_unaligned(scale) };
     }
     // SAFETY: as above.
-    unsafe { store::<i8>(job, row, head, k, v, inverses) };
+    unsafe { store::<i8>(job, cache, row, head, k, v, inverses) };
 }

@@ -571,7 +571,7 @@ impl Attend {
                 let scale = (self.head_dim as f32).sqrt().recip();
                 let (heads, window, softcap) = (self.heads, self.window, self.softcap);
                 let shape = Attention { layer: 1, heads, window, scale, softcap };
-                backend.attention(&batch, shape, bufs[0], bufs[3]);
+                backend.attention(&batch, shape, None, bufs[0], bufs[3]);
                 (0..rows).flat_map(|row| backend.operand(bufs[3], row)).collect::<Vec<f32>>()
             };
             // infinities behind the last position: masked, so they must not matter
