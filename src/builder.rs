@@ -334,7 +334,7 @@ impl Builder {
     fn cache_type(&self, checkpoint: Dtype) -> KvType {
         match (self.kv_cache, checkpoint) {
             (KvCache::Int8, _) => KvType::Int8,
-            (KvCache::Bf16, _) | (KvCache::Checkpoint, Dtype::Bf16) => KvType::Bf16,
+            (KvCache::Bf16, _) | (KvCache::Checkpoint, Dtype::Bf16 | Dtype::Q8 | Dtype::Q4) => KvType::Bf16,
             (KvCache::Checkpoint, Dtype::F16) => KvType::F16,
             (KvCache::Checkpoint, Dtype::F32) => KvType::F32,
         }
@@ -352,7 +352,7 @@ impl Builder {
             kv_tokens: parts.limits.blocks * crate::backend::BLOCK,
         };
         for Parts { weights, plan, .. } in [parts].into_iter().chain(draft) {
-            memory.weights_bytes += weights.bytes::<B>(self.quantize);
+            memory.weights_bytes += weights.bytes::<B>(weights.quantize(self.quantize));
             memory.kv_bytes += plan.kv_bytes();
             memory.workspace_bytes += plan.bytes() - plan.kv_bytes();
         }
@@ -472,7 +472,8 @@ impl Builder {
                 self.progress.iter().for_each(|call| call(progress));
             };
             let mut backend = backend()?;
-            let decoder = Decoder::new(arch, &weights, plan, self.quantize, &mut backend, loaded)?;
+            let decoder =
+                Decoder::new(arch, &weights, plan, weights.quantize(self.quantize), &mut backend, loaded)?;
             Ok::<_, Error>((backend.name(), Model::new(backend, decoder, limits)))
         };
         let (device, main) = load(parts)?;

@@ -321,7 +321,13 @@ fn activation(json: &Json, family: &Family) -> Result<Activation> {
             };
         }
     }
-    Ok(default)
+    match default {
+        Activation::Clamped { alpha, limit } => Ok(Activation::Clamped {
+            alpha: number(json, "swiglu_alpha")?.unwrap_or(alpha),
+            limit: number(json, "swiglu_limit")?.unwrap_or(limit),
+        }),
+        other => Ok(other),
+    }
 }
 
 /// Refuses by name what would otherwise be computed wrongly.
@@ -332,9 +338,6 @@ fn check_what_we_do(json: &Json) -> Result<()> {
         {
             return Err(json.wrong(field, "float32, float16 or bfloat16"));
         }
-    }
-    if json.field("quantization_config").is_some() {
-        return Err(json.wrong("quantization_config", "absent: quantized checkpoints are not supported yet"));
     }
     Ok(())
 }

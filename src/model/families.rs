@@ -242,6 +242,8 @@ pub enum Experts {
     Apart { prefix: &'static str, names: [&'static str; 3] },
     /// In two tensors: (experts, 2 * inner, hidden) with gate before up, and (experts, hidden, inner).
     Joined { both: &'static str, down: &'static str },
+    /// As gpt-oss has them, with biases (experts, 2 * inner) and (experts, hidden); gate and up take turns.
+    InTurn { both: &'static str, down: &'static str },
 }
 
 /// An expert that all tokens go to.
@@ -735,6 +737,7 @@ pub const FAMILIES: &[Family] = &[
     },
     Family {
         model_type: "ernie4_5_moe",
+        head_bias: Bias::If("use_bias", false),
         mixture: Some(MixtureRow {
             normalized: Bias::Always,
             layers: MixtureLayers::Between,
@@ -761,6 +764,24 @@ pub const FAMILIES: &[Family] = &[
         mlp_bias: Bias::Never,
         window: Window::Upper,
         mixture: Some(MixtureRow { normalized: Bias::If("norm_topk_prob", false), ..DEEPSEEK3_EXPERTS }),
+        ..LLAMA
+    },
+    Family {
+        model_type: "gpt_oss",
+        names: Names { sinks: "self_attn.sinks", ..LLAMA_NAMES },
+        norm: NormRow { eps: 1e-5, ..RMS },
+        qkv_bias: Bias::If("attention_bias", true),
+        o_bias: Bias::If("attention_bias", true),
+        activation: (&[], Activation::Clamped { alpha: 1.702, limit: 7.0 }),
+        window: Window::Pattern("", 2),
+        mixture: Some(MixtureRow {
+            scoring: Score::Chosen,
+            normalized: Bias::Never,
+            router: "mlp.router",
+            router_bias: true,
+            weights: Experts::InTurn { both: "mlp.experts.gate_up_proj", down: "mlp.experts.down_proj" },
+            ..MIXTRAL_EXPERTS
+        }),
         ..LLAMA
     },
 ];

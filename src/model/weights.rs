@@ -139,8 +139,8 @@ impl Weights {
         if checkpoint.is_empty() {
             checkpoint.tensor(&format!("{}.weight", names.embed), &table)?;
         }
-        let embed = finder.tensor(&format!("{}.weight", names.embed), &table);
-        let head = (!arch.tied).then(|| finder.tensor(&format!("{}.weight", names.head), &table));
+        let embed = finder.matrix(names.embed, arch.vocab, arch.hidden);
+        let head = (!arch.tied).then(|| finder.matrix(names.head, arch.vocab, arch.hidden));
         let head_bias = arch.head_bias.then(|| finder.tensor(&format!("{}.bias", names.head), &[arch.vocab]));
         let norm = finder.norm(names.norm);
         let layers = arch.shapes.iter().enumerate().map(|(layer, shape)| {
@@ -179,6 +179,12 @@ impl Weights {
         let layers = self.layers.iter().flat_map(LayerWeights::iter);
         let layers: u64 = layers.map(|tensor| B::weight_bytes(tensor, quantize)).sum();
         tables + others + layers.saturating_add_signed(routers.sum())
+    }
+
+    /// What matrices are quantized to that are stored as they are: `asked`, or eight bits if others come in whole
+    /// numbers, since one product takes its other side in one form.
+    pub fn quantize(&self, asked: Option<Quantize>) -> Option<Quantize> {
+        asked.or(self.iter().any(|tensor| tensor.dtype.is_quantized()).then_some(Quantize::Q8))
     }
 
     /// The type of the embedding table: that of activations in the checkpoint's own framework, and of the cache.
@@ -246,6 +252,20 @@ impl Finder<'_> {
         })
     }
 
+    fn matrix(&self, name: &str, rows: usize, cols: usize) -> Tensor {
+        self.checkpoint.matrix(name, rows, cols).unwrap_or_else(|problem| {
+            self.problems.borrow_mut().add(problem);
+            self.checkpoint.stand_in(name, &[rows, cols])
+        })
+    }
+
+    fn gpt_oss(&self, name: &str, experts: usize, rows: usize, cols: usize) -> Vec<Tensor> {
+        self.checkpoint.gpt_oss(name, experts, rows, cols).unwrap_or_else(|problem| {
+            self.problems.borrow_mut().add(problem);
+            (0..experts).map(|_| self.checkpoint.stand_in(name, &[rows, cols])).collect()
+        })
+    }
+
     /// Whatever nobody asked for may mean that the model is another than we take it for.
     fn refuse_unread(&self) {
         let head = format!("{}.weight", self.arch.family.names.head); // some tied ones have it twice
@@ -278,14 +298,16 @@ impl Finder<'_> {
             mlp_post: self.norm_if(names.mlp_post),
             feed: match &arch.mixture {
                 Some(mixture) if shape.mixture => FeedWeights::Mixture(self.mixture(mixture)),
-                _ => FeedWeights::One(self.mlp("", names.inner, names.down, arch.intermediate)),
+                _ => {
+                    FeedWeights::One(self.mlp("", names.inner, names.down, arch.intermediate, arch.mlp_bias))
+                }
             },
         }
     }
 
     /// An MLP whose names are below `prefix`.
-    fn mlp(&self, prefix: &str, inner: Inner, down: &str, width: usize) -> MlpWeights {
-        let (hidden, bias) = (self.arch.hidden, self.arch.mlp_bias);
+    fn mlp(&self, prefix: &str, inner: Inner, down: &str, width: usize, bias: bool) -> MlpWeights {
+        let hidden = self.arch.hidden;
         let linear = |name: &str, rows, cols| self.linear(&format!("{prefix}{name}"), rows, cols, bias);
         let (gate, up) = match inner {
             Inner::Gated([gate, up]) => (Some(linear(gate, width, hidden)), linear(up, width, hidden)),
@@ -312,7 +334,7 @@ impl Finder<'_> {
         let shared = mixture.shared.map(|width| match row.shared {
             Shared::Never => unreachable!("a width of none"),
             Shared::Field { names: (inner, down), .. } | Shared::Times { names: (inner, down), .. } => {
-                self.mlp("", inner, down, width)
+                self.mlp("", inner, down, width, self.arch.mlp_bias)
             }
         });
         MixtureWeights {
@@ -321,7 +343,7 @@ impl Finder<'_> {
             experts: match row.weights {
                 Experts::Apart { prefix, names: [gate, up, down] } => (0..experts)
                     .map(|expert| {
-                        self.mlp(&format!("{prefix}{expert}."), Inner::Gated([gate, up]), down, width)
+                        self.mlp(&format!("{prefix}{expert}."), Inner::Gated([gate, up]), down, width, false)
                     })
                     .collect(),
                 Experts::Joined { both, down } => {
@@ -337,6 +359,22 @@ impl Finder<'_> {
                         }
                     };
                     (0..experts).map(one).collect()
+                }
+                Experts::InTurn { both, down } => {
+                    let (both, down) = (format!("{}{both}", self.layer), format!("{}{down}", self.layer));
+                    let biases = self.tensor(&format!("{both}_bias"), &[experts, 2 * width]);
+                    let down_biases = self.tensor(&format!("{down}_bias"), &[experts, hidden]);
+                    let both = self.gpt_oss(&both, experts, 2 * width, hidden);
+                    let down = self.gpt_oss(&down, experts, hidden, width);
+                    let one = |(expert, (both, down))| {
+                        let both = (both, Some(biases.slab(expert)));
+                        MlpWeights {
+                            gate: Some(part(&both, 0, 1, 2, width)),
+                            up: part(&both, 1, 1, 2, width),
+                            down: (down, Some(down_biases.slab(expert))),
+                        }
+                    };
+                    both.into_iter().zip(down).enumerate().map(one).collect()
                 }
             },
             shared,
@@ -416,7 +454,7 @@ impl Finder<'_> {
 
     fn linear(&self, name: &str, rows: usize, cols: usize, bias: bool) -> LinearWeights {
         let name = format!("{}{name}", self.layer);
-        let weight = self.tensor(&format!("{name}.weight"), &[rows, cols]);
+        let weight = self.matrix(&name, rows, cols);
         (weight, bias.then(|| self.tensor(&format!("{name}.bias"), &[rows])))
     }
 }

@@ -3,6 +3,7 @@
 //! The `safetensors` crate parses and validates each header. On top of it every tensor's bytes are checked here to
 //! lie inside the file before anything is computed from them, and what it refuses is traced to a tensor's name.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -14,14 +15,15 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
+use super::coded::{Coded, Mxfp4, Row, Scheme, Transposed};
+use super::json::Json;
 use super::{Dtype, map::Map};
 use crate::error::{Error, Result};
 
-/// A tensor in a mapped file, or some of the rows of one.
+/// A tensor in a mapped file, or a matrix that is decoded from some, or some of the rows of one.
 #[derive(Clone, Debug)]
 pub struct Tensor {
-    map: Arc<Map>,
-    start: usize,
+    source: Source,
     rows: Rows,
     /// Its name in the checkpoint.
     pub name: String,
@@ -31,6 +33,13 @@ pub struct Tensor {
     pub dtype: Dtype,
     /// Shape, outermost first.
     pub shape: Vec<usize>,
+}
+
+/// Where rows come from.
+#[derive(Clone, Debug)]
+enum Source {
+    Stored { map: Arc<Map>, start: usize },
+    Coded(Arc<dyn Coded>),
 }
 
 /// Which of the stored rows are the tensor's: `group` of every `stride`, from `first` on.
@@ -47,9 +56,14 @@ impl Tensor {
         self.shape[0]
     }
 
+    /// Values of a row.
+    fn cols(&self) -> usize {
+        self.shape[1..].iter().product()
+    }
+
     /// Bytes of a row.
     pub fn row_bytes(&self) -> usize {
-        self.shape[1..].iter().product::<usize>() * self.dtype.bytes()
+        self.dtype.row_bytes(self.cols())
     }
 
     /// Bytes of all rows.
@@ -57,18 +71,45 @@ impl Tensor {
         (self.rows() * self.row_bytes()) as u64
     }
 
-    /// The stored bytes of a row, little-endian.
-    pub fn row(&self, row: usize) -> &[u8] {
+    /// A matrix that is decoded.
+    pub fn coded(matrix: Arc<dyn Coded>, dtype: Dtype, rows: usize, cols: usize) -> Self {
+        let first = matrix.parts()[0];
+        Self {
+            name: first.name.clone(),
+            file: first.file.clone(),
+            source: Source::Coded(matrix),
+            rows: Rows { first: 0, group: rows, stride: rows },
+            dtype,
+            shape: vec![rows, cols],
+        }
+    }
+
+    /// Whether its rows are decoded, or of groups.
+    pub fn is_coded(&self) -> bool {
+        matches!(self.source, Source::Coded(_)) || self.dtype.is_quantized()
+    }
+
+    /// The bytes of a row in its element type, little-endian.
+    pub fn row(&self, row: usize) -> Cow<'_, [u8]> {
         let bytes = self.row_bytes();
-        &self.map.bytes()[self.offset(row)..][..bytes]
+        match &self.source {
+            Source::Stored { map, start } => {
+                Cow::Borrowed(&map.bytes()[start + self.rows.stored(row) * bytes..][..bytes])
+            }
+            Source::Coded(matrix) => {
+                let mut decoded = vec![0; bytes];
+                matrix.row(self.rows.stored(row), &mut Row::new(self.dtype, self.cols(), &mut decoded));
+                Cow::Owned(decoded)
+            }
+        }
     }
 
     /// All values, row by row, widened.
     pub fn values(&self) -> Vec<f32> {
-        let cols = self.shape[1..].iter().product();
+        let cols = self.cols();
         let mut values = vec![0.0; self.rows() * cols];
         for (row, values) in values.chunks_exact_mut(cols).enumerate() {
-            self.dtype.read_all(self.row(row), values);
+            self.dtype.read_all(&self.row(row), values);
         }
         values
     }
@@ -88,14 +129,21 @@ impl Tensor {
 
     /// Whether all values are finite.
     pub fn is_finite(&self) -> bool {
-        (0..self.rows()).all(|row| self.dtype.all_finite(self.row(row)))
+        (0..self.rows()).all(|row| self.dtype.all_finite(&self.row(row)))
     }
 
-    /// Takes the pages of some rows out of this process's memory.
+    /// Takes the pages of some rows out of this process's memory; of a decoded matrix, all of its pages.
     pub fn forget(&self, rows: Range<usize>) {
-        if !rows.is_empty() {
-            let (start, end) = (self.offset(rows.start), self.offset(rows.end - 1) + self.row_bytes());
-            self.map.forget(start, end - start);
+        if rows.is_empty() {
+            return;
+        }
+        match &self.source {
+            Source::Stored { map, start } => {
+                let bytes = self.row_bytes();
+                let first = start + self.rows.stored(rows.start) * bytes;
+                map.forget(first, start + (self.rows.stored(rows.end - 1) + 1) * bytes - first);
+            }
+            Source::Coded(matrix) => matrix.parts().iter().for_each(|part| part.forget()),
         }
     }
 
@@ -112,20 +160,65 @@ impl Tensor {
         Self { rows: Rows { first, group, stride }, shape, ..self.clone() }
     }
 
-    /// The matrix `index` of a tensor of several.
+    /// The matrix `index` of a stored tensor of several.
     ///
     /// # Panics
     /// If there is no such matrix.
     pub fn slab(&self, index: usize) -> Self {
         assert!(index < self.rows(), "{}: no matrix {index}", self.name);
+        let Source::Stored { map, start } = &self.source else { panic!("{}: decoded", self.name) };
+        let start = start + self.rows.stored(index) * self.row_bytes();
         let shape = self.shape[1..].to_vec();
         let rows = Rows { first: 0, group: shape[0], stride: shape[0] };
-        Self { start: self.offset(index), rows, shape, ..self.clone() }
+        Self { source: Source::Stored { map: map.clone(), start }, rows, shape, ..self.clone() }
+    }
+}
+
+impl Rows {
+    /// Where a row is among the stored ones.
+    fn stored(&self, row: usize) -> usize {
+        self.first + row / self.group * self.stride + row % self.group
+    }
+}
+
+/// A tensor of any type, as bytes.
+#[derive(Clone, Debug)]
+pub struct Raw {
+    map: Arc<Map>,
+    range: Range<usize>,
+    dtype: safetensors::Dtype,
+    pub shape: Vec<usize>,
+    pub name: String,
+    pub file: PathBuf,
+}
+
+impl Raw {
+    /// All of them.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map.bytes()[self.range.clone()]
     }
 
-    fn offset(&self, row: usize) -> usize {
-        let Rows { first, group, stride } = self.rows;
-        self.start + (first + row / group * stride + row % group) * self.row_bytes()
+    /// Value `index` of a tensor of 32-bit whole numbers.
+    pub fn u32(&self, index: usize) -> u32 {
+        u32::from_le_bytes(self.bytes().as_chunks().0[index])
+    }
+
+    /// Value `index` of a tensor of floating point.
+    pub fn float(&self, index: usize) -> f32 {
+        match self.dtype {
+            safetensors::Dtype::F32 => f32::from_le_bytes(self.bytes().as_chunks().0[index]),
+            safetensors::Dtype::BF16 => Dtype::Bf16.read(&self.bytes()[2 * index..][..2]),
+            _ => Dtype::F16.read(&self.bytes()[2 * index..][..2]),
+        }
+    }
+
+    /// The error that it must `expected`.
+    pub fn wrong(&self, expected: impl Into<String>) -> Error {
+        Error::tensor(&self.file, &self.name, expected)
+    }
+
+    fn forget(&self) {
+        self.map.forget(self.range.start, self.range.len());
     }
 }
 
@@ -133,6 +226,8 @@ impl Tensor {
 #[derive(Debug)]
 pub struct Checkpoint {
     folder: PathBuf,
+    /// How its matrices are quantized, if they are.
+    scheme: Option<Scheme>,
     tensors: HashMap<String, Entry>,
 }
 
@@ -161,7 +256,8 @@ impl Checkpoint {
     pub fn open(folder: &Path) -> Result<Self> {
         let single = folder.join("model.safetensors");
         let index = folder.join("model.safetensors.index.json");
-        let mut this = Self { folder: folder.to_owned(), tensors: HashMap::new() };
+        let scheme = Scheme::of(&Json::open_if_there(&folder.join("config.json"))?)?;
+        let mut this = Self { folder: folder.to_owned(), scheme, tensors: HashMap::new() };
         if single.exists() || !index.exists() {
             this.add(&single)?;
             return Ok(this);
@@ -220,15 +316,7 @@ impl Checkpoint {
     /// # Errors
     /// It is missing, of another shape, or of a type other than float32, float16 and bfloat16.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let Some(entry) = self.tensors.get(name) else {
-            return Err(Error::tensor(&self.folder, name, format!("be there, with shape {shape:?}")));
-        };
-        entry.asked.set(true);
-        if entry.info.shape != shape {
-            let found = &entry.info.shape[..entry.info.shape.len().min(8)];
-            let expected = format!("have shape {shape:?}, as config.json says; it has {found:?}");
-            return Err(Error::tensor(&entry.file, name, expected));
-        }
+        let entry = self.entry(name, shape)?;
         let dtype = match entry.info.dtype {
             safetensors::Dtype::F32 => Dtype::F32,
             safetensors::Dtype::F16 => Dtype::F16,
@@ -239,6 +327,111 @@ impl Checkpoint {
             }
         };
         Ok(entry.tensor(name, dtype, shape))
+    }
+
+    /// The matrix `{name}.weight`, or what the checkpoint's scheme has in its place.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Tensor> {
+        let coded = match &self.scheme {
+            Some(scheme) => scheme.matrix(self, name, rows, cols)?,
+            None => None,
+        };
+        match coded {
+            Some(tensor) => Ok(tensor),
+            None => self.tensor(&format!("{name}.weight"), &[rows, cols]),
+        }
+    }
+
+    /// The matrices of gpt-oss's experts: in MXFP4 as `{name}_blocks` and `{name}_scales`, or `name`, (experts, cols,
+    /// rows).
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn gpt_oss(&self, name: &str, experts: usize, rows: usize, cols: usize) -> Result<Vec<Tensor>> {
+        if !matches!(self.scheme, Some(Scheme::Mxfp4)) {
+            let dtype = self.tensor(name, &[experts, cols, rows])?.dtype;
+            let all = self.raw_any(name)?;
+            let one =
+                |expert| Tensor::coded(Arc::new(Transposed { all: all.clone(), expert }), dtype, rows, cols);
+            return Ok((0..experts).map(one).collect());
+        }
+        let groups = cols.div_ceil(super::dtype::GROUP);
+        let raw = |suffix: &str, shape: &[usize]| {
+            self.raw(&format!("{name}_{suffix}"), shape, &[safetensors::Dtype::U8])
+        };
+        let blocks = raw("blocks", &[experts, rows, groups, 16])?;
+        let scales = raw("scales", &[experts, rows, groups])?;
+        let one = |expert| {
+            let matrix = Mxfp4 { blocks: blocks.clone(), scales: scales.clone(), expert };
+            Tensor::coded(Arc::new(matrix), Dtype::Q8, rows, cols)
+        };
+        Ok((0..experts).map(one).collect())
+    }
+
+    /// A tensor as bytes.
+    ///
+    /// # Errors
+    /// It is missing, of another shape, or of none of the types.
+    pub fn raw(&self, name: &str, shape: &[usize], dtypes: &[safetensors::Dtype]) -> Result<Raw> {
+        let entry = self.entry(name, shape)?;
+        if !dtypes.contains(&entry.info.dtype) {
+            let names: Vec<_> = dtypes.iter().map(|dtype| format!("{dtype:?}")).collect();
+            let expected = format!("be {}; it is {:?}", names.join(" or "), entry.info.dtype);
+            return Err(Error::tensor(&entry.file, name, expected));
+        }
+        Ok(entry.raw(name))
+    }
+
+    /// A tensor of floating point.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::raw`].
+    pub fn raw_floats(&self, name: &str, shape: &[usize]) -> Result<Raw> {
+        use safetensors::Dtype as D;
+        self.raw(name, shape, &[D::F32, D::F16, D::BF16])
+    }
+
+    /// A tensor of any shape and type.
+    ///
+    /// # Errors
+    /// It is missing.
+    pub fn raw_any(&self, name: &str) -> Result<Raw> {
+        let missing = || Error::tensor(&self.folder, name, "be there");
+        let entry = self.tensors.get(name).ok_or_else(missing)?;
+        entry.asked.set(true);
+        Ok(entry.raw(name))
+    }
+
+    /// Counts a tensor as read, if it is there.
+    pub fn ask(&self, name: &str) {
+        if let Some(entry) = self.tensors.get(name) {
+            entry.asked.set(true);
+        }
+    }
+
+    /// The shape of a tensor, if it is there.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|entry| entry.info.shape.as_slice())
+    }
+
+    /// The type of a tensor, if it is there.
+    pub fn dtype(&self, name: &str) -> Option<safetensors::Dtype> {
+        self.tensors.get(name).map(|entry| entry.info.dtype)
+    }
+
+    fn entry(&self, name: &str, shape: &[usize]) -> Result<&Entry> {
+        let Some(entry) = self.tensors.get(name) else {
+            return Err(Error::tensor(&self.folder, name, format!("be there, with shape {shape:?}")));
+        };
+        entry.asked.set(true);
+        if entry.info.shape != shape {
+            let found = &entry.info.shape[..entry.info.shape.len().min(8)];
+            let expected = format!("have shape {shape:?}, as config.json says; it has {found:?}");
+            return Err(Error::tensor(&entry.file, name, expected));
+        }
+        Ok(entry)
     }
 
     /// Whether there is a tensor `name`.
@@ -274,11 +467,22 @@ impl Checkpoint {
 }
 
 impl Entry {
+    fn raw(&self, name: &str) -> Raw {
+        let (begin, end) = self.info.data_offsets;
+        Raw {
+            map: self.map.clone(),
+            range: self.start..self.start + (end - begin),
+            dtype: self.info.dtype,
+            shape: self.info.shape.clone(),
+            name: name.to_owned(),
+            file: self.file.clone(),
+        }
+    }
+
     fn tensor(&self, name: &str, dtype: Dtype, shape: &[usize]) -> Tensor {
         let rows = shape.first().copied().unwrap_or(1);
         Tensor {
-            map: self.map.clone(),
-            start: self.start,
+            source: Source::Stored { map: self.map.clone(), start: self.start },
             rows: Rows { first: 0, group: rows, stride: rows },
             name: name.to_owned(),
             file: self.file.clone(),

@@ -70,6 +70,11 @@ impl Json {
         self.value.get(name).filter(|value| !value.is_null())
     }
 
+    /// The names of its fields.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.value.as_object().into_iter().flat_map(|object| object.keys().map(String::as_str))
+    }
+
     /// The error that `name` must be `expected`.
     pub fn wrong(&self, name: &str, expected: impl Into<String>) -> Error {
         Error::config(&self.file, format!("{}{name}", self.prefix), expected)

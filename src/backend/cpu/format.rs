@@ -13,11 +13,14 @@
 
 #![expect(clippy::needless_range_loop, reason = "closures would not be compiled for the instruction set")]
 
+use std::borrow::Cow;
+
 use half::f16;
 
 use super::vector::{LANES, LINE, STORED_ZERO};
 use crate::backend::{Buf, Quantize};
 use crate::weights::Dtype;
+use crate::weights::dtype::q4_numbers;
 
 /// Columns that share a scale.
 pub const GROUP: usize = Buf::GROUP;
@@ -36,8 +39,8 @@ impl Format {
     /// The format of a matrix stored as `dtype`.
     pub fn of(dtype: Dtype, quantize: Option<Quantize>) -> Self {
         match (quantize, dtype) {
-            (Some(Quantize::Q8), _) => Self::Q8,
-            (Some(Quantize::Q4), _) => Self::Q4,
+            (Some(Quantize::Q4), _) | (_, Dtype::Q4) => Self::Q4, // eight bits would not say more
+            (Some(Quantize::Q8), _) | (None, Dtype::Q8) => Self::Q8,
             (None, Dtype::F32) => Self::F32,
             (None, Dtype::F16) => Self::F16,
             (None, Dtype::Bf16) => Self::Bf16,
@@ -69,14 +72,18 @@ impl Format {
     /// # Errors
     /// A value is too large for a scale of f16.
     #[inline(always)] // into a function of the instruction set, which rounds in one instruction
-    pub fn pack(self, dtype: Dtype, rows: &[&[u8]], block: &mut [u8]) -> Result<(), TooLarge> {
-        let row_bytes = rows.first().map_or(0, |row| row.len());
-        let cols = row_bytes / dtype.bytes();
+    pub fn pack(
+        self,
+        dtype: Dtype,
+        cols: usize,
+        rows: &[Cow<'_, [u8]>],
+        block: &mut [u8],
+    ) -> Result<(), TooLarge> {
         let (lines, scales) = block.split_at_mut(self.line_bytes(cols));
         for (group, first) in (0..cols).step_by(GROUP).enumerate() {
             let count = GROUP.min(cols - first);
             for (lane, row) in rows.iter().enumerate() {
-                let bytes = &row[first * dtype.bytes()..][..count * dtype.bytes()];
+                let bytes = dtype.group(row, first, cols);
                 match self {
                     Self::F32 => scatter::<4>(bytes, &mut lines[first * LINE..], lane, LINE),
                     Self::F16 => scatter::<2>(bytes, &mut lines[first * LINE / 2..], lane, LINE / 2),
@@ -89,12 +96,10 @@ impl Format {
                         scatter::<4>(&even, &mut lines[first * LINE / 2..], lane, LINE);
                     }
                     Self::Q8 | Self::Q4 => {
-                        let mut values = [0.0; GROUP];
-                        dtype.read_all(bytes, &mut values[..count]);
                         let at = (group * LANES + lane) * 2;
                         let scale = &mut scales[at..at + 2];
+                        let (step, numbers) = self.numbers(dtype, bytes, count)?;
                         if self == Self::Q8 {
-                            let (step, numbers) = quantize8(&values)?;
                             scale.copy_from_slice(&step.to_le_bytes());
                             let mut stored = [0; GROUP];
                             for i in 0..GROUP {
@@ -102,7 +107,6 @@ impl Format {
                             }
                             scatter::<4>(&stored, &mut lines[first * LINE / 4..], lane, LINE);
                         } else {
-                            let (step, numbers) = quantize4(&values)?;
                             scale.copy_from_slice(&step.to_le_bytes());
                             let mut nibbles = [0; GROUP / 2];
                             for i in 0..GROUP / 2 {
@@ -116,6 +120,31 @@ impl Format {
             }
         }
         Ok(())
+    }
+
+    /// The scale and numbers of a group: as they are stored, or quantized.
+    #[inline(always)]
+    fn numbers(self, dtype: Dtype, bytes: &[u8], count: usize) -> Result<(f16, [i8; GROUP]), TooLarge> {
+        let stored = |bytes: &[u8]| f16::from_le_bytes([bytes[0], bytes[1]]);
+        match (self, dtype) {
+            (Self::Q8, Dtype::Q8) => {
+                let mut numbers = [0; GROUP];
+                for i in 0..count {
+                    numbers[i] = bytes[2 + i] as i8;
+                }
+                Ok((stored(bytes), numbers))
+            }
+            (Self::Q4, Dtype::Q4) => {
+                let mut numbers = q4_numbers(&bytes[2..]);
+                numbers[count..].fill(0);
+                Ok((stored(bytes), numbers))
+            }
+            _ => {
+                let mut values = [0.0; GROUP];
+                dtype.read_all(bytes, &mut values[..count]);
+                if self == Self::Q8 { quantize8(&values) } else { quantize4(&values) }
+            }
+        }
     }
 
     /// One value of a packed block.
@@ -235,14 +264,15 @@ mod tests {
                     let rows: Vec<Vec<u8>> = (0..count)
                         .map(|row| (0..cols).flat_map(|col| dtype.write(cell(row, col))).collect())
                         .collect();
-                    let rows: Vec<&[u8]> = rows.iter().map(Vec::as_slice).collect();
+                    let rows: Vec<_> = rows.iter().map(|row| Cow::Borrowed(row.as_slice())).collect();
                     for quantize in [None, Some(Quantize::Q8), Some(Quantize::Q4)] {
                         let format = Format::of(dtype, quantize);
                         let mut block = vec![0; format.block_bytes(cols)];
-                        format.pack(dtype, &rows, &mut block).unwrap();
+                        format.pack(dtype, cols, &rows, &mut block).unwrap();
                         for row in 0..count {
                             for col in 0..cols {
-                                let stored = dtype.read(&rows[row][col * dtype.bytes()..][..dtype.bytes()]);
+                                let stored =
+                                    dtype.read(&rows[row][dtype.row_bytes(col)..dtype.row_bytes(col + 1)]);
                                 let error = (format.value(&block, cols, row, col) - stored).abs();
                                 let allowed = match quantize {
                                     None => 0.0,

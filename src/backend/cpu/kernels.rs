@@ -1,5 +1,7 @@
 //! The kernels of an instruction set, as a table of function pointers.
 
+use std::borrow::Cow;
+
 use super::attention::AttentionJob;
 use super::format::{Format, TooLarge};
 use super::linear::{GatedJob, LinearJob};
@@ -15,7 +17,7 @@ pub type TileFn = unsafe fn(&Tile);
 /// What is done on each thread before tiles, and after them.
 pub type Around = (unsafe fn(), unsafe fn());
 /// Packs rows of a matrix into a block: [`Format::pack`].
-pub type PackFn = unsafe fn(Format, Dtype, &[&[u8]], &mut [u8]) -> Result<(), TooLarge>;
+pub type PackFn = unsafe fn(Format, Dtype, usize, &[Cow<'_, [u8]>], &mut [u8]) -> Result<(), TooLarge>;
 
 /// The kernels of one instruction set.
 ///
@@ -127,10 +129,11 @@ macro_rules! kernels {
             unsafe fn pack(
                 format: format::Format,
                 dtype: $crate::weights::Dtype,
-                rows: &[&[u8]],
+                cols: usize,
+                rows: &[std::borrow::Cow<'_, [u8]>],
                 block: &mut [u8],
             ) -> Result<(), format::TooLarge> {
-                format.pack(dtype, rows, block)
+                format.pack(dtype, cols, rows, block)
             }
             Kernels {
                 tokens: $tokens,

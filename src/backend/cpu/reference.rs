@@ -135,7 +135,14 @@ impl Weight {
         if !tensor.is_finite() {
             return Err(tensor.not_finite());
         }
+        if tensor.dtype.is_quantized() && !(quantize == Some(Quantize::Q4) && tensor.dtype == Dtype::Q8) {
+            return Ok(Self { rows, cols, data: Data::Table(tensor.values()), quantized: true });
+        }
         let Some(quantize) = quantize else {
+            if tensor.is_coded() {
+                // decoding a row for each of its values would take too long
+                return Ok(Self { rows, cols, data: Data::Table(tensor.values()), quantized: false });
+            }
             return Ok(Self { rows, cols, data: Data::Mapped(tensor.clone()), quantized: false });
         };
         let mut values = tensor.values();
@@ -163,8 +170,8 @@ impl Weight {
         match &self.data {
             Data::Table(values) => values[row * self.cols + col],
             Data::Mapped(tensor) => {
-                let bytes = tensor.dtype.bytes();
-                tensor.dtype.read(&tensor.row(row)[col * bytes..][..bytes])
+                let dtype = tensor.dtype;
+                dtype.read(&tensor.row(row)[dtype.row_bytes(col)..dtype.row_bytes(col + 1)])
             }
         }
     }
@@ -268,7 +275,7 @@ impl Backend for Reference {
 
     fn weight_bytes(tensor: &Tensor, quantize: Option<Quantize>) -> u64 {
         let values = tensor.shape.iter().product::<usize>() as u64;
-        if quantize.is_some() { 4 * values } else { tensor.bytes() }
+        if quantize.is_some() || tensor.is_coded() { 4 * values } else { tensor.bytes() }
     }
 
     fn upload(&mut self, tensor: &Tensor, quantize: Option<Quantize>) -> Result<Weight> {

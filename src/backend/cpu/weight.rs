@@ -70,14 +70,13 @@ impl Weight {
             team.run(team.size(), &|part| {
                 for row in part.range(count, LANES).step_by(LANES) {
                     let row = first + row;
-                    let lanes: Vec<&[u8]> =
-                        (row..(row + LANES).min(rows)).map(|row| tensor.row(row)).collect();
+                    let lanes: Vec<_> = (row..(row + LANES).min(rows)).map(|row| tensor.row(row)).collect();
                     // SAFETY: block `row / LANES` is inside the pages, and this part's alone.
                     let block = unsafe { start.block(row / LANES, block_bytes) };
                     if !lanes.iter().all(|lane| dtype.all_finite(lane)) {
                         failed.fetch_max(NOT_FINITE, Ordering::Relaxed);
                     // SAFETY: who has kernels has their instruction set.
-                    } else if unsafe { (kernels.pack)(format, dtype, &lanes, block) }.is_err() {
+                    } else if unsafe { (kernels.pack)(format, dtype, cols, &lanes, block) }.is_err() {
                         failed.fetch_max(TOO_LARGE, Ordering::Relaxed);
                     }
                 }

@@ -1,0 +1,246 @@
+//! Matrices that a checkpoint holds quantized, decoded row by row into one of our element types.
+//!
+//! Whole numbers with a scale for each group of columns become [`Dtype::Q8`] or [`Dtype::Q4`] without loss, where the
+//! groups are 32 columns or a multiple of that and scales fit f16; columns in another order, and levels that are not
+//! evenly spaced, are rounded to eight bits. Floating point of eight bits becomes bf16. Quantized activations, which some
+//! of these formats ask for, are not what the format says but what the backend does.
+
+mod awq;
+mod bitsandbytes;
+mod compressed;
+mod fp8;
+mod gptq;
+mod mxfp4;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use half::f16;
+
+use super::checkpoint::{Checkpoint, Raw, Tensor};
+use super::dtype::{Dtype, GROUP};
+use super::json::Json;
+use crate::error::Result;
+
+pub use mxfp4::{Mxfp4, Transposed};
+
+/// A matrix of a format.
+pub trait Coded: Debug + Send + Sync {
+    /// Decodes a row.
+    fn row(&self, row: usize, out: &mut Row<'_>);
+
+    /// The tensors that it is in.
+    fn parts(&self) -> Vec<&Raw>;
+}
+
+/// A row on its way into an element type.
+#[derive(Debug)]
+pub struct Row<'a> {
+    dtype: Dtype,
+    cols: usize,
+    bytes: &'a mut [u8],
+}
+
+impl<'a> Row<'a> {
+    /// `bytes` are those of a row of `dtype`.
+    pub fn new(dtype: Dtype, cols: usize, bytes: &'a mut [u8]) -> Self {
+        assert_eq!(bytes.len(), dtype.row_bytes(cols), "a row of the type");
+        Self { dtype, cols, bytes }
+    }
+
+    /// Columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The columns of each 32 as `scale * number`: `group` is given the first column and numbers to fill, and returns the
+    /// scale.
+    pub fn numbers(&mut self, mut group: impl FnMut(usize, &mut [i32]) -> f32) {
+        for first in (0..self.cols).step_by(GROUP) {
+            let (mut numbers, count) = ([0; GROUP], GROUP.min(self.cols - first));
+            let scale = group(first, &mut numbers[..count]);
+            let least = if self.dtype == Dtype::Q4 { -8..=7 } else { -128..=127 };
+            let exact = f16::from_f32(scale);
+            let fits = numbers.iter().all(|number| least.contains(number)) && exact.to_f32().is_finite();
+            match self.dtype {
+                Dtype::Q8 | Dtype::Q4 if fits && (exact.is_normal() || scale == 0.0) => {
+                    self.put(first, exact, &numbers);
+                }
+                _ => {
+                    let values = numbers.map(|number| scale * number as f32);
+                    self.put_values(first, &values[..count]);
+                }
+            }
+        }
+    }
+
+    /// The values of each 32 columns: `group` is given the first column and values to fill.
+    pub fn values(&mut self, mut group: impl FnMut(usize, &mut [f32])) {
+        for first in (0..self.cols).step_by(GROUP) {
+            let (mut values, count) = ([0.0; GROUP], GROUP.min(self.cols - first));
+            group(first, &mut values[..count]);
+            self.put_values(first, &values[..count]);
+        }
+    }
+
+    fn group(&mut self, first: usize) -> &mut [u8] {
+        let bytes = self.dtype.row_bytes(GROUP);
+        let at = first / GROUP * bytes;
+        let end = self.bytes.len().min(at + bytes);
+        &mut self.bytes[at..end]
+    }
+
+    fn put(&mut self, first: usize, scale: f16, numbers: &[i32; GROUP]) {
+        let dtype = self.dtype;
+        let group = self.group(first);
+        group[..2].copy_from_slice(&scale.to_le_bytes());
+        match dtype {
+            Dtype::Q8 => group[2..].iter_mut().zip(numbers).for_each(|(byte, n)| *byte = *n as i8 as u8),
+            Dtype::Q4 => {
+                for (i, byte) in group[2..].iter_mut().enumerate() {
+                    *byte = (numbers[i] + 8) as u8 | ((numbers[i + GROUP / 2] + 8) as u8) << 4;
+                }
+            }
+            _ => unreachable!("checked by the callers"),
+        }
+    }
+
+    fn put_values(&mut self, first: usize, values: &[f32]) {
+        let dtype = self.dtype;
+        match dtype {
+            Dtype::Q8 | Dtype::Q4 => {
+                let most = if dtype == Dtype::Q8 { 127.0 } else { 7.0 };
+                let largest = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+                // a value that is not finite gives a scale that is not, and that is refused
+                let scale = match values.iter().all(|value| value.is_finite()) {
+                    true => f16::from_f32(largest / most),
+                    false => f16::INFINITY,
+                };
+                let inverse = if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
+                let mut numbers = [0; GROUP];
+                for (number, value) in numbers.iter_mut().zip(values) {
+                    *number = (value * inverse).round_ties_even().clamp(-most, most) as i32;
+                }
+                self.put(first, scale, &numbers);
+            }
+            _ => dtype.write_all(values, self.group(first)),
+        }
+    }
+}
+
+/// How a checkpoint's matrices are quantized, from `quantization_config` of its config.json.
+#[derive(Debug)]
+pub enum Scheme {
+    Gptq(gptq::Gptq),
+    Awq(awq::Awq),
+    Compressed(compressed::Compressed),
+    Fp8(fp8::Fp8),
+    BitsAndBytes(bitsandbytes::BitsAndBytes),
+    Mxfp4,
+}
+
+impl Scheme {
+    /// Reads it; none for a checkpoint that is not quantized.
+    ///
+    /// # Errors
+    /// It is a scheme, or has a setting, that is not known; the error names the field.
+    pub fn of(config: &Json) -> Result<Option<Self>> {
+        let Some(json) = config.object("quantization_config")?.or(config.object("compression_config")?)
+        else {
+            return Ok(None);
+        };
+        Ok(Some(match json.text("quant_method")? {
+            Some("gptq") => Self::Gptq(gptq::Gptq::of(&json)?),
+            Some("awq") => Self::Awq(awq::Awq::of(&json)?),
+            Some("compressed-tensors") => Self::Compressed(compressed::Compressed::of(&json)?),
+            Some("fp8" | "fbgemm_fp8") => Self::Fp8(fp8::Fp8::of(&json)?),
+            Some("bitsandbytes") => Self::BitsAndBytes(bitsandbytes::BitsAndBytes::of(&json)?),
+            Some("mxfp4") => Self::Mxfp4,
+            _ => {
+                let expected = "gptq, awq, compressed-tensors, fp8, fbgemm_fp8, bitsandbytes or mxfp4";
+                return Err(json.wrong("quant_method", expected));
+            }
+        }))
+    }
+
+    /// The matrix `name` (without `.weight`), if the checkpoint has it in this scheme.
+    ///
+    /// # Errors
+    /// A tensor of it is missing or of another shape or type.
+    pub fn matrix(
+        &self,
+        checkpoint: &Checkpoint,
+        name: &str,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Option<Tensor>> {
+        let found: Option<(Arc<dyn Coded>, Dtype)> = match self {
+            Self::Gptq(scheme) => scheme.find(checkpoint, name, rows, cols)?,
+            Self::Awq(scheme) => scheme.find(checkpoint, name, rows, cols)?,
+            Self::Compressed(scheme) => scheme.find(checkpoint, name, rows, cols)?,
+            Self::Fp8(scheme) => scheme.find(checkpoint, name, rows, cols)?,
+            Self::BitsAndBytes(scheme) => scheme.find(checkpoint, name, rows, cols)?,
+            Self::Mxfp4 => None, // experts only
+        };
+        Ok(found.map(|(coded, dtype)| Tensor::coded(coded, dtype, rows, cols)))
+    }
+}
+
+/// A found matrix, and what its rows become.
+type Found = Result<Option<(Arc<dyn Coded>, Dtype)>>;
+
+/// Signed or unsigned numbers of `bits` packed into words of 32, the first in the lowest bits.
+fn packed(word: u32, bits: usize, index: usize) -> i32 {
+    (word >> (bits * index) & ((1 << bits) - 1)) as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(dtype: Dtype, cols: usize, fill: impl Fn(&mut Row<'_>)) -> Vec<f32> {
+        let mut bytes = vec![0; dtype.row_bytes(cols)];
+        fill(&mut Row::new(dtype, cols, &mut bytes));
+        let mut values = vec![0.0; cols];
+        dtype.read_all(&bytes, &mut values);
+        values
+    }
+
+    #[test]
+    fn numbers_that_fit_are_exact() {
+        for (dtype, least, most) in [(Dtype::Q8, -128, 127), (Dtype::Q4, -8, 7), (Dtype::F32, -999, 999)] {
+            for cols in [1, 31, 32, 33, 70] {
+                let number = |col: usize| least + (col as i32 * 7) % (most - least + 1);
+                let scale = |first: usize| 0.25 + first as f32;
+                let values = decoded(dtype, cols, |row| {
+                    row.numbers(|first, numbers| {
+                        numbers.iter_mut().enumerate().for_each(|(i, n)| *n = number(first + i));
+                        scale(first)
+                    });
+                });
+                for (col, value) in values.iter().enumerate() {
+                    assert_eq!(
+                        *value,
+                        scale(col / GROUP * GROUP) * number(col) as f32,
+                        "{dtype} {cols} {col}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_rounded() {
+        let numbers = |row: &mut Row<'_>| {
+            row.numbers(|_, numbers| {
+                numbers.iter_mut().enumerate().for_each(|(i, n)| *n = i as i32 * 10);
+                1.0
+            });
+        };
+        for (i, value) in decoded(Dtype::Q8, 32, numbers).iter().enumerate() {
+            assert!((value - i as f32 * 10.0).abs() < 310.0 / 127.0 * 0.51, "{i}: {value}");
+        }
+        let bad = |row: &mut Row<'_>| row.values(|_, values| values.fill(f32::NAN));
+        assert!(!decoded(Dtype::Q8, 32, bad).iter().any(|value| value.is_finite()));
+    }
+}
