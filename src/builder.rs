@@ -17,7 +17,7 @@ use crate::grammar::Grammars;
 use crate::memory::thread::{Depth, spawn};
 use crate::model::arch::Arch;
 use crate::model::decoder::{Decoder, Limits, Plan, blocks_for};
-use crate::model::weights::Weights;
+use crate::model::weights::{Options, Weights};
 use crate::privacy::receipt::Chain;
 use crate::privacy::trace::{self, OnEvent, Telemetry};
 use crate::privacy::{Alias, Event, Prices};
@@ -91,7 +91,7 @@ pub struct Builder {
     step_tokens: usize,
     budget: Option<u64>,
     pub(crate) quantize: Option<Quantize>,
-    extra_tensors: bool,
+    options: Options,
     kv_cache: KvCache,
     progress: Option<OnProgress>,
     max_requests: usize,
@@ -120,7 +120,7 @@ impl Builder {
             step_tokens: 512,
             budget: None,
             quantize: None,
-            extra_tensors: false,
+            options: Options::default(),
             kv_cache: KvCache::Checkpoint,
             progress: None,
             max_requests: 1 << 16,
@@ -247,10 +247,18 @@ impl Builder {
         self
     }
 
+    /// Takes the matrices of a quantized checkpoint in as bf16. By default whole numbers stay what they are, and products
+    /// with them round activations to eight bits, as [`Builder::quantize`] says: that is smaller and faster; this is
+    /// nearer to what the checkpoint was made for. FP8 becomes bf16 in any case.
+    pub fn dequantize(mut self) -> Self {
+        self.options.dequantize = true;
+        self
+    }
+
     /// Takes a checkpoint with tensors that a model of its `config.json` does not read. By default those are an error,
     /// since they mean as a rule that the model is another one.
     pub fn allow_extra_tensors(mut self) -> Self {
-        self.extra_tensors = true;
+        self.options.extra = true;
         self
     }
 
@@ -300,7 +308,7 @@ impl Builder {
     }
 
     fn parts_of(&self, folder: &Path, arch: Arch, limits: Limits) -> Result<Parts> {
-        let weights = Weights::find(&arch, &Checkpoint::open(folder)?, self.extra_tensors)?;
+        let weights = Weights::find(&arch, &Checkpoint::open(folder)?, self.options)?;
         let plan = Plan::new(&arch, self.cache_type(weights.dtype()), limits)?;
         Ok(Parts { arch, weights, plan, limits })
     }

@@ -19,6 +19,15 @@ const MANY: usize = 10_000;
 /// How many problems an error shows.
 const SHOWN: usize = 3;
 
+/// How tensors are taken.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Tensors that nobody reads are no error.
+    pub extra: bool,
+    /// Quantized matrices become bf16.
+    pub dequantize: bool,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Weights {
@@ -130,11 +139,11 @@ impl Weights {
     ///
     /// # Errors
     /// Tensors are missing, or of another shape or type, or nobody reads them though they are not known to be needless;
-    /// the error names the first ones. `extra`: those that nobody reads are no error.
-    pub fn find(arch: &Arch, checkpoint: &Checkpoint, extra: bool) -> Result<Self> {
+    /// the error names the first ones.
+    pub fn find(arch: &Arch, checkpoint: &Checkpoint, options: Options) -> Result<Self> {
         let names = &arch.family.names;
         let problems = RefCell::default();
-        let finder = Finder { arch, checkpoint, problems: &problems, layer: String::new() };
+        let finder = Finder { arch, checkpoint, options, problems: &problems, layer: String::new() };
         let table = [arch.vocab, arch.hidden];
         if checkpoint.is_empty() {
             checkpoint.tensor(&format!("{}.weight", names.embed), &table)?;
@@ -147,7 +156,7 @@ impl Weights {
             Finder { layer: format!("{}{layer}.", names.layers), ..finder }.layer(shape)
         });
         let layers = layers.take_while(|_| problems.borrow().count < MANY).collect();
-        if !extra {
+        if !options.extra {
             finder.refuse_unread();
         }
         problems.into_inner().into_result(checkpoint)?;
@@ -240,6 +249,7 @@ impl Problems {
 struct Finder<'a> {
     arch: &'a Arch,
     checkpoint: &'a Checkpoint,
+    options: Options,
     problems: &'a RefCell<Problems>,
     layer: String,
 }
@@ -253,17 +263,20 @@ impl Finder<'_> {
     }
 
     fn matrix(&self, name: &str, rows: usize, cols: usize) -> Tensor {
-        self.checkpoint.matrix(name, rows, cols).unwrap_or_else(|problem| {
+        let found = self.checkpoint.matrix(name, rows, cols).unwrap_or_else(|problem| {
             self.problems.borrow_mut().add(problem);
             self.checkpoint.stand_in(name, &[rows, cols])
-        })
+        });
+        if self.options.dequantize { found.dequantized() } else { found }
     }
 
     fn gpt_oss(&self, name: &str, experts: usize, rows: usize, cols: usize) -> Vec<Tensor> {
-        self.checkpoint.gpt_oss(name, experts, rows, cols).unwrap_or_else(|problem| {
+        let found = self.checkpoint.gpt_oss(name, experts, rows, cols).unwrap_or_else(|problem| {
             self.problems.borrow_mut().add(problem);
             (0..experts).map(|_| self.checkpoint.stand_in(name, &[rows, cols])).collect()
-        })
+        });
+        let dequantize = self.options.dequantize;
+        found.into_iter().map(|tensor| if dequantize { tensor.dequantized() } else { tensor }).collect()
     }
 
     /// Whatever nobody asked for may mean that the model is another than we take it for.

@@ -84,6 +84,14 @@ impl Tensor {
         }
     }
 
+    /// The same in bf16, if it is quantized to whole numbers.
+    pub fn dequantized(mut self) -> Self {
+        if self.dtype.is_quantized() && matches!(self.source, Source::Coded(_)) {
+            self.dtype = Dtype::Bf16;
+        }
+        self
+    }
+
     /// Whether its rows are decoded, or of groups.
     pub fn is_coded(&self) -> bool {
         matches!(self.source, Source::Coded(_)) || self.dtype.is_quantized()
