@@ -360,7 +360,7 @@ impl Builder {
             kv_tokens: parts.limits.blocks * crate::backend::BLOCK,
         };
         for Parts { weights, plan, .. } in [parts].into_iter().chain(draft) {
-            memory.weights_bytes += weights.bytes::<B>(weights.quantize(self.quantize));
+            memory.weights_bytes += weights.bytes::<B>(self.quantize);
             memory.kv_bytes += plan.kv_bytes();
             memory.workspace_bytes += plan.bytes() - plan.kv_bytes();
         }
@@ -480,8 +480,7 @@ impl Builder {
                 self.progress.iter().for_each(|call| call(progress));
             };
             let mut backend = backend()?;
-            let decoder =
-                Decoder::new(arch, &weights, plan, weights.quantize(self.quantize), &mut backend, loaded)?;
+            let decoder = Decoder::new(arch, &weights, plan, self.quantize, &mut backend, loaded)?;
             Ok::<_, Error>((backend.name(), Model::new(backend, decoder, limits)))
         };
         let (device, main) = load(parts)?;

@@ -58,9 +58,11 @@ impl KvType {
 /// A planned activation buffer: (rows, cols), row-major, at most `rows` of them in use in a step.
 ///
 /// Most hold f32. Those planned as operands are what [`Backend::norm`], [`Backend::attention`] and
-/// [`Backend::gated`] write and [`Backend::linear`] and [`Backend::gated`] read, in a form of the backend's choice.
+/// [`Backend::gated`] write and [`Backend::linear`] and [`Backend::gated`] read, in a [`Form`] for who reads it.
 #[derive(Clone, Copy, Debug)]
 pub struct Buf {
+    /// Of an operand.
+    pub form: Form,
     region: Region,
     /// Values per row.
     pub cols: usize,
@@ -87,7 +89,12 @@ impl Buf {
 
     fn with_stride(layout: &mut Layout, rows: usize, cols: usize, stride: usize) -> Option<Self> {
         let bytes = rows.checked_mul(stride)?.checked_mul(size_of::<f32>())?;
-        Some(Self { region: layout.region(bytes)?, cols, stride })
+        Some(Self { form: Form::F32, region: layout.region(bytes)?, cols, stride })
+    }
+
+    /// The same operand in another form.
+    pub fn of(self, form: Form) -> Self {
+        Self { form, ..self }
     }
 
     /// The region of the first `rows` rows.
@@ -100,6 +107,17 @@ impl Buf {
         let bytes = size_of::<f32>();
         self.region.part(row * self.stride * bytes, self.cols * bytes)
     }
+}
+
+/// How an operand's values are written, for the matrices that they are multiplied with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Single precision.
+    F32,
+    /// bf16.
+    Bf16,
+    /// Signed bytes in groups, each with a scale.
+    Bytes,
 }
 
 /// The paged KV cache: (blocks, layers, 2, kv_heads) planes of one head's keys or values, keys before values.
@@ -476,6 +494,10 @@ pub trait Backend: Send {
 
     /// Takes in a table of f32 that the decoder computed: (rows, cols).
     fn upload_table(&mut self, values: Vec<f32>, cols: usize) -> Self::Weight;
+
+    /// How an operand has to be written that all of these matrices read. Whole numbers and floating point have no form in
+    /// common.
+    fn form(&self, readers: &[&Self::Weight]) -> Form;
 
     /// Maps the planned memory, with what scratch it needs itself. Called once, after all uploads and before any verb
     /// below.

@@ -9,6 +9,7 @@
 //! k, v   (T, kv_heads * head_dim) keys and values on their way into the cache
 //! inner  (T, intermediate)        the MLP's activations, as an operand
 //! branch (T, hidden)              what attention or the MLP gives, where that is normed before it is added
+//! deciding (T, hidden)            the normed copy once more, for the router
 //! routed                          the tokens at their experts, where there are any: [`Routed`]
 //! shared, gate, gated             the same as inner, (T, 1) and (T, hidden) for the expert that all share
 //! last   (R, hidden)              the rows whose logits are wanted
@@ -21,7 +22,7 @@ use super::weights::{
     FeedWeights, LayerWeights, LinearWeights, MixtureWeights, MlpWeights, NormWeights, Weights,
 };
 use crate::backend::{
-    Attention, BLOCK, Backend, Batch, Buf, Cap, Expert, Kv, KvType, Linear, Norm, NormKind, Projection,
+    Attention, BLOCK, Backend, Batch, Buf, Cap, Expert, Form, Kv, KvType, Linear, Norm, NormKind, Projection,
     Quantize, Rope, Routed,
 };
 use crate::error::{Error, Result};
@@ -49,6 +50,7 @@ fn to<W>(linear: &Linear<W>, out: Buf) -> Projection<'_, W> {
 
 #[derive(Debug)]
 struct Layer<W> {
+    forms: Forms,
     attention_norm: Norm<W>,
     q: Linear<W>,
     k: Linear<W>,
@@ -66,6 +68,18 @@ struct Layer<W> {
     /// Of what the MLP adds.
     mlp_post: Option<Norm<W>>,
     shape: LayerShape,
+}
+
+/// What reads the operands of a layer.
+#[derive(Clone, Copy, Debug)]
+struct Forms {
+    /// q, k and v.
+    attention: Form,
+    o: Form,
+    /// The first products of the MLP or of experts.
+    feed: Form,
+    /// The last ones.
+    down: Form,
 }
 
 /// What is behind the attention.
@@ -90,6 +104,9 @@ struct Mixture<W> {
     experts: Vec<Expert<W>>,
     shared: Option<Mlp<W>>,
     shared_gate: Option<Linear<W>>,
+    /// What reads the operand that decides, and that of the shared expert's last product.
+    router_form: Form,
+    shared_form: Form,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +126,8 @@ struct Buffers {
 
 #[derive(Clone, Copy, Debug)]
 struct MixtureBuffers {
+    /// The operand of the router.
+    deciding: Buf,
     routed: Routed,
     /// Of the expert that all share.
     shared: Option<Buf>,
@@ -126,6 +145,8 @@ pub struct Decoder<B: Backend> {
     head: Option<B::Weight>,
     head_bias: Option<B::Weight>,
     ropes: Vec<Rope<B::Weight>>,
+    /// What reads the last operand.
+    head_form: Form,
     buffers: Buffers,
 }
 
@@ -174,6 +195,7 @@ impl Plan {
                 Some(mixture) => {
                     let (experts, per_token) = (mixture.experts, mixture.routing.per_token);
                     Some(MixtureBuffers {
+                        deciding: Buf::plan_operand(&mut layout, tokens, arch.hidden)?,
                         shared: match mixture.shared {
                             Some(width) => Some(Buf::plan_operand(&mut layout, tokens, width)?),
                             None => None,
@@ -241,14 +263,16 @@ impl<B: Backend> Decoder<B> {
             interleaved: arch.interleaved,
         });
         let ropes = ropes.collect();
+        let head_form = backend.form(&[head.as_ref().unwrap_or(&embed)]);
         backend.reserve(plan.layout, plan.kv)?;
-        Ok(Self { embed, layers, norm, head, head_bias, ropes, buffers: plan.buffers, arch })
+        Ok(Self { embed, layers, norm, head, head_bias, ropes, head_form, buffers: plan.buffers, arch })
     }
 
     /// Runs one step: every token of `batch` through all layers, its keys and values into the cache, and the logits
     /// of `batch.outputs` into rows `0..` that [`Decoder::logits`] reads.
     pub fn forward(&self, backend: &mut B, batch: &Batch<'_>) {
         let Buffers { x, xb, last, logits, .. } = self.buffers;
+        let xb = xb.of(self.head_form);
         backend.embed(batch.ids, &self.embed, self.arch.embed_scale, x);
         for (index, layer) in self.layers.iter().enumerate() {
             self.layer(backend, batch, index, layer);
@@ -271,6 +295,8 @@ impl<B: Backend> Decoder<B> {
 
     fn layer(&self, backend: &mut B, batch: &Batch<'_>, index: usize, layer: &Layer<B::Weight>) {
         let Buffers { x, xb, q, att, k, v, .. } = self.buffers;
+        let Forms { attention, o, feed, down } = layer.forms;
+        let (xb, att, fed) = (xb.of(attention), att.of(o), xb.of(feed));
         let (rows, arch) = (batch.ids.len(), &self.arch);
         backend.norm(rows, x, &layer.attention_norm, xb);
         backend.linear(rows, xb, &[to(&layer.q, q), to(&layer.k, k), to(&layer.v, v)]);
@@ -296,48 +322,53 @@ impl<B: Backend> Decoder<B> {
         backend.attention(batch, shape, layer.sinks.as_ref(), q, att);
         if arch.place.is_parallel() {
             // of what the attention was given: before the residual stream changes
-            if let Some(norm) = &layer.mlp_norm {
-                backend.norm(rows, x, norm, xb);
-            }
+            self.norm_feed(backend, rows, layer);
         }
         self.add(backend, rows, att, &layer.o, layer.attention_post.as_ref());
-        if !arch.place.is_parallel()
-            && let Some(norm) = &layer.mlp_norm
-        {
-            backend.norm(rows, x, norm, xb);
+        if !arch.place.is_parallel() {
+            self.norm_feed(backend, rows, layer);
         }
         match &layer.feed {
             Feed::One(mlp) => {
-                let inner = self.buffers.inner;
-                self.inner(backend, rows, mlp, inner);
+                let inner = self.buffers.inner.of(down);
+                self.inner(backend, rows, fed, mlp, inner);
                 self.add(backend, rows, inner, &mlp.down, layer.mlp_post.as_ref());
             }
-            Feed::Mixture(mixture) => self.mixture(backend, rows, mixture, layer.mlp_post.as_ref()),
+            Feed::Mixture(mixture) => self.mixture(backend, rows, layer, mixture),
+        }
+    }
+
+    /// Writes what the MLP reads, unless that is what the attention read.
+    fn norm_feed(&self, backend: &mut B, rows: usize, layer: &Layer<B::Weight>) {
+        let (Buffers { x, xb, mixture, .. }, Forms { attention, feed, .. }) = (self.buffers, layer.forms);
+        let norm = layer.mlp_norm.as_ref().unwrap_or(&layer.attention_norm);
+        if layer.mlp_norm.is_some() || attention != feed {
+            backend.norm(rows, x, norm, xb.of(feed));
+        }
+        if let (Feed::Mixture(of), Some(buffers)) = (&layer.feed, mixture) {
+            backend.norm(rows, x, norm, buffers.deciding.of(of.router_form));
         }
     }
 
     /// The first products of an MLP.
-    fn inner(&self, backend: &mut B, rows: usize, mlp: &Mlp<B::Weight>, out: Buf) {
-        let (xb, activation) = (self.buffers.xb, self.arch.activation);
+    fn inner(&self, backend: &mut B, rows: usize, x: Buf, mlp: &Mlp<B::Weight>, out: Buf) {
+        let activation = self.arch.activation;
         match &mlp.gate {
-            Some(gate) => backend.gated(rows, xb, activation, gate, &mlp.up, out),
-            None => backend.activated(rows, xb, activation, &mlp.up, out),
+            Some(gate) => backend.gated(rows, x, activation, gate, &mlp.up, out),
+            None => backend.activated(rows, x, activation, &mlp.up, out),
         }
     }
 
-    /// Adds what the experts give to the residual stream.
-    fn mixture(
-        &self,
-        backend: &mut B,
-        rows: usize,
-        mixture: &Mixture<B::Weight>,
-        post: Option<&Norm<B::Weight>>,
-    ) {
+    /// Adds what the experts give to the residual stream. Their operand is written.
+    fn mixture(&self, backend: &mut B, rows: usize, layer: &Layer<B::Weight>, mixture: &Mixture<B::Weight>) {
         let (Buffers { x, xb, branch, .. }, arch) = (self.buffers, &self.arch);
+        let (post, Forms { feed, down, .. }) = (layer.mlp_post.as_ref(), layer.forms);
         let (buffers, shape) =
             self.buffers.mixture.as_ref().zip(arch.mixture.as_ref()).expect("planned where layers have them");
-        let routed = &buffers.routed;
-        backend.linear(rows, xb, &[to(&mixture.router, routed.scores)]);
+        let Routed { x: grouped, inner, .. } = buffers.routed;
+        let routed = &Routed { x: grouped.of(feed), inner: inner.of(down), ..buffers.routed };
+        let (xb, deciding) = (xb.of(feed), buffers.deciding.of(mixture.router_form));
+        backend.linear(rows, deciding, &[to(&mixture.router, routed.scores)]);
         backend.route(rows, &shape.routing, mixture.correction.as_ref(), routed);
         backend.experts(rows, xb, arch.activation, &mixture.experts, routed);
         // what is normed is gathered first
@@ -345,13 +376,14 @@ impl<B: Backend> Decoder<B> {
         let (out, scale) = branch.map_or((x, arch.residual_scale), |branch| (branch, 1.0));
         backend.mix(rows, routed, branch.is_none().then_some(scale), out);
         if let (Some(shared), Some(inner)) = (&mixture.shared, buffers.shared) {
-            self.inner(backend, rows, shared, inner);
+            let inner = inner.of(mixture.shared_form);
+            self.inner(backend, rows, xb, shared, inner);
             match &mixture.shared_gate {
                 None => {
                     backend.linear(rows, inner, &[Projection { add: Some(scale), ..to(&shared.down, out) }])
                 }
                 Some(gate) => {
-                    backend.linear(rows, xb, &[to(gate, buffers.gate)]);
+                    backend.linear(rows, deciding, &[to(gate, buffers.gate)]);
                     backend.linear(rows, inner, &[to(&shared.down, buffers.gated)]);
                     backend.add_gated(rows, buffers.gated, buffers.gate, scale, out);
                 }
@@ -396,9 +428,9 @@ impl<B: Backend> Decoder<B> {
     pub fn scrub(&self, backend: &mut B, tokens: usize, outputs: usize) -> (u64, Scrubbed) {
         let Buffers { x, xb, q, att, k, v, inner, branch, mixture, last, logits } = self.buffers;
         let rows = [x, xb, q, att, k, v, inner].into_iter().chain(branch);
-        let shared = mixture
-            .iter()
-            .flat_map(|mixture| [mixture.gate, mixture.gated].into_iter().chain(mixture.shared));
+        let shared = mixture.iter().flat_map(|mixture| {
+            [mixture.deciding, mixture.gate, mixture.gated].into_iter().chain(mixture.shared)
+        });
         let routed = mixture.iter().flat_map(|mixture| mixture.routed.used(tokens));
         let rows = rows.chain(shared).map(|buf| (buf, tokens)).chain(routed);
         let rows = rows.chain([(last, outputs), (logits, outputs)]);
@@ -423,9 +455,20 @@ impl<B: Backend> Loader<'_, B> {
         Ok(weight)
     }
 
-    fn linear(&mut self, (weight, bias): &LinearWeights) -> Result<Linear<B::Weight>> {
+    fn linear(
+        &mut self,
+        (weight, bias): &LinearWeights,
+        quantize: Option<Quantize>,
+    ) -> Result<Linear<B::Weight>> {
         let bias = bias.as_ref().map(|bias| self.matrix(bias, None)).transpose()?;
-        Ok(Linear { weight: self.matrix(weight, self.quantize)?, bias })
+        Ok(Linear { weight: self.matrix(weight, quantize)?, bias })
+    }
+
+    /// What matrices are quantized to that are multiplied with one operand: as asked, or to eight bits if some of them
+    /// are in whole numbers already.
+    fn together<'w>(&self, weights: impl IntoIterator<Item = &'w LinearWeights>) -> Option<Quantize> {
+        let quantized = weights.into_iter().any(|(weight, _)| weight.dtype.is_quantized());
+        self.quantize.or(quantized.then_some(Quantize::Q8))
     }
 
     fn norm(&mut self, weights: &NormWeights) -> Result<Norm<B::Weight>> {
@@ -455,38 +498,61 @@ impl<B: Backend> Loader<'_, B> {
             Some([q, k]) => Some([self.norm(q)?, self.norm(k)?]),
             None => None,
         };
+        let together = self.together([&weights.q, &weights.k, &weights.v]);
+        let [q, k, v] = [&weights.q, &weights.k, &weights.v].map(|linear| self.linear(linear, together));
+        let (q, k, v) = (q?, k?, v?);
+        let o = self.linear(&weights.o, self.together([&weights.o]))?;
+        let (feed, [first, last]) = self.feed(&weights.feed)?;
         Ok(Layer {
+            forms: Forms {
+                attention: self.backend.form(&[&q.weight, &k.weight, &v.weight]),
+                o: self.backend.form(&[&o.weight]),
+                feed: first,
+                down: last,
+            },
             attention_norm: attention_norm.unwrap_or_else(identity),
-            q: self.linear(&weights.q)?,
-            k: self.linear(&weights.k)?,
-            v: self.linear(&weights.v)?,
+            q,
+            k,
+            v,
             head_norms,
-            o: self.linear(&weights.o)?,
+            o,
             sinks: weights.sinks.as_ref().map(|sinks| self.matrix(sinks, None)).transpose()?,
             attention_post: weights.attention_post.as_ref().map(|norm| self.norm(norm)).transpose()?,
             mlp_norm,
-            feed: match &weights.feed {
-                FeedWeights::One(mlp) => Feed::One(self.mlp(mlp)?),
-                FeedWeights::Mixture(mixture) => Feed::Mixture(self.mixture(mixture)?),
-            },
+            feed,
             mlp_post: weights.mlp_post.as_ref().map(|norm| self.norm(norm)).transpose()?,
             shape,
         })
     }
-}
 
-impl<B: Backend> Loader<'_, B> {
-    fn mlp(&mut self, MlpWeights { gate, up, down }: &MlpWeights) -> Result<Mlp<B::Weight>> {
-        let gate = gate.as_ref().map(|gate| self.linear(gate)).transpose()?;
-        Ok(Mlp { gate, up: self.linear(up)?, down: self.linear(down)? })
+    /// With the forms of its two operands.
+    fn feed(&mut self, weights: &FeedWeights) -> Result<(Feed<B::Weight>, [Form; 2])> {
+        match weights {
+            FeedWeights::One(mlp) => {
+                let first = self.together([&mlp.up].into_iter().chain(&mlp.gate));
+                let mlp = self.mlp(mlp, first, self.together([&mlp.down]))?;
+                let first = [&mlp.up].into_iter().chain(&mlp.gate).map(|linear| &linear.weight);
+                let forms = [first.collect(), vec![&mlp.down.weight]];
+                let forms = forms.map(|readers: Vec<_>| self.backend.form(&readers));
+                Ok((Feed::One(mlp), forms))
+            }
+            FeedWeights::Mixture(mixture) => self.mixture(mixture),
+        }
     }
 
-    fn mixture(&mut self, weights: &MixtureWeights) -> Result<Mixture<B::Weight>> {
+    fn mlp(
+        &mut self,
+        MlpWeights { gate, up, down }: &MlpWeights,
+        first: Option<Quantize>,
+        last: Option<Quantize>,
+    ) -> Result<Mlp<B::Weight>> {
+        let gate = gate.as_ref().map(|gate| self.linear(gate, first)).transpose()?;
+        Ok(Mlp { gate, up: self.linear(up, first)?, down: self.linear(down, last)? })
+    }
+
+    fn mixture(&mut self, weights: &MixtureWeights) -> Result<(Feed<B::Weight>, [Form; 2])> {
         let tables = for_tables(self.quantize);
-        let router = Linear {
-            weight: self.matrix(&weights.router.0, tables)?,
-            bias: weights.router.1.as_ref().map(|bias| self.matrix(bias, None)).transpose()?,
-        };
+        let router = self.linear(&weights.router, tables)?;
         let correction = match &weights.correction {
             Some(tensor) => {
                 (self.loaded)(tensor.bytes());
@@ -496,17 +562,33 @@ impl<B: Backend> Loader<'_, B> {
             }
             None => None,
         };
+        let mlps = || weights.experts.iter().chain(&weights.shared);
+        let first = self.together(mlps().flat_map(|mlp| [&mlp.up].into_iter().chain(&mlp.gate)));
+        let last = self.together(weights.experts.iter().map(|mlp| &mlp.down));
         let experts = weights.experts.iter().map(|expert| {
-            let Mlp { gate, up, down } = self.mlp(expert)?;
+            let Mlp { gate, up, down } = self.mlp(expert, first, last)?;
             Ok(Expert { gate: gate.expect("experts are gated"), up, down })
         });
-        let experts = experts.collect::<Result<_>>()?;
-        let shared = weights.shared.as_ref().map(|mlp| self.mlp(mlp)).transpose()?;
-        let shared_gate = match &weights.shared_gate {
-            Some((weight, _)) => Some(Linear { weight: self.matrix(weight, tables)?, bias: None }),
+        let experts = experts.collect::<Result<Vec<_>>>()?;
+        let shared = match &weights.shared {
+            Some(mlp) => Some(self.mlp(mlp, first, self.together([&mlp.down]))?),
             None => None,
         };
-        Ok(Mixture { router, correction, experts, shared, shared_gate })
+        let shared_gate = weights.shared_gate.as_ref().map(|gate| self.linear(gate, tables)).transpose()?;
+        let backend = &*self.backend;
+        let mut readers: Vec<_> =
+            experts.iter().flat_map(|expert| [&expert.gate.weight, &expert.up.weight]).collect();
+        readers.extend(
+            shared.iter().flat_map(|mlp| [&mlp.up].into_iter().chain(&mlp.gate)).map(|up| &up.weight),
+        );
+        let downs: Vec<_> = experts.iter().map(|expert| &expert.down.weight).collect();
+        let forms = [backend.form(&readers), backend.form(&downs)];
+        let deciding: Vec<_> =
+            [&router].into_iter().chain(&shared_gate).map(|linear| &linear.weight).collect();
+        let router_form = backend.form(&deciding);
+        let shared_form = shared.as_ref().map_or(Form::F32, |mlp| backend.form(&[&mlp.down.weight]));
+        let mixture = Mixture { router, correction, experts, shared, shared_gate, router_form, shared_form };
+        Ok((Feed::Mixture(mixture), forms))
     }
 }
 

@@ -190,12 +190,6 @@ impl Weights {
         tables + others + layers.saturating_add_signed(routers.sum())
     }
 
-    /// What matrices are quantized to that are stored as they are: `asked`, or eight bits if others come in whole
-    /// numbers, since one product takes its other side in one form.
-    pub fn quantize(&self, asked: Option<Quantize>) -> Option<Quantize> {
-        asked.or(self.iter().any(|tensor| tensor.dtype.is_quantized()).then_some(Quantize::Q8))
-    }
-
     /// The type of the embedding table: that of activations in the checkpoint's own framework, and of the cache.
     pub fn dtype(&self) -> Dtype {
         self.embed.dtype

@@ -11,11 +11,11 @@
 use super::activation::tanh;
 use super::format::GROUP;
 use super::kernels::TileFn;
-use super::operand::{Operand, write_group};
+use super::operand::write_group;
 use super::team::Part;
 use super::tile::{BLOCKS, MOST, ROWS, Tile};
 use super::vector::{LANES, Vector};
-use crate::backend::{Attention, BLOCK, Kv, KvType, Side, Span};
+use crate::backend::{Attention, BLOCK, Form, Kv, KvType, Side, Span};
 
 const _: () = assert!(BLOCK == ROWS, "the scores of a block are one tile");
 
@@ -31,12 +31,12 @@ pub struct AttentionJob<'a> {
     pub sinks: Option<&'a [f32]>,
     pub q: *const f32,
     /// Written as this.
-    pub operand: Operand,
+    pub operand: Form,
     pub out: *mut u8,
     pub out_stride: usize,
     /// The tile for the cache, and what its other side has to be.
     pub tile: TileFn,
-    pub tile_operand: Operand,
+    pub tile_operand: Form,
     pub at_once: usize,
     /// [`scratch_bytes`] for each part.
     pub scratch: *mut u8,
@@ -46,15 +46,15 @@ pub struct AttentionJob<'a> {
 unsafe impl Sync for AttentionJob<'_> {}
 
 /// Whether rows of heads this long can be written as `operand` at once: a group of int8 must not span two heads.
-pub fn writes(operand: Operand, head_dim: usize) -> bool {
-    operand != Operand::Bytes || head_dim.is_multiple_of(GROUP)
+pub fn writes(operand: Form, head_dim: usize) -> bool {
+    operand != Form::Bytes || head_dim.is_multiple_of(GROUP)
 }
 
 /// Bytes of scratch that one part needs.
 pub fn scratch_bytes(head_dim: usize) -> usize {
     let planes = head_dim.div_ceil(ROWS);
     // tiles may read MOST rows from any row on
-    let operands = 2 * MOST * (Operand::F32.row_bytes(head_dim) + Operand::F32.row_bytes(BLOCK));
+    let operands = 2 * MOST * (Form::F32.row_bytes(head_dim) + Form::F32.row_bytes(BLOCK));
     operands + MOST * (ROWS + planes * ROWS + 1 + LANES) * size_of::<f32>()
 }
 
@@ -119,8 +119,8 @@ impl Scratch {
         // SAFETY: the pieces add up to `scratch_bytes`.
         unsafe {
             let q = job.scratch.add(part.index * scratch_bytes(dim));
-            let p = q.add(2 * MOST * Operand::F32.row_bytes(dim));
-            let scores = p.add(2 * MOST * Operand::F32.row_bytes(BLOCK)).cast::<f32>();
+            let p = q.add(2 * MOST * Form::F32.row_bytes(dim));
+            let scores = p.add(2 * MOST * Form::F32.row_bytes(BLOCK)).cast::<f32>();
             let mixed = scores.add(MOST * ROWS);
             let max = mixed.add(planes * MOST * ROWS);
             let q_stride = job.tile_operand.row_bytes(dim);
@@ -332,19 +332,19 @@ unsafe fn finish<V: Vector>(job: &AttentionJob<'_>, scratch: &Scratch, span: &Sp
     unsafe {
         let out = job.out.add((span.row + token) * job.out_stride);
         let factor = V::splat(1.0 / V::load(scratch.sum.add(row * LANES)).sum());
-        if job.operand == Operand::Bytes {
+        if job.operand == Form::Bytes {
             for col in (0..dim).step_by(GROUP) {
                 let values = [mixed(scratch, row, col, factor), mixed(scratch, row, col + LANES, factor)];
                 write_group(job.operand, out, (head * dim + col) / GROUP, values);
             }
             return;
         }
-        let bytes = if job.operand == Operand::Bf16 { 2 } else { 4 };
+        let bytes = if job.operand == Form::Bf16 { 2 } else { 4 };
         for col in (0..dim).step_by(LANES) {
             let mut lanes = [0_u8; LANES * 4];
             let values = mixed(scratch, row, col, factor);
             match job.operand {
-                Operand::Bf16 => values.store_bf16(lanes.as_mut_ptr()),
+                Form::Bf16 => values.store_bf16(lanes.as_mut_ptr()),
                 _ => values.store(lanes.as_mut_ptr().cast()),
             }
             let count = LANES.min(dim - col) * bytes;

@@ -5,18 +5,16 @@ use std::sync::Mutex;
 
 use super::attention::{AttentionJob, scratch_bytes, writes};
 use super::detect::Isa;
-use super::format::Format;
 use super::kernels::Kernels;
 use super::linear::{GatedJob, Input, LinearJob};
 use super::memory::Memory;
-use super::operand::Operand;
 use super::route::route;
 use super::rows::{ConvertJob, MixJob, NormJob, NormTo, RopeJob, ScaleJob};
 use super::team::{Part, Team};
 use super::weight::Weight;
 use crate::backend::{
-    Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, Kv, Linear, Norm, Projection,
-    Quantize, Rope, Routed, Routing,
+    Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, Form, Kv, Linear, Norm,
+    Projection, Quantize, Rope, Routed, Routing,
 };
 use crate::error::Result;
 use crate::memory::ledger::NotCovered;
@@ -33,8 +31,6 @@ pub struct Cpu {
     team: Team,
     isa: Isa,
     kernels: Kernels,
-    /// What all matrices so far take their other side as.
-    operand: Option<Operand>,
     /// Attention scratch: one piece for each member of the team.
     scratch: Option<Region>,
     counters: Counters,
@@ -52,7 +48,6 @@ impl Cpu {
             team,
             kernels: isa.kernels(),
             isa,
-            operand: None,
             scratch: None,
             counters: Counters::default(),
         })
@@ -81,24 +76,9 @@ impl Cpu {
         self.memory.arena().pointer(buf.rows(rows))
     }
 
-    /// What operands are written as.
-    pub(super) fn operand(&self) -> Operand {
-        self.operand.unwrap_or(Operand::F32)
-    }
-
-    /// Matrices that want different operands have one in common: f32 takes every format but the quantized ones, and
-    /// those come from a setting for all.
-    fn settle(&mut self, format: Format) {
-        let wanted = self.kernels.operand(format);
-        self.operand = match self.operand {
-            Some(settled) if settled != wanted => Some(Operand::F32),
-            _ => Some(wanted),
-        };
-    }
-
     /// `rows` rows of the operand `x`, for a product with `weight`.
     fn input(&mut self, rows: usize, x: Buf, weight: &Weight) -> Input {
-        let operand = self.operand();
+        let operand = x.form;
         let format = weight.format().expect("products are with matrices");
         assert_eq!(x.cols, weight.cols, "columns differ");
         Input {
@@ -178,7 +158,7 @@ impl Cpu {
         up: Option<&Linear<Weight>>,
         out: Buf,
     ) {
-        let (inner, operand) = (gate.weight.rows, self.operand());
+        let (inner, operand) = (gate.weight.rows, out.form);
         assert_eq!(inner, out.cols, "MLP: columns differ");
         for up in up.iter().map(|up| &up.weight) {
             let same = up.rows == inner && up.cols == gate.weight.cols && up.format() == gate.weight.format();
@@ -215,7 +195,8 @@ struct ExpertsJob<'a> {
     starts: *const u32,
     tokens: *const u8,
     kernels: Kernels,
-    operand: Operand,
+    /// Of x and inner.
+    forms: [Form; 2],
     activation: Activation,
     x: *mut u8,
     x_stride: usize,
@@ -242,15 +223,9 @@ impl ExpertsJob<'_> {
         })
     }
 
-    fn input(&self, x: *const u8, x_stride: usize, tokens: usize, weight: &Weight) -> Input {
+    fn input(&self, x: *const u8, x_stride: usize, form: Form, tokens: usize, weight: &Weight) -> Input {
         let format = weight.format().expect("products are with matrices");
-        Input {
-            x,
-            x_stride,
-            tokens,
-            tile: self.kernels.tile(format, self.operand),
-            at_once: self.kernels.tokens,
-        }
+        Input { x, x_stride, tokens, tile: self.kernels.tile(format, form), at_once: self.kernels.tokens }
     }
 
     /// Copies each token to its experts' rows.
@@ -277,11 +252,11 @@ impl ExpertsJob<'_> {
                 let [gate, up] = [&expert.gate, &expert.up];
                 let x = self.x.add(start * self.x_stride);
                 let job = GatedJob {
-                    input: self.input(x, self.x_stride, rows, &gate.weight),
+                    input: self.input(x, self.x_stride, self.forms[0], rows, &gate.weight),
                     activation: self.activation,
                     gate: gate.weight.matrix(bias_of(&gate.weight, gate.bias.as_ref())),
                     up: Some(up.weight.matrix(bias_of(&up.weight, up.bias.as_ref()))),
-                    operand: self.operand,
+                    operand: self.forms[1],
                     out: self.inner.add(start * self.inner_stride),
                     out_stride: self.inner_stride,
                 };
@@ -299,7 +274,7 @@ impl ExpertsJob<'_> {
                 let weight = &expert.down.weight;
                 let x = self.inner.add(start * self.inner_stride);
                 let job = LinearJob {
-                    input: self.input(x, self.inner_stride, rows, weight),
+                    input: self.input(x, self.inner_stride, self.forms[1], rows, weight),
                     weight: weight.matrix(bias_of(weight, expert.down.bias.as_ref())),
                     out: self.out.add(start * weight.rows),
                     add: None,
@@ -329,11 +304,14 @@ impl Backend for Cpu {
     }
 
     fn upload(&mut self, tensor: &Tensor, quantize: Option<Quantize>) -> Result<Weight> {
-        let weight = Weight::from_tensor(tensor, quantize, &self.kernels, &mut self.team)?;
-        if let Some(format) = weight.format() {
-            self.settle(format);
-        }
-        Ok(weight)
+        Weight::from_tensor(tensor, quantize, &self.kernels, &mut self.team)
+    }
+
+    fn form(&self, readers: &[&Weight]) -> Form {
+        let of =
+            |weight: &&Weight| self.kernels.operand(weight.format().expect("products are with matrices"));
+        let form = readers.iter().map(of).reduce(|a, b| if a == b { a } else { Form::F32 });
+        form.expect("somebody reads it")
     }
 
     fn upload_table(&mut self, values: Vec<f32>, cols: usize) -> Weight {
@@ -363,7 +341,7 @@ impl Backend for Cpu {
 
     fn norm(&mut self, rows: usize, x: Buf, norm: &Norm<Weight>, out: Buf) {
         assert_eq!(x.cols, out.cols, "norm: columns differ");
-        let operand = self.operand();
+        let operand = out.form;
         let to =
             NormTo::Operand { operand, out: self.at(out, rows).cast(), stride: operand.row_bytes(out.cols) };
         self.normalise(rows, x, norm, x.cols, to);
@@ -429,8 +407,9 @@ impl Backend for Cpu {
         experts: &[Expert<Weight>],
         with: &Routed,
     ) {
-        let (pairs, count, operand) = (rows * with.experts.cols, with.experts.cols, self.operand());
-        let (row_bytes, inner_bytes) = (operand.row_bytes(x.cols), operand.row_bytes(with.inner.cols));
+        let (pairs, count) = (rows * with.experts.cols, with.experts.cols);
+        let (row_bytes, inner_bytes) = (x.form.row_bytes(x.cols), with.inner.form.row_bytes(with.inner.cols));
+        assert!(x.form == with.x.form, "experts: forms differ");
         assert!(
             x.cols == with.x.cols && x.cols == with.out.cols && experts.len() + 1 == with.starts.cols,
             "experts: columns differ"
@@ -452,7 +431,7 @@ impl Backend for Cpu {
             tokens: self.at(x, rows).cast(),
             starts: self.at(with.starts, 1).cast(),
             kernels: self.kernels,
-            operand,
+            forms: [x.form, with.inner.form],
             activation,
             x: self.at(with.x, pairs).cast(),
             x_stride: row_bytes,
@@ -553,9 +532,9 @@ impl Backend for Cpu {
             );
             work += span.rows * last * q.cols;
         }
-        let operand = self.operand();
+        let operand = out.form;
         // a group of int8 that spans two heads is written once both are there
-        let written = if writes(operand, kv.head_dim) { operand } else { Operand::F32 };
+        let written = if writes(operand, kv.head_dim) { operand } else { Form::F32 };
         let (tile, tile_operand) = self.kernels.cache_tile(kv.cache);
         let scratch = self.scratch.expect("planned with the arena");
         let job = AttentionJob {
@@ -648,7 +627,7 @@ impl Backend for Cpu {
 impl Cpu {
     /// Writes rows of an operand.
     pub fn set_operand(&mut self, buf: Buf, values: &[f32]) {
-        let (operand, rows) = (self.operand(), values.len() / buf.cols);
+        let (operand, rows) = (buf.form, values.len() / buf.cols);
         for (row, values) in values.chunks(buf.cols).enumerate() {
             self.memory.arena().slice_mut(buf.row(row)).copy_from_slice(values);
         }
@@ -659,7 +638,7 @@ impl Cpu {
 
     /// One row of an operand.
     pub fn get_operand(&mut self, buf: Buf, row: usize) -> Vec<f32> {
-        let operand = self.operand();
+        let operand = buf.form;
         let bytes = operand.row_bytes(buf.cols);
         let region = buf.rows(row + 1);
         let all: &[u8] = self.memory.arena().slice(region);

@@ -5,11 +5,10 @@ use std::borrow::Cow;
 use super::attention::AttentionJob;
 use super::format::{Format, TooLarge};
 use super::linear::{GatedJob, LinearJob};
-use super::operand::Operand;
 use super::rows::{ConvertJob, MixJob, NormJob, RopeJob, ScaleJob};
 use super::team::Part;
 use super::tile::Tile;
-use crate::backend::KvType;
+use crate::backend::{Form, KvType};
 use crate::weights::Dtype;
 
 /// Multiplies a tile.
@@ -50,35 +49,35 @@ pub struct Kernels {
 
 impl Kernels {
     /// What x has to be for weights of `format`.
-    pub fn operand(&self, format: Format) -> Operand {
+    pub fn operand(&self, format: Format) -> Form {
         match format {
-            Format::Bf16 if self.bf16_pairs.is_some() => Operand::Bf16,
-            Format::F32 | Format::F16 | Format::Bf16 => Operand::F32,
-            Format::Q8 | Format::Q4 => Operand::Bytes,
+            Format::Bf16 if self.bf16_pairs.is_some() => Form::Bf16,
+            Format::F32 | Format::F16 | Format::Bf16 => Form::F32,
+            Format::Q8 | Format::Q4 => Form::Bytes,
         }
     }
 
     /// The tile for weights of `format` and x in `operand`.
-    pub fn tile(&self, format: Format, operand: Operand) -> TileFn {
+    pub fn tile(&self, format: Format, operand: Form) -> TileFn {
         match (format, operand) {
-            (Format::F32, Operand::F32) => self.f32,
-            (Format::F16, Operand::F32) => self.f16,
-            (Format::Bf16, Operand::F32) => self.bf16,
-            (Format::Bf16, Operand::Bf16) => self.bf16_pairs.expect("an operand of bf16 is for its tile"),
-            (Format::Q8, Operand::Bytes) => self.q8,
-            (Format::Q4, Operand::Bytes) => self.q4,
+            (Format::F32, Form::F32) => self.f32,
+            (Format::F16, Form::F32) => self.f16,
+            (Format::Bf16, Form::F32) => self.bf16,
+            (Format::Bf16, Form::Bf16) => self.bf16_pairs.expect("an operand of bf16 is for its tile"),
+            (Format::Q8, Form::Bytes) => self.q8,
+            (Format::Q4, Form::Bytes) => self.q4,
             _ => unreachable!("no tile for {format:?} weights and {operand:?}"),
         }
     }
 
     /// The tile for cached keys and values, and what their other side has to be.
-    pub fn cache_tile(&self, cache: KvType) -> (TileFn, Operand) {
+    pub fn cache_tile(&self, cache: KvType) -> (TileFn, Form) {
         match (cache, self.bf16_pairs) {
-            (KvType::F32, _) => (self.f32, Operand::F32),
-            (KvType::F16, _) => (self.f16, Operand::F32),
-            (KvType::Bf16, Some(tile)) => (tile, Operand::Bf16),
-            (KvType::Bf16, None) => (self.bf16, Operand::F32),
-            (KvType::Int8, _) => (self.bytes, Operand::F32),
+            (KvType::F32, _) => (self.f32, Form::F32),
+            (KvType::F16, _) => (self.f16, Form::F32),
+            (KvType::Bf16, Some(tile)) => (tile, Form::Bf16),
+            (KvType::Bf16, None) => (self.bf16, Form::F32),
+            (KvType::Int8, _) => (self.bytes, Form::F32),
         }
     }
 }

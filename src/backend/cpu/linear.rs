@@ -4,11 +4,11 @@
 use super::activation::{activate, gated_by};
 use super::format::GROUP;
 use super::kernels::TileFn;
-use super::operand::{Operand, write_group};
+use super::operand::write_group;
 use super::team::Part;
 use super::tile::{BLOCKS, MOST, ROWS, Tile};
 use super::vector::{LANES, Vector};
-use crate::backend::Activation;
+use crate::backend::{Activation, Form};
 
 /// A packed matrix, and how it is multiplied.
 #[derive(Clone, Copy, Debug)]
@@ -148,7 +148,7 @@ pub struct GatedJob<'a> {
     pub activation: Activation,
     pub gate: Matrix<'a>,
     pub up: Option<Matrix<'a>>,
-    pub operand: Operand,
+    pub operand: Form,
     pub out: *mut u8,
     pub out_stride: usize,
 }

@@ -13,20 +13,12 @@
 
 use super::format::GROUP;
 use super::vector::{LANES, Vector};
-use crate::backend::int8_scale_of;
+use crate::backend::{Form, int8_scale_of};
 
 /// Bytes of a group of int8.
 pub const RECORD: usize = 8 + GROUP;
 
-/// How a row is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operand {
-    F32,
-    Bf16,
-    Bytes,
-}
-
-impl Operand {
+impl Form {
     /// Bytes of a row of `cols` columns: never more than those of padded f32.
     pub fn row_bytes(self, cols: usize) -> usize {
         let groups = cols.div_ceil(GROUP);
@@ -43,22 +35,22 @@ impl Operand {
 /// # Safety
 /// The row has the group; the instruction set is there.
 #[inline(always)]
-pub unsafe fn write_group<V: Vector>(operand: Operand, row: *mut u8, group: usize, values: [V; 2]) {
+pub unsafe fn write_group<V: Vector>(operand: Form, row: *mut u8, group: usize, values: [V; 2]) {
     let [low, high] = values;
     // SAFETY: the caller's contract.
     unsafe {
         match operand {
-            Operand::F32 => {
+            Form::F32 => {
                 let to = row.cast::<f32>().add(group * GROUP);
                 low.store(to);
                 high.store(to.add(LANES));
             }
-            Operand::Bf16 => {
+            Form::Bf16 => {
                 let to = row.add(group * GROUP * 2);
                 low.store_bf16(to);
                 high.store_bf16(to.add(LANES * 2));
             }
-            Operand::Bytes => {
+            Form::Bytes => {
                 let largest = V::magnitude(values);
                 let (scale, inverse) = int8_scale_of(largest);
                 let inverse = V::splat(inverse);
@@ -74,12 +66,12 @@ pub unsafe fn write_group<V: Vector>(operand: Operand, row: *mut u8, group: usiz
 
 /// The value of one column, for tests.
 #[cfg(test)]
-pub fn value(operand: Operand, row: &[u8], col: usize) -> f32 {
+pub fn value(operand: Form, row: &[u8], col: usize) -> f32 {
     use crate::weights::Dtype;
     match operand {
-        Operand::F32 => Dtype::F32.read(&row[col * 4..][..4]),
-        Operand::Bf16 => Dtype::Bf16.read(&row[col * 2..][..2]),
-        Operand::Bytes => {
+        Form::F32 => Dtype::F32.read(&row[col * 4..][..4]),
+        Form::Bf16 => Dtype::Bf16.read(&row[col * 2..][..2]),
+        Form::Bytes => {
             let record = &row[col / GROUP * RECORD..][..RECORD];
             Dtype::F32.read(&record[..4]) * f32::from(record[8 + col % GROUP] as i8)
         }

@@ -4,7 +4,7 @@ use super::format::{GROUP, quantize4, quantize8};
 use super::memory::Memory;
 use super::route::route;
 use crate::backend::{
-    Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, Kv, KvType, Linear, Norm,
+    Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, Form, Kv, KvType, Linear, Norm,
     NormKind, Projection, Quantize, Rope, Routed, Routing, Side, int8_scale,
 };
 use crate::error::{Error, Result};
@@ -284,6 +284,10 @@ impl Backend for Reference {
 
     fn upload_table(&mut self, values: Vec<f32>, cols: usize) -> Weight {
         Weight { rows: values.len() / cols.max(1), cols, data: Data::Table(values), quantized: false }
+    }
+
+    fn form(&self, _: &[&Weight]) -> Form {
+        Form::F32 // what whole numbers are multiplied with is rounded as it is read
     }
 
     fn reserve(&mut self, layout: Layout, kv: Kv) -> Result<()> {

@@ -5,10 +5,10 @@ use half::{bf16, f16};
 
 use super::activation::tanh;
 use super::format::GROUP;
-use super::operand::{Operand, write_group};
+use super::operand::write_group;
 use super::team::Part;
 use super::vector::{LANES, Vector};
-use crate::backend::{BLOCK, Cap, Kv, KvType, NormKind, Side, int8_scale};
+use crate::backend::{BLOCK, Cap, Form, Kv, KvType, NormKind, Side, int8_scale};
 
 /// Normalises pieces of rows: [`crate::backend::Norm`].
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +30,7 @@ pub struct NormJob<'a> {
 #[derive(Clone, Copy, Debug)]
 pub enum NormTo {
     /// Rows of an operand; then a piece is a whole row.
-    Operand { operand: Operand, out: *mut u8, stride: usize },
+    Operand { operand: Form, out: *mut u8, stride: usize },
     /// Added to rows of `cols`, times `scale`.
     Sum { out: *mut f32, scale: f32 },
     /// Written to rows of `cols`, which may be those of x.
@@ -92,7 +92,7 @@ pub struct ConvertJob {
     pub rows: usize,
     pub cols: usize,
     pub at: *mut u8,
-    pub operand: Operand,
+    pub operand: Form,
 }
 
 // SAFETY: the parts of each job write disjoint rows; the rest is read.
@@ -283,7 +283,7 @@ pub unsafe fn mix<V: Vector>(job: &MixJob, part: Part) {
 /// As [`super::kernels::Kernels`].
 #[inline(always)]
 pub unsafe fn convert<V: Vector>(job: &ConvertJob) {
-    let strides = [Operand::F32, job.operand].map(|operand| operand.row_bytes(job.cols));
+    let strides = [Form::F32, job.operand].map(|operand| operand.row_bytes(job.cols));
     for row in 0..job.rows {
         for group in 0..job.cols.div_ceil(GROUP) {
             // SAFETY: the caller's contract. What is written ends before what is yet to be read.

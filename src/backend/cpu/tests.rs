@@ -215,7 +215,8 @@ impl Body for Product {
     fn run<B: Testable>(&self, mut backend: B) -> Vec<f32> {
         let [outs, ins] = self.weight.shape[..] else { unreachable!() };
         let weight = backend.upload(&self.weight, self.quantize).unwrap();
-        let bufs = reserve(&mut backend, &[(self.rows, ins, true), (self.rows, outs, false)], NO_CACHE);
+        let mut bufs = reserve(&mut backend, &[(self.rows, ins, true), (self.rows, outs, false)], NO_CACHE);
+        bufs[0] = bufs[0].of(backend.form(&[&weight]));
         backend.set_operand(bufs[0], &self.x);
         fill(&mut backend, bufs[1], &self.before);
         let bias = self.bias.as_ref().map(|bias| backend.upload_table(bias.clone(), outs));
@@ -301,7 +302,9 @@ impl Body for Gated {
     fn run<B: Testable>(&self, mut backend: B) -> Vec<f32> {
         let [inner, ins] = self.gate.shape[..] else { unreachable!() };
         let [gate, up] = [&self.gate, &self.up].map(|weight| backend.upload(weight, self.quantize).unwrap());
-        let bufs = reserve(&mut backend, &[(self.rows, ins, true), (self.rows, inner, true)], NO_CACHE);
+        let mut bufs = reserve(&mut backend, &[(self.rows, ins, true), (self.rows, inner, true)], NO_CACHE);
+        let form = backend.form(&[&gate, &up]);
+        bufs.iter_mut().for_each(|buf| *buf = buf.of(form));
         backend.set_operand(bufs[0], &self.x);
         let mut bias =
             |i: usize| self.biases.as_ref().map(|biases| backend.upload_table(biases[i].clone(), inner));
@@ -368,7 +371,7 @@ struct RowNorm {
     kind: NormKind,
     weight: Option<Vec<f32>>,
     bias: Option<Vec<f32>>,
-    /// A matrix that decides what the operand is.
+    /// A matrix that reads the operand.
     other: Option<(Tensor, Option<Quantize>)>,
 }
 
@@ -384,8 +387,11 @@ impl RowNorm {
 impl Body for RowNorm {
     fn run<B: Testable>(&self, mut backend: B) -> Vec<f32> {
         let Self { rows, cols, x, other, .. } = self;
-        let _decides = other.as_ref().map(|(tensor, quantize)| backend.upload(tensor, *quantize).unwrap());
-        let bufs = reserve(&mut backend, &[(*rows, *cols, false), (*rows, *cols, true)], NO_CACHE);
+        let reader = other.as_ref().map(|(tensor, quantize)| backend.upload(tensor, *quantize).unwrap());
+        let mut bufs = reserve(&mut backend, &[(*rows, *cols, false), (*rows, *cols, true)], NO_CACHE);
+        if let Some(reader) = &reader {
+            bufs[1] = bufs[1].of(backend.form(&[reader]));
+        }
         fill(&mut backend, bufs[0], x);
         let norm = self.norm(&mut backend);
         backend.norm(*rows, bufs[0], &norm, bufs[1]);
