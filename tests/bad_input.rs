@@ -333,9 +333,45 @@ fn fields_of_config() {
         ("hidden_act", json!("snake"), shape("hidden_act"), &["silu"]),
         (
             "quantization_config",
-            json!({"quant_method": "gptq"}),
-            shape("quantization_config"),
-            &["not supported"],
+            json!({"quant_method": "eetq"}),
+            shape("quantization_config.quant_method"),
+            &["gptq", "mxfp4"],
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "gptq", "bits": 3, "group_size": 32}),
+            shape("quantization_config.bits"),
+            &["4 or 8"],
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "gptq", "bits": 4}),
+            shape("quantization_config.group_size"),
+            &["a whole number"],
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemv"}),
+            shape("quantization_config.version"),
+            &["gemm"],
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "bitsandbytes"}),
+            shape("quantization_config.load_in_4bit"),
+            &["load_in_8bit"],
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "fp8", "fmt": "e5m2"}),
+            shape("quantization_config.fmt"),
+            &["e4m3"],
+        ),
+        (
+            "quantization_config",
+            json!({"quant_method": "compressed-tensors", "config_groups": {"a": {}, "b": {}}}),
+            shape("quantization_config.config_groups"),
+            &["several"],
         ),
         ("tie_word_embeddings", json!("yes"), shape("tie_word_embeddings"), &["true or false"]),
         ("attention_bias", json!(1), shape("attention_bias"), &["true or false"]),
@@ -751,6 +787,43 @@ fn tensors_in_a_header() {
         assert!(parts.header.contains_key(name) && error.to_string().contains(WEIGHTS), "{what}: {error}");
         is_one_short_line(what, &error.to_string());
     }
+}
+
+#[test]
+fn tensors_are_listed_by_name() {
+    let layer = |part: &str| format!("model.layers.1.{part}.weight");
+    let (up, down) = (layer("mlp.up_proj"), layer("mlp.down_proj"));
+    let parts = Parts::small().only(|name| name != K && name != up && name != down);
+    let error = builder(parts.write().path()).open().unwrap_err();
+    let Error::Tensors { count, first, .. } = &error else { panic!("{error}") };
+    assert_eq!(*count, 3, "{error}");
+    for name in [K, &up, &down] {
+        assert!(first.contains(&format!("`{name}` must be there")), "{name}: {error}");
+    }
+    assert!(error.to_string().contains("3 tensors"), "{error}");
+
+    // one that nobody reads: a model of another kind, unless the application knows better
+    let mut parts = Parts::small();
+    let info = parts.header[NORM].clone();
+    let bytes = parts.data[parts.range(NORM)].to_vec();
+    let start = parts.data.len();
+    parts.header.insert("model.layers.0.self_attn.q_norm.weight".into(), info);
+    parts.header["model.layers.0.self_attn.q_norm.weight"]["data_offsets"] =
+        json!([start, start + bytes.len()]);
+    parts.data.extend(bytes);
+    let folder = parts.write();
+    refuses(
+        "an extra tensor",
+        builder(folder.path()),
+        Is::Tensor("model.layers.0.self_attn.q_norm.weight"),
+        &["not be there", WEIGHTS],
+    );
+    builder(folder.path()).allow_extra_tensors().open().unwrap();
+    // what old versions of transformers stored is no surprise
+    let name = "model.layers.0.self_attn.rotary_emb.inv_freq";
+    let info = parts.header.remove("model.layers.0.self_attn.q_norm.weight").unwrap();
+    parts.header.insert(name.into(), info);
+    builder(parts.write().path()).open().unwrap();
 }
 
 fn retype(parts: &mut Parts, dtype: &str, shape: [usize; 2]) {

@@ -190,6 +190,19 @@ TABLE |= {
     ),
 }
 
+ROPE_100 = rope("default", rope_theta=100.0)
+TABLE |= {
+    "hunyuan_v1_dense": (hf.HunYuanDenseV1Config, {"head_dim": 24, **rope("dynamic", alpha=50.0, factor=1.0)}, ROPE_100),
+    "hunyuan_v1_dense_other": (hf.HunYuanDenseV1Config, OTHER | {"attention_bias": True}, ROPE_100),
+    "falcon": (hf.FalconConfig, {"multi_query": True, "bias": True}, ROPE_100),
+    "falcon_groups": (hf.FalconConfig, {"new_decoder_architecture": True, "num_kv_heads": 2}, ROPE_100),
+    "falcon_heads": (
+        hf.FalconConfig,
+        {"multi_query": False, "parallel_attn": False, "bias": True, "ffn_hidden_size": 80, "activation": "relu"},
+        ROPE_100,
+    ),
+}
+
 # Mixtures of experts.
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 40}
 ONE = {"num_experts_per_tok": 1}
@@ -373,12 +386,12 @@ TABLE |= {
 
 # In bf16 their logits are too far off for paths that are clear at each step.
 HALF = {"gemma2", "gemma3_text", "glm4", "exaone4", "olmo3", "cohere2", "gemma", "smollm3"}
-HALF |= {name + "_other" for name in HALF}
+HALF |= {name + "_other" for name in HALF} | {"falcon_heads"}
 SINGLE = {"arcee_other", "granite_other", "qwen3_other"}
 
 # Outputs of branches: what they are added to must not drown them, nor they it.
 OUTPUTS = ("o_proj", "down_proj", "dense_4h_to_h", "attention.dense", "self_attn.dense", "fc2", "c_proj")
-TABLES = ("embed_tokens", "embed_in")
+TABLES = ("embed_tokens", "embed_in", "word_embeddings")
 HEADS = ("lm_head", "embed_out")
 
 
@@ -393,7 +406,7 @@ def randomize(model, generator):
     corrections = [(name, buffer) for name, buffer in model.named_buffers() if "correction" in name]
     for name, parameter in [*model.named_parameters(), *corrections]:
         noise = torch.randn(parameter.shape, generator=generator)
-        if "norm" in name and name.endswith("weight"):
+        if ("norm" in name or ".ln_" in name) and name.endswith("weight"):
             post = kind in ("gemma2", "gemma3_text") and ("post_" in name)
             value = (large if post else near) + 0.2 * noise.clamp(-2, 2)
         elif "sinks" in name:

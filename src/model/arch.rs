@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::families::{
-    self, Bias, EmbedScale, FAMILIES, Family, HeadNorm, LogitsScale, MixtureLayers, MixtureRow, Places,
-    Rotates, Scale, Score, Shared, Window,
+    self, Bias, EmbedScale, FAMILIES, Family, HeadNorm, KvHeads, LogitsScale, MixtureLayers, MixtureRow,
+    Places, Rotates, Scale, Score, Shared, Window,
 };
 use super::rope::{self, Rope};
 use crate::backend::{Activation, Groups, NormKind, Routing, Scoring};
@@ -27,7 +27,7 @@ const MAX_EXPERTS: usize = 1 << 12;
 #[derive(Clone, Debug)]
 pub struct Arch {
     /// Its row in the table of families.
-    pub family: &'static Family,
+    pub family: Family,
     /// Values per token between layers.
     pub hidden: usize,
     /// Values per token inside the MLP.
@@ -92,7 +92,7 @@ pub struct Arch {
 #[derive(Clone, Copy, Debug)]
 pub struct Mixture {
     /// Its row in the table of families.
-    pub row: &'static MixtureRow,
+    pub row: MixtureRow,
     /// Experts.
     pub experts: usize,
     /// Values per token inside one.
@@ -158,20 +158,30 @@ impl Arch {
             let known: Vec<_> = FAMILIES.iter().map(|family| family.model_type).collect();
             return Err(Error::unknown_model_type(file, &found, &known));
         };
-        Self::parse(&json, family)
+        let mut row = *family;
+        if let Some(variant) = family.variant {
+            variant(&json, &mut row)?;
+        }
+        Self::parse(&json, row)
     }
 
-    fn parse(json: &Json, family: &'static Family) -> Result<Self> {
+    fn parse(json: &Json, row: Family) -> Result<Self> {
+        let family = &row;
         check_what_we_do(json)?;
         let hidden = json.required_size("hidden_size", MAX_WIDTH)?;
         let layers = json.required_size("num_hidden_layers", MAX_LAYERS)?;
         let heads = json.required_size("num_attention_heads", MAX_WIDTH)?;
-        let kv_heads = json.size("num_key_value_heads", MAX_WIDTH)?.unwrap_or(heads);
-        if !heads.is_multiple_of(kv_heads) {
-            return Err(
-                json.wrong("num_key_value_heads", format!("a divisor of num_attention_heads, {heads}"))
-            );
-        }
+        let kv_heads = match family.kv_heads {
+            KvHeads::One => 1,
+            KvHeads::All => heads,
+            KvHeads::Field(field) => match json.size(field, MAX_WIDTH)? {
+                None => heads,
+                Some(kv_heads) if heads.is_multiple_of(kv_heads) => kv_heads,
+                Some(_) => {
+                    return Err(json.wrong(field, format!("a divisor of num_attention_heads, {heads}")));
+                }
+            },
+        };
         let head_dim = match json.size("head_dim", MAX_HEAD_DIM)? {
             Some(head_dim) => head_dim,
             None if hidden.is_multiple_of(heads) => hidden / heads,
@@ -209,9 +219,12 @@ impl Arch {
         let cap = |field: Option<&str>| field.map_or(Ok(None), |field| number(json, field));
         let one = |scale: Option<f32>| scale.unwrap_or(1.0);
         Ok(Self {
-            family,
+            family: row,
             hidden,
-            intermediate: json.required_size("intermediate_size", MAX_WIDTH)?,
+            intermediate: match family.inner {
+                (field, 0) => json.required_size(field, MAX_WIDTH)?,
+                (field, times) => json.size(field, MAX_WIDTH)?.unwrap_or(times * hidden),
+            },
             layers,
             heads,
             kv_heads,
@@ -352,7 +365,7 @@ fn first_size(json: &Json, fields: &[&str], max: usize) -> Result<usize> {
     json.required_size(fields[0], max)
 }
 
-fn mixture(json: &Json, row: &'static MixtureRow) -> Result<Mixture> {
+fn mixture(json: &Json, row: &MixtureRow) -> Result<Mixture> {
     let experts = first_size(json, row.experts, MAX_EXPERTS)?;
     let per_token = first_size(json, row.per_token, MAX_EXPERTS)?;
     if per_token > experts {
@@ -398,7 +411,7 @@ fn mixture(json: &Json, row: &'static MixtureRow) -> Result<Mixture> {
             _ => return Err(json.wrong(field, format!("so that all have at most {MAX_WIDTH} values"))),
         },
     };
-    Ok(Mixture { row, experts, inner, routing, shared })
+    Ok(Mixture { row: *row, experts, inner, routing, shared })
 }
 
 /// Per layer: whether it has experts.

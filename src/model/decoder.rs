@@ -300,17 +300,19 @@ impl<B: Backend> Decoder<B> {
         let (rows, arch) = (batch.ids.len(), &self.arch);
         backend.norm(rows, x, &layer.attention_norm, xb);
         backend.linear(rows, xb, &[to(&layer.q, q), to(&layer.k, k), to(&layer.v, v)]);
-        if let Some(norms) = &layer.head_norms {
-            for (norm, buf) in norms.iter().zip([q, k]) {
-                let width =
-                    if arch.head_norm == Some(HeadNormShape::Whole) { buf.cols } else { arch.head_dim };
-                backend.norm_pieces(rows, buf, norm, width);
-            }
+        if !arch.family.head_norm_last {
+            self.norm_heads(backend, rows, layer);
         }
         if let Some(limit) = arch.qkv_limit {
             [q, k, v].into_iter().for_each(|buf| backend.scale(rows, buf, 1.0, Cap::Hard(limit)));
         }
-        let rope = layer.shape.rope.map(|rope| &self.ropes[rope]);
+        let mut rope = layer.shape.rope.map(|rope| &self.ropes[rope]);
+        if arch.family.head_norm_last {
+            if let Some(rope) = rope.take() {
+                backend.rope(batch, q, k, rope);
+            }
+            self.norm_heads(backend, rows, layer);
+        }
         backend.rope_store(batch, index, q, k, v, rope);
         let shape = Attention {
             layer: index,
@@ -335,6 +337,18 @@ impl<B: Backend> Decoder<B> {
                 self.add(backend, rows, inner, &mlp.down, layer.mlp_post.as_ref());
             }
             Feed::Mixture(mixture) => self.mixture(backend, rows, layer, mixture),
+        }
+    }
+
+    /// Norms of queries and keys.
+    fn norm_heads(&self, backend: &mut B, rows: usize, layer: &Layer<B::Weight>) {
+        let (Buffers { q, k, .. }, arch) = (self.buffers, &self.arch);
+        if let Some(norms) = &layer.head_norms {
+            for (norm, buf) in norms.iter().zip([q, k]) {
+                let width =
+                    if arch.head_norm == Some(HeadNormShape::Whole) { buf.cols } else { arch.head_dim };
+                backend.norm_pieces(rows, buf, norm, width);
+            }
         }
     }
 

@@ -1,6 +1,8 @@
 //! The table of architectures: what a `model_type` means. A new family is a row, its names and a fixture.
 
 use crate::backend::{Activation, NormKind};
+use crate::error::Result;
+use crate::weights::json::Json;
 
 /// Whether something has a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +13,17 @@ pub enum Bias {
     Always,
     /// As this field of config.json says; by default, this.
     If(&'static str, bool),
+}
+
+/// How many heads keys and values have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvHeads {
+    /// As many as the field says; without it, as queries.
+    Field(&'static str),
+    /// One.
+    One,
+    /// As many as queries.
+    All,
 }
 
 /// Where the norms of a layer are.
@@ -266,6 +279,11 @@ pub struct Family {
     pub norm: NormRow,
     pub places: Places,
     pub head_norm: HeadNorm,
+    /// Whether that comes after the rotation.
+    pub head_norm_last: bool,
+    pub kv_heads: KvHeads,
+    /// The field with the width of the MLP; if there is none, so many times `hidden_size`, or an error for 0.
+    pub inner: (&'static str, usize),
     pub qkv_bias: Bias,
     pub o_bias: Bias,
     pub mlp_bias: Bias,
@@ -291,6 +309,8 @@ pub struct Family {
     pub tied: bool,
     /// Experts instead of one MLP.
     pub mixture: Option<MixtureRow>,
+    /// What else config.json changes in the row.
+    pub variant: Option<fn(&Json, &mut Family) -> Result<()>>,
 }
 
 const LLAMA_NAMES: Names = Names {
@@ -345,6 +365,9 @@ const LLAMA: Family = Family {
     norm: RMS,
     places: Places::Always(Place::Pre),
     head_norm: HeadNorm::Never,
+    head_norm_last: false,
+    kv_heads: KvHeads::Field("num_key_value_heads"),
+    inner: ("intermediate_size", 0),
     qkv_bias: CONFIGURED,
     o_bias: CONFIGURED,
     mlp_bias: Bias::If("mlp_bias", false),
@@ -362,6 +385,7 @@ const LLAMA: Family = Family {
     logits_scale: LogitsScale::One,
     tied: false,
     mixture: None,
+    variant: None,
 };
 
 const MISTRAL: Family = Family {
@@ -678,6 +702,38 @@ pub const FAMILIES: &[Family] = &[
         ..LLAMA
     },
     Family {
+        model_type: "hunyuan_v1_dense",
+        names: Names { head_norms: ["self_attn.query_layernorm", "self_attn.key_layernorm"], ..LLAMA_NAMES },
+        norm: NormRow { eps: 1e-5, ..RMS },
+        head_norm: HeadNorm::Head,
+        head_norm_last: true,
+        mlp_bias: Bias::Never,
+        ..LLAMA
+    },
+    Family {
+        model_type: "falcon",
+        names: Names {
+            layers: "transformer.h.",
+            embed: "transformer.word_embeddings",
+            norm: "transformer.ln_f",
+            qkv: Qkv::ByHead("self_attention.query_key_value"),
+            o: "self_attention.dense",
+            inner: Inner::Plain("mlp.dense_h_to_4h"),
+            down: "mlp.dense_4h_to_h",
+            ..LLAMA_NAMES
+        },
+        norm: NormRow { eps_field: "layer_norm_epsilon", ..LAYER_NORM },
+        places: Places::If("parallel_attn", true, Place::Parallel),
+        inner: ("ffn_hidden_size", 4),
+        qkv_bias: Bias::If("bias", false),
+        o_bias: Bias::If("bias", false),
+        mlp_bias: Bias::If("bias", false),
+        activation: (&["activation"], Activation::Gelu),
+        tied: true,
+        variant: Some(falcon),
+        ..LLAMA
+    },
+    Family {
         model_type: "mixtral",
         mixture: Some(MIXTRAL_EXPERTS),
         norm: NormRow { eps: 1e-5, ..RMS },
@@ -785,6 +841,26 @@ pub const FAMILIES: &[Family] = &[
         ..LLAMA
     },
 ];
+
+/// The three shapes of Falcon: with heads of keys for groups of queries, with one for all, and with one for each.
+fn falcon(json: &Json, row: &mut Family) -> Result<()> {
+    if json.flag("alibi", false)? {
+        return Err(json.wrong("alibi", "false: biases by distance are not supported"));
+    }
+    row.kv_heads = if json.flag("new_decoder_architecture", false)? {
+        let two = json.size("num_ln_in_parallel_attn", 2)?.unwrap_or(2) == 2;
+        if two {
+            row.places = Places::Always(Place::ParallelTwo);
+            row.names = Names { attention_norm: "ln_attn", mlp_norm: "ln_mlp", ..row.names };
+        }
+        KvHeads::Field("num_kv_heads")
+    } else if json.flag("multi_query", true)? {
+        KvHeads::One
+    } else {
+        KvHeads::All
+    };
+    Ok(())
+}
 
 /// The row for `model_type`.
 pub fn find(model_type: &str) -> Option<&'static Family> {

@@ -136,6 +136,12 @@ impl Rope {
             "default" => Ok(plain(RopeKind::Default)),
             "linear" => Ok(plain(RopeKind::Linear { factor: number("factor")? })),
             "dynamic" if dims < 4 => Err(json.wrong(field, "another kind where only two values turn")),
+            // HunYuan's: stretched in any context
+            "dynamic" if json.positive("alpha")?.is_some() => {
+                let dims_of = dims as f64;
+                let stretch = number("alpha")?.powf(dims_of / (dims_of - 2.0));
+                Ok(Self { theta: theta * stretch, ..plain(RopeKind::Default) })
+            }
             "dynamic" => Ok(plain(RopeKind::Dynamic { factor: number("factor")?, original: positions()? })),
             "yarn" => {
                 let original = json.positive("original_max_position_embeddings")?;

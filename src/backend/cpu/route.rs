@@ -134,3 +134,41 @@ fn place(memory: &mut Memory, rows: usize, with: &Routed) {
     starts.copy_within(0..all, 1);
     starts[0] = 0;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_that_are_not_numbers_still_choose_experts_that_differ() {
+        for groups in [None, Some(Groups { count: 4, chosen: 2, best: 2 })] {
+            let scoring = Scoring::Softmax;
+            let routing = Routing { per_token: 4, scoring, normalized: true, groups, scale: 1.0 };
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut experts = [9; 4];
+                choose(&routing, &[bad; 8], None, &mut experts);
+                experts.sort_unstable();
+                assert!(experts.windows(2).all(|pair| pair[0] < pair[1]) && experts[3] < 8, "{experts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn groups_are_chosen_by_the_sum_of_their_best() {
+        let routing = |best| Routing {
+            per_token: 2,
+            scoring: Scoring::Sigmoid,
+            normalized: false,
+            groups: Some(Groups { count: 3, chosen: 1, best }),
+            scale: 1.0,
+        };
+        let scores = [0.9, 0.1, 0.6, 0.5, 0.3, 0.3];
+        let mut experts = [0; 2];
+        choose(&routing(1), &scores, None, &mut experts);
+        assert_eq!(experts, [0, 1]);
+        choose(&routing(2), &scores, None, &mut experts);
+        assert_eq!(experts, [2, 3]);
+        choose(&routing(2), &scores, Some(&[0.0, 0.0, 0.0, 0.0, 1.0, 2.0]), &mut experts);
+        assert_eq!(experts, [5, 4]);
+    }
+}

@@ -14,8 +14,8 @@ use super::vector::{LANES, LINE, Vector};
 use super::x86_64::{avx2::Avx2, avx512::Avx512};
 use super::{Cpu, Isa, Reference};
 use crate::backend::{
-    Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Kv, KvType, Linear, Norm, NormKind, Projection,
-    Quantize, Rope, Span,
+    Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Expert, Groups, Kv, KvType, Linear, Norm,
+    NormKind, Projection, Quantize, Rope, Routed, Routing, Scoring, Span,
 };
 use crate::memory::Layout;
 use crate::sample::rng::uniform;
@@ -347,7 +347,11 @@ fn gated_agrees_with_the_reference_also_far_out() {
         let tolerance = steps.zip(&reference).enumerate().map(|(i, (step, &value))| {
             // each sum is off by its own rounding, times the other
             let scale = f64::from(SCALES[i / inner % 4]) * 4.0;
-            let (off, most) = (4e-7 * scale * (ins as f64 + 2.0), scale * 3.0 * (ins as f64).sqrt() + 2.0);
+            let (off, mut most) =
+                (4e-7 * scale * (ins as f64 + 2.0), scale * 3.0 * (ins as f64).sqrt() + 2.0);
+            if activation == Activation::ReluSquared {
+                most *= most; // times the first sum once more
+            }
             let written = match quantize {
                 Some(_) => step * 1.01,
                 None if dtype == Dtype::Bf16 => f64::from(value.abs()) / 256.0,
@@ -361,8 +365,14 @@ fn gated_agrees_with_the_reference_also_far_out() {
     }
 }
 
-const ACTIVATIONS: [Activation; 5] =
-    [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::ReluSquared];
+const ACTIVATIONS: [Activation; 6] = [
+    Activation::Silu,
+    Activation::Gelu,
+    Activation::GeluTanh,
+    Activation::Relu,
+    Activation::ReluSquared,
+    Activation::Clamped { alpha: 1.7, limit: 1.5 },
+];
 
 struct RowNorm {
     rows: usize,
@@ -475,6 +485,8 @@ fn norms_of_pieces_agree_with_the_reference() {
 struct Attend {
     cache: KvType,
     softcap: Option<f32>,
+    /// A score of each head that takes part in the softmax alone.
+    sinks: Option<Vec<f32>>,
     /// Values of a head that turn, and whether neighbours do together.
     turns: Option<(usize, bool)>,
     heads: usize,
@@ -510,6 +522,7 @@ impl Attend {
         let mut attend = Self {
             cache: [KvType::F32, KvType::F16, KvType::Bf16, KvType::Int8][source.size(0, 3)],
             softcap,
+            sinks: None,
             turns,
             heads,
             kv_heads,
@@ -521,6 +534,9 @@ impl Attend {
             v: source.values(tokens * kv_heads * head_dim),
         };
         attend.q.iter_mut().for_each(|q| *q *= 0.5);
+        if softcap.is_none() && source.unit() < 0.4 {
+            attend.sinks = Some(source.values(heads).iter().map(|sink| 3.0 * sink).collect());
+        }
         attend
     }
 
@@ -550,6 +566,7 @@ impl Attend {
             let table = backend.upload_table(angles.chunks(dims / 2).flat_map(both).collect(), dims);
             Rope { table, dims, interleaved }
         });
+        let sinks = self.sinks.as_ref().map(|sinks| backend.upload_table(sinks.clone(), self.heads));
         let mut out = Vec::new();
         let mut first = 0;
         for (request, &(cached, new)) in self.spans.iter().enumerate() {
@@ -575,11 +592,18 @@ impl Attend {
                     blocks: &table,
                     outputs: &[],
                 };
-                backend.rope_store(&batch, 1, bufs[0], bufs[1], bufs[2], rope.as_ref());
+                // in one go, or one after the other
+                match &rope {
+                    Some(rope) if rows % 2 == 0 => {
+                        backend.rope(&batch, bufs[0], bufs[1], rope);
+                        backend.rope_store(&batch, 1, bufs[0], bufs[1], bufs[2], None);
+                    }
+                    _ => backend.rope_store(&batch, 1, bufs[0], bufs[1], bufs[2], rope.as_ref()),
+                }
                 let scale = (self.head_dim as f32).sqrt().recip();
                 let (heads, window, softcap) = (self.heads, self.window, self.softcap);
                 let shape = Attention { layer: 1, heads, window, scale, softcap };
-                backend.attention(&batch, shape, None, bufs[0], bufs[3]);
+                backend.attention(&batch, shape, sinks.as_ref(), bufs[0], bufs[3]);
                 (0..rows).flat_map(|row| backend.operand(bufs[3], row)).collect::<Vec<f32>>()
             };
             // infinities behind the last position: masked, so they must not matter
@@ -633,6 +657,127 @@ fn attention_is_the_same_bits_in_any_chunks() {
         let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
         let (whole, single, fives) = (bits(whole), bits(single), bits(fives));
         assert!(whole == single && whole == fives, "seed {seed}");
+    }
+}
+
+/// Tokens to their experts and back, and an expert behind a gate.
+struct Mixture {
+    rows: usize,
+    x: Vec<f32>,
+    scores: Vec<f32>,
+    gates: Vec<f32>,
+    before: Vec<f32>,
+    routing: Routing,
+    correction: Option<Vec<f32>>,
+    /// Gate, up and down of each.
+    experts: Vec<[Tensor; 3]>,
+    biases: bool,
+    quantize: Option<Quantize>,
+    activation: Activation,
+    add: Option<f32>,
+}
+
+impl Body for Mixture {
+    fn run<B: Testable>(&self, mut backend: B) -> Vec<f32> {
+        let [inner, hidden] = self.experts[0][0].shape[..] else { unreachable!() };
+        let (rows, count) = (self.rows, self.routing.per_token);
+        let mut linear = |tensor: &Tensor| {
+            let bias = (0..tensor.shape[0]).map(|i| (i as f32).sin()).collect();
+            let bias = self.biases.then(|| backend.upload_table(bias, tensor.shape[0]));
+            Linear { weight: backend.upload(tensor, self.quantize).unwrap(), bias }
+        };
+        let experts: Vec<_> = self
+            .experts
+            .iter()
+            .map(|[gate, up, down]| Expert { gate: linear(gate), up: linear(up), down: linear(down) })
+            .collect();
+        let mut layout = Layout::default();
+        let x = Buf::plan_operand(&mut layout, rows, hidden).unwrap();
+        let mut routed = Routed::plan(&mut layout, rows, experts.len(), count, hidden, inner).unwrap();
+        let [gate, out, gated] = [1, hidden, hidden].map(|cols| Buf::plan(&mut layout, rows, cols).unwrap());
+        let region = layout.region(Kv::block_bytes(KvType::F32, 1, 1, 2).unwrap()).unwrap();
+        let kv = Kv { region, cache: KvType::F32, layers: 1, kv_heads: 1, head_dim: 2 };
+        backend.reserve(layout, kv).unwrap();
+        let form = backend.form(&[&experts[0].gate.weight]);
+        let x = x.of(form);
+        routed.x = routed.x.of(form);
+        routed.inner = routed.inner.of(backend.form(&[&experts[0].down.weight]));
+        backend.set_operand(x, &self.x);
+        fill(&mut backend, routed.scores, &self.scores);
+        fill(&mut backend, gate, &self.gates);
+        fill(&mut backend, out, &self.before);
+        let correction =
+            self.correction.as_ref().map(|values| backend.upload_table(values.clone(), values.len()));
+        let before = backend.counters().weight_bytes;
+        backend.route(rows, &self.routing, correction.as_ref(), &routed);
+        backend.experts(rows, x, self.activation, &experts, &routed);
+        // of the experts that nobody chose nothing is read
+        let read_bytes = backend.counters().weight_bytes - before;
+        assert!(read_bytes > 0 && (rows > 1 || experts.len() == count || read_bytes % count as u64 == 0));
+        backend.mix(rows, &routed, self.add, out);
+        fill(&mut backend, gated, &self.before);
+        backend.add_gated(rows, out, gate, 0.7, gated);
+        let mut all = read(&mut backend, gated, rows);
+        all.extend(read(&mut backend, routed.weights, rows));
+        all
+    }
+}
+
+#[test]
+fn experts_agree_with_the_reference() {
+    for seed in 0..48 {
+        let mut source = Source::new(seed);
+        let (rows, hidden, inner) = (source.size(1, 23), source.size(1, 90), source.size(1, 80));
+        let (groups, of_group) = ([1, 2, 4][seed as usize % 3], source.size(2, 5));
+        let all = groups * of_group;
+        let per_token = source.size(1, all.min(2 * of_group).min(6));
+        let folder = tempfile::tempdir().unwrap();
+        let (dtype, quantize) = (source.dtype(), quantize(&mut source));
+        let matrices: Vec<_> = (0..all)
+            .flat_map(|_| [vec![inner, hidden], vec![inner, hidden], vec![hidden, inner]])
+            .map(|shape| {
+                let values = source.values(shape[0] * shape[1]);
+                (dtype, shape, values)
+            })
+            .collect();
+        let tensors = tensors(folder.path(), &matrices);
+        let mut x = source.values(rows * hidden);
+        let pairs = as_bf16(&mut x, dtype, quantize);
+        let scoring = [Scoring::Softmax, Scoring::Sigmoid, Scoring::Chosen, Scoring::Mixer { jitter: 0.2 }];
+        let body = Mixture {
+            rows,
+            x,
+            scores: source.values(rows * all),
+            gates: source.values(rows),
+            before: source.values(rows * hidden),
+            routing: Routing {
+                per_token,
+                scoring: scoring[seed as usize / 3 % 4],
+                normalized: seed % 2 == 0,
+                groups: (groups > 1).then_some(Groups {
+                    count: groups,
+                    chosen: 2,
+                    best: 1 + seed as usize % 2,
+                }),
+                scale: 1.3,
+            },
+            correction: (seed % 5 == 0).then(|| source.values(all)),
+            experts: tensors.chunks_exact(3).map(|three| three.to_vec().try_into().unwrap()).collect(),
+            biases: seed % 4 == 1,
+            quantize,
+            activation: ACTIVATIONS[seed as usize % ACTIVATIONS.len()],
+            add: [None, Some(0.6)][seed as usize % 2],
+        };
+        // inside, values are rounded for the last product: as bf16, or as int8
+        let step = match (quantize, dtype) {
+            (Some(_), _) => 0.03,
+            (None, Dtype::Bf16) => 0.01,
+            _ => 1e-5,
+        };
+        let reference = body.run(Reference::default());
+        let most = reference.iter().fold(1.0_f32, |most, value| most.max(value.abs()));
+        let tolerance = vec![f64::from(most) * step; reference.len()];
+        compare(body, &Near { tolerance, own_way: pairs.then_some(2.0) });
     }
 }
 
