@@ -219,6 +219,12 @@ impl Arena {
         self.scrub(Region { offset: 0, bytes: self.bytes })
     }
 
+    /// Whether all of it is zeros.
+    #[cfg(test)]
+    pub fn is_zero(&self) -> bool {
+        self.slice::<u8>(Region { offset: 0, bytes: self.bytes }).iter().all(|&byte| byte == 0)
+    }
+
     /// Overwrites the whole arena, reads it back, and gives the memory up.
     pub fn close(mut self) -> Closed {
         let scrubbed = self.scrub_all();

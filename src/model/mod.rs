@@ -7,4 +7,6 @@ pub mod arch;
 pub mod decoder;
 pub mod families;
 pub mod rope;
+#[cfg(test)]
+mod tests;
 pub mod weights;

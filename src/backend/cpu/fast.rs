@@ -625,6 +625,11 @@ impl Backend for Cpu {
 
 #[cfg(test)]
 impl Cpu {
+    /// Whether all that it reserved is zeros.
+    pub fn is_zero(&mut self) -> bool {
+        self.memory.arena().is_zero()
+    }
+
     /// Writes rows of an operand.
     pub fn set_operand(&mut self, buf: Buf, values: &[f32]) {
         let (operand, rows) = (buf.form, values.len() / buf.cols);
