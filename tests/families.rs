@@ -127,8 +127,9 @@ fn the_reference_backend_holds_every_family() {
             write!(
                 docs,
                 "\n# Quantized checkpoints\n\nThe same for the formats that people publish, against transformers with the \
-                 weights that the format's own decoder gives\n(`tools/fixture_quantized.py`). Whole numbers enter \
-                 products with activations of eight bits; low precision is bf16.\n\n{HEAD}"
+                 weights that the format's own decoder gives\n(`tools/fixture_quantized.py`), taken in as bf16 \
+                 (`Builder::dequantize`). As they are by default,\nwhole numbers are multiplied with activations of \
+                 eight bits: then tokens are the same, and errors at most twice what is allowed\nhere.\n\n{HEAD}"
             )
             .unwrap();
         }

@@ -76,8 +76,8 @@ pub struct LayerWeights {
 /// What is behind the attention.
 #[derive(Debug)]
 pub enum FeedWeights {
-    One(MlpWeights),
-    Mixture(MixtureWeights),
+    One(Box<MlpWeights>),
+    Mixture(Box<MixtureWeights>),
 }
 
 /// The tensors of an MLP.
@@ -126,7 +126,7 @@ impl FeedWeights {
         match self {
             Self::One(mlp) => Box::new(mlp.iter()),
             Self::Mixture(mixture) => {
-                let MixtureWeights { router, correction, experts, shared, shared_gate } = mixture;
+                let MixtureWeights { router, correction, experts, shared, shared_gate } = mixture.as_ref();
                 let mlps = experts.iter().chain(shared).flat_map(MlpWeights::iter);
                 Box::new(linears([router].into_iter().chain(shared_gate)).chain(correction).chain(mlps))
             }
@@ -304,9 +304,10 @@ impl Finder<'_> {
             },
             mlp_post: self.norm_if(names.mlp_post),
             feed: match &arch.mixture {
-                Some(mixture) if shape.mixture => FeedWeights::Mixture(self.mixture(mixture)),
+                Some(mixture) if shape.mixture => FeedWeights::Mixture(Box::new(self.mixture(mixture))),
                 _ => {
-                    FeedWeights::One(self.mlp("", names.inner, names.down, arch.intermediate, arch.mlp_bias))
+                    let mlp = self.mlp("", names.inner, names.down, arch.intermediate, arch.mlp_bias);
+                    FeedWeights::One(Box::new(mlp))
                 }
             },
         }

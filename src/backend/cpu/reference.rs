@@ -75,12 +75,11 @@ impl Reference {
     fn attend(
         &mut self,
         shape: Attention,
-        sink: f64,
         table: &[u32],
         position: usize,
         q: (Buf, usize),
         out: Buf,
-        head: usize,
+        (head, sink): (usize, f64),
     ) {
         let kv = self.memory.kv();
         let (dim, kv_head) = (kv.head_dim, head / (shape.heads / kv.kv_heads));
@@ -487,7 +486,7 @@ impl Backend for Reference {
                 for head in 0..shape.heads {
                     let sink = sinks.map_or(f64::NEG_INFINITY, |sinks| f64::from(sinks.table()[head]));
                     let table = &batch.blocks[span.table..];
-                    self.attend(shape, sink, table, span.position + i, (q, span.row + i), out, head);
+                    self.attend(shape, table, span.position + i, (q, span.row + i), out, (head, sink));
                 }
             }
         }

@@ -594,7 +594,7 @@ impl Attend {
                 };
                 // in one go, or one after the other
                 match &rope {
-                    Some(rope) if rows % 2 == 0 => {
+                    Some(rope) if rows.is_multiple_of(2) => {
                         backend.rope(&batch, bufs[0], bufs[1], rope);
                         backend.rope_store(&batch, 1, bufs[0], bufs[1], bufs[2], None);
                     }
@@ -713,7 +713,13 @@ impl Body for Mixture {
         backend.experts(rows, x, self.activation, &experts, &routed);
         // of the experts that nobody chose nothing is read
         let read_bytes = backend.counters().weight_bytes - before;
-        assert!(read_bytes > 0 && (rows > 1 || experts.len() == count || read_bytes % count as u64 == 0));
+        let of_one: u64 = self.experts[0].iter().map(|tensor| B::weight_bytes(tensor, self.quantize)).sum();
+        let read_experts = read_bytes / of_one;
+        assert!(read_bytes.is_multiple_of(of_one), "parts of experts are read");
+        assert!(
+            (count..=experts.len().min(rows * count)).contains(&(read_experts as usize)),
+            "{read_experts}"
+        );
         backend.mix(rows, &routed, self.add, out);
         fill(&mut backend, gated, &self.before);
         backend.add_gated(rows, out, gate, 0.7, gated);
