@@ -1,7 +1,7 @@
 //! The debug sampler leaves nothing on the heap: an allocator looks into every block that is freed meanwhile.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::Instant;
 
 use amnesic::privacy::debug_sampler::{
@@ -69,8 +69,13 @@ fn sampler(sink: impl Sink + 'static) -> DebugSampler {
 
 /// Ends requests until one is captured.
 fn capture(sampler: &mut DebugSampler, ids: &[u32], text: &[u8]) -> Result<Captured, CaptureError> {
+    // Numbers are never given twice, as in a session: a capture's file bears the request's.
+    static NEXT: AtomicU64 = AtomicU64::new(0);
     let now = Instant::now();
-    (0..300).find_map(|count| sampler.request_ended(now, count, ids, ids, text)).expect("one in a hundred")
+    std::iter::repeat_with(|| NEXT.fetch_add(1, SeqCst))
+        .take(5_000)
+        .find_map(|number| sampler.request_ended(now, number, ids, ids, text))
+        .expect("one in a hundred")
 }
 
 // One test: the allocator is the process's.
