@@ -295,6 +295,8 @@ pub enum Activation {
     Relu,
     /// `max(x, 0)^2`.
     ReluSquared,
+    /// `tanh(x)`.
+    Tanh,
     /// `g / (1 + e^(-alpha * g))` with `g = min(x, limit)`; `up` is bounded by `-limit` and `limit`, and one is added.
     Clamped {
         /// Factor on the exponent.
@@ -445,12 +447,60 @@ pub struct Attention {
     pub layer: usize,
     /// Query heads.
     pub heads: usize,
-    /// Positions to look back over, itself included; none for all.
+    /// Whether rows see positions up to their own only; else all of their request, which must then be in one batch.
+    pub causal: bool,
+    /// Positions to look back over, itself included, and ahead over where that is not causal; none for all.
     pub window: Option<usize>,
     /// Factor on the scores.
     pub scale: f32,
     /// Soft-cap: scores become `cap * tanh(score / cap)`.
     pub softcap: Option<f32>,
+}
+
+impl Attention {
+    /// The first and the last position that the row at `position` sees.
+    pub fn sees(&self, span: &Span, position: usize) -> (usize, usize) {
+        let last = if self.causal { position } else { span.position + span.rows - 1 };
+        match self.window {
+            None => (0, last),
+            Some(window) => ((position + 1).saturating_sub(window), last.min(position + window - 1)),
+        }
+    }
+}
+
+/// What comes to the scores of an attention besides the products.
+#[derive(Debug)]
+pub struct ScoreBiases<'a, W> {
+    /// (heads): a score of each head that takes its part of the softmax and gives no value. Not with a soft-cap.
+    pub sinks: Option<&'a W>,
+    /// (heads, 2 * reach): what is added to the score of a key so many positions behind the query, from `-reach` on.
+    /// The reach is at least a request's length and a block. Not with a soft-cap.
+    pub distances: Option<&'a W>,
+}
+
+impl<W> ScoreBiases<'_, W> {
+    /// Nothing.
+    pub const NONE: Self = Self { sinks: None, distances: None };
+}
+
+/// How the rows of a text become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// The first row.
+    First,
+    /// The last one.
+    Last,
+    /// Their mean.
+    Mean,
+    /// Their sum over the root of their number.
+    MeanSqrtLen,
+    /// The largest of each value.
+    Max,
+    /// Their mean, row i weighing `from + i`.
+    Weighted {
+        /// Weight of the first row; at least 1.
+        from: u32,
+    },
 }
 
 /// What a step did, counted where it is done. Metadata: no content.
@@ -508,6 +558,9 @@ pub trait Backend: Send {
 
     /// `out[row] = table[ids[row]] * scale`.
     fn embed(&mut self, ids: &[u32], table: &Self::Weight, scale: f32, out: Buf);
+
+    /// `out[row] += table[ids[row]]`.
+    fn add_embed(&mut self, ids: &[u32], table: &Self::Weight, out: Buf);
 
     /// `out = norm(x)`, row by row; `out` is an operand.
     fn norm(&mut self, rows: usize, x: Buf, norm: &Norm<Self::Weight>, out: Buf);
@@ -569,19 +622,24 @@ pub trait Backend: Send {
         rope: Option<&Rope<Self::Weight>>,
     );
 
-    /// Causal softmax attention of every row over its request's cache. `q`: (rows, heads * head_dim); so is `out`, an
-    /// operand. `sinks` (heads): a score of each head that takes its part of the softmax and gives no value.
+    /// Softmax attention of every row over its request's cache. `q`: (rows, heads * head_dim); so is `out`, an operand.
     fn attention(
         &mut self,
         batch: &Batch<'_>,
         shape: Attention,
-        sinks: Option<&Self::Weight>,
+        biases: ScoreBiases<'_, Self::Weight>,
         q: Buf,
         out: Buf,
     );
 
     /// `x * scale`, then bounded; in place.
     fn scale(&mut self, rows: usize, x: Buf, scale: f32, cap: Cap);
+
+    /// `activation(x)`, in place.
+    fn activate(&mut self, rows: usize, x: Buf, activation: Activation);
+
+    /// Rows of x to one: `out[i]` from rows `texts[i]`, none of which is empty.
+    fn pool(&mut self, texts: &[std::ops::Range<u32>], pooling: Pooling, x: Buf, out: Buf);
 
     /// `out[i] = x[rows[i]]`.
     fn gather(&mut self, rows: &[u32], x: Buf, out: Buf);

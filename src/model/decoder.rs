@@ -23,7 +23,7 @@ use super::weights::{
 };
 use crate::backend::{
     Attention, BLOCK, Backend, Batch, Buf, Cap, Expert, Form, Kv, KvType, Linear, Norm, NormKind, Projection,
-    Quantize, Rope, Routed,
+    Quantize, Rope, Routed, ScoreBiases,
 };
 use crate::error::{Error, Result};
 use crate::memory::{Layout, Scrubbed};
@@ -317,11 +317,13 @@ impl<B: Backend> Decoder<B> {
         let shape = Attention {
             layer: index,
             heads: arch.heads,
+            causal: true,
             window: layer.shape.window,
             scale: arch.attention_scale,
             softcap: arch.softcap,
         };
-        backend.attention(batch, shape, layer.sinks.as_ref(), q, att);
+        let biases = ScoreBiases { sinks: layer.sinks.as_ref(), distances: None };
+        backend.attention(batch, shape, biases, q, att);
         if arch.place.is_parallel() {
             // of what the attention was given: before the residual stream changes
             self.norm_feed(backend, rows, layer);

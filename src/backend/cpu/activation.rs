@@ -23,6 +23,7 @@ pub unsafe fn activate<V: Vector>(activation: Activation, x: V) -> V {
                 let x = V::splat(0.0).max(x);
                 x.mul(x)
             }
+            Activation::Tanh => tanh(x),
             Activation::Clamped { alpha, limit } => {
                 let x = V::splat(limit).min(x);
                 x.div(minus_exp(x.mul(V::splat(alpha))).add(V::splat(1.0)))

@@ -1,4 +1,4 @@
-//! Causal softmax attention over the paged cache, for prefill and decode alike.
+//! Softmax attention over the paged cache, for prefill, decode and encoders alike.
 //!
 //! One item of work is a kv head and a few query rows (tokens times the heads that share the kv head). The cache is
 //! packed as weights are: a block's keys are 64 rows over the dimensions of a head, its values are rows for the
@@ -29,6 +29,8 @@ pub struct AttentionJob<'a> {
     pub shape: Attention,
     /// One score for each head.
     pub sinks: Option<&'a [f32]>,
+    /// (heads, 2 * reach): see [`crate::backend::ScoreBiases`].
+    pub distances: Option<&'a [f32]>,
     pub q: *const f32,
     /// Written as this.
     pub operand: Form,
@@ -135,8 +137,9 @@ unsafe fn attend<V: Vector>(job: &AttentionJob<'_>, scratch: &Scratch, span: &Sp
     // the positions that each row may see, worked out once: divisions would cost as much as the tiles
     let mut sees = [(0, 0); MOST];
     for (row, sees) in sees.iter_mut().enumerate().take(tile.rows) {
-        let end = span.position + (tile.first + row) / tile.group + 1;
-        *sees = (job.shape.window.map_or(0, |window| end.saturating_sub(window)), end);
+        let position = span.position + (tile.first + row) / tile.group;
+        let (first, last) = job.shape.sees(span, position);
+        *sees = (first, last + 1);
     }
     let sees = &sees[..tile.rows];
     let (first, last) = (sees[0].0 / BLOCK, (sees[tile.rows - 1].1 - 1) / BLOCK);
@@ -162,7 +165,14 @@ unsafe fn attend<V: Vector>(job: &AttentionJob<'_>, scratch: &Scratch, span: &Sp
             for row in rows.clone() {
                 let (from, to) = sees[row];
                 let seen = from.max(base) - base..(to - base).min(BLOCK);
-                online_softmax::<V>(job, scratch, row, seen, planes.map(|plane| job.cache.add(plane)));
+                let distances = job.distances.map(|distances| {
+                    let reach = distances.len() / job.shape.heads / 2;
+                    let head = tile.head * tile.group + (tile.first + row) % tile.group;
+                    let position = span.position + (tile.first + row) / tile.group;
+                    distances.as_ptr().add((2 * head + 1) * reach + base - position)
+                });
+                let planes = planes.map(|plane| job.cache.add(plane));
+                online_softmax::<V>(job, scratch, row, seen, distances, planes);
             }
             mix(job, scratch, planes[1], &rows);
         }
@@ -230,6 +240,7 @@ unsafe fn online_softmax<V: Vector>(
     scratch: &Scratch,
     row: usize,
     seen: std::ops::Range<usize>,
+    distances: Option<*const f32>,
     planes: [*const u8; 2],
 ) {
     // SAFETY: the scratch has the row.
@@ -247,6 +258,9 @@ unsafe fn online_softmax<V: Vector>(
             *value = V::load(scores.add(i * LANES)).mul(V::splat(scale));
             if int8 {
                 *value = value.mul(V::load(scales[0].add(i * LANES)));
+            }
+            if let Some(distances) = distances {
+                *value = V::load(distances.add(i * LANES)).fma(V::splat(std::f32::consts::LOG2_E), *value);
             }
             if let Some(cap) = job.shape.softcap {
                 *value = tanh(*value).mul(V::splat(cap * std::f32::consts::LOG2_E));

@@ -1,6 +1,7 @@
 //! The fast CPU backend: jobs cut into fixed parts for a team, kernels of the best instruction set.
 #![expect(unsafe_code, reason = "makes kernel jobs; each names the sizes it checked")]
 
+use std::ops::Range;
 use std::sync::Mutex;
 
 use super::attention::{AttentionJob, scratch_bytes, writes};
@@ -8,13 +9,14 @@ use super::detect::Isa;
 use super::kernels::Kernels;
 use super::linear::{GatedJob, Input, LinearJob};
 use super::memory::Memory;
+use super::pool::pool;
 use super::route::route;
-use super::rows::{ConvertJob, MixJob, NormJob, NormTo, RopeJob, ScaleJob};
+use super::rows::{ActivateJob, ConvertJob, MixJob, NormJob, NormTo, RopeJob, ScaleJob};
 use super::team::{Part, Team};
 use super::weight::Weight;
 use crate::backend::{
     Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, Form, Kv, Linear, Norm,
-    Projection, Quantize, Rope, Routed, Routing,
+    Pooling, Projection, Quantize, Rope, Routed, Routing, ScoreBiases,
 };
 use crate::error::Result;
 use crate::memory::ledger::NotCovered;
@@ -339,6 +341,19 @@ impl Backend for Cpu {
         }
     }
 
+    fn add_embed(&mut self, ids: &[u32], table: &Weight, out: Buf) {
+        let rows = table.table().chunks_exact(out.cols);
+        assert!(
+            out.cols == table.cols && ids.iter().all(|&id| (id as usize) < rows.len()),
+            "ids outside the table"
+        );
+        for (row, &id) in ids.iter().enumerate() {
+            let values = &table.table()[id as usize * out.cols..][..out.cols];
+            let out = self.memory.arena().slice_mut(out.row(row));
+            out.iter_mut().zip(values).for_each(|(out, value): (&mut f32, _)| *out += value);
+        }
+    }
+
     fn norm(&mut self, rows: usize, x: Buf, norm: &Norm<Weight>, out: Buf) {
         assert_eq!(x.cols, out.cols, "norm: columns differ");
         let operand = out.form;
@@ -512,13 +527,22 @@ impl Backend for Cpu {
         self.rotate(job);
     }
 
-    fn attention(&mut self, batch: &Batch<'_>, shape: Attention, sinks: Option<&Weight>, q: Buf, out: Buf) {
+    fn attention(
+        &mut self,
+        batch: &Batch<'_>,
+        shape: Attention,
+        biases: ScoreBiases<'_, Weight>,
+        q: Buf,
+        out: Buf,
+    ) {
         let (rows, kv) = (batch.ids.len(), self.memory.kv());
-        let sinks = sinks.map(Weight::table);
+        let [sinks, distances] = [biases.sinks, biases.distances].map(|bias| bias.map(Weight::table));
         assert!(
             sinks.is_none_or(|sinks| sinks.len() == shape.heads && shape.softcap.is_none()),
             "attention: sinks differ"
         );
+        let reach = distances.map(|distances| distances.len() / shape.heads / 2);
+        assert!(reach.is_none() || shape.softcap.is_none(), "attention: distances and a soft-cap");
         assert!(q.cols == shape.heads * kv.head_dim && out.cols == q.cols, "attention: columns differ");
         let mut work = 0;
         for span in batch.spans {
@@ -530,6 +554,9 @@ impl Backend for Cpu {
                 span.row + span.rows <= rows && shape.layer < kv.layers,
                 "attention: rows or layer differ"
             );
+            assert!(shape.causal || span.position == 0, "attention: half of a text");
+            // from the last row back to the first, and on to the end of the last row's block
+            assert!(reach.is_none_or(|reach| last + BLOCK <= reach), "attention: distances are too short");
             work += span.rows * last * q.cols;
         }
         let operand = out.form;
@@ -544,6 +571,7 @@ impl Backend for Cpu {
             cache: self.memory.arena().pointer(kv.region),
             shape,
             sinks,
+            distances,
             q: self.at(q, rows),
             operand: written,
             out: self.at(out, rows).cast(),
@@ -568,6 +596,17 @@ impl Backend for Cpu {
         let kernel = self.kernels.scale;
         // SAFETY: as in `normalise`.
         self.run(rows * x.cols, &|part| unsafe { kernel(&job, part) });
+    }
+
+    fn activate(&mut self, rows: usize, x: Buf, activation: Activation) {
+        let job = ActivateJob { rows, cols: x.cols, x: self.at(x, rows), activation };
+        let kernel = self.kernels.activate;
+        // SAFETY: as in `normalise`.
+        self.run(rows * x.cols, &|part| unsafe { kernel(&job, part) });
+    }
+
+    fn pool(&mut self, texts: &[Range<u32>], pooling: Pooling, x: Buf, out: Buf) {
+        pool(&mut self.memory, texts, pooling, x, out);
     }
 
     fn gather(&mut self, rows: &[u32], x: Buf, out: Buf) {

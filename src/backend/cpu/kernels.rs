@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::attention::AttentionJob;
 use super::format::{Format, TooLarge};
 use super::linear::{GatedJob, LinearJob};
-use super::rows::{ConvertJob, MixJob, NormJob, RopeJob, ScaleJob};
+use super::rows::{ActivateJob, ConvertJob, MixJob, NormJob, RopeJob, ScaleJob};
 use super::team::Part;
 use super::tile::Tile;
 use crate::backend::{Form, KvType};
@@ -42,6 +42,7 @@ pub struct Kernels {
     pub norm: unsafe fn(&NormJob<'_>, Part),
     pub scale: unsafe fn(&ScaleJob, Part),
     pub mix: unsafe fn(&MixJob, Part),
+    pub activate: unsafe fn(&ActivateJob, Part),
     pub rope_store: unsafe fn(&RopeJob<'_>, Part),
     pub convert: unsafe fn(&ConvertJob),
     pub pack: PackFn,
@@ -119,6 +120,7 @@ macro_rules! kernels {
             jobs!(norm, rows::NormJob<'_>, rows::norm::<$vector>);
             jobs!(scale, rows::ScaleJob, rows::scale::<$vector>);
             jobs!(mix, rows::MixJob, rows::mix::<$vector>);
+            jobs!(activate, rows::ActivateJob, rows::activate_rows::<$vector>);
             jobs!(rope_store, rows::RopeJob<'_>, rows::rope_store);
             $(#[$feature])?
             unsafe fn convert(job: &rows::ConvertJob) {
@@ -150,6 +152,7 @@ macro_rules! kernels {
                 norm,
                 scale,
                 mix,
+                activate,
                 rope_store,
                 convert,
                 pack,

@@ -62,10 +62,13 @@ impl Memory {
 
     /// Copies rows of one buffer to the start of another.
     pub fn gather(&mut self, rows: &[u32], x: Buf, out: Buf) {
-        for (to, &from) in rows.iter().enumerate() {
-            let (x, out) = self.arena().read_write::<f32, f32>(x.row(from as usize), out.row(to));
-            out.copy_from_slice(x);
-        }
+        rows.iter().enumerate().for_each(|(to, &from)| self.gather_to(from, x, to, out));
+    }
+
+    /// Copies a row of one buffer to a row of another.
+    pub fn gather_to(&mut self, from: u32, x: Buf, to: usize, out: Buf) {
+        let (x, out) = self.arena().read_write::<f32, f32>(x.row(from as usize), out.row(to));
+        out.copy_from_slice(x);
     }
 
     /// Copies one KV block to another.

@@ -19,6 +19,7 @@ mod kernels;
 mod linear;
 mod memory;
 mod operand;
+mod pool;
 mod reference;
 mod route;
 mod rows;

@@ -1,11 +1,13 @@
 //! The oracle: every verb as its formula says, one value after another, sums in f64. Dull on purpose.
 
+use std::ops::Range;
+
 use super::format::{GROUP, quantize4, quantize8};
 use super::memory::Memory;
 use super::route::route;
 use crate::backend::{
     Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, Form, Kv, KvType, Linear, Norm,
-    NormKind, Projection, Quantize, Rope, Routed, Routing, Side, int8_scale,
+    NormKind, Pooling, Projection, Quantize, Rope, Routed, Routing, ScoreBiases, Side, int8_scale,
 };
 use crate::error::{Error, Result};
 use crate::memory::ledger::NotCovered;
@@ -80,27 +82,34 @@ impl Reference {
         q: (Buf, usize),
         out: Buf,
         (head, sink): (usize, f64),
+        (seen, distances): ((usize, usize), Option<&Weight>),
     ) {
         let kv = self.memory.kv();
         let (dim, kv_head) = (kv.head_dim, head / (shape.heads / kv.kv_heads));
         let cached = |this: &mut Self, side, position: usize, i: usize| {
             this.cached(table[position / BLOCK], shape.layer, side, kv_head, position % BLOCK, i)
         };
-        let first = shape.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        let (first, last) = seen;
+        let bias = |past: usize| {
+            distances.map_or(0.0, |table| {
+                let reach = table.table().len() / shape.heads / 2;
+                f64::from(table.table()[head * 2 * reach + reach + past - position])
+            })
+        };
         let score = |this: &mut Self, past: usize| {
             let dot: f64 = (0..dim)
                 .map(|i| f64::from(this.f32(q.0, q.1)[head * dim + i]) * cached(this, Side::K, past, i))
                 .sum();
-            let score = dot * f64::from(shape.scale);
+            let score = dot * f64::from(shape.scale) + bias(past);
             shape.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
         };
-        let scores = (first..=position).map(|past| score(self, past));
+        let scores = (first..=last).map(|past| score(self, past));
         let scores = Secret::new(scores.collect::<Vec<f64>>());
         let scores = scores.expose();
         let max = scores.iter().copied().fold(sink, f64::max);
         let sum: f64 = scores.iter().chain([&sink]).map(|score| (score - max).exp()).sum();
         for i in 0..dim {
-            let mixed: f64 = (first..=position)
+            let mixed: f64 = (first..=last)
                 .zip(scores)
                 .map(|(past, score)| (score - max).exp() / sum * cached(self, Side::V, past, i))
                 .sum();
@@ -233,6 +242,7 @@ fn activate(activation: Activation, x: f64) -> f64 {
         }
         Activation::Relu => x.max(0.0),
         Activation::ReluSquared => x.max(0.0).powi(2),
+        Activation::Tanh => x.tanh(),
         Activation::Clamped { alpha, limit } => {
             let x = x.min(f64::from(limit));
             x / (1.0 + (-f64::from(alpha) * x).exp())
@@ -300,6 +310,14 @@ impl Backend for Reference {
             self.counters.weight_bytes += table.bytes() / table.rows as u64;
             for (col, value) in self.f32_mut(out, row).iter_mut().enumerate() {
                 *value = table.value(id as usize, col) * scale;
+            }
+        }
+    }
+
+    fn add_embed(&mut self, ids: &[u32], table: &Weight, out: Buf) {
+        for (row, &id) in ids.iter().enumerate() {
+            for (col, value) in self.f32_mut(out, row).iter_mut().enumerate() {
+                *value = (f64::from(*value) + f64::from(table.value(id as usize, col))) as f32;
             }
         }
     }
@@ -480,13 +498,26 @@ impl Backend for Reference {
         }
     }
 
-    fn attention(&mut self, batch: &Batch<'_>, shape: Attention, sinks: Option<&Weight>, q: Buf, out: Buf) {
+    fn attention(
+        &mut self,
+        batch: &Batch<'_>,
+        shape: Attention,
+        biases: ScoreBiases<'_, Weight>,
+        q: Buf,
+        out: Buf,
+    ) {
+        let ScoreBiases { sinks, distances } = biases;
         for span in batch.spans {
             for i in 0..span.rows {
                 for head in 0..shape.heads {
                     let sink = sinks.map_or(f64::NEG_INFINITY, |sinks| f64::from(sinks.table()[head]));
                     let table = &batch.blocks[span.table..];
-                    self.attend(shape, table, span.position + i, (q, span.row + i), out, (head, sink));
+                    let position = span.position + i;
+                    let end = if shape.causal { position } else { span.position + span.rows - 1 };
+                    let window = shape.window.unwrap_or(usize::MAX / 2);
+                    let seen = ((position + 1).saturating_sub(window), end.min(position + window - 1));
+                    let at = (q, span.row + i);
+                    self.attend(shape, table, position, at, out, (head, sink), (seen, distances));
                 }
             }
         }
@@ -501,6 +532,40 @@ impl Backend for Reference {
                     Cap::Soft(cap) => f64::from(cap) * (scaled / f64::from(cap)).tanh(),
                     Cap::Hard(cap) => scaled.clamp(f64::from(-cap), f64::from(cap)),
                 } as f32;
+            }
+        }
+    }
+
+    fn activate(&mut self, rows: usize, x: Buf, activation: Activation) {
+        for row in 0..rows {
+            for value in self.f32_mut(x, row) {
+                *value = activate(activation, f64::from(*value)) as f32;
+            }
+        }
+    }
+
+    fn pool(&mut self, texts: &[Range<u32>], pooling: Pooling, x: Buf, out: Buf) {
+        for (text, rows) in texts.iter().enumerate() {
+            let count = f64::from(rows.end - rows.start);
+            for col in 0..x.cols {
+                let column: Vec<f64> =
+                    rows.clone().map(|row| f64::from(self.f32(x, row as usize)[col])).collect();
+                let column = Secret::new(column);
+                let column = column.expose();
+                let sum: f64 = column.iter().sum();
+                let pooled = match pooling {
+                    Pooling::First => column[0],
+                    Pooling::Last => column[column.len() - 1],
+                    Pooling::Mean => sum / count,
+                    Pooling::MeanSqrtLen => sum / count.sqrt(),
+                    Pooling::Max => column.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+                    Pooling::Weighted { from } => {
+                        let weights = (from..).map(f64::from);
+                        let total: f64 = weights.clone().take(column.len()).sum();
+                        column.iter().zip(weights).map(|(value, weight)| value * weight).sum::<f64>() / total
+                    }
+                };
+                self.f32_mut(out, text)[col] = pooled as f32;
             }
         }
     }

@@ -3,12 +3,12 @@
 
 use half::{bf16, f16};
 
-use super::activation::tanh;
+use super::activation::{activate, tanh};
 use super::format::GROUP;
 use super::operand::write_group;
 use super::team::Part;
 use super::vector::{LANES, Vector};
-use crate::backend::{BLOCK, Cap, Form, Kv, KvType, NormKind, Side, int8_scale};
+use crate::backend::{Activation, BLOCK, Cap, Form, Kv, KvType, NormKind, Side, int8_scale};
 
 /// Normalises pieces of rows: [`crate::backend::Norm`].
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +95,15 @@ pub struct ConvertJob {
     pub operand: Form,
 }
 
+/// An activation of values, in place.
+#[derive(Clone, Copy, Debug)]
+pub struct ActivateJob {
+    pub rows: usize,
+    pub cols: usize,
+    pub x: *mut f32,
+    pub activation: Activation,
+}
+
 // SAFETY: the parts of each job write disjoint rows; the rest is read.
 unsafe impl Sync for NormJob<'_> {}
 // SAFETY: as above.
@@ -103,6 +112,8 @@ unsafe impl Sync for RopeJob<'_> {}
 unsafe impl Sync for ScaleJob {}
 // SAFETY: as above.
 unsafe impl Sync for MixJob {}
+// SAFETY: as above.
+unsafe impl Sync for ActivateJob {}
 
 /// # Safety
 /// As [`super::kernels::Kernels`].
@@ -248,6 +259,21 @@ pub unsafe fn scale<V: Vector>(job: &ScaleJob, part: Part) {
                     Cap::Hard(cap) => value = V::splat(-cap).max(V::splat(cap).min(value)),
                 }
                 store_to(value, x, col, job.cols);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`super::kernels::Kernels`].
+#[inline(always)]
+pub unsafe fn activate_rows<V: Vector>(job: &ActivateJob, part: Part) {
+    for row in part.range(job.rows, 1) {
+        for col in (0..job.cols).step_by(LANES) {
+            // SAFETY: the caller's contract.
+            unsafe {
+                let x = job.x.add(row * job.cols);
+                store_to(activate(job.activation, V::load_from(x, col, job.cols)), x, col, job.cols);
             }
         }
     }

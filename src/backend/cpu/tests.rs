@@ -15,7 +15,7 @@ use super::x86_64::{avx2::Avx2, avx512::Avx512};
 use super::{Cpu, Isa, Reference};
 use crate::backend::{
     Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Expert, Groups, Kv, KvType, Linear, Norm,
-    NormKind, Projection, Quantize, Rope, Routed, Routing, Scoring, Span,
+    NormKind, Pooling, Projection, Quantize, Rope, Routed, Routing, ScoreBiases, Scoring, Span,
 };
 use crate::memory::Layout;
 use crate::sample::rng::uniform;
@@ -365,12 +365,13 @@ fn gated_agrees_with_the_reference_also_far_out() {
     }
 }
 
-const ACTIVATIONS: [Activation; 6] = [
+const ACTIVATIONS: [Activation; 7] = [
     Activation::Silu,
     Activation::Gelu,
     Activation::GeluTanh,
     Activation::Relu,
     Activation::ReluSquared,
+    Activation::Tanh,
     Activation::Clamped { alpha: 1.7, limit: 1.5 },
 ];
 
@@ -487,6 +488,9 @@ struct Attend {
     softcap: Option<f32>,
     /// A score of each head that takes part in the softmax alone.
     sinks: Option<Vec<f32>>,
+    causal: bool,
+    /// By head, what is added to scores by distance.
+    distances: Option<Vec<f32>>,
     /// Values of a head that turn, and whether neighbours do together.
     turns: Option<(usize, bool)>,
     heads: usize,
@@ -501,6 +505,8 @@ struct Attend {
 }
 
 impl Attend {
+    const REACH: usize = 320;
+
     fn new(source: &mut Source) -> Self {
         let (kv_heads, group) = (source.size(1, 3), source.size(1, 9));
         let head_dim = match source.size(0, 9) {
@@ -523,6 +529,8 @@ impl Attend {
             cache: [KvType::F32, KvType::F16, KvType::Bf16, KvType::Int8][source.size(0, 3)],
             softcap,
             sinks: None,
+            causal: true,
+            distances: None,
             turns,
             heads,
             kv_heads,
@@ -537,6 +545,10 @@ impl Attend {
         if softcap.is_none() && source.unit() < 0.4 {
             attend.sinks = Some(source.values(heads).iter().map(|sink| 3.0 * sink).collect());
         }
+        if softcap.is_none() && source.unit() < 0.3 {
+            attend.distances = Some(source.values(heads * 2 * Self::REACH));
+        }
+        attend.causal = source.unit() < 0.6;
         attend
     }
 
@@ -567,6 +579,7 @@ impl Attend {
             Rope { table, dims, interleaved }
         });
         let sinks = self.sinks.as_ref().map(|sinks| backend.upload_table(sinks.clone(), self.heads));
+        let distances = self.distances.clone().map(|table| backend.upload_table(table, 2 * Self::REACH));
         let mut out = Vec::new();
         let mut first = 0;
         for (request, &(cached, new)) in self.spans.iter().enumerate() {
@@ -602,20 +615,20 @@ impl Attend {
                 }
                 let scale = (self.head_dim as f32).sqrt().recip();
                 let (heads, window, softcap) = (self.heads, self.window, self.softcap);
-                let shape = Attention { layer: 1, heads, window, scale, softcap };
-                backend.attention(&batch, shape, sinks.as_ref(), bufs[0], bufs[3]);
+                let shape = Attention { layer: 1, heads, causal: self.causal, window, scale, softcap };
+                let biases = ScoreBiases { sinks: sinks.as_ref(), distances: distances.as_ref() };
+                backend.attention(&batch, shape, biases, bufs[0], bufs[3]);
                 (0..rows).flat_map(|row| backend.operand(bufs[3], row)).collect::<Vec<f32>>()
             };
             // infinities behind the last position: masked, so they must not matter
-            let bad = vec![f32::INFINITY; BLOCK * q_cols.max(kv_cols)];
-            step(
-                &mut backend,
-                cached + new,
-                BLOCK,
-                [&bad[..BLOCK * q_cols], &bad[..BLOCK * kv_cols], &bad[..BLOCK * kv_cols]],
-            );
+            let bad = |rows: usize, cols: usize| vec![f32::INFINITY; rows * cols];
+            let (position, rows) =
+                if self.causal { (cached + new, BLOCK) } else { (0, cached + new + BLOCK) };
+            let [q, kv] = [bad(rows, q_cols), bad(rows, kv_cols)];
+            step(&mut backend, position, rows, [&q, &kv, &kv]);
             let mut position = 0;
-            for rows in cut(cached, new) {
+            // who sees what is behind needs all at once
+            for rows in if self.causal { cut(cached, new) } else { vec![cached + new] } {
                 let at = first + position;
                 let part = |values: &'_ [f32], cols: usize| values[at * cols..(at + rows) * cols].to_vec();
                 let (q, k, v) = (part(&self.q, q_cols), part(&self.k, kv_cols), part(&self.v, kv_cols));
@@ -951,4 +964,66 @@ fn powers_are_within_two_units_in_the_last_place_and_keep_what_is_not_a_number()
     assert!(exp2(f32::NAN).is_nan());
     assert_eq!((exp(0.0), exp(-200.0), exp(f32::NEG_INFINITY)), (1.0, 0.0, 0.0));
     assert!(exp(f32::NAN).is_nan() && exp(f32::INFINITY).is_finite());
+}
+
+/// Rows added to rows, activated, and pooled.
+struct Pool {
+    rows: usize,
+    x: Vec<f32>,
+    table: Vec<f32>,
+    texts: Vec<std::ops::Range<u32>>,
+    activation: Activation,
+    pooling: Pooling,
+}
+
+impl Body for Pool {
+    fn run<B: Testable>(&self, mut backend: B) -> Vec<f32> {
+        let cols = self.x.len() / self.rows;
+        let shapes = [(self.rows, cols, false), (self.texts.len(), cols, false)];
+        let bufs = reserve(&mut backend, &shapes, NO_CACHE);
+        fill(&mut backend, bufs[0], &self.x);
+        let table = backend.upload_table(self.table.clone(), cols);
+        let rows = self.table.len() / cols;
+        let ids: Vec<u32> = (0..self.rows).map(|row| ((row * 7 + 3) % rows) as u32).collect();
+        backend.add_embed(&ids, &table, bufs[0]);
+        backend.activate(self.rows, bufs[0], self.activation);
+        backend.pool(&self.texts, self.pooling, bufs[0], bufs[1]);
+        read(&mut backend, bufs[1], self.texts.len())
+    }
+}
+
+#[test]
+fn pooling_agrees_with_the_reference() {
+    let poolings = [
+        Pooling::First,
+        Pooling::Last,
+        Pooling::Mean,
+        Pooling::MeanSqrtLen,
+        Pooling::Max,
+        Pooling::Weighted { from: 1 },
+        Pooling::Weighted { from: 5 },
+    ];
+    for seed in 0..42 {
+        let source = &mut Source::new(seed);
+        let (texts, cols) = (source.size(1, 5), source.size(1, 70));
+        let mut rows = 0;
+        let texts: Vec<_> = (0..texts)
+            .map(|_| {
+                let first = rows + source.size(0, 2) as u32; // what is between belongs to nobody
+                rows = first + source.size(1, 40) as u32;
+                first..rows
+            })
+            .collect();
+        let rows = rows as usize;
+        let tolerance = vec![1e-5; texts.len() * cols];
+        let body = Pool {
+            rows,
+            x: source.values(rows * cols),
+            table: source.values(9 * cols),
+            activation: ACTIVATIONS[seed as usize % ACTIVATIONS.len()],
+            pooling: poolings[seed as usize % poolings.len()],
+            texts,
+        };
+        compare(body, &Near { tolerance, own_way: None });
+    }
 }
