@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use crate::backend::cpu::{Cpu, Isa, Reference};
-use crate::backend::{Backend, KvType, Quantize};
+use crate::backend::{Backend, KvType, Pooling, Quantize};
 use crate::chat::Templates;
 use crate::clock::{Clock, SystemClock};
+use crate::engine::encode;
+use crate::engine::encode::reader::{Reader, Settings};
 use crate::engine::intake::{Defaults, Intake};
 use crate::engine::models::{Model, Models};
 use crate::engine::receipts::{OnReceipt, Receipts};
@@ -17,7 +19,9 @@ use crate::grammar::Grammars;
 use crate::memory::thread::{Depth, spawn};
 use crate::model::arch::Arch;
 use crate::model::decoder::{Decoder, Limits, Plan, blocks_for};
-use crate::model::weights::{Options, Weights};
+use crate::model::encoder::{self, Encoder, EncoderPlan};
+use crate::model::sentence::Sentence;
+use crate::model::weights::{Options, StepWeights, Weights};
 use crate::privacy::receipt::Chain;
 use crate::privacy::trace::{self, OnEvent, Telemetry};
 use crate::privacy::{Alias, Event, Prices};
@@ -27,7 +31,7 @@ use crate::session::{Line, Session};
 use crate::text::Text;
 use crate::weights::json::Json;
 use crate::weights::progress::{OnProgress, Progress};
-use crate::weights::{Checkpoint, Dtype};
+use crate::weights::{Checkpoint, Dtype, Tensor};
 
 /// Where a session computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -291,6 +295,13 @@ impl Builder {
 
     fn load(self) -> Result<Session> {
         let threads = self.thread_count()?;
+        if let Some(parts) = self.encoder_parts()? {
+            if self.device == Device::Reference {
+                return self.start_encoder(parts, Reference::default());
+            }
+            let isa = self.instruction_set()?;
+            return self.start_encoder(parts, Cpu::new(threads, isa)?);
+        }
         let parts = self.parts()?;
         let draft = self.draft_parts(&parts)?;
         if self.device == Device::Reference {
@@ -305,6 +316,47 @@ impl Builder {
         let arch = Arch::open(&self.folder.join("config.json"))?;
         let limits = self.limits(&arch)?;
         self.parts_of(&self.folder, arch, limits)
+    }
+
+    /// Of a checkpoint that embeds texts or scores them: an encoder, one with `modules.json`, one that classifies texts.
+    pub(crate) fn encoder_parts(&self) -> Result<Option<EncoderParts>> {
+        let sentence = Sentence::open(&self.folder)?;
+        let arch = Arch::open(&sentence.folder.join("config.json"))?;
+        if !(arch.family.encodes || sentence.found || arch.classifier.is_some()) {
+            return Ok(None);
+        }
+        if self.draft.is_some() {
+            return Err(Error::request("draft", "none: this checkpoint does not generate"));
+        }
+        let limits = self.encoder_limits(&arch, &sentence)?;
+        let checkpoint = Checkpoint::open(&sentence.folder)?;
+        let mut weights = Weights::find(&arch, &checkpoint, Options { encodes: true, ..self.options })?;
+        let steps = encoder::steps(&arch, &mut weights, &sentence)?;
+        let plan = EncoderPlan::new(&arch, self.cache_type(weights.dtype()), limits, &steps)?;
+        Ok(Some(EncoderParts { arch, sentence, weights, steps, plan, limits }))
+    }
+
+    /// Tokens and texts of a step: a text is computed in one.
+    fn encoder_limits(&self, arch: &Arch, sentence: &Sentence) -> Result<Limits> {
+        /// Longer texts take memory that few want: asked for, they are computed too.
+        const MOST_BY_DEFAULT: usize = 8192;
+        /// Tokens of a step for each text that it can have.
+        const TOKENS_EACH: usize = 8;
+        const MAX_TOKENS: usize = 1 << 20;
+        let most = arch.context.min(MAX_TOKENS);
+        let context = match self.context {
+            Some(tokens) if (1..=most).contains(&tokens) => tokens,
+            Some(_) => return Err(Error::request("context_length", format!("from 1 to {most}"))),
+            None => sentence.max_tokens.unwrap_or(MOST_BY_DEFAULT).min(most).min(MOST_BY_DEFAULT),
+        };
+        if !(1..=MAX_TOKENS).contains(&self.step_tokens) {
+            return Err(Error::request("step_tokens", format!("from 1 to {MAX_TOKENS}")));
+        }
+        let step_tokens = self.step_tokens.max(context);
+        let sequences = step_tokens.div_ceil(TOKENS_EACH);
+        // each text begins a block
+        let blocks = blocks_for(step_tokens) + sequences;
+        Ok(Limits { step_tokens, sequences, outputs: 0, blocks, context })
     }
 
     fn parts_of(&self, folder: &Path, arch: Arch, limits: Limits) -> Result<Parts> {
@@ -364,6 +416,10 @@ impl Builder {
             memory.kv_bytes += plan.kv_bytes();
             memory.workspace_bytes += plan.bytes() - plan.kv_bytes();
         }
+        self.check_memory(memory)
+    }
+
+    fn check_memory(&self, memory: MemoryPlan) -> Result<MemoryPlan> {
         let (needed, what) = (memory.total_bytes(), "weights, KV cache, workspace");
         if let Some(budget) = self.budget
             && needed > budget
@@ -486,18 +542,15 @@ impl Builder {
         let (device, main) = load(parts)?;
         let draft = draft.map(|parts| load(parts).map(|(_, model)| model)).transpose()?;
         let models = Models::new(main, draft);
-        let session = getrandom::u64().unwrap_or(0);
-        let chain = self.chain.map(Chain::after);
-        let receipts = Receipts::new(session, self.clock.clone(), chain, self.on_receipt.clone());
         let (context, vocab) = (limits.context, defaults.vocab);
         let shared = Arc::new(Shared::default());
-        let telemetry = Arc::new(Telemetry {
-            model: self.model_name.unwrap_or(model_type),
-            session,
-            prices: self.prices,
-            on_event: self.on_event,
-            clock: self.clock.clone(),
-        });
+        let (telemetry, receipts) = tellers(
+            self.model_name.unwrap_or(model_type),
+            self.prices,
+            self.on_event,
+            (self.chain, self.on_receipt),
+            &self.clock,
+        );
         let (asks, inbox) = channel();
         let (to_worker, messages) = channel();
         #[cfg_attr(
@@ -540,10 +593,137 @@ impl Builder {
     }
 }
 
+/// What tells of a session, and what issues its receipts.
+fn tellers(
+    model: Alias,
+    prices: Option<Prices>,
+    on_event: Option<OnEvent>,
+    (chain, on_receipt): (Option<ReceiptHash>, Option<OnReceipt>),
+    clock: &Arc<dyn Clock>,
+) -> (Arc<Telemetry>, Receipts) {
+    let session = getrandom::u64().unwrap_or(0);
+    let receipts = Receipts::new(session, clock.clone(), chain.map(Chain::after), on_receipt);
+    (Arc::new(Telemetry { model, session, prices, on_event, clock: clock.clone() }), receipts)
+}
+
 /// The ids of special tokens that stand for something in a chat's replies.
 fn visible(text: Option<&Text>, templates: Option<&Templates>) -> Vec<u32> {
     let markers = templates.map_or(Vec::new(), Templates::markers);
     markers.iter().filter_map(|marker| text?.special(marker)).collect()
+}
+
+impl Builder {
+    fn start_encoder<B: Backend + 'static>(self, parts: EncoderParts, mut backend: B) -> Result<Session>
+    where
+        B::Weight: 'static,
+    {
+        let EncoderParts { arch, sentence, weights, steps, plan, limits } = parts;
+        let of_steps: Vec<&Tensor> = steps.iter().flat_map(StepWeights::iter).collect();
+        let total_bytes = weights.file_bytes() + of_steps.iter().map(|tensor| tensor.bytes()).sum::<u64>();
+        let steps_bytes: u64 = of_steps.iter().map(|tensor| B::weight_bytes(tensor, None)).sum();
+        let memory = self.check_memory(MemoryPlan {
+            weights_bytes: weights.bytes::<B>(self.quantize) + steps_bytes,
+            kv_bytes: plan.kv_bytes(),
+            workspace_bytes: plan.bytes() - plan.kv_bytes(),
+            kv_tokens: limits.blocks * crate::backend::BLOCK,
+        })?;
+        let (model_type, vocab) = (Alias::new(arch.family.model_type)?, arch.vocab);
+        let tokenizer_file = sentence.folder.join("tokenizer.json");
+        let text = match tokenizer_file.exists() {
+            true => Some(Arc::new(Text::open_to_read(&sentence.folder, vocab)?)),
+            false => None,
+        };
+        let pooling = arch.classifier.as_ref().map_or(sentence.pooling, |classifier| classifier.pooling);
+        let pooling = match pooling {
+            Pooling::Weighted { .. } if !sentence.include_prompt => {
+                let file = sentence.folder.join("modules.json");
+                return Err(Error::config(&file, "include_prompt", "true where positions have weights"));
+            }
+            pooling => pooling,
+        };
+        let labels = arch.classifier.as_ref().map(|classifier| classifier.labels);
+        let sigmoid = match labels {
+            Some(1) => sigmoid(&sentence.folder.join("config.json"))?,
+            _ => false,
+        };
+        let mut progress = Progress { done_bytes: 0, total_bytes };
+        let loaded = |bytes| {
+            progress.done_bytes += bytes;
+            self.progress.iter().for_each(|call| call(progress));
+        };
+        let encoder = Encoder::new(arch, (&weights, &steps), plan, self.quantize, &mut backend, loaded)?;
+        drop((weights, steps));
+        let (telemetry, receipts) = tellers(
+            self.model_name.unwrap_or(model_type),
+            self.prices,
+            self.on_event,
+            (self.chain, self.on_receipt),
+            &self.clock,
+        );
+        let shared = Arc::new(Shared::default());
+        let (asks, inbox) = channel();
+        let (to_worker, messages) = channel();
+        let reader = Reader {
+            text,
+            settings: Settings {
+                tokenizer_file,
+                context: limits.context,
+                max_requests: self.max_requests,
+                width: labels.is_none().then(|| encoder.width()),
+                normalize: sentence.normalize,
+                labels: labels.unwrap_or(0),
+                sigmoid,
+                include_prompt: sentence.include_prompt,
+                lower_case: sentence.lower_case,
+                prompts: sentence.prompts,
+                default_prompt: sentence.default_prompt,
+            },
+            shared: shared.clone(),
+            clock: self.clock.clone(),
+            worker: to_worker.clone(),
+            session: telemetry.session,
+            accepted: 0,
+        };
+        let device = backend.name();
+        #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests ask for faults"))]
+        let mut worker = encode::worker::Worker::new(
+            (backend, encoder, pooling),
+            limits,
+            shared.clone(),
+            self.clock.clone(),
+            receipts,
+        );
+        #[cfg(feature = "testing")]
+        {
+            worker.faults = self.faults;
+        }
+        let worker =
+            spawn("amnesic-worker", Depth::Kernels, move || worker.run(&messages)).map_err(Error::Thread)?;
+        let line = Line { asks, worker: to_worker, shared, keys: Arc::default(), telemetry };
+        let context = limits.context;
+        // from here on dropping the session ends the worker
+        let mut session =
+            Session { line, intake: None, worker: Some(worker), memory, context, vocab, text: None, device };
+        session.intake =
+            Some(spawn("amnesic-intake", Depth::Parsers, move || reader.run(&inbox)).map_err(Error::Thread)?);
+        Ok(session)
+    }
+}
+
+/// Whether a score goes through a sigmoid: yes, unless the checkpoint says otherwise, as in sentence-transformers.
+fn sigmoid(file: &Path) -> Result<bool> {
+    let json = Json::open(file)?;
+    let nested = json.object("sentence_transformers")?;
+    let (old, new) = ("sbert_ce_default_activation_function", "activation_fn");
+    let (json, field) = match &nested {
+        Some(nested) if nested.field(new).is_some() => (nested, new),
+        _ => (&json, old),
+    };
+    match json.text(field)?.map(|name| name.rsplit('.').next().unwrap_or(name)) {
+        None | Some("Sigmoid") => Ok(true),
+        Some("Identity") => Ok(false),
+        Some(_) => Err(json.wrong(field, "Sigmoid or Identity of torch.nn")),
+    }
 }
 
 impl std::fmt::Debug for Builder {
@@ -560,6 +740,16 @@ fn available_bytes() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// What loading hands to the device, of a checkpoint that embeds texts or scores them.
+pub(crate) struct EncoderParts {
+    pub arch: Arch,
+    pub sentence: Sentence,
+    pub weights: Weights,
+    pub steps: Vec<StepWeights>,
+    pub plan: EncoderPlan,
+    pub limits: Limits,
 }
 
 /// What loading hands to the device.

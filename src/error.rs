@@ -183,6 +183,20 @@ pub enum Error {
     /// The session's guarantee is in doubt: it serves no more requests. Everything it held was overwritten.
     #[error("the session is poisoned: {0}")]
     Poisoned(PoisonReason),
+    /// The request ended before there was a result: it was cancelled, or its deadline passed. It was scrubbed.
+    #[error("the request ended ({finish_reason}) before there was a result")]
+    Interrupted {
+        /// [`FinishReason::Cancelled`] or [`FinishReason::Deadline`].
+        finish_reason: FinishReason,
+    },
+    /// The checkpoint is for something else.
+    #[error("the checkpoint cannot {asked}: it can {can}")]
+    WrongTask {
+        /// What was asked: `generate`, `embed` or `rerank`.
+        asked: &'static str,
+        /// What the session can.
+        can: &'static str,
+    },
     /// The session was closed before the request ended; the request was scrubbed.
     #[error("the session is closed")]
     Closed,
@@ -220,6 +234,8 @@ pub enum ErrorKind {
     Memory,
     Thread,
     Poisoned,
+    Interrupted,
+    WrongTask,
     Closed,
     NotFinite,
     NoToken,
@@ -252,6 +268,8 @@ impl ErrorKind {
             Self::Memory => "memory",
             Self::Thread => "thread",
             Self::Poisoned => "poisoned",
+            Self::Interrupted => "interrupted",
+            Self::WrongTask => "wrong_task",
             Self::Closed => "closed",
             Self::NotFinite => "not_finite",
             Self::NoToken => "no_token",
@@ -292,6 +310,8 @@ impl Error {
             Self::Memory { .. } => ErrorKind::Memory,
             Self::Thread(_) => ErrorKind::Thread,
             Self::Poisoned(_) => ErrorKind::Poisoned,
+            Self::Interrupted { .. } => ErrorKind::Interrupted,
+            Self::WrongTask { .. } => ErrorKind::WrongTask,
             Self::Closed => ErrorKind::Closed,
             Self::NotFinite => ErrorKind::NotFinite,
             Self::NoToken => ErrorKind::NoToken,

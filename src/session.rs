@@ -8,15 +8,18 @@ use std::thread::JoinHandle;
 
 use crate::backend::Counters;
 use crate::builder::{Builder, MemoryPlan};
+use crate::cancel::CancelToken;
 use crate::conversation::{Conversation, Public};
+use crate::embed::{EmbedRequest, Embeddings, Ranking, RerankRequest};
+use crate::engine::encode::job::{Ask as TextsAsk, Done, Ticket, Wanted};
 use crate::engine::intake::Ask;
 use crate::engine::job::Kept;
 use crate::engine::mailbox::Outbox;
 use crate::engine::worker::{Message, Shared};
 use crate::error::{Error, Result};
 use crate::memory::poison::PoisonReason;
-use crate::privacy::ScrubReceipt;
 use crate::privacy::trace::{Telemetry, Trace};
+use crate::privacy::{Operation, ScrubReceipt};
 use crate::request::Request;
 use crate::response::Reply;
 use crate::stream::{Reader, Stream};
@@ -109,6 +112,18 @@ impl Line {
         self.asks.send(Ask::Submit(jobs, answer)).map_err(|_| closed())?;
         answered.recv().map_err(|_| closed())??;
         Ok(readers.into_iter().map(|(mailbox, choices)| Reader::new(mailbox, choices)).collect())
+    }
+
+    /// Sends texts in, and waits for what becomes of them.
+    fn read(&self, wanted: Wanted, trace: Trace, cancel: Option<CancelToken>) -> Result<Done> {
+        let ticket = Arc::new(Ticket::new(self.worker.clone()));
+        if let Some(token) = cancel {
+            token.watch(&ticket);
+        }
+        let (answer, answered) = sync_channel(1);
+        let ask = TextsAsk { wanted, trace, ticket, answer };
+        self.asks.send(Ask::Texts(Box::new(ask))).map_err(|_| self.closed())?;
+        answered.recv().map_err(|_| self.closed())?
     }
 
     /// Why nobody answers.
@@ -211,6 +226,65 @@ impl Session {
         Conversation::new(self.line.clone())
     }
 
+    /// Embeds texts, with the checkpoint's own pooling and normalisation.
+    ///
+    /// For checkpoints of encoders (BERT and its like), and of decoders that have a `modules.json` of
+    /// sentence-transformers.
+    ///
+    /// # Errors
+    /// As [`Session::embed_with`].
+    pub fn embed<T: AsRef<str>>(&self, texts: &[T]) -> Result<Embeddings> {
+        self.embed_with(EmbedRequest::new(texts))
+    }
+
+    /// Embeds texts. Each embedding is the one that its text gets alone; texts of requests that run at the same time share
+    /// steps.
+    ///
+    /// # Errors
+    /// The checkpoint is for something else ([`Error::WrongTask`]); the request is wrong, in [`Error::InBatch`] where that
+    /// is one of the texts; it was cancelled or late ([`Error::Interrupted`]); the session is full or poisoned.
+    pub fn embed_with(&self, request: EmbedRequest) -> Result<Embeddings> {
+        let trace = self.line.telemetry.trace_texts(Operation::Embeddings);
+        let cancel = request.common.cancel.clone();
+        let done = self.line.read(Wanted::Embeddings(request), trace, cancel)?;
+        Ok(Embeddings {
+            values: done.values,
+            count: done.texts,
+            dimensions: done.width,
+            truncated: done.truncated,
+            usage: done.usage,
+            timing: done.timing,
+            request_id: done.request_id,
+            receipt: done.receipt,
+        })
+    }
+
+    /// Scores documents against a query, with a cross-encoder: a checkpoint `ForSequenceClassification` with one label.
+    ///
+    /// # Errors
+    /// As [`Session::embed_with`].
+    pub fn rerank<T: AsRef<str>>(&self, query: &str, documents: &[T]) -> Result<Ranking> {
+        self.rerank_with(RerankRequest::new(query, documents))
+    }
+
+    /// Scores documents against a query. Each score is the one that its document gets alone.
+    ///
+    /// # Errors
+    /// As [`Session::embed_with`].
+    pub fn rerank_with(&self, request: RerankRequest) -> Result<Ranking> {
+        let trace = self.line.telemetry.trace_texts(Operation::Rerank);
+        let cancel = request.common.cancel.clone();
+        let done = self.line.read(Wanted::Scores(request), trace, cancel)?;
+        Ok(Ranking {
+            scores: done.values,
+            truncated: done.truncated,
+            usage: done.usage,
+            timing: done.timing,
+            request_id: done.request_id,
+            receipt: done.receipt,
+        })
+    }
+
     /// Declares the request's prompt public: what others that name it ([`Request::shares`]) have in common with it is
     /// computed once and shared. Who is first, and how soon others follow, can be told from how long a request takes;
     /// so nothing private belongs into it. Only the prompt of `request`, its tools and template count.
@@ -243,7 +317,7 @@ impl Session {
         &self.device
     }
 
-    /// Tokens, prompt and reply together, that one request may have.
+    /// Tokens, prompt and reply together, that one request may have; or a text to be embedded, special ones included.
     pub fn context_length(&self) -> usize {
         self.context
     }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::cancel::Interrupt;
 use crate::chat::{PieceKind, Splitter, Style};
 use crate::engine::mailbox::{End, Fresh, Mailbox, Output, Whole};
 use crate::error::Result;

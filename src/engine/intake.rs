@@ -50,6 +50,8 @@ pub enum Ask {
     Submit(Vec<(Request, Outbox, Trace)>, SyncSender<std::result::Result<(), (usize, Error)>>),
     /// The ids of a prompt, without a request.
     Encode(Box<Request>, SyncSender<Result<Secret<[u32]>>>),
+    /// Texts to embed or to score.
+    Texts(Box<super::encode::job::Ask>),
     /// The session's handle is gone.
     Close,
 }
@@ -99,6 +101,15 @@ impl Intake {
                     let proof = stack::scrub_deep();
                     let _ = self.worker.send(Message::Refused(Vec::new(), began, proof));
                     let _ = answer.send(ids); // a caller that is gone has dropped what it asked for
+                }
+                Ask::Texts(ask) => {
+                    let asked = match ask.wanted {
+                        super::encode::job::Wanted::Embeddings(_) => "embed",
+                        super::encode::job::Wanted::Scores(_) => "rerank",
+                    };
+                    let error = Error::WrongTask { asked, can: "generate" };
+                    ask.trace.refused(error.kind());
+                    let _ = ask.answer.send(Err(error)); // as above
                 }
                 Ask::Close => break,
             }

@@ -48,6 +48,13 @@ struct State {
     waker: Option<Waker>,
 }
 
+impl crate::cancel::Interrupt for Mailbox {
+    /// What was produced so far stays.
+    fn interrupt(&self) {
+        self.ask(INTERRUPT);
+    }
+}
+
 /// One choice as it grows.
 #[derive(Debug, Default)]
 pub struct Output {
@@ -158,11 +165,6 @@ impl Mailbox {
     /// Of a chat that was accepted: how the model writes reasoning and calls of tools.
     pub fn style(&self) -> Option<Style> {
         self.lock().style
-    }
-
-    /// Asks the worker to end the request; what was produced so far stays.
-    pub fn interrupt(&self) {
-        self.ask(INTERRUPT);
     }
 
     /// Asks the worker to end the request, and waits until it is scrubbed: at most one step.

@@ -1,12 +1,14 @@
 //! Requests into steps: [`intake`] (reads them), [`scheduler`] (who takes part in a step, and who holds which memory;
 //! integers only), [`sequence`] and [`job`] (a choice and its request as they run), [`batch`] (a step's input),
 //! [`models`] (what computes it), [`worker`] (the thread that owns the device; `step` is what it does), [`masks`] (grammars, beside it),
-//! [`speculate`] (guesses) and [`mailbox`] (to the caller).
+//! [`speculate`] (guesses) and [`mailbox`] (to the caller). Sessions that embed texts have
+//! workers of another kind: [`encode`].
 //!
 //! **Invariant:** requests join and leave between steps only; a request's end is told to its caller after everything
 //! of it is overwritten, never before.
 
 pub mod batch;
+pub mod encode;
 pub mod intake;
 pub mod job;
 pub mod mailbox;

@@ -45,6 +45,8 @@ pub enum Message {
     Accept(Vec<Prepared>, Scrubbed),
     /// Requests were refused, which came in at that time; as above.
     Refused(Vec<RequestId>, SystemTime, Scrubbed),
+    /// Texts to embed or to score; as above.
+    Texts(Box<super::encode::job::Job>, Scrubbed),
     /// Somebody wants his request to end, or has read of a stream that was full.
     Wake,
     /// What is kept under a key is of no use any more; tells when it is overwritten.
@@ -211,7 +213,8 @@ impl<B: Backend> Worker<B> {
                 self.shared.poison.set(PoisonReason::Panic);
                 self.fail_all();
             }
-            Message::Close => {} // `run` ends with it
+            // `run` ends with the one; the intake refuses the other
+            Message::Close | Message::Texts(..) => {}
         }
     }
 

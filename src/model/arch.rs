@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use super::families::{
-    self, Bias, EmbedScale, FAMILIES, Family, HeadNorm, KvHeads, LogitsScale, MixtureLayers, MixtureRow,
-    Places, Rotates, Scale, Score, Shared, Window,
+    self, Bias, Causal, EmbedScale, FAMILIES, Family, HeadNorm, HeadStep, KvHeads, LogitsScale,
+    MixtureLayers, MixtureRow, Places, Rotates, Scale, Score, Shared, Window,
 };
 use super::rope::{self, Rope};
-use crate::backend::{Activation, Groups, NormKind, Routing, Scoring};
+use crate::backend::{Activation, Groups, NormKind, Pooling, Routing, Scoring};
 use crate::error::{Error, Result};
 use crate::weights::json::Json;
 
@@ -22,8 +22,11 @@ pub const MAX_CONTEXT: usize = 1 << 31;
 const MAX_HEAD_DIM: usize = 512;
 /// The router keeps the scores of groups on hand: see `backend/cpu/route.rs`.
 const MAX_EXPERTS: usize = 1 << 12;
+const MAX_LABELS: usize = 1 << 16;
+const MAX_BUCKETS: usize = 1 << 10;
+const MAX_TYPES: usize = 16;
 
-/// The shape of a decoder.
+/// The shape of a decoder, or of an encoder.
 #[derive(Clone, Debug)]
 pub struct Arch {
     /// Its row in the table of families.
@@ -44,6 +47,12 @@ pub struct Arch {
     pub vocab: usize,
     /// Positions that the model was made for.
     pub context: usize,
+    /// Whether rows see what is behind them only.
+    pub causal: bool,
+    /// The table that is added to embeddings.
+    pub lookup: Option<LookupShape>,
+    /// Buckets of distances, which add to scores.
+    pub buckets: Option<usize>,
     /// Norms of the residual stream.
     pub norm: NormShape,
     /// Where they are.
@@ -78,12 +87,16 @@ pub struct Arch {
     pub qkv_bias: bool,
     /// Whether o has a bias.
     pub o_bias: bool,
-    /// Whether gate, up and down have biases.
+    /// Whether down has a bias.
     pub mlp_bias: bool,
+    /// Whether gate and up have biases.
+    pub up_bias: bool,
     /// Whether the head has a bias.
     pub head_bias: bool,
     /// Experts, for the layers that have them.
     pub mixture: Option<Mixture>,
+    /// Of a checkpoint for classifying texts.
+    pub classifier: Option<ClassifierShape>,
     /// Tokens that end a reply, from config.json.
     pub eos: Vec<u32>,
 }
@@ -101,6 +114,28 @@ pub struct Mixture {
     pub routing: Routing,
     /// Values per token inside the expert that all share.
     pub shared: Option<usize>,
+}
+
+/// What a checkpoint for classifying texts has behind its layers.
+#[derive(Clone, Debug)]
+pub struct ClassifierShape {
+    /// Which rows count.
+    pub pooling: Pooling,
+    /// Scores of a text.
+    pub labels: usize,
+    /// Whether each step has a bias.
+    pub biases: Vec<bool>,
+}
+
+/// The tables that are added to embeddings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LookupShape {
+    /// Rows before that of the first position.
+    pub skipped: usize,
+    /// Positions; none where that table is not there.
+    pub positions: Option<usize>,
+    /// Parts of a pair of texts; none where that table is not there.
+    pub types: Option<usize>,
 }
 
 /// A norm of the residual stream.
@@ -152,13 +187,14 @@ impl Arch {
     /// The file is unreadable, the `model_type` is unknown, or a field is missing, out of bounds or asks for
     /// what this library does not do; the error names it.
     pub fn open(file: &Path) -> Result<Self> {
-        let json = Json::open(file)?;
+        let mut json = Json::open(file)?;
         let found = json.text("model_type")?.unwrap_or("").to_owned();
         let Some(family) = families::find(&found) else {
             let known: Vec<_> = FAMILIES.iter().map(|family| family.model_type).collect();
             return Err(Error::unknown_model_type(file, &found, &known));
         };
         let mut row = *family;
+        family.fields.iter().for_each(|(ours, its)| json.read_as(ours, its));
         if let Some(variant) = family.variant {
             variant(&json, &mut row)?;
         }
@@ -194,7 +230,7 @@ impl Arch {
             return Err(json.wrong("head_dim", format!("so that all heads have at most {MAX_WIDTH} values")));
         }
         let windows = windows(json, family, layers)?;
-        let (ropes, of_layers) = rope::of_layers(json, family.partial, head_dim, &windows)?;
+        let (ropes, of_layers) = rope::of_layers(json, (family.partial, family.theta), head_dim, &windows)?;
         let rotates = rotates(json, family, &windows)?;
         let mixture = family.mixture.as_ref().map(|row| mixture(json, row)).transpose()?;
         let of_experts = match &family.mixture {
@@ -216,6 +252,12 @@ impl Arch {
                 false => Place::Pre,
             },
         };
+        let causal = causal(json, family)?;
+        let mut context = rope::context(json)?;
+        let lookup = lookup(json, family)?;
+        if let Some(LookupShape { positions: Some(positions), .. }) = lookup {
+            context = positions;
+        }
         let cap = |field: Option<&str>| field.map_or(Ok(None), |field| number(json, field));
         let one = |scale: Option<f32>| scale.unwrap_or(1.0);
         Ok(Self {
@@ -230,7 +272,13 @@ impl Arch {
             kv_heads,
             head_dim,
             vocab: json.required_size("vocab_size", MAX_VOCAB)?,
-            context: rope::context(json)?,
+            context,
+            causal,
+            lookup,
+            buckets: match family.names.distances {
+                "" => None,
+                _ => Some(json.size("relative_attention_num_buckets", MAX_BUCKETS)?.unwrap_or(32)),
+            },
             norm: norm(json, family)?,
             place,
             head_norm: head_norm(json, family)?,
@@ -260,8 +308,10 @@ impl Arch {
             qkv_bias: biased(json, family.qkv_bias)?,
             o_bias: biased(json, family.o_bias)?,
             mlp_bias: biased(json, family.mlp_bias)?,
+            up_bias: biased(json, family.up_bias.unwrap_or(family.mlp_bias))?,
             head_bias: biased(json, family.head_bias)?,
             mixture: mixture.filter(|_| shapes.iter().any(|shape| shape.mixture)),
+            classifier: classifier(json, family)?,
             shapes,
             eos: json.token_ids("eos_token_id")?,
         })
@@ -276,6 +326,69 @@ impl Arch {
     pub fn kv_width(&self) -> usize {
         self.kv_heads * self.head_dim
     }
+}
+
+fn causal(json: &Json, family: &Family) -> Result<bool> {
+    match family.causal {
+        Causal::Always => Ok(true),
+        Causal::Never => Ok(false),
+        Causal::Unless(field) => Ok(!json.flag(field, false)?),
+    }
+}
+
+fn lookup(json: &Json, family: &Family) -> Result<Option<LookupShape>> {
+    let row = family.names.lookup;
+    let types = match row.types {
+        "" => None,
+        _ => json.count("type_vocab_size", MAX_TYPES)?.or(Some(2)).filter(|&types| types > 0),
+    };
+    if row.positions.is_empty() {
+        return Ok(types.map(|_| LookupShape { skipped: 0, positions: None, types }));
+    }
+    let field = "max_position_embeddings";
+    let rows = json.required_size(field, MAX_CONTEXT)?;
+    let skipped = match row.behind_pad {
+        true => json.count("pad_token_id", MAX_VOCAB)?.unwrap_or(1) + 1,
+        false => 0,
+    };
+    if rows <= skipped {
+        return Err(json.wrong(field, format!("above {skipped}: the table has rows for padding first")));
+    }
+    Ok(Some(LookupShape { skipped, positions: Some(rows - skipped), types }))
+}
+
+/// Of a checkpoint whose `architectures` say that it classifies texts.
+fn classifier(json: &Json, family: &Family) -> Result<Option<ClassifierShape>> {
+    let names = json.field("architectures").and_then(serde_json::Value::as_array);
+    let name = names.and_then(|names| names.first()?.as_str());
+    if !name.is_some_and(|name| name.ends_with("ForSequenceClassification")) {
+        return Ok(None);
+    }
+    let Some(row) = &family.classifier else {
+        let expected = format!("another: the head of this one is not supported for {}", family.model_type);
+        return Err(json.wrong("architectures", expected));
+    };
+    let (field, pooling) = row.pooling;
+    let pooling = match json.text(field)? {
+        None => pooling,
+        Some("cls") => Pooling::First,
+        Some("mean") => Pooling::Mean,
+        Some(_) => return Err(json.wrong(field, "cls or mean")),
+    };
+    // transformers writes names of labels, and their number only in old versions
+    let labels = match json.object("id2label")? {
+        Some(labels) => labels.names().count(),
+        None => json.size("num_labels", MAX_LABELS)?.unwrap_or(2),
+    };
+    if !(1..=MAX_LABELS).contains(&labels) {
+        return Err(json.wrong("id2label", format!("from 1 to {MAX_LABELS} labels")));
+    }
+    let bias = |step: &HeadStep| match *step {
+        HeadStep::Dense { bias, .. } => biased(json, bias),
+        HeadStep::Norm(_) => Ok(false),
+    };
+    let biases = row.steps.iter().map(bias).collect::<Result<_>>()?;
+    Ok(Some(ClassifierShape { pooling, labels, biases }))
 }
 
 /// A positive number that single precision can hold; none when absent.
@@ -451,7 +564,17 @@ fn mixture_layers(json: &Json, row: &MixtureRow, layers: usize) -> Result<Vec<bo
 
 /// Per layer, from `layer_types` if given, else by the family's rule.
 fn windows(json: &Json, family: &Family, layers: usize) -> Result<Vec<Option<usize>>> {
-    let window = json.count("sliding_window", MAX_CONTEXT)?.filter(|&window| window > 0);
+    let window = match family.window {
+        // on both sides so far, and itself
+        Window::Local { field, both_sides, .. } => {
+            Some(json.count(field, MAX_CONTEXT)?.unwrap_or(both_sides) / 2 + 1)
+        }
+        _ => json.count("sliding_window", MAX_CONTEXT)?.filter(|&window| window > 0),
+    };
+    let window = match family.causal {
+        Causal::Unless(field) if json.flag(field, false)? => window.map(|window| window / 2 + 1),
+        _ => window,
+    };
     if family.window == Window::Never || window.is_none() {
         return Ok(vec![None; layers]);
     }
@@ -480,6 +603,10 @@ fn windows(json: &Json, family: &Family, layers: usize) -> Result<Vec<Option<usi
             let pattern = json.size(field, MAX_LAYERS)?.unwrap_or(default);
             Box::new(move |layer| !(layer + 1).is_multiple_of(pattern))
         }
+        Window::Local { every: (field, default), .. } => {
+            let every = json.size(field, MAX_LAYERS)?.unwrap_or(default);
+            Box::new(move |layer| !layer.is_multiple_of(every))
+        }
     };
     Ok((0..layers).map(|layer| window.filter(|_| slides(layer))).collect())
 }
@@ -489,6 +616,7 @@ fn rotates(json: &Json, family: &Family, windows: &[Option<usize>]) -> Result<Ve
     let layers = windows.len();
     match family.rotates {
         Rotates::All => Ok(vec![true; layers]),
+        Rotates::Never => Ok(vec![false; layers]),
         Rotates::Sliding if windows.iter().all(Option::is_none) => Ok(vec![true; layers]),
         Rotates::Sliding => Ok(windows.iter().map(Option::is_some).collect()),
         Rotates::Listed => {

@@ -17,9 +17,9 @@
 //! ```
 //! Operands are written by one verb for the matrix product of the next, in the form that the backend's kernels want.
 
-use super::arch::{Arch, HeadNormShape, LayerShape, Place};
+use super::arch::{Arch, HeadNormShape, LayerShape, LookupShape, Place};
 use super::weights::{
-    FeedWeights, LayerWeights, LinearWeights, MixtureWeights, MlpWeights, NormWeights, Weights,
+    FeedWeights, LayerWeights, LinearWeights, LookupWeights, MixtureWeights, MlpWeights, NormWeights, Weights,
 };
 use crate::backend::{
     Attention, BLOCK, Backend, Batch, Buf, Cap, Expert, Form, Kv, KvType, Linear, Norm, NormKind, Projection,
@@ -140,6 +140,11 @@ struct MixtureBuffers {
 pub struct Decoder<B: Backend> {
     arch: Arch,
     embed: B::Weight,
+    /// What is added to embeddings: see [`Decoder::lookup_row`].
+    lookup: Option<B::Weight>,
+    embed_norm: Option<Norm<B::Weight>>,
+    /// (heads, 2 * reach): [`crate::backend::ScoreBiases`].
+    distances: Option<B::Weight>,
     layers: Vec<Layer<B::Weight>>,
     norm: Norm<B::Weight>,
     head: Option<B::Weight>,
@@ -148,12 +153,22 @@ pub struct Decoder<B: Backend> {
     /// What reads the last operand.
     head_form: Form,
     buffers: Buffers,
+    /// Whether all layers use the same cache, one after the other.
+    one_layer: bool,
+}
+
+pub(super) fn too_large() -> Error {
+    Error::Memory {
+        needed: u64::MAX,
+        what: "activations and KV cache",
+        limit: "that does not fit the address space".into(),
+    }
 }
 
 /// The planned memory of a decoder.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    layout: Layout,
+    pub(super) layout: Layout,
     buffers: Buffers,
     kv: Kv,
     /// Bytes of the tables of angles.
@@ -168,14 +183,18 @@ impl Plan {
     /// # Errors
     /// The sizes overflow.
     pub fn new(arch: &Arch, cache: KvType, limits: Limits) -> Result<Self> {
-        Self::checked(arch, cache, limits).ok_or_else(|| Error::Memory {
-            needed: u64::MAX,
-            what: "activations and KV cache",
-            limit: "that does not fit the address space".into(),
-        })
+        Self::checked(arch, cache, limits, arch.layers).ok_or_else(too_large)
     }
 
-    fn checked(arch: &Arch, cache: KvType, limits: Limits) -> Option<Self> {
+    /// The same where whole texts are computed in one step, and no logits are wanted.
+    ///
+    /// # Errors
+    /// The sizes overflow.
+    pub fn of_one_layer(arch: &Arch, cache: KvType, limits: Limits) -> Result<Self> {
+        Self::checked(arch, cache, Limits { outputs: 0, ..limits }, 1).ok_or_else(too_large)
+    }
+
+    fn checked(arch: &Arch, cache: KvType, limits: Limits, layers: usize) -> Option<Self> {
         let mut layout = Layout::default();
         let (tokens, outputs) = (limits.step_tokens, limits.outputs);
         let buffers = Buffers {
@@ -216,9 +235,9 @@ impl Plan {
             last: Buf::plan(&mut layout, outputs, arch.hidden)?,
             logits: Buf::plan(&mut layout, outputs, arch.vocab)?,
         };
-        let block_bytes = Kv::block_bytes(cache, arch.layers, arch.kv_heads, arch.head_dim)?;
+        let block_bytes = Kv::block_bytes(cache, layers, arch.kv_heads, arch.head_dim)?;
         let region = layout.region(block_bytes.checked_mul(limits.blocks)?)?;
-        let kv = Kv { region, cache, layers: arch.layers, kv_heads: arch.kv_heads, head_dim: arch.head_dim };
+        let kv = Kv { region, cache, layers, kv_heads: arch.kv_heads, head_dim: arch.head_dim };
         let angles = limits.context.checked_mul(arch.ropes.iter().map(|rope| rope.dims).sum())?;
         let tables = angles.checked_mul(size_of::<f32>())?;
         layout.bytes().checked_add(tables)?;
@@ -251,7 +270,16 @@ impl<B: Backend> Decoder<B> {
     ) -> Result<Self> {
         let mut loader = Loader { backend, loaded: &mut loaded, arch: &arch, quantize };
         let embed = loader.matrix(&weights.embed, for_tables(quantize))?;
-        let norm = loader.norm(&weights.norm)?;
+        let lookup = loader.lookup(&weights.lookup)?;
+        let embed_norm = weights.lookup.norm.as_ref().map(|norm| loader.norm(norm)).transpose()?;
+        let distances = match &weights.distances {
+            Some(buckets) => Some(loader.distances(buckets, plan.context)?),
+            None => None,
+        };
+        let norm = match &weights.norm {
+            Some(norm) => loader.norm(norm)?,
+            None => identity(),
+        };
         let head = weights.head.as_ref().map(|head| loader.matrix(head, for_tables(quantize))).transpose()?;
         let head_bias = weights.head_bias.as_ref().map(|bias| loader.matrix(bias, None)).transpose()?;
         let layers =
@@ -265,7 +293,23 @@ impl<B: Backend> Decoder<B> {
         let ropes = ropes.collect();
         let head_form = backend.form(&[head.as_ref().unwrap_or(&embed)]);
         backend.reserve(plan.layout, plan.kv)?;
-        Ok(Self { embed, layers, norm, head, head_bias, ropes, head_form, buffers: plan.buffers, arch })
+        let buffers = plan.buffers;
+        let one_layer = plan.kv.layers == 1;
+        Ok(Self {
+            embed,
+            lookup,
+            embed_norm,
+            distances,
+            layers,
+            norm,
+            head,
+            head_bias,
+            ropes,
+            head_form,
+            buffers,
+            one_layer,
+            arch,
+        })
     }
 
     /// Runs one step: every token of `batch` through all layers, its keys and values into the cache, and the logits
@@ -273,10 +317,7 @@ impl<B: Backend> Decoder<B> {
     pub fn forward(&self, backend: &mut B, batch: &Batch<'_>) {
         let Buffers { x, xb, last, logits, .. } = self.buffers;
         let xb = xb.of(self.head_form);
-        backend.embed(batch.ids, &self.embed, self.arch.embed_scale, x);
-        for (index, layer) in self.layers.iter().enumerate() {
-            self.layer(backend, batch, index, layer);
-        }
+        self.layers(backend, batch, &[]);
         if batch.outputs.is_empty() {
             return;
         }
@@ -290,6 +331,39 @@ impl<B: Backend> Decoder<B> {
         let (scale, cap) = (self.arch.logits_scale, self.arch.logits_cap.map_or(Cap::None, Cap::Soft));
         if (scale, cap) != (1.0, Cap::None) {
             backend.scale(outputs, logits, scale, cap);
+        }
+    }
+
+    /// The same without logits: what the layers give, normed, for every row; in the buffer that is returned, (T, hidden).
+    /// `lookup` has a row of [`Decoder::lookup_row`] for each token.
+    pub fn hidden(&self, backend: &mut B, batch: &Batch<'_>, lookup: &[u32]) -> Buf {
+        let x = self.buffers.x;
+        self.layers(backend, batch, lookup);
+        if self.norm.kind != NormKind::Identity {
+            backend.norm_pieces(batch.ids.len(), x, &self.norm, x.cols);
+        }
+        x
+    }
+
+    /// What is added to the embedding of a token at `position` in a `part` of a pair of texts: a row of a table that the
+    /// checkpoint has in two.
+    pub fn lookup_row(&self, position: usize, part: usize) -> u32 {
+        let Some(LookupShape { positions, types, .. }) = self.arch.lookup else { return 0 };
+        let part = part.min(types.unwrap_or(1) - 1);
+        positions.map_or(part, |positions| part * positions + position) as u32
+    }
+
+    fn layers(&self, backend: &mut B, batch: &Batch<'_>, lookup: &[u32]) {
+        let x = self.buffers.x;
+        backend.embed(batch.ids, &self.embed, self.arch.embed_scale, x);
+        if let Some(table) = &self.lookup {
+            backend.add_embed(lookup, table, x);
+        }
+        if let Some(norm) = &self.embed_norm {
+            backend.norm_pieces(batch.ids.len(), x, norm, x.cols);
+        }
+        for (index, layer) in self.layers.iter().enumerate() {
+            self.layer(backend, batch, if self.one_layer { 0 } else { index }, layer);
         }
     }
 
@@ -317,12 +391,12 @@ impl<B: Backend> Decoder<B> {
         let shape = Attention {
             layer: index,
             heads: arch.heads,
-            causal: true,
+            causal: arch.causal,
             window: layer.shape.window,
             scale: arch.attention_scale,
             softcap: arch.softcap,
         };
-        let biases = ScoreBiases { sinks: layer.sinks.as_ref(), distances: None };
+        let biases = ScoreBiases { sinks: layer.sinks.as_ref(), distances: self.distances.as_ref() };
         backend.attention(batch, shape, biases, q, att);
         if arch.place.is_parallel() {
             // of what the attention was given: before the residual stream changes
@@ -427,6 +501,9 @@ impl<B: Backend> Decoder<B> {
             }
             _ => backend.linear(rows, from, &[Projection { add: Some(scale), ..to(linear, x) }]),
         }
+        if let (Some(norm), Place::After) = (post, self.arch.place) {
+            backend.norm_pieces(rows, x, norm, x.cols);
+        }
     }
 
     /// The logits of output `row` of the last step: (vocab).
@@ -456,12 +533,33 @@ impl<B: Backend> Decoder<B> {
     }
 }
 
+/// Numbers of T5's buckets go up to this distance (Raffel et al. 2020).
+const FARTHEST: f64 = 128.0;
+
+/// The bucket of a key `distance` positions behind the query, of `buckets`: half of them for each side, a quarter for
+/// single distances, the rest by their logarithm. As in transformers' MPNet, in single precision.
+fn bucket(distance: isize, buckets: usize) -> usize {
+    let half = buckets / 2;
+    let (side, distance) = (if distance > 0 { half } else { 0 }, distance.unsigned_abs());
+    let exact = half / 2;
+    if distance < exact || exact == 0 {
+        return side + distance.min(half.saturating_sub(1));
+    }
+    let steps = (distance as f32 / exact as f32).ln() / (FARTHEST / exact as f64).ln() as f32;
+    side + (exact + (steps * (half - exact) as f32) as usize).min(half - 1)
+}
+
+/// No norm: it copies, in the form of who reads.
+pub(super) fn identity<W>() -> Norm<W> {
+    Norm { kind: NormKind::Identity, eps: 0.0, weight: None, bias: None }
+}
+
 /// Takes weights in.
-struct Loader<'a, B> {
-    backend: &'a mut B,
-    loaded: &'a mut dyn FnMut(u64),
-    arch: &'a Arch,
-    quantize: Option<Quantize>,
+pub(super) struct Loader<'a, B> {
+    pub backend: &'a mut B,
+    pub loaded: &'a mut dyn FnMut(u64),
+    pub arch: &'a Arch,
+    pub quantize: Option<Quantize>,
 }
 
 impl<B: Backend> Loader<'_, B> {
@@ -471,7 +569,7 @@ impl<B: Backend> Loader<'_, B> {
         Ok(weight)
     }
 
-    fn linear(
+    pub fn linear(
         &mut self,
         (weight, bias): &LinearWeights,
         quantize: Option<Quantize>,
@@ -487,7 +585,44 @@ impl<B: Backend> Loader<'_, B> {
         self.quantize.or(quantized.then_some(Quantize::Q8))
     }
 
-    fn norm(&mut self, weights: &NormWeights) -> Result<Norm<B::Weight>> {
+    /// One table of both: (types * positions, hidden).
+    fn lookup(&mut self, weights: &LookupWeights) -> Result<Option<B::Weight>> {
+        let mut table: Vec<f32> = Vec::new();
+        let LookupWeights { positions, types, .. } = weights;
+        let mut values = |tensor: &Option<Tensor>| match tensor {
+            Some(tensor) => {
+                (self.loaded)(tensor.bytes());
+                tensor.finite_values().map(Some)
+            }
+            None => Ok(None),
+        };
+        let (positions, types) = (values(positions)?, values(types)?);
+        let hidden = self.arch.hidden;
+        match (positions, types) {
+            (None, None) => return Ok(None),
+            (Some(one), None) | (None, Some(one)) => table = one,
+            (Some(positions), Some(types)) => {
+                for part in types.chunks(hidden) {
+                    table.extend(positions.iter().zip(part.iter().cycle()).map(|(a, b)| a + b));
+                }
+            }
+        }
+        Ok(Some(self.backend.upload_table(table, hidden)))
+    }
+
+    /// What each head adds by distance, for texts of up to `context` tokens.
+    fn distances(&mut self, buckets: &Tensor, context: usize) -> Result<B::Weight> {
+        let values = buckets.finite_values()?;
+        (self.loaded)(buckets.bytes());
+        let (heads, count) = (self.arch.heads, buckets.shape[0]);
+        let reach = (context + BLOCK).next_multiple_of(BLOCK) as isize;
+        let of = |head: usize, distance: isize| values[bucket(distance, count) * heads + head];
+        let table = (0..heads).flat_map(|head| (-reach..reach).map(move |distance| (head, distance)));
+        let table = table.map(|(head, distance)| of(head, distance)).collect();
+        Ok(self.backend.upload_table(table, 2 * reach as usize))
+    }
+
+    pub fn norm(&mut self, weights: &NormWeights) -> Result<Norm<B::Weight>> {
         let mut values = Vec::new();
         for weight in &weights.weight {
             values.extend(weight.finite_values()?);
@@ -503,7 +638,6 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     fn layer(&mut self, weights: &LayerWeights, shape: LayerShape) -> Result<Layer<B::Weight>> {
-        let identity = || Norm { kind: NormKind::Identity, eps: 0.0, weight: None, bias: None };
         let attention_norm = weights.attention_norm.as_ref().map(|norm| self.norm(norm)).transpose()?;
         let mlp_norm = match (&weights.mlp_norm, self.arch.place) {
             (Some(norm), _) => Some(self.norm(norm)?),

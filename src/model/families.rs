@@ -1,6 +1,6 @@
 //! The table of architectures: what a `model_type` means. A new family is a row, its names and a fixture.
 
-use crate::backend::{Activation, NormKind};
+use crate::backend::{Activation, NormKind, Pooling};
 use crate::error::Result;
 use crate::weights::json::Json;
 
@@ -35,6 +35,8 @@ pub enum Place {
     Post,
     /// `x += post(branch(pre(x)))`.
     Both,
+    /// `x = norm(x + branch(x))`.
+    After,
     /// `x += attention(norm(x)) + mlp(norm(x))`, one norm for both.
     Parallel,
     /// The same with two norms.
@@ -87,6 +89,51 @@ pub enum Window {
     Upper,
     /// All but each last of so many: those of the field (empty: there is none), or this number.
     Pattern(&'static str, usize),
+    /// All but each first of so many, as above; the window is half of what the second field says, or of this number,
+    /// on both sides.
+    Local { every: (&'static str, usize), field: &'static str, both_sides: usize },
+}
+
+/// Whether rows see what is behind them only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Causal {
+    /// Yes.
+    Always,
+    /// They see all of their text, and a window reaches as far ahead.
+    Never,
+    /// As above if this flag is set; then the window is half as wide as the config says, on both sides.
+    Unless(&'static str),
+}
+
+/// Tables that are added to embeddings.
+#[derive(Clone, Copy, Debug)]
+pub struct Lookup {
+    /// One row for each position; empty for none.
+    pub positions: &'static str,
+    /// Whether the table starts with rows for what is no position: as many as `pad_token_id` says, and one.
+    pub behind_pad: bool,
+    /// One row for each part of a pair of texts: `type_vocab_size`; empty for none.
+    pub types: &'static str,
+    /// The norm of the sum; empty for none.
+    pub norm: &'static str,
+}
+
+/// What a checkpoint for classifying texts has behind its layers.
+#[derive(Clone, Copy, Debug)]
+pub struct Classifier {
+    /// Which rows count, where the field does not say `cls` or `mean`; empty: there is no such field.
+    pub pooling: (&'static str, Pooling),
+    /// The last one gives the scores.
+    pub steps: &'static [HeadStep],
+}
+
+/// A step behind the layers. Names are whole.
+#[derive(Clone, Copy, Debug)]
+pub enum HeadStep {
+    /// A matrix, its bias, and an activation.
+    Dense { name: &'static str, bias: Bias, activation: Option<Activation> },
+    /// A norm as the layers have.
+    Norm(&'static str),
 }
 
 /// Which layers rotate queries and keys.
@@ -96,6 +143,8 @@ pub enum Rotates {
     All,
     /// Those with a sliding window; all where none has one.
     Sliding,
+    /// None.
+    Never,
     /// As the list `no_rope_layers` says (1: rotates), or all but each last of `no_rope_layer_interval`.
     Listed,
 }
@@ -168,6 +217,10 @@ pub struct Names {
     pub down: &'static str,
     /// What a head can attend to besides positions; empty: nothing.
     pub sinks: &'static str,
+    /// (buckets, heads): what is added to scores by T5's buckets of distances, the same in all layers; with its whole
+    /// name, empty for none.
+    pub distances: &'static str,
+    pub lookup: Lookup,
 }
 
 /// Where q, k and v are.
@@ -188,6 +241,8 @@ pub enum Inner {
     Gated([&'static str; 2]),
     /// In one: all of the gate, then of up.
     Joined(&'static str),
+    /// In one: all of up, then of the gate.
+    JoinedUpFirst(&'static str),
     /// There is no gate.
     Plain(&'static str),
 }
@@ -275,7 +330,16 @@ pub enum Shared {
 pub struct Family {
     /// `model_type` in config.json.
     pub model_type: &'static str,
+    /// Fields of config.json that go by another name here: ours, then its.
+    pub fields: &'static [(&'static str, &'static str)],
     pub names: Names,
+    pub causal: Causal,
+    /// Whether it gives embeddings only: there is no head.
+    pub encodes: bool,
+    /// Of checkpoints `ForSequenceClassification`.
+    pub classifier: Option<Classifier>,
+    /// Whether the first layer's attention has a norm before it.
+    pub first_norm: bool,
     pub norm: NormRow,
     pub places: Places,
     pub head_norm: HeadNorm,
@@ -287,6 +351,8 @@ pub struct Family {
     pub qkv_bias: Bias,
     pub o_bias: Bias,
     pub mlp_bias: Bias,
+    /// Of gate and up, where that differs from the last matrix's.
+    pub up_bias: Option<Bias>,
     pub head_bias: Bias,
     /// The fields that name the activation, the first that is there; by default, this.
     pub activation: (&'static [&'static str], Activation),
@@ -296,6 +362,8 @@ pub struct Family {
     pub interleaved: bool,
     /// The part of a head that turns, where config.json has no `partial_rotary_factor`.
     pub partial: f64,
+    /// The base of the frequencies, where config.json has no `rope_theta`; in layers with a window, if that differs.
+    pub theta: (f64, Option<f64>),
     pub scale: Scale,
     /// The field that bounds queries, keys and values.
     pub qkv_limit: Option<&'static str>,
@@ -328,6 +396,8 @@ const LLAMA_NAMES: Names = Names {
     inner: Inner::Gated(["mlp.gate_proj", "mlp.up_proj"]),
     down: "mlp.down_proj",
     sinks: "",
+    distances: "",
+    lookup: Lookup { positions: "", behind_pad: false, types: "", norm: "" },
 };
 
 /// The branches' norms behind them.
@@ -361,7 +431,15 @@ const CONFIGURED: Bias = Bias::If("attention_bias", false);
 
 const LLAMA: Family = Family {
     model_type: "llama",
+    fields: &[],
     names: LLAMA_NAMES,
+    causal: Causal::Always,
+    encodes: false,
+    classifier: Some(Classifier {
+        pooling: ("", Pooling::Last),
+        steps: &[HeadStep::Dense { name: "score", bias: Bias::Never, activation: None }],
+    }),
+    first_norm: true,
     norm: RMS,
     places: Places::Always(Place::Pre),
     head_norm: HeadNorm::Never,
@@ -371,12 +449,14 @@ const LLAMA: Family = Family {
     qkv_bias: CONFIGURED,
     o_bias: CONFIGURED,
     mlp_bias: Bias::If("mlp_bias", false),
+    up_bias: None,
     head_bias: Bias::Never,
     activation: (&["hidden_act"], Activation::Silu),
     window: Window::Never,
     rotates: Rotates::All,
     interleaved: false,
     partial: 1.0,
+    theta: (10_000.0, None),
     scale: Scale::HeadDim,
     qkv_limit: None,
     caps: [None, None],
@@ -547,6 +627,143 @@ const QWEN3: Family = Family {
     ..LLAMA
 };
 
+const ABSOLUTE: Lookup = Lookup {
+    positions: "bert.embeddings.position_embeddings",
+    behind_pad: false,
+    types: "bert.embeddings.token_type_embeddings",
+    norm: "bert.embeddings.LayerNorm",
+};
+
+const TANH: Option<Activation> = Some(Activation::Tanh);
+
+const BERT: Family = Family {
+    model_type: "bert",
+    names: Names {
+        layers: "bert.encoder.layer.",
+        embed: "bert.embeddings.word_embeddings",
+        norm: "",
+        head: "",
+        attention_norm: "",
+        attention_post: "attention.output.LayerNorm",
+        mlp_norm: "",
+        mlp_post: "output.LayerNorm",
+        qkv: Qkv::Apart(["attention.self.query", "attention.self.key", "attention.self.value"]),
+        o: "attention.output.dense",
+        inner: Inner::Plain("intermediate.dense"),
+        down: "output.dense",
+        lookup: ABSOLUTE,
+        ..LLAMA_NAMES
+    },
+    causal: Causal::Never,
+    encodes: true,
+    classifier: Some(Classifier {
+        pooling: ("", Pooling::First),
+        steps: &[
+            HeadStep::Dense { name: "bert.pooler.dense", bias: Bias::Always, activation: TANH },
+            HeadStep::Dense { name: "classifier", bias: Bias::Always, activation: None },
+        ],
+    }),
+    norm: NormRow { eps: 1e-12, ..LAYER_NORM },
+    places: Places::Always(Place::After),
+    qkv_bias: Bias::Always,
+    o_bias: Bias::Always,
+    mlp_bias: Bias::Always,
+    activation: (&["hidden_act"], Activation::Gelu),
+    rotates: Rotates::Never,
+    tied: true,
+    variant: Some(absolute),
+    ..LLAMA
+};
+
+/// Two steps, as RoBERTa has them.
+const ROBERTA_STEPS: &[HeadStep] = &[
+    HeadStep::Dense { name: "classifier.dense", bias: Bias::Always, activation: TANH },
+    HeadStep::Dense { name: "classifier.out_proj", bias: Bias::Always, activation: None },
+];
+
+const ROBERTA: Family = Family {
+    model_type: "roberta",
+    names: Names {
+        layers: "roberta.encoder.layer.",
+        embed: "roberta.embeddings.word_embeddings",
+        lookup: Lookup {
+            positions: "roberta.embeddings.position_embeddings",
+            behind_pad: true,
+            types: "roberta.embeddings.token_type_embeddings",
+            norm: "roberta.embeddings.LayerNorm",
+        },
+        ..BERT.names
+    },
+    classifier: Some(Classifier { pooling: ("", Pooling::First), steps: ROBERTA_STEPS }),
+    ..BERT
+};
+
+/// As transformers 5 stores it. Rotary embeddings, and a gated MLP.
+const GTE: Family = Family {
+    model_type: "gte",
+    names: Names {
+        layers: "gte.layers.",
+        embed: "gte.embeddings.word_embeddings",
+        attention_post: "post_attention_layernorm",
+        mlp_post: "post_mlp_layernorm",
+        qkv: LLAMA_NAMES.qkv,
+        o: LLAMA_NAMES.o,
+        inner: LLAMA_NAMES.inner,
+        down: LLAMA_NAMES.down,
+        lookup: Lookup {
+            positions: "",
+            behind_pad: false,
+            types: "gte.embeddings.token_type_embeddings",
+            norm: "gte.embeddings.LayerNorm",
+        },
+        ..BERT.names
+    },
+    classifier: Some(Classifier {
+        pooling: ("", Pooling::First),
+        steps: &[
+            HeadStep::Dense { name: "gte.pooler.dense", bias: Bias::Always, activation: TANH },
+            HeadStep::Dense { name: "classifier", bias: Bias::Always, activation: None },
+        ],
+    }),
+    up_bias: Some(Bias::Never),
+    rotates: Rotates::All,
+    theta: (160_000.0, None),
+    variant: None,
+    ..BERT
+};
+
+/// As its authors store it.
+const NEW: Family = Family {
+    model_type: "new",
+    names: Names {
+        layers: "new.encoder.layer.",
+        embed: "new.embeddings.word_embeddings",
+        attention_post: "attn_ln",
+        mlp_post: "mlp_ln",
+        qkv: Qkv::Joined("attention.qkv_proj"),
+        o: "attention.o_proj",
+        inner: Inner::JoinedUpFirst("mlp.up_gate_proj"),
+        down: "mlp.down_proj",
+        lookup: Lookup {
+            positions: "",
+            behind_pad: false,
+            types: "new.embeddings.token_type_embeddings",
+            norm: "new.embeddings.LayerNorm",
+        },
+        ..BERT.names
+    },
+    classifier: Some(Classifier {
+        pooling: ("", Pooling::First),
+        steps: &[
+            HeadStep::Dense { name: "new.pooler.dense", bias: Bias::Always, activation: TANH },
+            HeadStep::Dense { name: "classifier", bias: Bias::Always, activation: None },
+        ],
+    }),
+    theta: (10_000.0, None),
+    variant: Some(new),
+    ..GTE
+};
+
 /// All rows.
 pub const FAMILIES: &[Family] = &[
     LLAMA,
@@ -558,6 +775,7 @@ pub const FAMILIES: &[Family] = &[
     GEMMA2,
     Family {
         model_type: "gemma3_text",
+        causal: Causal::Unless("use_bidirectional_attention"),
         head_norm: HeadNorm::Head,
         window: Window::Pattern("sliding_window_pattern", 6),
         ..GEMMA2
@@ -840,7 +1058,251 @@ pub const FAMILIES: &[Family] = &[
         }),
         ..LLAMA
     },
+    BERT,
+    ROBERTA,
+    Family { model_type: "xlm-roberta", ..ROBERTA },
+    Family { model_type: "camembert", ..ROBERTA },
+    Family {
+        model_type: "electra",
+        names: Names {
+            layers: "electra.encoder.layer.",
+            embed: "electra.embeddings.word_embeddings",
+            lookup: Lookup {
+                positions: "electra.embeddings.position_embeddings",
+                behind_pad: false,
+                types: "electra.embeddings.token_type_embeddings",
+                norm: "electra.embeddings.LayerNorm",
+            },
+            ..BERT.names
+        },
+        classifier: Some(Classifier {
+            pooling: ("", Pooling::First),
+            steps: &[
+                HeadStep::Dense {
+                    name: "classifier.dense",
+                    bias: Bias::Always,
+                    activation: Some(Activation::Gelu),
+                },
+                HeadStep::Dense { name: "classifier.out_proj", bias: Bias::Always, activation: None },
+            ],
+        }),
+        variant: Some(electra),
+        ..BERT
+    },
+    Family {
+        model_type: "distilbert",
+        fields: &[
+            ("hidden_size", "dim"),
+            ("num_hidden_layers", "n_layers"),
+            ("num_attention_heads", "n_heads"),
+            ("intermediate_size", "hidden_dim"),
+            ("hidden_act", "activation"),
+        ],
+        names: Names {
+            layers: "distilbert.transformer.layer.",
+            embed: "distilbert.embeddings.word_embeddings",
+            attention_post: "sa_layer_norm",
+            mlp_post: "output_layer_norm",
+            qkv: Qkv::Apart(["attention.q_lin", "attention.k_lin", "attention.v_lin"]),
+            o: "attention.out_lin",
+            inner: Inner::Plain("ffn.lin1"),
+            down: "ffn.lin2",
+            lookup: Lookup {
+                positions: "distilbert.embeddings.position_embeddings",
+                behind_pad: false,
+                types: "",
+                norm: "distilbert.embeddings.LayerNorm",
+            },
+            ..BERT.names
+        },
+        classifier: Some(Classifier {
+            pooling: ("", Pooling::First),
+            steps: &[
+                HeadStep::Dense {
+                    name: "pre_classifier",
+                    bias: Bias::Always,
+                    activation: Some(Activation::Relu),
+                },
+                HeadStep::Dense { name: "classifier", bias: Bias::Always, activation: None },
+            ],
+        }),
+        norm: NormRow { eps_field: "", ..BERT.norm },
+        variant: None,
+        ..BERT
+    },
+    Family {
+        model_type: "mpnet",
+        names: Names {
+            layers: "mpnet.encoder.layer.",
+            embed: "mpnet.embeddings.word_embeddings",
+            attention_post: "attention.LayerNorm",
+            qkv: Qkv::Apart(["attention.attn.q", "attention.attn.k", "attention.attn.v"]),
+            o: "attention.attn.o",
+            distances: "mpnet.encoder.relative_attention_bias",
+            lookup: Lookup {
+                positions: "mpnet.embeddings.position_embeddings",
+                behind_pad: true,
+                types: "",
+                norm: "mpnet.embeddings.LayerNorm",
+            },
+            ..BERT.names
+        },
+        classifier: Some(Classifier { pooling: ("", Pooling::First), steps: ROBERTA_STEPS }),
+        variant: None,
+        ..BERT
+    },
+    Family {
+        model_type: "modernbert",
+        names: Names {
+            embed: "model.embeddings.tok_embeddings",
+            norm: "model.final_norm",
+            head: "",
+            attention_norm: "attn_norm",
+            mlp_norm: "mlp_norm",
+            qkv: Qkv::Joined("attn.Wqkv"),
+            o: "attn.Wo",
+            inner: Inner::Joined("mlp.Wi"),
+            down: "mlp.Wo",
+            lookup: Lookup { norm: "model.embeddings.norm", ..LLAMA_NAMES.lookup },
+            ..LLAMA_NAMES
+        },
+        causal: Causal::Never,
+        encodes: true,
+        classifier: Some(Classifier {
+            pooling: ("classifier_pooling", Pooling::First),
+            steps: &[
+                HeadStep::Dense {
+                    name: "head.dense",
+                    bias: Bias::If("classifier_bias", false),
+                    activation: Some(Activation::Gelu),
+                },
+                HeadStep::Norm("head.norm"),
+                HeadStep::Dense { name: "classifier", bias: Bias::Always, activation: None },
+            ],
+        }),
+        first_norm: false,
+        norm: NormRow { eps_field: "norm_eps", bias: false, ..LAYER_NORM },
+        fields: &[("rope_theta", "global_rope_theta"), ("rope_local_base_freq", "local_rope_theta")],
+        activation: (&["hidden_activation"], Activation::Gelu),
+        window: Window::Local {
+            every: ("global_attn_every_n_layers", 3),
+            field: "local_attention",
+            both_sides: 128,
+        },
+        theta: (160_000.0, Some(10_000.0)),
+        tied: true,
+        variant: Some(modernbert),
+        ..LLAMA
+    },
+    Family {
+        model_type: "nomic_bert",
+        fields: &[
+            ("hidden_size", "n_embd"),
+            ("num_hidden_layers", "n_layer"),
+            ("num_attention_heads", "n_head"),
+            ("intermediate_size", "n_inner"),
+            ("max_position_embeddings", "n_positions"),
+            ("layer_norm_eps", "layer_norm_epsilon"),
+        ],
+        names: Names {
+            layers: "nomic_bert.layers.",
+            embed: "nomic_bert.embeddings.word_embeddings",
+            lookup: Lookup {
+                positions: "",
+                behind_pad: false,
+                types: "nomic_bert.embeddings.token_type_embeddings",
+                norm: "nomic_bert.embeddings.LayerNorm",
+            },
+            ..GTE.names
+        },
+        classifier: Some(Classifier {
+            pooling: ("", Pooling::First),
+            steps: &[
+                HeadStep::Dense { name: "nomic_bert.pooler.dense", bias: Bias::Always, activation: TANH },
+                HeadStep::Dense { name: "classifier", bias: Bias::Always, activation: None },
+            ],
+        }),
+        qkv_bias: Bias::Never,
+        o_bias: Bias::Never,
+        mlp_bias: Bias::Never,
+        activation: (&["hidden_act"], Activation::Silu),
+        theta: (1000.0, None),
+        variant: Some(nomic),
+        ..GTE
+    },
+    GTE,
+    NEW,
+    Family {
+        model_type: "eurobert",
+        causal: Causal::Never,
+        encodes: true,
+        classifier: None,
+        norm: NormRow { eps: 1e-5, ..RMS },
+        ..LLAMA
+    },
 ];
+
+/// BERT and its like know other tables of positions.
+fn absolute(json: &Json, _: &mut Family) -> Result<()> {
+    match json.text("position_embedding_type")? {
+        None | Some("absolute") => Ok(()),
+        _ => Err(json.wrong("position_embedding_type", "absolute")),
+    }
+}
+
+/// ELECTRA's smallest ones have narrower embeddings.
+fn electra(json: &Json, row: &mut Family) -> Result<()> {
+    absolute(json, row)?;
+    let hidden = json.size("hidden_size", usize::MAX)?;
+    match json.size("embedding_size", usize::MAX)? {
+        size if size.is_none() || size == hidden => Ok(()),
+        _ => Err(json.wrong("embedding_size", "the same as hidden_size")),
+    }
+}
+
+/// The authors' code knows more than their models have.
+fn new(json: &Json, _: &mut Family) -> Result<()> {
+    if let Some(name) = json.text("layer_norm_type")?.filter(|&name| name != "layer_norm") {
+        return Err(json.wrong("layer_norm_type", format!("layer_norm, not {name}")));
+    }
+    match json.text("position_embedding_type")? {
+        Some("rope") => Ok(()),
+        _ => Err(json.wrong("position_embedding_type", "rope")),
+    }
+}
+
+/// As transformers 5 stores it, or as its authors do.
+fn nomic(json: &Json, row: &mut Family) -> Result<()> {
+    if json.field("n_embd").is_none() {
+        return Ok(());
+    }
+    for (field, expected) in [("prenorm", false), ("use_rms_norm", false), ("qkv_proj_bias", false)] {
+        if json.flag(field, expected)? != expected {
+            return Err(json.wrong(field, format!("{expected}")));
+        }
+    }
+    if json.text("activation_function")?.is_some_and(|name| name != "swiglu") {
+        return Err(json.wrong("activation_function", "swiglu"));
+    }
+    row.names = Names {
+        layers: "nomic_bert.encoder.layers.",
+        attention_post: "norm1",
+        mlp_post: "norm2",
+        qkv: Qkv::Joined("attn.Wqkv"),
+        o: "attn.out_proj",
+        inner: Inner::Gated(["mlp.fc12", "mlp.fc11"]),
+        down: "mlp.fc2",
+        lookup: Lookup { norm: "nomic_bert.emb_ln", ..row.names.lookup },
+        ..row.names
+    };
+    Ok(())
+}
+
+/// Whether norms and the head have biases.
+fn modernbert(json: &Json, row: &mut Family) -> Result<()> {
+    row.norm.bias = json.flag("norm_bias", false)?;
+    Ok(())
+}
 
 /// The three shapes of Falcon: with heads of keys for groups of queries, with one for all, and with one for each.
 fn falcon(json: &Json, row: &mut Family) -> Result<()> {

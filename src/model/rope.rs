@@ -228,7 +228,7 @@ fn long(whole: &Json, json: &Json, theta: f64, dims: usize, positions: f64) -> R
 /// A field is wrong; the error names it.
 pub fn of_layers(
     json: &Json,
-    partial: f64,
+    (partial, (usual, local)): (f64, (f64, Option<f64>)),
     head_dim: usize,
     windows: &[Option<usize>],
 ) -> Result<(Vec<Rope>, Vec<usize>)> {
@@ -244,7 +244,7 @@ pub fn of_layers(
         let theta =
             match parameters.map(|parameters| parameters.positive("rope_theta")).transpose()?.flatten() {
                 Some(theta) => theta,
-                None => theta.unwrap_or(10_000.0),
+                None => theta.unwrap_or(usual),
             };
         Rope::parse(json, parameters, theta, dims(json, parameters, partial, head_dim)?)
     };
@@ -252,7 +252,8 @@ pub fn of_layers(
         Some(theta) => Some(theta),
         None => json.positive("rotary_emb_base")?,
     };
-    let sliding = match (&by_type, json.positive("rope_local_base_freq")?) {
+    let local = json.positive("rope_local_base_freq")?.or(local);
+    let sliding = match (&by_type, local) {
         ((Some(full), Some(sliding)), _) => [one(Some(full), None)?, one(Some(sliding), None)?],
         (_, Some(local)) => [one(nested.as_ref(), theta)?, one(None, Some(local))?],
         _ => return Ok((vec![one(nested.as_ref(), theta)?], vec![0; windows.len()])),

@@ -2,16 +2,21 @@
 
 use std::cell::RefCell;
 
-use super::arch::{Arch, HeadNormShape, LayerShape, Mixture, Place};
+use super::arch::{Arch, ClassifierShape, HeadNormShape, LayerShape, LookupShape, Mixture, Place};
 use super::decoder::for_tables;
-use super::families::{Experts, Inner, Qkv, Shared};
-use crate::backend::{Backend, NormKind, Quantize};
+use super::families::{Experts, HeadStep, Inner, Qkv, Shared};
+use crate::backend::{Activation, Backend, NormKind, Quantize};
 use crate::error::{Error, Result};
 use crate::weights::{Checkpoint, Dtype, Tensor};
 
 /// Tensors that some checkpoints have and nobody reads: buffers that old versions of transformers stored.
-const NOT_READ: [&str; 4] =
-    [".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias", ".rotary_emb.original_inv_freq"];
+const NOT_READ: [&str; 5] = [
+    ".rotary_emb.inv_freq",
+    ".attention.bias",
+    ".attention.masked_bias",
+    ".rotary_emb.original_inv_freq",
+    "embeddings.position_ids",
+];
 
 /// With so many problems the rest of the layers is not looked at.
 const MANY: usize = 10_000;
@@ -26,14 +31,21 @@ pub struct Options {
     pub extra: bool,
     /// Quantized matrices become bf16.
     pub dequantize: bool,
+    /// No logits are wanted: heads are not read.
+    pub encodes: bool,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Weights {
     pub embed: Tensor,
+    pub lookup: LookupWeights,
+    /// (buckets, heads)
+    pub distances: Option<Tensor>,
     pub layers: Vec<LayerWeights>,
-    pub norm: NormWeights,
+    pub norm: Option<NormWeights>,
+    /// What a checkpoint for classifying texts has behind its layers.
+    pub classifier: Vec<StepWeights>,
     pub head: Option<Tensor>,
     pub head_bias: Option<Tensor>,
 }
@@ -53,6 +65,31 @@ pub struct NormWeights {
 impl NormWeights {
     fn iter(&self) -> impl Iterator<Item = &Tensor> {
         self.weight.iter().chain(&self.bias)
+    }
+}
+
+/// What is added to embeddings.
+#[derive(Debug, Default)]
+pub struct LookupWeights {
+    pub positions: Option<Tensor>,
+    pub types: Option<Tensor>,
+    pub norm: Option<NormWeights>,
+}
+
+/// A step behind the layers.
+#[derive(Debug)]
+pub enum StepWeights {
+    Dense(LinearWeights, Option<Activation>),
+    Norm(NormWeights),
+}
+
+impl StepWeights {
+    /// Its tensors.
+    pub fn iter(&self) -> Box<dyn Iterator<Item = &Tensor> + '_> {
+        match self {
+            Self::Dense(linear, _) => Box::new(linears([linear])),
+            Self::Norm(norm) => Box::new(norm.iter()),
+        }
     }
 }
 
@@ -143,31 +180,60 @@ impl Weights {
     pub fn find(arch: &Arch, checkpoint: &Checkpoint, options: Options) -> Result<Self> {
         let names = &arch.family.names;
         let problems = RefCell::default();
-        let finder = Finder { arch, checkpoint, options, problems: &problems, layer: String::new() };
+        let base = base(checkpoint, names.embed);
+        let finder = Finder { arch, checkpoint, options, base, problems: &problems, layer: String::new() };
         let table = [arch.vocab, arch.hidden];
         if checkpoint.is_empty() {
             checkpoint.tensor(&format!("{}.weight", names.embed), &table)?;
         }
         let embed = finder.matrix(names.embed, arch.vocab, arch.hidden);
-        let head = (!arch.tied).then(|| finder.matrix(names.head, arch.vocab, arch.hidden));
-        let head_bias = arch.head_bias.then(|| finder.tensor(&format!("{}.bias", names.head), &[arch.vocab]));
-        let norm = finder.norm(names.norm);
+        let lookup = arch.lookup.map(|shape| finder.lookup(shape)).unwrap_or_default();
+        let lookup = LookupWeights { norm: finder.norm_if(names.lookup.norm), ..lookup };
+        let distances = arch
+            .buckets
+            .map(|buckets| finder.tensor(&format!("{}.weight", names.distances), &[buckets, arch.heads]));
+        let headed = !options.encodes;
+        let head = (headed && !arch.tied).then(|| finder.matrix(names.head, arch.vocab, arch.hidden));
+        let head_bias =
+            (headed && arch.head_bias).then(|| finder.tensor(&format!("{}.bias", names.head), &[arch.vocab]));
+        let norm = finder.norm_if(names.norm);
+        let classifier = arch.classifier.as_ref().filter(|_| options.encodes);
+        let classifier = classifier.map(|shape| finder.classifier(shape)).unwrap_or_default();
         let layers = arch.shapes.iter().enumerate().map(|(layer, shape)| {
-            Finder { layer: format!("{}{layer}.", names.layers), ..finder }.layer(shape)
+            let norm = arch.family.first_norm || layer > 0;
+            Finder { layer: format!("{}{layer}.", names.layers), ..finder }.layer(shape, norm)
         });
         let layers = layers.take_while(|_| problems.borrow().count < MANY).collect();
         if !options.extra {
             finder.refuse_unread();
         }
         problems.into_inner().into_result(checkpoint)?;
-        Ok(Self { embed, layers, norm, head, head_bias })
+        Ok(Self { embed, lookup, distances, layers, norm, classifier, head, head_bias })
     }
 
     /// All tensors.
     pub fn iter(&self) -> impl Iterator<Item = &Tensor> {
         let layers = self.layers.iter().flat_map(LayerWeights::iter);
         let tables = [&self.embed].into_iter().chain(&self.head).chain(&self.head_bias);
-        tables.chain(self.norm.iter()).chain(layers)
+        tables.chain(self.others()).chain(layers)
+    }
+
+    /// What is neither in a layer nor a table of the vocabulary.
+    fn others(&self) -> impl Iterator<Item = &Tensor> {
+        let LookupWeights { positions, types, norm } = &self.lookup;
+        let norms = self.norm.iter().chain(norm).flat_map(NormWeights::iter);
+        let steps = self.classifier.iter().flat_map(StepWeights::iter);
+        norms.chain(positions).chain(types).chain(&self.distances).chain(steps)
+    }
+
+    /// Bytes of the table that is added to embeddings: f32, a row for each position in each part.
+    fn lookup_bytes(&self) -> u64 {
+        let LookupWeights { positions, types, .. } = &self.lookup;
+        let rows = |table: &Option<Tensor>| table.as_ref().map(|table| table.shape[0]);
+        match (rows(positions), rows(types)) {
+            (None, None) => 0,
+            (a, b) => (a.unwrap_or(1) * b.unwrap_or(1) * self.embed.shape[1] * size_of::<f32>()) as u64,
+        }
     }
 
     /// Bytes of all tensors in their files.
@@ -179,7 +245,9 @@ impl Weights {
     pub fn bytes<B: Backend>(&self, quantize: Option<Quantize>) -> u64 {
         let tables = [&self.embed].into_iter().chain(&self.head);
         let tables: u64 = tables.map(|tensor| B::weight_bytes(tensor, for_tables(quantize))).sum();
-        let others = self.norm.iter().chain(&self.head_bias);
+        let others = self.others().chain(&self.head_bias);
+        let looked_up = [&self.lookup.positions, &self.lookup.types].into_iter().flatten();
+        let looked_up: u64 = looked_up.map(|tensor| B::weight_bytes(tensor, quantize)).sum();
         let others: u64 = others.map(|tensor| B::weight_bytes(tensor, quantize)).sum();
         let routers = self.layers.iter().flat_map(|layer| layer.feed.routers());
         let routers = routers.map(|tensor| {
@@ -187,7 +255,7 @@ impl Weights {
         });
         let layers = self.layers.iter().flat_map(LayerWeights::iter);
         let layers: u64 = layers.map(|tensor| B::weight_bytes(tensor, quantize)).sum();
-        tables + others + layers.saturating_add_signed(routers.sum())
+        tables + self.lookup_bytes() + others - looked_up + layers.saturating_add_signed(routers.sum())
     }
 
     /// The type of the embedding table: that of activations in the checkpoint's own framework, and of the cache.
@@ -245,11 +313,64 @@ struct Finder<'a> {
     checkpoint: &'a Checkpoint,
     options: Options,
     problems: &'a RefCell<Problems>,
+    /// What names of the table begin with, and those of the checkpoint do not.
+    base: &'static str,
     layer: String,
 }
 
+/// Models are stored as a part of one with a head, or alone: then names lack the part's own.
+fn base(checkpoint: &Checkpoint, embed: &'static str) -> &'static str {
+    let Some(dot) = embed.find('.') else { return "" };
+    let (base, rest) = embed.split_at(dot + 1);
+    let has = |name: &str| checkpoint.has(&format!("{name}.weight"));
+    if !has(embed) && has(rest) { base } else { "" }
+}
+
 impl Finder<'_> {
+    /// A name of the table as the checkpoint has it.
+    fn name<'n>(&self, name: &'n str) -> std::borrow::Cow<'n, str> {
+        let name = name.strip_prefix(self.base).unwrap_or(name);
+        // as TensorFlow called them
+        let old = [(".LayerNorm.weight", ".LayerNorm.gamma"), (".LayerNorm.bias", ".LayerNorm.beta")];
+        for (new, old) in old {
+            if let Some(start) = name.strip_suffix(new)
+                && !self.checkpoint.has(name)
+                && self.checkpoint.has(&format!("{start}{old}"))
+            {
+                return format!("{start}{old}").into();
+            }
+        }
+        name.into()
+    }
+
+    fn lookup(&self, shape: LookupShape) -> LookupWeights {
+        let (names, hidden) = (self.arch.family.names.lookup, self.arch.hidden);
+        let table = |name: &str, rows: usize| self.tensor(&format!("{name}.weight"), &[rows, hidden]);
+        LookupWeights {
+            positions: shape.positions.map(|positions| {
+                let all = table(names.positions, shape.skipped + positions);
+                all.part(shape.skipped, positions, positions, positions)
+            }),
+            types: shape.types.map(|types| table(names.types, types)),
+            norm: None,
+        }
+    }
+
+    fn classifier(&self, shape: &ClassifierShape) -> Vec<StepWeights> {
+        let steps = self.arch.family.classifier.map_or(&[][..], |row| row.steps);
+        let (hidden, last) = (self.arch.hidden, steps.len() - 1);
+        let step = |(index, step): (usize, &HeadStep)| match *step {
+            HeadStep::Dense { name, activation, .. } => {
+                let rows = if index == last { shape.labels } else { hidden };
+                StepWeights::Dense(self.linear(name, rows, hidden, shape.biases[index]), activation)
+            }
+            HeadStep::Norm(name) => StepWeights::Norm(self.norm(name)),
+        };
+        steps.iter().enumerate().map(step).collect()
+    }
+
     fn tensor(&self, name: &str, shape: &[usize]) -> Tensor {
+        let name = &*self.name(name);
         self.checkpoint.tensor(name, shape).unwrap_or_else(|problem| {
             self.problems.borrow_mut().add(problem);
             self.checkpoint.stand_in(name, shape)
@@ -257,6 +378,7 @@ impl Finder<'_> {
     }
 
     fn matrix(&self, name: &str, rows: usize, cols: usize) -> Tensor {
+        let name = &*self.name(name);
         let found = self.checkpoint.matrix(name, rows, cols).unwrap_or_else(|problem| {
             self.problems.borrow_mut().add(problem);
             self.checkpoint.stand_in(name, &[rows, cols])
@@ -265,6 +387,7 @@ impl Finder<'_> {
     }
 
     fn gpt_oss(&self, name: &str, experts: usize, rows: usize, cols: usize) -> Vec<Tensor> {
+        let name = &*self.name(name);
         let found = self.checkpoint.gpt_oss(name, experts, rows, cols).unwrap_or_else(|problem| {
             self.problems.borrow_mut().add(problem);
             (0..experts).map(|_| self.checkpoint.stand_in(name, &[rows, cols])).collect()
@@ -276,17 +399,27 @@ impl Finder<'_> {
     /// Whatever nobody asked for may mean that the model is another than we take it for.
     fn refuse_unread(&self) {
         let head = format!("{}.weight", self.arch.family.names.head); // some tied ones have it twice
+        let names = &self.arch.family.names;
+        let base = match names.embed.find('.') {
+            Some(dot) if self.base.is_empty() => &names.embed[..=dot],
+            _ => "",
+        };
+        // of a model without a head, what is of none of its parts, and a pooler that nobody asked for
+        let of_heads = |name: &str| {
+            let rest = name.strip_prefix(base);
+            self.options.encodes && rest.is_none_or(|rest| rest.starts_with("pooler."))
+        };
         for (name, file) in self.checkpoint.unread() {
-            if name != head && !NOT_READ.iter().any(|end| name.ends_with(end)) {
+            if name != head && !of_heads(name) && !NOT_READ.iter().any(|end| name.ends_with(end)) {
                 let expected = "not be there: a model of this config.json does not read it";
                 self.problems.borrow_mut().add(Error::tensor(file, name, expected));
             }
         }
     }
 
-    fn layer(&self, shape: &LayerShape) -> LayerWeights {
+    fn layer(&self, shape: &LayerShape, norm: bool) -> LayerWeights {
         let (arch, names) = (self.arch, &self.arch.family.names);
-        let attention_norm = self.norm_if(names.attention_norm);
+        let attention_norm = if norm { self.norm_if(names.attention_norm) } else { None };
         let [q, k, v] = self.qkv();
         LayerWeights {
             attention_norm,
@@ -306,26 +439,37 @@ impl Finder<'_> {
             feed: match &arch.mixture {
                 Some(mixture) if shape.mixture => FeedWeights::Mixture(Box::new(self.mixture(mixture))),
                 _ => {
-                    let mlp = self.mlp("", names.inner, names.down, arch.intermediate, arch.mlp_bias);
+                    let mlp = self.mlp(
+                        "",
+                        names.inner,
+                        names.down,
+                        arch.intermediate,
+                        [arch.up_bias, arch.mlp_bias],
+                    );
                     FeedWeights::One(Box::new(mlp))
                 }
             },
         }
     }
 
-    /// An MLP whose names are below `prefix`.
-    fn mlp(&self, prefix: &str, inner: Inner, down: &str, width: usize, bias: bool) -> MlpWeights {
+    /// An MLP whose names are below `prefix`. Biases: of gate and up, and of down.
+    fn mlp(&self, prefix: &str, inner: Inner, down: &str, width: usize, biases: [bool; 2]) -> MlpWeights {
         let hidden = self.arch.hidden;
-        let linear = |name: &str, rows, cols| self.linear(&format!("{prefix}{name}"), rows, cols, bias);
+        let named = |name: &str, rows, cols, bias| self.linear(&format!("{prefix}{name}"), rows, cols, bias);
+        let linear = |name: &str, rows, cols| named(name, rows, cols, biases[0]);
         let (gate, up) = match inner {
             Inner::Gated([gate, up]) => (Some(linear(gate, width, hidden)), linear(up, width, hidden)),
             Inner::Joined(name) => {
                 let both = linear(name, 2 * width, hidden);
                 (Some(part(&both, 0, width, width, width)), part(&both, width, width, width, width))
             }
+            Inner::JoinedUpFirst(name) => {
+                let both = linear(name, 2 * width, hidden);
+                (Some(part(&both, width, width, width, width)), part(&both, 0, width, width, width))
+            }
             Inner::Plain(name) => (None, linear(name, width, hidden)),
         };
-        MlpWeights { gate, up, down: linear(down, hidden, width) }
+        MlpWeights { gate, up, down: named(down, hidden, width, biases[1]) }
     }
 
     fn mixture(&self, mixture: &Mixture) -> MixtureWeights {
@@ -342,7 +486,7 @@ impl Finder<'_> {
         let shared = mixture.shared.map(|width| match row.shared {
             Shared::Never => unreachable!("a width of none"),
             Shared::Field { names: (inner, down), .. } | Shared::Times { names: (inner, down), .. } => {
-                self.mlp("", inner, down, width, self.arch.mlp_bias)
+                self.mlp("", inner, down, width, [self.arch.up_bias, self.arch.mlp_bias])
             }
         });
         MixtureWeights {
@@ -351,7 +495,13 @@ impl Finder<'_> {
             experts: match row.weights {
                 Experts::Apart { prefix, names: [gate, up, down] } => (0..experts)
                     .map(|expert| {
-                        self.mlp(&format!("{prefix}{expert}."), Inner::Gated([gate, up]), down, width, false)
+                        self.mlp(
+                            &format!("{prefix}{expert}."),
+                            Inner::Gated([gate, up]),
+                            down,
+                            width,
+                            [false; 2],
+                        )
                     })
                     .collect(),
                 Experts::Joined { both, down } => {

@@ -51,9 +51,9 @@ pub struct Asked {
     /// `gen_ai.request.model`: [`crate::Builder::model_name`].
     #[serde(rename = "gen_ai.request.model")]
     pub model: Alias,
-    /// `gen_ai.output.type`: the form of the reply.
+    /// `gen_ai.output.type`: the form of the reply; none of embeddings and scores.
     #[serde(rename = "gen_ai.output.type")]
-    pub output: OutputType,
+    pub output: Option<OutputType>,
     /// `gen_ai.request.stream`: whether it is read as it comes.
     #[serde(rename = "gen_ai.request.stream")]
     pub stream: bool,

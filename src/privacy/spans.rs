@@ -5,6 +5,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::subscriber::NoSubscriber;
 use tracing::{Dispatch, Level, Span, dispatcher, event, span};
 
+use super::OutputType;
 use super::event::{
     Accepted, Asked, Ended, Event, Failed, FirstToken, Refused, SessionClosed, SessionOpened,
 };
@@ -58,7 +59,7 @@ pub fn request(asked: &Asked) -> Span {
         gen_ai.request.choice.count = asked.choices,
         gen_ai.request.stop_sequences = asked.stop_sequences,
         gen_ai.request.seed = Empty,
-        gen_ai.output.type = asked.output.as_str(),
+        gen_ai.output.type = asked.output.map(OutputType::as_str),
         gen_ai.conversation.id = asked.conversation,
         gen_ai.response.id = Empty,
         gen_ai.response.model = Empty,

@@ -37,7 +37,29 @@ pub struct Telemetry {
 impl Telemetry {
     /// Begins a request, on its caller's thread.
     pub fn trace(self: &Arc<Self>, request: &Request, stream: bool) -> Trace {
-        let asked = self.asked(request, stream);
+        self.begin(self.asked(request, stream))
+    }
+
+    /// Begins a request for embeddings or scores, on its caller's thread.
+    pub fn trace_texts(self: &Arc<Self>, operation: Operation) -> Trace {
+        self.begin(Asked {
+            operation,
+            model: self.model,
+            output: None,
+            stream: false,
+            max_tokens: None,
+            temperature: None,
+            top_p: None,
+            top_k: None,
+            frequency_penalty: None,
+            presence_penalty: None,
+            choices: 1,
+            stop_sequences: 0,
+            conversation: None,
+        })
+    }
+
+    fn begin(self: &Arc<Self>, asked: Asked) -> Trace {
         let listener = spans::listener();
         let span = begin(listener.as_ref(), || spans::request(&asked));
         let state = State { span, request: None, input_tokens: 0, first_token: None, over: false };
@@ -60,7 +82,7 @@ impl Telemetry {
                 Prompt::Text(_) | Prompt::Tokens(_) => Operation::TextCompletion,
             },
             model: self.model,
-            output: if request.format.is_json() { OutputType::Json } else { OutputType::Text },
+            output: Some(if request.format.is_json() { OutputType::Json } else { OutputType::Text }),
             stream,
             max_tokens: request.max_tokens.map(|count| count as u64),
             temperature: sampling.temperature.map(decimals),

@@ -13,6 +13,10 @@ pub enum Operation {
     Chat,
     /// Goes on behind a text or tokens.
     TextCompletion,
+    /// Embeds texts.
+    Embeddings,
+    /// Scores documents for a query. No name of the conventions.
+    Rerank,
 }
 
 /// The form of a reply.
@@ -32,6 +36,8 @@ impl Operation {
         match self {
             Self::Chat => "chat",
             Self::TextCompletion => "text_completion",
+            Self::Embeddings => "embeddings",
+            Self::Rerank => "rerank",
         }
     }
 }

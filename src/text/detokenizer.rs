@@ -71,6 +71,17 @@ impl Pieces {
         Ok(this)
     }
 
+    /// Of no vocabulary: for a model that only reads.
+    pub fn none() -> Self {
+        Self {
+            bytes: Vec::new(),
+            ends: Vec::new(),
+            special: Vec::new(),
+            start: Start::Nothing,
+            space_byte: None,
+        }
+    }
+
     /// The bytes of a token; none for one outside the vocabulary.
     pub fn bytes(&self, id: u32) -> &[u8] {
         let id = id as usize;

@@ -31,6 +31,10 @@ pub struct Text {
     prefix: Vec<u32>,
     /// Ids behind it: usually none.
     suffix: Vec<u32>,
+    /// Ids between two texts of a pair, and behind the second; before the first there is `prefix`.
+    pair: [Vec<u32>; 2],
+    /// How many of those between are of the first part; none where all of a pair is one part.
+    first_part: Option<usize>,
     pieces: Pieces,
 }
 
@@ -41,16 +45,25 @@ impl Text {
     /// A file is malformed, holds ids outside the model's vocabulary, or asks for a decoder that this library does
     /// not do.
     pub fn open(folder: &Path, vocab: usize) -> Result<Self> {
+        Self::open_as(folder, vocab, true)
+    }
+
+    /// As [`Text::open`], for a model that only reads: nothing is decoded, so the decoder may be of any kind.
+    pub fn open_to_read(folder: &Path, vocab: usize) -> Result<Self> {
+        Self::open_as(folder, vocab, false)
+    }
+
+    fn open_as(folder: &Path, vocab: usize, decodes: bool) -> Result<Self> {
         let file = folder.join("tokenizer.json");
         let bytes = json::read(&file)?;
         // The crate panics on some malformed files.
-        let opened = catch_unwind(AssertUnwindSafe(|| Self::parse(folder, &file, &bytes, vocab)));
+        let opened = catch_unwind(AssertUnwindSafe(|| Self::parse(folder, &file, &bytes, vocab, decodes)));
         opened.unwrap_or_else(|_| {
             Err(Error::tokenizer(&file, "must be a Hugging Face tokenizer: its parser gave up"))
         })
     }
 
-    fn parse(folder: &Path, file: &Path, bytes: &str, vocab: usize) -> Result<Self> {
+    fn parse(folder: &Path, file: &Path, bytes: &str, vocab: usize, decodes: bool) -> Result<Self> {
         let mut tokenizer = Tokenizer::from_bytes(bytes)
             .map_err(|error| Error::tokenizer(file, format!("must be a Hugging Face tokenizer: {error}")))?;
         // Ours are the session's limits; padding would make room for whatever the file says.
@@ -64,11 +77,25 @@ impl Text {
             let reason = format!("its ids must be below the model's vocab_size, {vocab}");
             return Err(Error::tokenizer(file, reason));
         }
-        let pieces = Pieces::new(&tokenizer, vocab).map_err(|reason| Error::tokenizer(file, reason))?;
-        let mut text = Self { tokenizer, prefix: Vec::new(), suffix: Vec::new(), pieces };
+        let pieces = match decodes {
+            true => Pieces::new(&tokenizer, vocab).map_err(|reason| Error::tokenizer(file, reason))?,
+            false => Pieces::none(),
+        };
+        let mut text = Self {
+            tokenizer,
+            prefix: Vec::new(),
+            suffix: Vec::new(),
+            pair: Default::default(),
+            first_part: None,
+            pieces,
+        };
         text.read_specials(file)?;
+        if !decodes {
+            text.read_pair(file)?;
+        }
         text.read_config(&folder.join("tokenizer_config.json"))?;
-        if text.prefix.iter().chain(&text.suffix).any(|&id| id as usize >= vocab) {
+        let specials = text.prefix.iter().chain(&text.suffix).chain(text.pair.iter().flatten());
+        if specials.copied().any(|id| id as usize >= vocab) {
             let reason = format!("its post-processor's ids must be below the model's vocab_size, {vocab}");
             return Err(Error::tokenizer(file, reason));
         }
@@ -89,6 +116,31 @@ impl Text {
         };
         self.prefix = with[..start].to_vec();
         self.suffix = with[start + without.len()..].to_vec();
+        Ok(())
+    }
+
+    /// What the post-processor puts between two texts and behind them.
+    fn read_pair(&mut self, file: &Path) -> Result<()> {
+        let failed = |_| Error::tokenizer(file, "must encode a pair of plain texts");
+        let with = self.tokenizer.encode_fast((PROBE, PROBE), true).map_err(failed)?;
+        let without = self.tokenizer.encode_fast(PROBE, false).map_err(failed)?;
+        let (parts, with, one) = (with.get_type_ids(), with.get_ids(), without.get_ids());
+        let mut at = with.windows(one.len().max(1)).enumerate().filter(|(_, window)| *window == one);
+        // a text may be found in what is around it only where that overlaps
+        let (first, second) = (at.next().map(|(at, _)| at), at.last().map(|(at, _)| at));
+        let (Some(first), Some(second)) = (first, second.filter(|second| *second >= one.len())) else {
+            return Err(Error::tokenizer(
+                file,
+                "the post-processor must leave the texts of a pair as they are",
+            ));
+        };
+        if with[..first] != self.prefix {
+            return Err(Error::tokenizer(file, "the post-processor must begin a pair as it begins a text"));
+        }
+        let between = first + one.len()..second;
+        self.first_part = (parts[second] != parts[first])
+            .then(|| parts[between.clone()].iter().filter(|part| **part == parts[first]).count());
+        self.pair = [with[between].to_vec(), with[second + one.len()..].to_vec()];
         Ok(())
     }
 
@@ -139,6 +191,59 @@ impl Text {
         Ok(())
     }
 
+    /// Special tokens that go before a text.
+    pub fn specials_before(&self) -> usize {
+        self.prefix.len()
+    }
+
+    /// As [`Text::encode`] with special tokens, and with no more than `max` tokens in all: the text's last ones are left
+    /// out. Returns whether there were any.
+    ///
+    /// # Errors
+    /// As [`Text::encode`].
+    pub fn encode_cut(&self, text: &str, max: usize, ids: &mut Secret<[u32]>) -> Result<bool> {
+        ids.extend(&self.prefix);
+        let start = ids.expose().len();
+        self.encode(text, false, ids)?;
+        let room = start + max.saturating_sub(self.prefix.len() + self.suffix.len());
+        let cut = ids.expose().len() > room;
+        ids.truncate(room);
+        ids.extend(&self.suffix);
+        Ok(cut)
+    }
+
+    /// Appends the ids of a pair of texts, no more than `max`. Returns how many are of the first part, and whether tokens
+    /// were left out: of the longer text first, as the `tokenizers` crate does (`LongestFirst`).
+    ///
+    /// # Errors
+    /// As [`Text::encode`].
+    pub fn encode_pair(
+        &self,
+        first: &str,
+        second: &str,
+        max: usize,
+        ids: &mut Secret<[u32]>,
+    ) -> Result<(usize, bool)> {
+        let [between, behind] = &self.pair;
+        let start = ids.expose().len();
+        let [mut a, mut b] = [Secret::<[u32]>::default(), Secret::default()];
+        self.encode(first, false, &mut a)?;
+        self.encode(second, false, &mut b)?;
+        let room = max.saturating_sub(self.prefix.len() + between.len() + behind.len());
+        let lens = [a.expose().len(), b.expose().len()];
+        let kept = longest_first(lens, room);
+        a.truncate(kept[0]);
+        b.truncate(kept[1]);
+        for part in [&self.prefix[..], a.expose(), between, b.expose(), behind] {
+            ids.extend(part);
+        }
+        let of_first = match self.first_part {
+            Some(between) => self.prefix.len() + kept[0] + between,
+            None => ids.expose().len() - start,
+        };
+        Ok((of_first, kept != lens))
+    }
+
     /// The id of a special token.
     pub fn special(&self, token: &str) -> Option<u32> {
         self.tokenizer.token_to_id(token).filter(|&id| self.pieces.is_special(id))
@@ -154,6 +259,19 @@ impl std::fmt::Debug for Text {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Text").finish_non_exhaustive()
     }
+}
+
+/// How much of two texts is kept in `room`: `truncate_encodings` of the `tokenizers` crate.
+fn longest_first([a, b]: [usize; 2], room: usize) -> [usize; 2] {
+    if a + b <= room {
+        return [a, b];
+    }
+    let short = a.min(b);
+    let mut kept = [short, if short > room { short } else { short.max(room - short) }];
+    if kept[0] + kept[1] > room {
+        kept = [room / 2, room / 2 + room % 2];
+    }
+    if a > b { [kept[1], kept[0]] } else { kept }
 }
 
 /// A special token in `tokenizer_config.json`: a string, or an object with `content`.

@@ -70,6 +70,16 @@ impl Json {
         self.value.get(name).filter(|value| !value.is_null())
     }
 
+    /// Where `name` is absent, it is what `other` says.
+    pub fn read_as(&mut self, name: &str, other: &str) {
+        if self.field(name).is_none()
+            && let Some(value) = self.field(other).cloned()
+            && let Value::Object(fields) = &mut self.value
+        {
+            fields.insert(name.to_owned(), value);
+        }
+    }
+
     /// The names of its fields.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.value.as_object().into_iter().flat_map(|object| object.keys().map(String::as_str))

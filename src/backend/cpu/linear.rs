@@ -207,7 +207,9 @@ unsafe fn activated<V: Vector>(job: &GatedJob<'_>, part: Part) {
                 {
                     let sums = results.as_ptr().add(t * ROWS + first - row);
                     let out = job.out.add((token + t) * job.out_stride);
-                    let values = [0, 1].map(|index| activated_half::<V>(job, sums, first, index));
+                    // no closure: it would not have the instruction set, and every lane operation would be a call
+                    let values =
+                        [activated_half::<V>(job, sums, first, 0), activated_half::<V>(job, sums, first, 1)];
                     write_group(job.operand, out, first / GROUP, values);
                 }
                 token += tokens;

@@ -136,28 +136,13 @@ unsafe fn norm_piece<V: Vector>(job: &NormJob<'_>, row: usize, start: usize) {
         let (centre, factor) = statistics::<V>(job, x);
         let table = |table: Option<&[f32]>| table.map(|table| table[start % table.len()..].as_ptr());
         let (weight, bias) = (table(job.weight), table(job.bias));
-        let normalised = |col: usize| {
-            let mut value = V::load_from(x, col, width);
-            if job.kind == NormKind::Layer {
-                value = value.sub(centre);
-            }
-            if job.kind != NormKind::Identity {
-                value = value.mul(factor);
-            }
-            if let Some(weight) = weight {
-                value = value.mul(V::load_from(weight, col, width));
-            }
-            match bias {
-                Some(bias) => value.add(V::load_from(bias, col, width)),
-                None => value,
-            }
-        };
+        let piece = Piece { x, width, kind: job.kind, centre, factor, weight, bias };
         match job.to {
             NormTo::Operand { operand, out, stride } => {
                 let out = out.add(row * stride);
                 for group in 0..width.div_ceil(GROUP) {
                     let col = group * GROUP;
-                    let mut values = [normalised(col), normalised(col + LANES)];
+                    let mut values = [piece.normalised(col), piece.normalised(col + LANES)];
                     if job.kind == NormKind::Layer && col + GROUP > width {
                         values = keep(values, width - col);
                     }
@@ -167,15 +152,51 @@ unsafe fn norm_piece<V: Vector>(job: &NormJob<'_>, row: usize, start: usize) {
             NormTo::Sum { out, scale } => {
                 let out = out.add(row * cols + start);
                 for col in (0..width).step_by(LANES) {
-                    let sum = V::load_from(out, col, width).add(normalised(col).mul(V::splat(scale)));
+                    let sum = V::load_from(out, col, width).add(piece.normalised(col).mul(V::splat(scale)));
                     store_to(sum, out, col, width);
                 }
             }
             NormTo::Rows { out } => {
                 let out = out.add(row * cols + start);
                 for col in (0..width).step_by(LANES) {
-                    store_to(normalised(col), out, col, width);
+                    store_to(piece.normalised(col), out, col, width);
                 }
+            }
+        }
+    }
+}
+
+/// A piece of a row, and what is done to it. Not a closure: that would not have the instruction set, and every lane
+/// operation in it would be a call.
+struct Piece<V> {
+    x: *const f32,
+    width: usize,
+    kind: NormKind,
+    centre: V,
+    factor: V,
+    weight: Option<*const f32>,
+    bias: Option<*const f32>,
+}
+
+impl<V: Vector> Piece<V> {
+    /// Sixteen values from `col` on.
+    #[inline(always)]
+    unsafe fn normalised(&self, col: usize) -> V {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let mut value = V::load_from(self.x, col, self.width);
+            if self.kind == NormKind::Layer {
+                value = value.sub(self.centre);
+            }
+            if self.kind != NormKind::Identity {
+                value = value.mul(self.factor);
+            }
+            if let Some(weight) = self.weight {
+                value = value.mul(V::load_from(weight, col, self.width));
+            }
+            match self.bias {
+                Some(bias) => value.add(V::load_from(bias, col, self.width)),
+                None => value,
             }
         }
     }

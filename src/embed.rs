@@ -1,0 +1,268 @@
+//! Embeddings of texts, and scores of documents: what goes in and what comes out.
+
+use std::ops::Index;
+use std::time::{Duration, Instant};
+
+use crate::cancel::CancelToken;
+use crate::memory::Secret;
+use crate::privacy::ScrubReceipt;
+use crate::response::{RequestId, Timing, Usage};
+
+/// Texts to be embedded, for [`crate::Session::embed_with`].
+///
+/// The texts are overwritten when the request ends. `Debug` prints counts only.
+pub struct EmbedRequest {
+    pub(crate) texts: Vec<Secret<str>>,
+    pub(crate) prompt: TextPrompt,
+    pub(crate) dimensions: Option<usize>,
+    pub(crate) normalize: Option<bool>,
+    pub(crate) common: Common,
+}
+
+/// A query and documents to be scored against it, for [`crate::Session::rerank_with`].
+///
+/// The texts are overwritten when the request ends. `Debug` prints counts only.
+pub struct RerankRequest {
+    pub(crate) query: Secret<str>,
+    pub(crate) documents: Vec<Secret<str>>,
+    pub(crate) raw: bool,
+    pub(crate) common: Common,
+}
+
+/// What both have.
+#[derive(Default)]
+pub(crate) struct Common {
+    pub refuse_long: bool,
+    pub deadline: Option<Instant>,
+    pub timeout: Option<Duration>,
+    pub cancel: Option<CancelToken>,
+}
+
+/// What is put before each text.
+#[derive(Default)]
+pub(crate) enum TextPrompt {
+    /// The checkpoint's default, if it has one.
+    #[default]
+    Default,
+    /// One that the checkpoint has.
+    Named(String),
+    /// This.
+    Text(Secret<str>),
+}
+
+macro_rules! common {
+    ($request:ident) => {
+        impl $request {
+            /// Refuses texts that are longer than the model takes ([`crate::Session::context_length`]). By default they are
+            /// cut, as sentence-transformers does; how many were is in the reply.
+            pub fn refuse_long_texts(mut self) -> Self {
+                self.common.refuse_long = true;
+                self
+            }
+
+            /// Ends the request at this time with [`crate::Error::Interrupted`].
+            pub fn deadline(mut self, at: Instant) -> Self {
+                self.common.deadline = Some(at);
+                self
+            }
+
+            /// Ends the request so long after it was taken in with [`crate::Error::Interrupted`].
+            pub fn timeout(mut self, after: Duration) -> Self {
+                self.common.timeout = Some(after);
+                self
+            }
+
+            /// Ends the request with [`crate::Error::Interrupted`] when the token is cancelled.
+            pub fn cancel_token(mut self, token: &CancelToken) -> Self {
+                self.common.cancel = Some(token.clone());
+                self
+            }
+        }
+    };
+}
+
+common!(EmbedRequest);
+common!(RerankRequest);
+
+impl EmbedRequest {
+    /// Copies the texts; what they are copied from is the caller's.
+    pub fn new<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Self {
+        Self {
+            texts: texts.into_iter().map(|text| Secret::copy(text.as_ref())).collect(),
+            prompt: TextPrompt::Default,
+            dimensions: None,
+            normalize: None,
+            common: Common::default(),
+        }
+    }
+
+    /// Puts the checkpoint's prompt of this name before each text: `query` and `document` are common ones. By default that
+    /// is the checkpoint's default prompt, if it has one.
+    pub fn prompt_name(mut self, name: impl Into<String>) -> Self {
+        self.prompt = TextPrompt::Named(name.into());
+        self
+    }
+
+    /// Puts this before each text: a model's instruction, or nothing.
+    pub fn prompt(mut self, text: impl AsRef<str>) -> Self {
+        self.prompt = TextPrompt::Text(Secret::copy(text.as_ref()));
+        self
+    }
+
+    /// Keeps the first values of each embedding only, before it is normalised: for models that were made for that
+    /// (Matryoshka: Kusupati et al. 2022).
+    pub fn dimensions(mut self, count: usize) -> Self {
+        self.dimensions = Some(count);
+        self
+    }
+
+    /// Whether embeddings have length one; by default as the checkpoint says.
+    pub fn normalize(mut self, normalize: bool) -> Self {
+        self.normalize = Some(normalize);
+        self
+    }
+}
+
+impl RerankRequest {
+    /// Copies the texts; what they are copied from is the caller's.
+    pub fn new<T: AsRef<str>>(query: impl AsRef<str>, documents: impl IntoIterator<Item = T>) -> Self {
+        Self {
+            query: Secret::copy(query.as_ref()),
+            documents: documents.into_iter().map(|text| Secret::copy(text.as_ref())).collect(),
+            raw: false,
+            common: Common::default(),
+        }
+    }
+
+    /// Gives the model's scores as they are. By default they go through the activation that the checkpoint names, or a
+    /// sigmoid.
+    pub fn raw_scores(mut self) -> Self {
+        self.raw = true;
+        self
+    }
+}
+
+impl std::fmt::Debug for EmbedRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EmbedRequest")
+            .field("texts", &self.texts.len())
+            .field("dimensions", &self.dimensions)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for RerankRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RerankRequest").field("documents", &self.documents.len()).finish_non_exhaustive()
+    }
+}
+
+/// Embeddings of texts, in their order. They are the caller's: the session holds nothing of them any more. Overwritten
+/// when they drop; `Debug` prints counts only.
+pub struct Embeddings {
+    /// (texts, dimensions)
+    pub(crate) values: Secret<[f32]>,
+    pub(crate) count: usize,
+    pub(crate) dimensions: usize,
+    /// Texts that were cut: they were longer than the model takes.
+    pub truncated: usize,
+    /// Tokens used: of all texts, special ones included.
+    pub usage: Usage,
+    /// How long it took; the first token is none's.
+    pub timing: Timing,
+    /// The request's name in logs.
+    pub request_id: RequestId,
+    /// What was overwritten before these were handed over.
+    pub receipt: ScrubReceipt,
+}
+
+impl Embeddings {
+    /// How many there are: one for each text.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Values of each.
+    pub fn dimensions(&self) -> usize {
+        self.dimensions
+    }
+
+    /// That of the text at `index`: as many values as there are dimensions.
+    pub fn get(&self, index: usize) -> Option<&[f32]> {
+        (index < self.count).then(|| &self[index])
+    }
+
+    /// One after another.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        (0..self.count).map(|index| &self[index])
+    }
+
+    /// All values: (texts, dimensions), row-major.
+    pub fn values(&self) -> &[f32] {
+        self.values.expose()
+    }
+}
+
+impl Index<usize> for Embeddings {
+    type Output = [f32];
+
+    /// # Panics
+    /// If there are not so many.
+    fn index(&self, index: usize) -> &[f32] {
+        &self.values.expose()[index * self.dimensions..][..self.dimensions]
+    }
+}
+
+impl std::fmt::Debug for Embeddings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Embeddings")
+            .field("len", &self.count)
+            .field("dimensions", &self.dimensions)
+            .field("request_id", &self.request_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Scores of documents for a query. They are the caller's: the session holds nothing of them any more. Overwritten when
+/// they drop; `Debug` prints counts only.
+pub struct Ranking {
+    pub(crate) scores: Secret<[f32]>,
+    /// Documents that were cut, or met a query that was: together they were longer than the model takes.
+    pub truncated: usize,
+    /// Tokens used: of all pairs, special ones included.
+    pub usage: Usage,
+    /// How long it took; the first token is none's.
+    pub timing: Timing,
+    /// The request's name in logs.
+    pub request_id: RequestId,
+    /// What was overwritten before these were handed over.
+    pub receipt: ScrubReceipt,
+}
+
+impl Ranking {
+    /// One for each document, in their order.
+    pub fn scores(&self) -> &[f32] {
+        self.scores.expose()
+    }
+
+    /// The documents' places and scores, best first; of equals the earlier one.
+    pub fn best_first(&self) -> Vec<(usize, f32)> {
+        let mut all: Vec<_> = self.scores().iter().copied().enumerate().collect();
+        all.sort_by(|a, b| b.1.total_cmp(&a.1));
+        all
+    }
+}
+
+impl std::fmt::Debug for Ranking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ranking")
+            .field("len", &self.scores().len())
+            .field("request_id", &self.request_id)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,180 @@
+//! A request for embeddings or scores, from the call to its end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, SyncSender};
+use std::time::{Instant, SystemTime};
+
+use crate::cancel::Interrupt;
+use crate::embed::{EmbedRequest, RerankRequest};
+use crate::engine::worker::Message;
+use crate::error::{Error, Result};
+use crate::memory::Secret;
+use crate::memory::ledger::Accounts;
+use crate::privacy::receipt::ScrubReceipt;
+use crate::privacy::trace::Trace;
+use crate::response::{FinishReason, RequestId, Timing, Usage};
+
+/// What a caller asks for.
+#[derive(Debug)]
+pub enum Wanted {
+    Embeddings(EmbedRequest),
+    Scores(RerankRequest),
+}
+
+/// What it gets.
+#[derive(Debug)]
+pub struct Done {
+    /// (texts, width)
+    pub values: Secret<[f32]>,
+    pub texts: usize,
+    pub width: usize,
+    pub truncated: usize,
+    pub usage: Usage,
+    pub timing: Timing,
+    pub request_id: RequestId,
+    pub receipt: ScrubReceipt,
+}
+
+/// A request on its way in.
+#[derive(Debug)]
+pub struct Ask {
+    pub wanted: Wanted,
+    /// Before `answer`: whoever learns of an end finds it told.
+    pub trace: Trace,
+    pub ticket: Arc<Ticket>,
+    pub answer: SyncSender<Result<Done>>,
+}
+
+/// Where a cancellation arrives.
+#[derive(Debug)]
+pub struct Ticket {
+    cancelled: AtomicBool,
+    worker: Sender<Message>,
+}
+
+impl Ticket {
+    /// Of a request to this worker.
+    pub fn new(worker: Sender<Message>) -> Self {
+        Self { cancelled: AtomicBool::new(false), worker }
+    }
+
+    /// Whether it was cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
+    }
+}
+
+impl Interrupt for Ticket {
+    fn interrupt(&self) {
+        self.cancelled.store(true, Ordering::SeqCst);
+        let _ = self.worker.send(Message::Wake); // a closed session has told its callers
+    }
+}
+
+/// What is made of the rows that come out.
+#[derive(Clone, Copy, Debug)]
+pub enum Finish {
+    /// The first values, perhaps of length one.
+    Embedding { normalize: bool },
+    /// As it is, or its sigmoid.
+    Score { sigmoid: bool },
+}
+
+/// One text, or a pair of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Item {
+    /// Where its ids start.
+    pub start: usize,
+    pub tokens: usize,
+    /// The tokens from here on are of the second part.
+    pub second: usize,
+    /// Tokens at the start whose rows do not count.
+    pub skipped: usize,
+}
+
+/// A request whose texts were read.
+#[derive(Debug)]
+pub struct Job {
+    pub id: RequestId,
+    pub trace: Trace,
+    pub ticket: Arc<Ticket>,
+    pub answer: SyncSender<Result<Done>>,
+    pub ids: Secret<[u32]>,
+    pub items: Vec<Item>,
+    pub truncated: usize,
+    pub finish: Finish,
+    /// Values of a result.
+    pub width: usize,
+    /// (items, width)
+    pub values: Secret<[f32]>,
+    /// Items that were put into a step.
+    pub begun: usize,
+    pub accepted: Instant,
+    pub began: SystemTime,
+    pub deadline: Option<Instant>,
+    pub accounts: Accounts,
+    pub timing: Timing,
+    pub failed: Option<Error>,
+}
+
+impl Job {
+    /// Whether nothing of it is to be computed any more.
+    pub fn is_over(&self) -> bool {
+        self.failed.is_some() || self.begun == self.items.len()
+    }
+
+    /// Notes a cancellation or a deadline that has passed.
+    pub fn look(&mut self, now: Instant) {
+        let late = self.deadline.is_some_and(|deadline| deadline <= now);
+        let reason = match self.ticket.is_cancelled() {
+            true => FinishReason::Cancelled,
+            false if late => FinishReason::Deadline,
+            false => return,
+        };
+        self.failed.get_or_insert(Error::Interrupted { finish_reason: reason });
+    }
+
+    /// Takes the result of an item in.
+    pub fn take(&mut self, item: usize, row: &[f32]) {
+        let out = &mut self.values.expose_mut()[item * self.width..][..self.width];
+        out.copy_from_slice(&row[..self.width]);
+        if out.iter().any(|value| !value.is_finite()) {
+            self.failed.get_or_insert(Error::NotFinite);
+            return;
+        }
+        match self.finish {
+            Finish::Embedding { normalize: true } => {
+                let squares: f64 = out.iter().map(|value| f64::from(*value).powi(2)).sum();
+                let length = (squares.sqrt() as f32).max(1e-12); // as torch's `normalize`
+                out.iter_mut().for_each(|value| *value /= length);
+            }
+            Finish::Score { sigmoid: true } => {
+                out.iter_mut().for_each(|value| *value = 1.0 / (1.0 + (-*value).exp()));
+            }
+            Finish::Embedding { normalize: false } | Finish::Score { sigmoid: false } => {}
+        }
+    }
+
+    /// Tells the caller. Only once nothing of the request is left anywhere.
+    pub fn tell(self, receipt: ScrubReceipt) {
+        let mut usage = Usage { prompt_tokens: self.ids.expose().len(), ..Usage::default() };
+        let Self { id, trace, ids, values, items, width, truncated, timing, answer, failed, .. } = self;
+        drop(ids);
+        let done = match failed {
+            Some(error) => {
+                drop(values);
+                trace.failed(error.kind());
+                Err(error)
+            }
+            None => {
+                usage.cost_nano = trace.cost_nano(&usage);
+                trace.ended(id, &usage, &timing, Default::default());
+                let texts = items.len();
+                Ok(Done { values, texts, width, truncated, usage, timing, request_id: id, receipt })
+            }
+        };
+        drop(trace);
+        let _ = answer.send(done); // a caller that is gone has dropped what it asked for
+    }
+}

@@ -1,0 +1,292 @@
+//! The thread on which texts are read: prompts and the tokenizer. So a long text delays no step.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender};
+
+use super::job::{Ask, Finish, Item, Job, Wanted};
+use crate::clock::Clock;
+use crate::embed::{EmbedRequest, RerankRequest, TextPrompt};
+use crate::engine::intake;
+use crate::engine::worker::{Message, Shared};
+use crate::error::{Error, Result};
+use crate::memory::ledger::Accounts;
+use crate::memory::{Secret, stack};
+use crate::response::{RequestId, Timing};
+use crate::text::Text;
+
+/// What the checkpoint and the session say.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where a tokenizer was looked for.
+    pub tokenizer_file: PathBuf,
+    /// Tokens of a text, special ones included.
+    pub context: usize,
+    /// Requests that may be in the session at once.
+    pub max_requests: usize,
+    /// Values of an embedding; none for a checkpoint that scores.
+    pub width: Option<usize>,
+    pub normalize: bool,
+    /// Of a checkpoint that scores: its scores of a text, and whether a sigmoid belongs to them.
+    pub labels: usize,
+    pub sigmoid: bool,
+    pub include_prompt: bool,
+    pub lower_case: bool,
+    pub prompts: BTreeMap<String, String>,
+    pub default_prompt: Option<String>,
+}
+
+/// Everything that the thread owns.
+pub struct Reader {
+    pub text: Option<Arc<Text>>,
+    pub settings: Settings,
+    pub shared: Arc<Shared>,
+    pub clock: Arc<dyn Clock>,
+    pub worker: Sender<Message>,
+    /// Names the session in request ids.
+    pub session: u64,
+    pub accepted: u64,
+}
+
+/// Texts that were read.
+#[derive(Default)]
+struct Encoded {
+    ids: Secret<[u32]>,
+    items: Vec<Item>,
+    truncated: usize,
+}
+
+impl Reader {
+    /// Serves until the session's handle is gone.
+    pub fn run(mut self, asks: &Receiver<intake::Ask>) {
+        while let Ok(ask) = asks.recv() {
+            // who does not wait for an answer any more has dropped what he asked for
+            match ask {
+                intake::Ask::Texts(ask) => self.take(*ask),
+                intake::Ask::Submit(_, answer) => {
+                    let _ = answer.send(Err((0, self.settings.wrong_task("generate"))));
+                }
+                intake::Ask::Encode(_, answer) => {
+                    let _ = answer.send(Err(self.settings.wrong_task("generate")));
+                }
+                intake::Ask::Close => break,
+            }
+        }
+        let _ = self.worker.send(Message::Close);
+    }
+
+    /// Reads a request, and hands it on or refuses it.
+    fn take(&mut self, ask: Ask) {
+        let Ask { wanted, trace, ticket, answer } = ask;
+        let (began, before) = (self.clock.wall(), self.accepted);
+        let read = self.guarded(|this| {
+            this.check_room()?;
+            this.accepted += 1;
+            this.read(&wanted)
+        });
+        let common = match &wanted {
+            Wanted::Embeddings(request) => &request.common,
+            Wanted::Scores(request) => &request.common,
+        };
+        let accepted = self.clock.now();
+        let until = common.timeout.and_then(|timeout| accepted.checked_add(timeout));
+        let deadline = common.deadline.into_iter().chain(until).min();
+        drop(wanted); // read, and overwritten
+        match read {
+            Ok((Encoded { ids, items, truncated }, finish, width)) => {
+                let id = RequestId { session: self.session, count: self.accepted };
+                trace.accepted(id, ids.expose().len(), 0);
+                let mut values = Secret::<[f32]>::default();
+                values.refill(std::iter::repeat_n(0.0, items.len() * width));
+                let job = Job {
+                    id,
+                    trace,
+                    ticket,
+                    answer,
+                    ids,
+                    items,
+                    truncated,
+                    finish,
+                    width,
+                    values,
+                    begun: 0,
+                    accepted,
+                    began,
+                    deadline,
+                    accounts: Accounts::default(),
+                    timing: Timing::default(),
+                    failed: None,
+                };
+                self.shared.requests.fetch_add(1, Ordering::SeqCst);
+                let _ = self.worker.send(Message::Texts(Box::new(job), stack::scrub_deep()));
+            }
+            Err(error) => {
+                let id = |count| RequestId { session: self.session, count };
+                let ids = (before..self.accepted).map(|count| id(count + 1)).collect();
+                let _ = self.worker.send(Message::Refused(ids, began, stack::scrub_deep()));
+                trace.refused(error.kind());
+                drop(trace);
+                let _ = answer.send(Err(error)); // as above
+            }
+        }
+    }
+
+    /// Runs `act`; a panic in it poisons the session.
+    fn guarded<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        if let Some(reason) = self.shared.poison.reason() {
+            return Err(Error::Poisoned(reason));
+        }
+        catch_unwind(AssertUnwindSafe(|| act(self))).unwrap_or_else(|_| {
+            let reason = crate::PoisonReason::Panic;
+            self.shared.poison.set(reason);
+            let _ = self.worker.send(Message::Poison);
+            Err(Error::Poisoned(reason))
+        })
+    }
+
+    fn check_room(&self) -> Result<()> {
+        let (waiting, limit) = (self.shared.requests.load(Ordering::SeqCst), self.settings.max_requests);
+        if waiting < limit { Ok(()) } else { Err(Error::Busy { waiting, limit }) }
+    }
+
+    fn read(&self, wanted: &Wanted) -> Result<(Encoded, Finish, usize)> {
+        match wanted {
+            Wanted::Embeddings(request) => self.texts(request),
+            Wanted::Scores(request) => self.pairs(request),
+        }
+    }
+
+    fn text(&self) -> Result<&Text> {
+        let file = || self.settings.tokenizer_file.clone();
+        self.text.as_deref().ok_or_else(|| Error::NoTokenizer { file: file() })
+    }
+
+    fn texts(&self, request: &EmbedRequest) -> Result<(Encoded, Finish, usize)> {
+        let settings = &self.settings;
+        let Some(most) = settings.width else { return Err(settings.wrong_task("embed")) };
+        let width = request.dimensions.unwrap_or(most);
+        if !(1..=most).contains(&width) {
+            return Err(Error::request("dimensions", format!("from 1 to {most}")));
+        }
+        let prompt = self.prompt(&request.prompt)?;
+        let text = self.text()?;
+        // the rows of the prompt, and of what is before it
+        let mut skipped = 0;
+        if !settings.include_prompt && !prompt.is_empty() {
+            let mut ids = Secret::<[u32]>::default();
+            text.encode(&self.lowered(prompt), false, &mut ids)?;
+            skipped = text.specials_before() + ids.expose().len();
+        }
+        let mut all = Encoded::default();
+        for (index, each) in request.texts.iter().enumerate() {
+            let mut with_prompt = Secret::<[u8]>::with_capacity(prompt.len() + each.expose().len());
+            with_prompt.extend(prompt.as_bytes());
+            with_prompt.extend(each.expose().as_bytes());
+            let whole = Secret::<str>::from_utf8(with_prompt).expect("texts behind one another");
+            let whole = self.lowered(whole.expose());
+            let start = all.ids.expose().len();
+            let read = text
+                .encode_cut(&whole, settings.context, &mut all.ids)
+                .and_then(|cut| self.check(cut, request.common.refuse_long, all.ids.expose().len() - start));
+            all.truncated += usize::from(read.map_err(in_batch(index))?);
+            let tokens = all.ids.expose().len() - start;
+            let skipped = if skipped < tokens { skipped } else { 0 };
+            all.items.push(Item { start, tokens, second: tokens, skipped });
+        }
+        let normalize = request.normalize.unwrap_or(settings.normalize);
+        Ok((all, Finish::Embedding { normalize }, width))
+    }
+
+    fn pairs(&self, request: &RerankRequest) -> Result<(Encoded, Finish, usize)> {
+        let settings = &self.settings;
+        if settings.width.is_some() {
+            return Err(settings.wrong_task("rerank"));
+        }
+        if settings.labels != 1 {
+            let expected = format!("one label: that of the checkpoint has {}", settings.labels);
+            return Err(Error::request("rerank", format!("asked of a model with {expected}")));
+        }
+        let text = self.text()?;
+        let query = self.lowered(request.query.expose());
+        let mut all = Encoded::default();
+        for (index, document) in request.documents.iter().enumerate() {
+            let start = all.ids.expose().len();
+            let document = self.lowered(document.expose());
+            let read = text.encode_pair(&query, &document, settings.context, &mut all.ids);
+            let read = read.and_then(|(second, cut)| {
+                let cut = self.check(cut, request.common.refuse_long, all.ids.expose().len() - start)?;
+                Ok((second, cut))
+            });
+            let (second, cut) = read.map_err(in_batch(index))?;
+            all.truncated += usize::from(cut);
+            let tokens = all.ids.expose().len() - start;
+            all.items.push(Item { start, tokens, second, skipped: 0 });
+        }
+        let sigmoid = settings.sigmoid && !request.raw;
+        Ok((all, Finish::Score { sigmoid }, 1))
+    }
+
+    /// Whether a text was cut, unless that is refused.
+    fn check(&self, cut: bool, refuse_long: bool, tokens: usize) -> Result<bool> {
+        if cut && refuse_long {
+            let expected = format!("at most {} tokens long, special ones included", self.settings.context);
+            return Err(Error::request("text", expected));
+        }
+        if tokens == 0 {
+            return Err(Error::request("text", "one that gives at least one token"));
+        }
+        Ok(cut)
+    }
+
+    fn prompt<'a>(&'a self, prompt: &'a TextPrompt) -> Result<&'a str> {
+        let named = |name: &str| self.settings.prompts.get(name).map(String::as_str);
+        match prompt {
+            TextPrompt::Text(text) => Ok(text.expose()),
+            TextPrompt::Default => Ok(self.settings.default_prompt.as_deref().and_then(named).unwrap_or("")),
+            TextPrompt::Named(name) => named(name).ok_or_else(|| {
+                let known: Vec<&str> = self.settings.prompts.keys().map(String::as_str).collect();
+                Error::request("prompt_name", format!("one of the checkpoint's: {}", known.join(", ")))
+            }),
+        }
+    }
+
+    /// In small letters, if the checkpoint wants that.
+    fn lowered<'a>(&self, text: &'a str) -> Lowered<'a> {
+        if self.settings.lower_case {
+            Lowered::Owned(Secret::new(text.to_lowercase()))
+        } else {
+            Lowered::Same(text)
+        }
+    }
+}
+
+/// A text, perhaps a copy of it.
+enum Lowered<'a> {
+    Same(&'a str),
+    Owned(Secret<str>),
+}
+
+impl std::ops::Deref for Lowered<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Self::Same(text) => text,
+            Self::Owned(text) => text.expose(),
+        }
+    }
+}
+
+fn in_batch(index: usize) -> impl FnOnce(Error) -> Error {
+    move |error| Error::InBatch { index, source: Box::new(error) }
+}
+
+impl Settings {
+    fn wrong_task(&self, asked: &'static str) -> Error {
+        let can = if self.width.is_some() { "embed" } else { "rerank" };
+        Error::WrongTask { asked, can }
+    }
+}
