@@ -478,11 +478,6 @@ pub struct ScoreBiases<'a, W> {
     pub distances: Option<&'a W>,
 }
 
-impl<W> ScoreBiases<'_, W> {
-    /// Nothing.
-    pub const NONE: Self = Self { sinks: None, distances: None };
-}
-
 /// How the rows of a text become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {

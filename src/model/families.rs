@@ -698,26 +698,35 @@ const ROBERTA: Family = Family {
     ..BERT
 };
 
-/// As transformers 5 stores it. Rotary embeddings, and a gated MLP.
+/// What a BERT with rotary embeddings and a gated MLP has.
+const fn gte_names(
+    embed: &'static str,
+    layers: &'static str,
+    types: &'static str,
+    norm: &'static str,
+) -> Names {
+    Names {
+        layers,
+        embed,
+        attention_post: "attn_ln",
+        mlp_post: "mlp_ln",
+        qkv: Qkv::Joined("attention.qkv_proj"),
+        o: "attention.o_proj",
+        inner: Inner::JoinedUpFirst("mlp.up_gate_proj"),
+        down: "mlp.down_proj",
+        lookup: Lookup { positions: "", behind_pad: false, types, norm },
+        ..BERT.names
+    }
+}
+
 const GTE: Family = Family {
     model_type: "gte",
-    names: Names {
-        layers: "gte.layers.",
-        embed: "gte.embeddings.word_embeddings",
-        attention_post: "post_attention_layernorm",
-        mlp_post: "post_mlp_layernorm",
-        qkv: LLAMA_NAMES.qkv,
-        o: LLAMA_NAMES.o,
-        inner: LLAMA_NAMES.inner,
-        down: LLAMA_NAMES.down,
-        lookup: Lookup {
-            positions: "",
-            behind_pad: false,
-            types: "gte.embeddings.token_type_embeddings",
-            norm: "gte.embeddings.LayerNorm",
-        },
-        ..BERT.names
-    },
+    names: gte_names(
+        "gte.embeddings.word_embeddings",
+        "gte.encoder.layer.",
+        "gte.embeddings.token_type_embeddings",
+        "gte.embeddings.LayerNorm",
+    ),
     classifier: Some(Classifier {
         pooling: ("", Pooling::First),
         steps: &[
@@ -732,26 +741,15 @@ const GTE: Family = Family {
     ..BERT
 };
 
-/// As its authors store it.
+/// The same with the `config.json` of its authors.
 const NEW: Family = Family {
     model_type: "new",
-    names: Names {
-        layers: "new.encoder.layer.",
-        embed: "new.embeddings.word_embeddings",
-        attention_post: "attn_ln",
-        mlp_post: "mlp_ln",
-        qkv: Qkv::Joined("attention.qkv_proj"),
-        o: "attention.o_proj",
-        inner: Inner::JoinedUpFirst("mlp.up_gate_proj"),
-        down: "mlp.down_proj",
-        lookup: Lookup {
-            positions: "",
-            behind_pad: false,
-            types: "new.embeddings.token_type_embeddings",
-            norm: "new.embeddings.LayerNorm",
-        },
-        ..BERT.names
-    },
+    names: gte_names(
+        "new.embeddings.word_embeddings",
+        "new.encoder.layer.",
+        "new.embeddings.token_type_embeddings",
+        "new.embeddings.LayerNorm",
+    ),
     classifier: Some(Classifier {
         pooling: ("", Pooling::First),
         steps: &[
@@ -1205,15 +1203,21 @@ pub const FAMILIES: &[Family] = &[
             ("layer_norm_eps", "layer_norm_epsilon"),
         ],
         names: Names {
-            layers: "nomic_bert.layers.",
+            layers: "nomic_bert.encoder.layers.",
             embed: "nomic_bert.embeddings.word_embeddings",
+            attention_post: "norm1",
+            mlp_post: "norm2",
+            qkv: Qkv::Joined("attn.Wqkv"),
+            o: "attn.out_proj",
+            inner: Inner::Gated(["mlp.fc12", "mlp.fc11"]),
+            down: "mlp.fc2",
             lookup: Lookup {
                 positions: "",
                 behind_pad: false,
                 types: "nomic_bert.embeddings.token_type_embeddings",
-                norm: "nomic_bert.embeddings.LayerNorm",
+                norm: "nomic_bert.emb_ln",
             },
-            ..GTE.names
+            ..BERT.names
         },
         classifier: Some(Classifier {
             pooling: ("", Pooling::First),
@@ -1271,31 +1275,17 @@ fn new(json: &Json, _: &mut Family) -> Result<()> {
     }
 }
 
-/// As transformers 5 stores it, or as its authors do.
-fn nomic(json: &Json, row: &mut Family) -> Result<()> {
-    if json.field("n_embd").is_none() {
-        return Ok(());
-    }
-    for (field, expected) in [("prenorm", false), ("use_rms_norm", false), ("qkv_proj_bias", false)] {
-        if json.flag(field, expected)? != expected {
-            return Err(json.wrong(field, format!("{expected}")));
+/// The config.json of its authors knows more than their models have.
+fn nomic(json: &Json, _: &mut Family) -> Result<()> {
+    for field in ["prenorm", "use_rms_norm", "qkv_proj_bias", "rotary_emb_interleaved"] {
+        if json.flag(field, false)? {
+            return Err(json.wrong(field, "false"));
         }
     }
-    if json.text("activation_function")?.is_some_and(|name| name != "swiglu") {
-        return Err(json.wrong("activation_function", "swiglu"));
+    match json.text("activation_function")? {
+        None | Some("swiglu") => Ok(()),
+        Some(_) => Err(json.wrong("activation_function", "swiglu")),
     }
-    row.names = Names {
-        layers: "nomic_bert.encoder.layers.",
-        attention_post: "norm1",
-        mlp_post: "norm2",
-        qkv: Qkv::Joined("attn.Wqkv"),
-        o: "attn.out_proj",
-        inner: Inner::Gated(["mlp.fc12", "mlp.fc11"]),
-        down: "mlp.fc2",
-        lookup: Lookup { norm: "nomic_bert.emb_ln", ..row.names.lookup },
-        ..row.names
-    };
-    Ok(())
 }
 
 /// Whether norms and the head have biases.
