@@ -310,10 +310,13 @@ fn the_published_model_gives_the_same_embeddings() {
     let embeddings = Session::open(folder).unwrap().embed(&sentences).unwrap();
     let width = embeddings.dimensions();
     assert_eq!(reference.len(), 200 * width);
+    let mut worst = 1.0_f64;
     for (index, (mine, reference)) in embeddings.iter().zip(reference.chunks(width)).enumerate() {
         let dot =
             |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
         let cosine = dot(mine, reference) / (dot(mine, mine) * dot(reference, reference)).sqrt();
         assert!(cosine >= 0.9999, "sentence {index}: {cosine}");
+        worst = worst.min(cosine);
     }
+    println!("cosine to sentence-transformers: {worst:.8} at least");
 }
