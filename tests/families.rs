@@ -43,7 +43,11 @@ fn checkpoints(folder: &str) -> Vec<(String, String)> {
 
 /// Of all families, and of all quantized formats.
 fn all() -> Vec<(String, String)> {
-    [checkpoints("families"), checkpoints("quantized")].concat()
+    all_of(["families", "quantized"])
+}
+
+fn all_of(folders: [&str; 2]) -> Vec<(String, String)> {
+    folders.map(checkpoints).concat()
 }
 
 /// Largest error of one checkpoint's logits, and the reference's own. Of a quantized one both ways are held: as bf16 to
@@ -151,7 +155,7 @@ fn the_reference_backend_holds_every_family() {
 #[test]
 fn every_family_has_a_checkpoint() {
     let mut known: BTreeSet<String> =
-        checkpoints("families").into_iter().map(|(_, model_type)| model_type).collect();
+        all_of(["families", "encoders"]).into_iter().map(|(_, model_type)| model_type).collect();
     known.extend(["llama", "mistral", "qwen2"].map(str::to_owned)); // tests/fixtures.rs
     let without: Vec<_> = model_types().filter(|name| !known.contains(*name)).collect();
     assert!(without.is_empty(), "without a fixture: {without:?}");

@@ -2,7 +2,10 @@
 //! search that is told to find what is there finds it.
 
 mod common;
+#[path = "forensics/stacks.rs"]
+mod stacks;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -11,6 +14,7 @@ use amnesic::testing::Tokenizer;
 use amnesic::testing::forensics::{Findings, Needles, Tolerance};
 use amnesic::{Builder, CancelToken, EmbedRequest, Error, RerankRequest, Session, testing};
 use common::fixture;
+use serde::{Deserialize, Serialize};
 
 #[global_allocator]
 static ALLOCATOR: amnesic::alloc::Scrubbing = amnesic::alloc::Scrubbing;
@@ -102,17 +106,66 @@ fn act(scene: &str, session: &Session) {
     }
 }
 
-fn child(scene: &str, needles: &Path) {
+fn child(scene: &str, needles: &Path, mode: Option<&str>) {
     let needles = serde_json::from_slice::<Needles>(&std::fs::read(needles).unwrap()).unwrap().prepare();
-    if scene == "no-op scrub" {
-        testing::disable_scrub();
+    match mode {
+        Some("list") => testing::watch_scrubs(),
+        Some(place) => testing::leave_out_scrub(place),
+        None if scene == "no-op scrub" => testing::disable_scrub(),
+        None => {}
     }
     let session = builder(scene).open().unwrap();
     act(scene, &session);
     let open = needles.search_self().unwrap();
+    let dirty = stacks::dirty().len(); // it takes memory, perhaps some that was freed a moment ago
     let _ = session.close(); // a session without its scrub finds out
     let closed = needles.search_self().unwrap();
-    println!("{}", serde_json::to_string(&open.and(closed)).unwrap());
+    let told = Told { findings: open.and(closed), dirty, calls: testing::scrubs_seen() };
+    println!("{}", serde_json::to_string(&told).unwrap());
+}
+
+/// What a child says.
+#[derive(Serialize, Deserialize)]
+struct Told {
+    findings: Findings,
+    /// Threads of the session that wait on stacks which are not clean.
+    dirty: usize,
+    /// Calls of the scrub, where they were to be listed.
+    calls: BTreeSet<String>,
+}
+
+/// Runs a scene in a process of its own.
+fn run(scene: &str, mode: Option<&str>, folder: &Path) -> Told {
+    let file = folder.join("needles.json");
+    let needles = needles(scene);
+    std::fs::write(&file, serde_json::to_vec(&needles).unwrap()).unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--scene", scene]).arg(&file).args(mode);
+    let child = command.output().unwrap();
+    let log = String::from_utf8_lossy(&child.stderr);
+    assert!(child.status.success(), "{scene}: the child failed: {log}");
+    assert!(needles.search_bytes(&child.stderr).is_empty(), "{scene}: its log holds content");
+    serde_json::from_slice(&child.stdout).unwrap()
+}
+
+/// Calls that leave nothing to find here: file, text of the line, and who notices.
+const UNSEEN: [(&str, &str, &str); 7] = [
+    ("src/backend/cpu/fast.rs", "self.memory.arena().scrub(scratch)", "src/model/tests.rs, and the matrix"),
+    ("src/backend/cpu/memory.rs", "arena.scrub(kv.block(block))", "src/model/tests.rs, and the matrix"),
+    ("src/memory/arena.rs", "self.scrub_all()", "as in tests/forensics_mutants.rs"),
+    ("src/memory/secret.rs", "let _ = scrub(rest);", "as there"),
+    ("src/memory/thread.rs", "Depth::Kernels => stack::scrub_below(),", "as there"),
+    ("src/memory/thread.rs", "Depth::Parsers => stack::scrub_deep(),", "as there"),
+    ("src/testing/forensics/search.rs", "let _ = scrub(&mut self.0);", "the search's own"),
+];
+
+/// Whether a call, `file:line:column`, is one of those.
+fn is_unseen(call: &str) -> bool {
+    let mut parts = call.split(':');
+    let (file, line) = (parts.next().unwrap(), parts.next().unwrap().parse::<usize>().unwrap());
+    let source = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+    let text = source.lines().nth(line - 1).unwrap();
+    UNSEEN.iter().any(|(of, what, _)| *of == file && text.contains(what))
 }
 
 fn needles(scene: &str) -> Needles {
@@ -130,25 +183,28 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() == Some("--scene") {
         let (scene, needles) = (arguments.next().unwrap(), arguments.next().unwrap());
-        child(&scene, needles.as_ref());
+        child(&scene, needles.as_ref(), arguments.next().as_deref());
         return ExitCode::SUCCESS;
     }
     let folder = tempfile::tempdir().unwrap();
     let mut failed = 0;
     for (scene, there) in SCENES {
-        let file = folder.path().join("needles.json");
-        let needles = needles(scene);
-        std::fs::write(&file, serde_json::to_vec(&needles).unwrap()).unwrap();
-        let exe = std::env::current_exe().unwrap();
-        let child = Command::new(exe).args(["--scene", scene]).arg(&file).output().unwrap();
-        let told = String::from_utf8_lossy(&child.stderr);
-        assert!(child.status.success(), "{scene}: the child failed: {told}");
-        let findings: Findings = serde_json::from_slice(&child.stdout).unwrap();
-        let logged = needles.search_bytes(&child.stderr);
-        let good = if there { findings.has("ids") && findings.has("embedding") } else { findings.is_empty() };
-        let good = good && logged.is_empty();
-        println!("{} {scene}: {findings}", if good { "ok    " } else { "FAILED" });
+        let Told { findings, dirty, .. } = run(scene, None, folder.path());
+        let good = match there {
+            true => findings.has("ids") && findings.has("embedding"),
+            false => findings.is_empty() && dirty == 0,
+        };
+        println!("{} {scene}: {findings}, {dirty} stacks", if good { "ok    " } else { "FAILED" });
         failed += usize::from(!good);
+    }
+    // each call of the scrub is noticed when it is left out
+    let calls = run("embed", Some("list"), folder.path()).calls;
+    assert!(calls.len() > 9, "calls of the scrub: {calls:?}");
+    for call in &calls {
+        let Told { findings, dirty, .. } = run("embed", Some(call), folder.path());
+        let noticed = !findings.is_empty() || dirty > 0;
+        println!("{} without {call}: {findings}, {dirty} stacks", if noticed { "ok    " } else { "unseen" });
+        failed += usize::from(!noticed && !is_unseen(call));
     }
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -1,10 +1,11 @@
-//! What the decoder leaves in memory.
+//! What a step leaves in memory.
 
 use std::path::{Path, PathBuf};
 
 use super::decoder::{Decoder, blocks_for};
+use super::encoder::Encoder;
 use crate::backend::cpu::Cpu;
-use crate::backend::{Backend, Batch, Span};
+use crate::backend::{Backend, Batch, Pooling, Span};
 use crate::{Quantize, Session};
 
 /// The checkpoints of all families, and some quantized ones.
@@ -50,5 +51,43 @@ fn nothing_of_a_step_stays_in_any_family() {
             let _ = backend.scrub_blocks(&blocks);
             assert!(backend.is_zero(), "{}: something stays behind", folder.display());
         }
+    }
+}
+
+/// The same of a step that embeds or scores texts.
+#[test]
+fn nothing_of_a_step_stays_in_any_encoder() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/encoders");
+    for entry in std::fs::read_dir(fixtures).unwrap() {
+        let folder = entry.unwrap().path();
+        let builder = Session::builder(&folder).context_length(20).step_tokens(40);
+        let parts = builder.encoder_parts().unwrap().expect("an encoder");
+        let mut backend = Cpu::new(2, builder.instruction_set().unwrap()).unwrap();
+        let weights = (&parts.weights, &parts.steps[..]);
+        let encoder = Encoder::new(parts.arch, weights, parts.plan, None, &mut backend, |_| ()).unwrap();
+        // two texts, each in a block of its own
+        let ids: Vec<u32> = (0..25).map(|i| 5 + i * 7 % 60).collect();
+        let positions: Vec<u32> = (0..15).chain(0..10).collect();
+        let slots: Vec<u32> = (0..15).chain(64..74).collect();
+        let spans = [
+            Span { row: 0, rows: 15, position: 0, table: 0 },
+            Span { row: 15, rows: 10, position: 0, table: 1 },
+        ];
+        let batch = Batch {
+            ids: &ids,
+            positions: &positions,
+            slots: &slots,
+            spans: &spans,
+            blocks: &[0, 1],
+            outputs: &[],
+        };
+        let lookup: Vec<u32> = positions.iter().map(|&at| encoder.lookup_row(at as usize, 0)).collect();
+        encoder.forward(&mut backend, &batch, &lookup, &[0..15, 15..25], Pooling::Mean);
+        assert!(!backend.is_zero(), "{}: nothing was computed", folder.display());
+        let _ = encoder.scrub(&mut backend, 25, 2);
+        let _ = backend.scrub_threads();
+        assert!(!backend.is_zero(), "{}: nothing was cached", folder.display());
+        let _ = backend.scrub_blocks(&[0, 1]);
+        assert!(backend.is_zero(), "{}: something stays behind", folder.display());
     }
 }

@@ -17,7 +17,7 @@
 //! |---|---|---|---|
 //! | `otel.name` | | span | `{gen_ai.operation.name} {gen_ai.request.model}` |
 //! | `otel.status_code` | | span | `ERROR` after an error |
-//! | `gen_ai.operation.name` | | span, metrics | [`Operation`]: `chat`, `text_completion` |
+//! | `gen_ai.operation.name` | | span, metrics | [`Operation`]: `chat`, `text_completion`, `embeddings`, `rerank` |
 //! | `gen_ai.provider.name` | | span, metrics | `amnesic` |
 //! | `gen_ai.request.model`, `gen_ai.response.model` | | span, events, metrics | the [`Alias`] of [`crate::Builder::model_name`] |
 //! | `gen_ai.request.stream` | bool | span | whether the reply is read as it comes |
@@ -26,7 +26,7 @@
 //! | `gen_ai.request.choice.count` | choices | span | as in the request |
 //! | `gen_ai.request.stop_sequences` | strings | span | **how many** |
 //! | `gen_ai.request.seed` | | span | the request's, or the one that was drawn |
-//! | `gen_ai.output.type` | | span | [`OutputType`]: `text`, `json` |
+//! | `gen_ai.output.type` | | span | [`OutputType`]: `text`, `json`; not of embeddings and scores |
 //! | `gen_ai.conversation.id` | | span | **a number** that the session gave it |
 //! | `gen_ai.response.id` | | span, events | [`crate::RequestId`] |
 //! | `gen_ai.response.finish_reasons` | | span, events | [`FinishReasons`]: `["stop"]` |

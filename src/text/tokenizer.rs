@@ -127,7 +127,7 @@ impl Text {
         let (parts, with, one) = (with.get_type_ids(), with.get_ids(), without.get_ids());
         let mut at = with.windows(one.len().max(1)).enumerate().filter(|(_, window)| *window == one);
         // a text may be found in what is around it only where that overlaps
-        let (first, second) = (at.next().map(|(at, _)| at), at.last().map(|(at, _)| at));
+        let (first, second) = (at.next().map(|(at, _)| at), at.next_back().map(|(at, _)| at));
         let (Some(first), Some(second)) = (first, second.filter(|second| *second >= one.len())) else {
             return Err(Error::tokenizer(
                 file,

@@ -204,7 +204,7 @@ fn check_events(told: &[Event]) {
     let several = ended.iter().find(|ended| ended.asked.choices == 3).unwrap();
     assert_eq!(
         (several.asked.operation, several.asked.output),
-        (Operation::TextCompletion, OutputType::Text)
+        (Operation::TextCompletion, Some(OutputType::Text))
     );
     assert_eq!(several.asked.model.as_str(), "llama");
     let reasons = several.finish_reasons;

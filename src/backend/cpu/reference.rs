@@ -77,19 +77,17 @@ impl Reference {
     fn attend(
         &mut self,
         shape: Attention,
-        table: &[u32],
-        position: usize,
+        (table, position, [first, last]): (&[u32], usize, [usize; 2]),
         q: (Buf, usize),
         out: Buf,
         (head, sink): (usize, f64),
-        (seen, distances): ((usize, usize), Option<&Weight>),
+        distances: Option<&Weight>,
     ) {
         let kv = self.memory.kv();
         let (dim, kv_head) = (kv.head_dim, head / (shape.heads / kv.kv_heads));
         let cached = |this: &mut Self, side, position: usize, i: usize| {
             this.cached(table[position / BLOCK], shape.layer, side, kv_head, position % BLOCK, i)
         };
-        let (first, last) = seen;
         let bias = |past: usize| {
             distances.map_or(0.0, |table| {
                 let reach = table.table().len() / shape.heads / 2;
@@ -515,9 +513,9 @@ impl Backend for Reference {
                     let position = span.position + i;
                     let end = if shape.causal { position } else { span.position + span.rows - 1 };
                     let window = shape.window.unwrap_or(usize::MAX / 2);
-                    let seen = ((position + 1).saturating_sub(window), end.min(position + window - 1));
-                    let at = (q, span.row + i);
-                    self.attend(shape, table, position, at, out, (head, sink), (seen, distances));
+                    let seen = [(position + 1).saturating_sub(window), end.min(position + window - 1)];
+                    let (at, from) = ((table, position, seen), (q, span.row + i));
+                    self.attend(shape, at, from, out, (head, sink), distances);
                 }
             }
         }
