@@ -105,6 +105,8 @@ pub struct Builder {
     on_receipt: Option<OnReceipt>,
     #[cfg(feature = "debug-sampler")]
     debug_sampler: Option<crate::privacy::debug_sampler::DebugSampler>,
+    #[cfg(feature = "hub")]
+    hub: crate::hub::Hub,
     model_name: Option<Alias>,
     prices: Option<Prices>,
     on_event: Option<OnEvent>,
@@ -134,6 +136,8 @@ impl Builder {
             on_receipt: None,
             #[cfg(feature = "debug-sampler")]
             debug_sampler: None,
+            #[cfg(feature = "hub")]
+            hub: crate::hub::Hub::new(),
             model_name: None,
             prices: None,
             on_event: None,
@@ -284,6 +288,27 @@ impl Builder {
         self
     }
 
+    /// Which hub ids are looked up in, and how. With the feature `hub` a folder that is not there and looks like
+    /// `owner/name` or `owner/name@revision` is one: of the checkpoint, and of [`Builder::draft`].
+    #[cfg(feature = "hub")]
+    pub fn hub(mut self, hub: crate::hub::Hub) -> Self {
+        self.hub = hub;
+        self
+    }
+
+    /// Puts the folders of downloaded checkpoints in place of their ids.
+    #[cfg(feature = "hub")]
+    fn fetch(&mut self) -> Result<()> {
+        for folder in [Some(&mut self.folder), self.draft.as_mut()].into_iter().flatten() {
+            if !folder.exists()
+                && let Some(id) = crate::hub::Id::parse(folder)
+            {
+                *folder = self.hub.fetch(&id)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Reads the checkpoint, checks all of it, and starts the session.
     ///
     /// # Errors
@@ -293,7 +318,10 @@ impl Builder {
         trace::open(self.clock.clone(), || self.load())
     }
 
-    fn load(self) -> Result<Session> {
+    #[cfg_attr(not(feature = "hub"), expect(unused_mut, reason = "only the feature changes folders"))]
+    fn load(mut self) -> Result<Session> {
+        #[cfg(feature = "hub")]
+        self.fetch()?;
         let threads = self.thread_count()?;
         if let Some(parts) = self.encoder_parts()? {
             if self.device == Device::Reference {

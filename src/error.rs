@@ -163,6 +163,18 @@ pub enum Error {
         reason: String,
     },
 
+    /// A checkpoint could not be had from its hub.
+    #[cfg(feature = "hub")]
+    #[error("{id}: {}{reason}", in_backticks(.file))]
+    Hub {
+        /// Its id and revision.
+        id: String,
+        /// The file concerned; empty for the whole.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+
     /// The session's memory does not fit its budget or the machine.
     #[error("memory: the session needs {needed} bytes ({what}); {limit}")]
     Memory {
@@ -244,6 +256,7 @@ pub enum ErrorKind {
     Disclosure,
     ModelAlias,
     DebugSampler,
+    Hub,
 }
 
 impl ErrorKind {
@@ -278,6 +291,7 @@ impl ErrorKind {
             Self::ModelAlias => "model_alias",
             Self::Disclosure => "disclosure",
             Self::Lockdown => "lockdown",
+            Self::Hub => "hub",
         }
     }
 }
@@ -321,6 +335,8 @@ impl Error {
             Self::ModelAlias(_) => ErrorKind::ModelAlias,
             Self::Disclosure(_) => ErrorKind::Disclosure,
             Self::Lockdown(_) => ErrorKind::Lockdown,
+            #[cfg(feature = "hub")]
+            Self::Hub { .. } => ErrorKind::Hub,
         }
     }
 

@@ -19,6 +19,8 @@ mod embed;
 mod engine;
 mod error;
 mod grammar;
+#[cfg(feature = "hub")]
+mod hub;
 mod memory;
 mod model;
 pub mod privacy;
@@ -40,6 +42,8 @@ pub use conversation::{Conversation, ConversationStream, Public};
 pub use embed::{EmbedRequest, Embeddings, Ranking, RerankRequest};
 pub use error::{Error, ErrorKind, Result};
 pub use grammar::{GrammarReason, ResponseFormat};
+#[cfg(feature = "hub")]
+pub use hub::{Download, Hub};
 pub use memory::poison::PoisonReason;
 pub use privacy::ScrubReceipt;
 pub use request::{Priority, Request, Speculation};
