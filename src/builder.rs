@@ -29,6 +29,7 @@ use crate::privacy::{ReceiptHash, ScrubReceipt};
 use crate::sample::Sampling;
 use crate::session::{Line, Session};
 use crate::text::Text;
+use crate::weights::adapter::Adapter;
 use crate::weights::json::Json;
 use crate::weights::progress::{OnProgress, Progress};
 use crate::weights::{Checkpoint, Dtype, Tensor};
@@ -95,7 +96,10 @@ pub struct Builder {
     step_tokens: usize,
     budget: Option<u64>,
     pub(crate) quantize: Option<Quantize>,
-    options: Options,
+    extra_tensors: bool,
+    dequantize: bool,
+    adapters: Vec<(String, PathBuf)>,
+    merged: Option<PathBuf>,
     kv_cache: KvCache,
     progress: Option<OnProgress>,
     max_requests: usize,
@@ -126,7 +130,10 @@ impl Builder {
             step_tokens: 512,
             budget: None,
             quantize: None,
-            options: Options::default(),
+            extra_tensors: false,
+            dequantize: false,
+            adapters: Vec::new(),
+            merged: None,
             kv_cache: KvCache::Checkpoint,
             progress: None,
             max_requests: 1 << 16,
@@ -259,14 +266,28 @@ impl Builder {
     /// with them round activations to eight bits, as [`Builder::quantize`] says: that is smaller and faster; this is
     /// nearer to what the checkpoint was made for. FP8 becomes bf16 in any case.
     pub fn dequantize(mut self) -> Self {
-        self.options.dequantize = true;
+        self.dequantize = true;
         self
     }
 
     /// Takes a checkpoint with tensors that a model of its `config.json` does not read. By default those are an error,
     /// since they mean as a rule that the model is another one.
     pub fn allow_extra_tensors(mut self) -> Self {
-        self.options.extra = true;
+        self.extra_tensors = true;
+        self
+    }
+
+    /// Loads an adapter of low rank (LoRA) beside the weights, from a folder as PEFT writes it: requests choose it by
+    /// `name` ([`crate::Request::adapter`]), and those with different ones share steps. May be called for several.
+    pub fn adapter(mut self, name: impl Into<String>, folder: impl AsRef<Path>) -> Self {
+        self.adapters.push((name.into(), folder.as_ref().to_owned()));
+        self
+    }
+
+    /// Makes an adapter of low rank part of the weights as they are loaded: then it costs nothing, and all requests run
+    /// with it. Weights that are quantized already become bf16.
+    pub fn merge_adapter(mut self, folder: impl AsRef<Path>) -> Self {
+        self.merged = Some(folder.as_ref().to_owned());
         self
     }
 
@@ -358,7 +379,12 @@ impl Builder {
         }
         let limits = self.encoder_limits(&arch, &sentence)?;
         let checkpoint = Checkpoint::open(&sentence.folder)?;
-        let mut weights = Weights::find(&arch, &checkpoint, Options { encodes: true, ..self.options })?;
+        if !self.adapters.is_empty() {
+            return Err(Error::request("adapter", "merged, where the checkpoint does not generate"));
+        }
+        let merged = self.merged.as_deref().map(Adapter::open).transpose()?;
+        let options = Options { encodes: true, merged: merged.as_ref(), ..self.options() };
+        let mut weights = Weights::find(&arch, &checkpoint, options)?;
         let steps = encoder::steps(&arch, &mut weights, &sentence)?;
         let plan = EncoderPlan::new(&arch, self.cache_type(weights.dtype()), limits, &steps)?;
         Ok(Some(EncoderParts { arch, sentence, weights, steps, plan, limits }))
@@ -388,9 +414,18 @@ impl Builder {
     }
 
     fn parts_of(&self, folder: &Path, arch: Arch, limits: Limits) -> Result<Parts> {
-        let weights = Weights::find(&arch, &Checkpoint::open(folder)?, self.options)?;
-        let plan = Plan::new(&arch, self.cache_type(weights.dtype()), limits)?;
+        let adapters = if folder == self.folder { &self.adapters[..] } else { &[] }; // a draft has none
+        let merged =
+            self.merged.as_deref().filter(|_| folder == self.folder).map(Adapter::open).transpose()?;
+        let beside = adapters.iter().map(|(_, folder)| Adapter::open(folder)).collect::<Result<Vec<_>>>()?;
+        let options = Options { merged: merged.as_ref(), beside: &beside, ..self.options() };
+        let weights = Weights::find(&arch, &Checkpoint::open(folder)?, options)?;
+        let plan = Plan::new(&arch, self.cache_type(weights.dtype()), limits, weights.adapters_need())?;
         Ok(Parts { arch, weights, plan, limits })
+    }
+
+    fn options(&self) -> Options<'static> {
+        Options { extra: self.extra_tensors, dequantize: self.dequantize, ..Options::default() }
     }
 
     /// The draft checkpoint, within the main one's limits.
@@ -532,6 +567,7 @@ impl Builder {
             vocab: arch.vocab,
             tokenizer_file: self.folder.join("tokenizer.json"),
             draft: self.draft.is_some(),
+            adapters: self.adapters.iter().map(|(name, _)| name.clone()).collect(),
             max_requests: self.max_requests,
             limits,
         })

@@ -33,7 +33,7 @@ pub struct Conversation {
 
 impl Conversation {
     pub(crate) fn new(line: Line) -> Self {
-        let reuse = Reuse { kept: line.keep(), ids: Arc::default(), public: false };
+        let reuse = Reuse { kept: line.keep(), ids: Arc::default(), adapter: Arc::default(), public: false };
         Self { line, reuse, messages: Arc::default() }
     }
 
@@ -182,9 +182,11 @@ pub struct Public {
 }
 
 impl Public {
-    pub(crate) fn new(line: &Line, ids: Secret<[u32]>) -> Self {
+    pub(crate) fn new(line: &Line, ids: Secret<[u32]>, adapter: Option<String>) -> Self {
         let tokens = ids.expose().len();
-        Self { reuse: Reuse { kept: line.keep(), ids: Arc::new(Mutex::new(ids)), public: true }, tokens }
+        let (kept, ids) = (line.keep(), Arc::new(Mutex::new(ids)));
+        let reuse = Reuse { kept, ids, adapter: Arc::new(Mutex::new(adapter)), public: true };
+        Self { reuse, tokens }
     }
 
     /// Tokens of the prompt. Whole blocks of 64 of them are shared.

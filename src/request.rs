@@ -38,6 +38,7 @@ pub struct Request {
     pub(crate) cancel: Option<CancelToken>,
     pub(crate) stream_buffer: Option<usize>,
     pub(crate) prefix: Option<Reuse>,
+    pub(crate) adapter: Option<String>,
     #[cfg(feature = "testing")]
     pub(crate) taps: crate::engine::taps::Taps,
 }
@@ -179,6 +180,13 @@ impl Request {
     pub const MAX_BREAKERS: usize = 32;
     /// Tokens of a stream that may wait for its reader, when [`Request::stream_buffer`] is not given.
     pub const DEFAULT_STREAM_BUFFER: usize = 1024;
+
+    /// Runs with one of the session's adapters ([`crate::Builder::adapter`]); without this with none. Requests with
+    /// different ones share steps.
+    pub fn adapter(mut self, name: impl Into<String>) -> Self {
+        self.adapter = Some(name.into());
+        self
+    }
 
     /// Continues `text`, encoded with the checkpoint's tokenizer and its special tokens (usually a BOS before it).
     pub fn prompt(text: impl Into<String>) -> Self {

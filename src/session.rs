@@ -288,16 +288,18 @@ impl Session {
 
     /// Declares the request's prompt public: what others that name it ([`Request::shares`]) have in common with it is
     /// computed once and shared. Who is first, and how soon others follow, can be told from how long a request takes;
-    /// so nothing private belongs into it. Only the prompt of `request`, its tools and template count.
+    /// so nothing private belongs into it. Only the prompt of `request`, its tools, template and adapter count; a
+    /// request with another adapter shares nothing.
     ///
     /// # Errors
     /// The prompt is wrong.
     pub fn publish(&self, request: Request) -> Result<Public> {
         request.check()?;
+        let adapter = request.adapter.clone();
         let (answer, answered) = sync_channel(1);
         self.line.asks.send(Ask::Encode(Box::new(request), answer)).map_err(|_| self.line.closed())?;
         let ids = answered.recv().map_err(|_| self.line.closed())??;
-        Ok(Public::new(&self.line, ids))
+        Ok(Public::new(&self.line, ids, adapter))
     }
 
     /// Ends the session: overwrites all its memory, reads it back, and reports. Holds no content. Requests that still

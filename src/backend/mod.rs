@@ -97,6 +97,23 @@ impl Buf {
         Self { form, ..self }
     }
 
+    /// The same without its first `rows` rows.
+    pub fn skip(self, rows: usize) -> Self {
+        let bytes = match self.form {
+            Form::F32 => self.stride * size_of::<f32>(),
+            form => form.row_bytes(self.cols),
+        };
+        let start = rows * bytes;
+        Self { region: self.region.part(start, self.region.bytes() - start), ..self }
+    }
+
+    /// The memory of a buffer for rows of fewer values.
+    pub fn narrow(self, cols: usize) -> Self {
+        assert!(cols <= self.cols, "a buffer of {} columns for {cols}", self.cols);
+        let stride = if self.stride == self.cols { cols } else { cols.next_multiple_of(Self::GROUP) };
+        Self { cols, stride, ..self }
+    }
+
     /// The region of the first `rows` rows.
     pub fn rows(&self, rows: usize) -> Region {
         self.region.part(0, rows * self.stride * size_of::<f32>())
@@ -226,6 +243,8 @@ pub struct Span {
     pub position: usize,
     /// Where its block table starts in [`Batch::blocks`]; entry i holds positions `i * BLOCK..`.
     pub table: usize,
+    /// Which adapter it runs with.
+    pub adapter: Option<u32>,
 }
 
 /// One step's input: tokens of several requests behind one another.
@@ -582,6 +601,10 @@ pub trait Backend: Send {
         up: &Linear<Self::Weight>,
         out: Buf,
     );
+
+    /// `out = activation(gate) * up`, or without `up` the first factor; `out` is an operand. The same bits as
+    /// [`Backend::gated`] and [`Backend::activated`] give for those products.
+    fn combine(&mut self, rows: usize, activation: Activation, gate: Buf, up: Option<Buf>, out: Buf);
 
     /// Chooses experts for each row from `with.scores`, into all the buffers of `with` before `x`. `correction` (experts)
     /// is added to scores where they are compared; weights are without it. Of equals the first is chosen.

@@ -39,7 +39,7 @@ impl Builder {
     }
 
     /// Adds tokens of one sequence: `ids`, then `drafts`, from `position` on, in the blocks of `table`. Those at
-    /// position `outputs_from` and behind get a row of logits each; returns how many.
+    /// position `outputs_from` and behind get a row of logits each; returns how many. All run with `adapter`.
     pub fn add(
         &mut self,
         ids: &[u32],
@@ -47,10 +47,11 @@ impl Builder {
         position: usize,
         table: &[u32],
         outputs_from: usize,
+        adapter: Option<u32>,
     ) -> usize {
         let (row, rows) = (self.positions.len(), ids.len() + drafts.len());
         let end = position + rows;
-        self.spans.push(Span { row, rows, position, table: self.blocks.len() });
+        self.spans.push(Span { row, rows, position, table: self.blocks.len(), adapter });
         self.ids.extend(ids);
         self.ids.extend(drafts);
         self.blocks.extend(&table[..blocks_for(end)]);

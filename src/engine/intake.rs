@@ -38,6 +38,8 @@ pub struct Defaults {
     pub tokenizer_file: PathBuf,
     /// Whether there is a draft model.
     pub draft: bool,
+    /// Names of adapters, in their order.
+    pub adapters: Vec<String>,
     /// Requests that may be in the session at once.
     pub max_requests: usize,
     pub limits: Limits,
@@ -198,6 +200,7 @@ impl Intake {
             ));
         }
         let choices = request.choices();
+        let adapter = self.adapter(&request)?;
         let mut guides = self.guides(&request, choices)?.into_iter().map(Box::new);
         let sampling = request.sampling.over(&self.defaults.sampling, getrandom::u64().unwrap_or(0));
         (0..choices).for_each(|choice| {
@@ -208,7 +211,7 @@ impl Intake {
             });
         });
         outbox.prompt_logprobs(|out| *out = Logprobs::new(request.prompt_logprobs.unwrap_or(0)));
-        let mut sequence = self.sequence(&mut request, ids, sampling, max_tokens)?;
+        let mut sequence = self.sequence(&mut request, ids, sampling, (max_tokens, adapter))?;
         sequence.guide = guides.next();
         let unborn = (1..choices).map(|choice| (choice, guides.next())).collect();
         let accepted = self.clock.now();
@@ -228,6 +231,7 @@ impl Intake {
             members: Vec::with_capacity(choices),
             unborn,
             reuse: request.prefix.take(),
+            adapter: request.adapter.take(),
             failed: None,
         };
         let outputs_from = if request.prompt_logprobs.is_some() { 0 } else { prompt_tokens - 1 };
@@ -241,7 +245,7 @@ impl Intake {
         request: &mut Request,
         ids: Secret<[u32]>,
         sampling: Sampling,
-        max_tokens: usize,
+        (max_tokens, adapter): (usize, Option<u32>),
     ) -> Result<Sequence> {
         let pieces = self.text.as_deref().map(Text::pieces);
         let starts = pieces.is_some_and(|pieces| ids.expose().iter().all(|&id| pieces.is_special(id)));
@@ -268,6 +272,7 @@ impl Intake {
             logprobs: request.logprobs.is_some(),
             prompt_logprobs: request.prompt_logprobs.is_some(),
             speculation: request.speculation,
+            adapter,
             starts,
         };
         let pieces = self.text.as_deref().map(Text::pieces);
@@ -278,6 +283,16 @@ impl Intake {
             sequence.taps = std::mem::take(&mut request.taps);
         }
         Ok(sequence)
+    }
+
+    /// The number of the adapter that it names.
+    fn adapter(&self, request: &Request) -> Result<Option<u32>> {
+        let Some(name) = &request.adapter else { return Ok(None) };
+        let found = self.defaults.adapters.iter().position(|known| known == name);
+        found.map(|index| Some(index as u32)).ok_or_else(|| {
+            let known = self.defaults.adapters.join(", ");
+            Error::request("adapter", format!("one of the session's ({known}): see Builder::adapter"))
+        })
     }
 
     /// Tokens whose text holds one of `texts`.
@@ -362,6 +377,12 @@ impl Intake {
         }
         let prefix = reuse.zip(before).map(|(reuse, before)| {
             let common = ids.expose().iter().zip(before.expose()).take_while(|(a, b)| a == b).count();
+            // keys and values of another adapter are others
+            let common = if *reuse.adapter.lock().unwrap_or_else(PoisonError::into_inner) == request.adapter {
+                common
+            } else {
+                0
+            };
             Prefix { key: reuse.kept.key, tokens: common }
         });
         Ok(Encoded { ids, prefix, style })

@@ -36,6 +36,8 @@ impl Drop for Kept {
 pub struct Reuse {
     pub kept: Arc<Kept>,
     pub ids: Ids,
+    /// Which adapter they were computed with.
+    pub adapter: Arc<Mutex<Option<String>>>,
     /// A prompt that is public; else a conversation, of which the request is the next turn.
     pub public: bool,
 }
@@ -62,6 +64,8 @@ pub struct Job {
     /// Choices that begin with the first one's first token, with their grammars.
     pub unborn: Vec<(usize, Option<Box<Guide>>)>,
     pub reuse: Option<Reuse>,
+    /// The name of its adapter.
+    pub adapter: Option<String>,
     pub failed: Option<Error>,
 }
 
@@ -81,6 +85,7 @@ impl Job {
     pub fn remember(&self, ids: &[u32]) {
         if let Some(reuse) = self.reuse.as_ref().filter(|reuse| !reuse.public) {
             reuse.ids.lock().unwrap_or_else(PoisonError::into_inner).refill(ids.iter().copied());
+            *reuse.adapter.lock().unwrap_or_else(PoisonError::into_inner) = self.adapter.clone();
         }
     }
 

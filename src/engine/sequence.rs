@@ -28,6 +28,8 @@ pub struct Common {
     pub logprobs: bool,
     pub prompt_logprobs: bool,
     pub speculation: Option<Speculation>,
+    /// Which of the session's adapters it runs with.
+    pub adapter: Option<u32>,
     /// Whether the prompt is special tokens only: then a reply starts as a text does.
     pub starts: bool,
 }

@@ -120,7 +120,7 @@ impl<B: Backend> Worker<B> {
                 room -= end - from;
                 if end > from {
                     let table = &self.scheduler.entry(turn.id).table;
-                    draft.batch.add(&ids[from..end], &[], from, table, ids.len() - 1);
+                    draft.batch.add(&ids[from..end], &[], from, table, ids.len() - 1, None);
                 }
                 sequence.draft_cached = end;
             }
@@ -153,7 +153,8 @@ impl<B: Backend> Worker<B> {
         for turn in turns {
             let (entry, sequence) = (self.scheduler.entry(turn.id), &self.sequences[&turn.id]);
             let ids = &sequence.ids.expose()[entry.cached..entry.cached + turn.tokens];
-            batch.add(ids, sequence.drafts.expose(), entry.cached, &entry.table, entry.outputs_from);
+            let (drafts, adapter) = (sequence.drafts.expose(), sequence.common.adapter);
+            batch.add(ids, drafts, entry.cached, &entry.table, entry.outputs_from, adapter);
         }
     }
 

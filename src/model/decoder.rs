@@ -12,6 +12,8 @@
 //! deciding (T, hidden)            the normed copy once more, for the router
 //! routed                          the tokens at their experts, where there are any: [`Routed`]
 //! shared, gate, gated             the same as inner, (T, 1) and (T, hidden) for the expert that all share
+//! low, low operand (T, rank)     what an adapter makes of the rows that run with it
+//! gate_up (T, intermediate), twice  where an adapter changes what comes before the activation
 //! last   (R, hidden)              the rows whose logits are wanted
 //! logits (R, vocab)
 //! ```
@@ -19,15 +21,17 @@
 
 use super::arch::{Arch, HeadNormShape, LayerShape, LookupShape, Place};
 use super::weights::{
-    FeedWeights, LayerWeights, LinearWeights, LookupWeights, MixtureWeights, MlpWeights, NormWeights, Weights,
+    Deltas, FeedWeights, LayerWeights, LinearWeights, LookupWeights, MixtureWeights, MlpWeights, NormWeights,
+    Site, Weights,
 };
 use crate::backend::{
     Attention, BLOCK, Backend, Batch, Buf, Cap, Expert, Form, Kv, KvType, Linear, Norm, NormKind, Projection,
-    Quantize, Rope, Routed, ScoreBiases,
+    Quantize, Rope, Routed, ScoreBiases, Span,
 };
 use crate::error::{Error, Result};
 use crate::memory::{Layout, Scrubbed};
-use crate::weights::Tensor;
+use crate::weights::adapter::rounded;
+use crate::weights::{Dtype, Tensor};
 
 /// How large a step may be, and how much a session can hold.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +72,19 @@ struct Layer<W> {
     /// Of what the MLP adds.
     mlp_post: Option<Norm<W>>,
     shape: LayerShape,
+    /// What adapters add, by adapter and [`Site`].
+    adapters: Vec<[Option<LowRank<W>>; Site::COUNT]>,
+}
+
+/// `scale * b * a`.
+#[derive(Debug)]
+struct LowRank<W> {
+    a: Linear<W>,
+    b: Linear<W>,
+    scale: f32,
+    rank: usize,
+    /// What b reads.
+    form: Form,
 }
 
 /// What reads the operands of a layer.
@@ -120,8 +137,18 @@ struct Buffers {
     inner: Buf,
     branch: Option<Buf>,
     mixture: Option<MixtureBuffers>,
+    adapters: Option<AdapterBuffers>,
     last: Buf,
     logits: Buf,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct AdapterBuffers {
+    /// Of the largest rank.
+    low: Buf,
+    low_operand: Buf,
+    /// The first products of an MLP, apart.
+    feed: Option<[Buf; 2]>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -178,12 +205,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans buffers and cache for `limits`.
+    /// Plans buffers and cache for `limits`, and for adapters of a rank that change an MLP's first products or do not.
     ///
     /// # Errors
     /// The sizes overflow.
-    pub fn new(arch: &Arch, cache: KvType, limits: Limits) -> Result<Self> {
-        Self::checked(arch, cache, limits, arch.layers).ok_or_else(too_large)
+    pub fn new(arch: &Arch, cache: KvType, limits: Limits, adapters: (usize, bool)) -> Result<Self> {
+        Self::checked(arch, cache, limits, arch.layers, adapters).ok_or_else(too_large)
     }
 
     /// The same where whole texts are computed in one step, and no logits are wanted.
@@ -191,10 +218,16 @@ impl Plan {
     /// # Errors
     /// The sizes overflow.
     pub fn of_one_layer(arch: &Arch, cache: KvType, limits: Limits) -> Result<Self> {
-        Self::checked(arch, cache, Limits { outputs: 0, ..limits }, 1).ok_or_else(too_large)
+        Self::checked(arch, cache, Limits { outputs: 0, ..limits }, 1, (0, false)).ok_or_else(too_large)
     }
 
-    fn checked(arch: &Arch, cache: KvType, limits: Limits, layers: usize) -> Option<Self> {
+    fn checked(
+        arch: &Arch,
+        cache: KvType,
+        limits: Limits,
+        layers: usize,
+        (rank, feeds): (usize, bool),
+    ) -> Option<Self> {
         let mut layout = Layout::default();
         let (tokens, outputs) = (limits.step_tokens, limits.outputs);
         let buffers = Buffers {
@@ -231,6 +264,20 @@ impl Plan {
                         gated: Buf::plan(&mut layout, tokens, arch.hidden)?,
                     })
                 }
+            },
+            adapters: match rank {
+                0 => None,
+                _ => Some(AdapterBuffers {
+                    low: Buf::plan(&mut layout, tokens, rank)?,
+                    low_operand: Buf::plan_operand(&mut layout, tokens, rank)?,
+                    feed: match feeds {
+                        false => None,
+                        true => Some([
+                            Buf::plan(&mut layout, tokens, arch.intermediate)?,
+                            Buf::plan(&mut layout, tokens, arch.intermediate)?,
+                        ]),
+                    },
+                }),
             },
             last: Buf::plan(&mut layout, outputs, arch.hidden)?,
             logits: Buf::plan(&mut layout, outputs, arch.vocab)?,
@@ -282,8 +329,10 @@ impl<B: Backend> Decoder<B> {
         };
         let head = weights.head.as_ref().map(|head| loader.matrix(head, for_tables(quantize))).transpose()?;
         let head_bias = weights.head_bias.as_ref().map(|bias| loader.matrix(bias, None)).transpose()?;
-        let layers =
-            weights.layers.iter().zip(&arch.shapes).map(|(layer, shape)| loader.layer(layer, *shape));
+        let layers = weights.layers.iter().zip(&arch.shapes).enumerate().map(|(index, (layer, shape))| {
+            let deltas: Vec<&Deltas> = weights.adapters.iter().map(|adapter| &adapter[index]).collect();
+            loader.layer(layer, *shape, &deltas)
+        });
         let layers = layers.collect::<Result<_>>()?;
         let ropes = arch.ropes.iter().map(|rope| Rope {
             table: backend.upload_table(rope.table(plan.context), rope.dims),
@@ -374,6 +423,9 @@ impl<B: Backend> Decoder<B> {
         let (rows, arch) = (batch.ids.len(), &self.arch);
         backend.norm(rows, x, &layer.attention_norm, xb);
         backend.linear(rows, xb, &[to(&layer.q, q), to(&layer.k, k), to(&layer.v, v)]);
+        for (site, buf) in [(Site::Q, q), (Site::K, k), (Site::V, v)] {
+            self.adapt(backend, batch, layer, site, (xb, buf), 1.0);
+        }
         if !arch.family.head_norm_last {
             self.norm_heads(backend, rows, layer);
         }
@@ -402,17 +454,77 @@ impl<B: Backend> Decoder<B> {
             // of what the attention was given: before the residual stream changes
             self.norm_feed(backend, rows, layer);
         }
-        self.add(backend, rows, att, &layer.o, layer.attention_post.as_ref());
+        self.add(backend, batch, layer, Site::O, att);
         if !arch.place.is_parallel() {
             self.norm_feed(backend, rows, layer);
         }
         match &layer.feed {
             Feed::One(mlp) => {
                 let inner = self.buffers.inner.of(down);
-                self.inner(backend, rows, fed, mlp, inner);
-                self.add(backend, rows, inner, &mlp.down, layer.mlp_post.as_ref());
+                self.first(backend, batch, layer, mlp, fed, inner);
+                self.add(backend, batch, layer, Site::Down, inner);
             }
             Feed::Mixture(mixture) => self.mixture(backend, rows, layer, mixture),
+        }
+    }
+
+    /// Adds to `out` what adapters make of the operand `x`, times `factor`, in the rows of those who run with one.
+    fn adapt(
+        &self,
+        backend: &mut B,
+        batch: &Batch<'_>,
+        layer: &Layer<B::Weight>,
+        site: Site,
+        (x, out): (Buf, Buf),
+        factor: f32,
+    ) {
+        let Some(buffers) = self.buffers.adapters else { return };
+        for spans in batch.spans.chunk_by(|a, b| a.adapter == b.adapter) {
+            let adapter = spans[0].adapter.and_then(|adapter| layer.adapters.get(adapter as usize));
+            let Some(low_rank) = adapter.and_then(|sites| sites[site as usize].as_ref()) else { continue };
+            let (first, last) = (spans[0].row, spans[spans.len() - 1]);
+            let rows = last.row + last.rows - first;
+            let rank = low_rank.rank;
+            let (low, operand) =
+                (buffers.low.narrow(rank), buffers.low_operand.narrow(rank).of(low_rank.form));
+            backend.linear(rows, x.skip(first), &[to(&low_rank.a, low)]);
+            backend.norm(rows, low, &identity(), operand);
+            let add = Some(low_rank.scale * factor);
+            backend.linear(rows, operand, &[Projection { add, ..to(&low_rank.b, out.skip(first)) }]);
+        }
+    }
+
+    /// The first products of an MLP, and what adapters add to them.
+    fn first(
+        &self,
+        backend: &mut B,
+        batch: &Batch<'_>,
+        layer: &Layer<B::Weight>,
+        mlp: &Mlp<B::Weight>,
+        x: Buf,
+        out: Buf,
+    ) {
+        let changes = |span: &Span| {
+            let sites = span.adapter.and_then(|adapter| layer.adapters.get(adapter as usize));
+            sites.is_some_and(|sites| {
+                [Site::Gate, Site::Up].iter().any(|site| sites[*site as usize].is_some())
+            })
+        };
+        let rows = batch.ids.len();
+        match self.buffers.adapters.and_then(|buffers| buffers.feed) {
+            // one pass over the weights for all rows: those without an adapter get the same bits as below
+            Some([gate, up]) if batch.spans.iter().any(changes) => {
+                let mut products = vec![to(&mlp.up, up)];
+                products.extend(mlp.gate.as_ref().map(|linear| to(linear, gate)));
+                backend.linear(rows, x, &products);
+                self.adapt(backend, batch, layer, Site::Up, (x, up), 1.0);
+                self.adapt(backend, batch, layer, Site::Gate, (x, gate), 1.0);
+                match mlp.gate {
+                    Some(_) => backend.combine(rows, self.arch.activation, gate, Some(up), out),
+                    None => backend.combine(rows, self.arch.activation, up, None, out),
+                }
+            }
+            _ => self.inner(backend, rows, x, mlp, out),
         }
     }
 
@@ -484,22 +596,24 @@ impl<B: Backend> Decoder<B> {
         }
     }
 
-    /// Adds a branch to the residual stream.
-    fn add(
-        &self,
-        backend: &mut B,
-        rows: usize,
-        from: Buf,
-        linear: &Linear<B::Weight>,
-        post: Option<&Norm<B::Weight>>,
-    ) {
-        let (x, scale) = (self.buffers.x, self.arch.residual_scale);
+    /// Adds a branch to the residual stream: `from` through its last matrix.
+    fn add(&self, backend: &mut B, batch: &Batch<'_>, layer: &Layer<B::Weight>, site: Site, from: Buf) {
+        let (x, scale, rows) = (self.buffers.x, self.arch.residual_scale, batch.ids.len());
+        let (linear, post) = match (site, &layer.feed) {
+            (Site::O, _) => (&layer.o, layer.attention_post.as_ref()),
+            (_, Feed::One(mlp)) => (&mlp.down, layer.mlp_post.as_ref()),
+            (_, Feed::Mixture(_)) => unreachable!("experts are summed up otherwise"),
+        };
         match (post, self.buffers.branch) {
             (Some(norm), Some(branch)) => {
                 backend.linear(rows, from, &[to(linear, branch)]);
+                self.adapt(backend, batch, layer, site, (from, branch), 1.0);
                 backend.add_norm(rows, branch, norm, scale, x);
             }
-            _ => backend.linear(rows, from, &[Projection { add: Some(scale), ..to(linear, x) }]),
+            _ => {
+                backend.linear(rows, from, &[Projection { add: Some(scale), ..to(linear, x) }]);
+                self.adapt(backend, batch, layer, site, (from, x), scale);
+            }
         }
         if let (Some(norm), Place::After) = (post, self.arch.place) {
             backend.norm_pieces(rows, x, norm, x.cols);
@@ -519,8 +633,11 @@ impl<B: Backend> Decoder<B> {
 
     /// Overwrites the activations of `tokens` rows and the logits of `outputs` rows. Returns how many regions too.
     pub fn scrub(&self, backend: &mut B, tokens: usize, outputs: usize) -> (u64, Scrubbed) {
-        let Buffers { x, xb, q, att, k, v, inner, branch, mixture, last, logits } = self.buffers;
-        let rows = [x, xb, q, att, k, v, inner].into_iter().chain(branch);
+        let Buffers { x, xb, q, att, k, v, inner, branch, mixture, adapters, last, logits } = self.buffers;
+        let adapters = adapters.iter().flat_map(|buffers| {
+            [buffers.low, buffers.low_operand].into_iter().chain(buffers.feed.into_iter().flatten())
+        });
+        let rows = [x, xb, q, att, k, v, inner].into_iter().chain(branch).chain(adapters);
         let shared = mixture.iter().flat_map(|mixture| {
             [mixture.deciding, mixture.gate, mixture.gated].into_iter().chain(mixture.shared)
         });
@@ -637,7 +754,12 @@ impl<B: Backend> Loader<'_, B> {
         Ok(Norm { kind: weights.kind, eps: self.arch.norm.eps, weight, bias })
     }
 
-    fn layer(&mut self, weights: &LayerWeights, shape: LayerShape) -> Result<Layer<B::Weight>> {
+    fn layer(
+        &mut self,
+        weights: &LayerWeights,
+        shape: LayerShape,
+        deltas: &[&Deltas],
+    ) -> Result<Layer<B::Weight>> {
         let attention_norm = weights.attention_norm.as_ref().map(|norm| self.norm(norm)).transpose()?;
         let mlp_norm = match (&weights.mlp_norm, self.arch.place) {
             (Some(norm), _) => Some(self.norm(norm)?),
@@ -653,13 +775,19 @@ impl<B: Backend> Loader<'_, B> {
         let (q, k, v) = (q?, k?, v?);
         let o = self.linear(&weights.o, self.together([&weights.o]))?;
         let (feed, [first, last]) = self.feed(&weights.feed)?;
+        let forms = Forms {
+            attention: self.backend.form(&[&q.weight, &k.weight, &v.weight]),
+            o: self.backend.form(&[&o.weight]),
+            feed: first,
+            down: last,
+        };
+        let mut adapters = Vec::new();
+        for deltas in deltas {
+            adapters.push(self.low_ranks(deltas, forms)?);
+        }
         Ok(Layer {
-            forms: Forms {
-                attention: self.backend.form(&[&q.weight, &k.weight, &v.weight]),
-                o: self.backend.form(&[&o.weight]),
-                feed: first,
-                down: last,
-            },
+            forms,
+            adapters,
             attention_norm: attention_norm.unwrap_or_else(identity),
             q,
             k,
@@ -673,6 +801,35 @@ impl<B: Backend> Loader<'_, B> {
             mlp_post: weights.mlp_post.as_ref().map(|norm| self.norm(norm)).transpose()?,
             shape,
         })
+    }
+
+    /// What an adapter adds in a layer. Its first matrices read what the layer's own ones read, in the same form.
+    fn low_ranks(
+        &mut self,
+        deltas: &Deltas,
+        forms: Forms,
+    ) -> Result<[Option<LowRank<B::Weight>>; Site::COUNT]> {
+        let mut all = <[Option<LowRank<B::Weight>>; Site::COUNT]>::default();
+        for site in [Site::Q, Site::K, Site::V, Site::O, Site::Gate, Site::Up, Site::Down] {
+            let Some(delta) = &deltas[site as usize] else { continue };
+            let form = match site {
+                Site::Q | Site::K | Site::V => forms.attention,
+                Site::O => forms.o,
+                Site::Gate | Site::Up => forms.feed,
+                Site::Down => forms.down,
+            };
+            let (a, quantize) = match form {
+                Form::F32 => (rounded(&delta.a, Dtype::F32), None),
+                Form::Bf16 => (rounded(&delta.a, Dtype::Bf16), None),
+                Form::Bytes => (delta.a.clone(), Some(Quantize::Q8)),
+            };
+            let a = self.linear(&(a, None), quantize)?;
+            let b = self.linear(&(delta.b.clone(), None), None)?;
+            let form = self.backend.form(&[&b.weight]);
+            let rank = delta.b.shape[1];
+            all[site as usize] = Some(LowRank { a, b, scale: delta.scale, rank, form });
+        }
+        Ok(all)
     }
 
     /// With the forms of its two operands.

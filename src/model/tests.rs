@@ -34,7 +34,7 @@ fn nothing_of_a_step_stays_in_any_family() {
             let ids: Vec<u32> = (0..23).map(|i| 3 + i * 7 % 97).collect();
             let positions: Vec<u32> = (0..23).collect();
             let blocks: Vec<u32> = (0..blocks_for(23) as u32).collect();
-            let spans = [Span { row: 0, rows: 23, position: 0, table: 0 }];
+            let spans = [Span { row: 0, rows: 23, position: 0, table: 0, adapter: None }];
             let batch = Batch {
                 ids: &ids,
                 positions: &positions,
@@ -70,8 +70,8 @@ fn nothing_of_a_step_stays_in_any_encoder() {
         let positions: Vec<u32> = (0..15).chain(0..10).collect();
         let slots: Vec<u32> = (0..15).chain(64..74).collect();
         let spans = [
-            Span { row: 0, rows: 15, position: 0, table: 0 },
-            Span { row: 15, rows: 10, position: 0, table: 1 },
+            Span { row: 0, rows: 15, position: 0, table: 0, adapter: None },
+            Span { row: 15, rows: 10, position: 0, table: 1, adapter: None },
         ];
         let batch = Batch {
             ids: &ids,

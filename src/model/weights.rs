@@ -7,6 +7,7 @@ use super::decoder::for_tables;
 use super::families::{Experts, HeadStep, Inner, Qkv, Shared};
 use crate::backend::{Activation, Backend, NormKind, Quantize};
 use crate::error::{Error, Result};
+use crate::weights::adapter::{Adapter, Delta, merged};
 use crate::weights::{Checkpoint, Dtype, Tensor};
 
 /// Tensors that some checkpoints have and nobody reads: buffers that old versions of transformers stored.
@@ -26,13 +27,17 @@ const SHOWN: usize = 3;
 
 /// How tensors are taken.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Options {
+pub struct Options<'a> {
     /// Tensors that nobody reads are no error.
     pub extra: bool,
     /// Quantized matrices become bf16.
     pub dequantize: bool,
     /// No logits are wanted: heads are not read.
     pub encodes: bool,
+    /// Becomes a part of the weights.
+    pub merged: Option<&'a Adapter>,
+    /// Are taken beside them.
+    pub beside: &'a [Adapter],
 }
 
 /// See the module.
@@ -48,7 +53,29 @@ pub struct Weights {
     pub classifier: Vec<StepWeights>,
     pub head: Option<Tensor>,
     pub head_bias: Option<Tensor>,
+    /// What each adapter adds, layer by layer.
+    pub adapters: Vec<Vec<Deltas>>,
 }
+
+/// The matrices of a layer that an adapter can change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Site {
+    Q,
+    K,
+    V,
+    O,
+    Gate,
+    Up,
+    Down,
+}
+
+impl Site {
+    /// All.
+    pub const COUNT: usize = 7;
+}
+
+/// What an adapter adds in a layer, by [`Site`].
+pub type Deltas = [Option<Delta>; Site::COUNT];
 
 /// A matrix and its bias.
 pub type LinearWeights = (Tensor, Option<Tensor>);
@@ -177,7 +204,7 @@ impl Weights {
     /// # Errors
     /// Tensors are missing, or of another shape or type, or nobody reads them though they are not known to be needless;
     /// the error names the first ones.
-    pub fn find(arch: &Arch, checkpoint: &Checkpoint, options: Options) -> Result<Self> {
+    pub fn find(arch: &Arch, checkpoint: &Checkpoint, options: Options<'_>) -> Result<Self> {
         let names = &arch.family.names;
         let problems = RefCell::default();
         let base = base(checkpoint, names.embed);
@@ -207,15 +234,37 @@ impl Weights {
         if !options.extra {
             finder.refuse_unread();
         }
+        let adapters = options.beside.iter().map(|adapter| finder.beside(adapter)).collect::<Result<_>>()?;
         problems.into_inner().into_result(checkpoint)?;
-        Ok(Self { embed, lookup, distances, layers, norm, classifier, head, head_bias })
+        if let Some(adapter) = options.merged {
+            adapter.refuse_unread()?;
+        }
+        Ok(Self { adapters, embed, lookup, distances, layers, norm, classifier, head, head_bias })
+    }
+
+    /// The matrices of adapters.
+    fn deltas(&self) -> impl Iterator<Item = &Delta> {
+        self.adapters.iter().flatten().flatten().flatten()
+    }
+
+    /// The largest rank of an adapter, and whether one changes what comes before an MLP's activation.
+    pub fn adapters_need(&self) -> (usize, bool) {
+        let rank = self.deltas().map(|delta| delta.b.shape[1]).max().unwrap_or(0);
+        let first = [Site::Gate, Site::Up];
+        let feeds = self
+            .adapters
+            .iter()
+            .flatten()
+            .any(|layer| first.iter().any(|site| layer[*site as usize].is_some()));
+        (rank, feeds)
     }
 
     /// All tensors.
     pub fn iter(&self) -> impl Iterator<Item = &Tensor> {
         let layers = self.layers.iter().flat_map(LayerWeights::iter);
         let tables = [&self.embed].into_iter().chain(&self.head).chain(&self.head_bias);
-        tables.chain(self.others()).chain(layers)
+        let adapters = self.deltas().flat_map(|delta| [&delta.a, &delta.b]);
+        tables.chain(self.others()).chain(layers).chain(adapters)
     }
 
     /// What is neither in a layer nor a table of the vocabulary.
@@ -255,7 +304,10 @@ impl Weights {
         });
         let layers = self.layers.iter().flat_map(LayerWeights::iter);
         let layers: u64 = layers.map(|tensor| B::weight_bytes(tensor, quantize)).sum();
-        tables + self.lookup_bytes() + others - looked_up + layers.saturating_add_signed(routers.sum())
+        let adapters = self.deltas().flat_map(|delta| [&delta.a, &delta.b]);
+        let adapters: u64 = adapters.map(|tensor| B::weight_bytes(tensor, None)).sum();
+        tables + adapters + self.lookup_bytes() + others - looked_up
+            + layers.saturating_add_signed(routers.sum())
     }
 
     /// The type of the embedding table: that of activations in the checkpoint's own framework, and of the cache.
@@ -311,7 +363,7 @@ impl Problems {
 struct Finder<'a> {
     arch: &'a Arch,
     checkpoint: &'a Checkpoint,
-    options: Options,
+    options: Options<'a>,
     problems: &'a RefCell<Problems>,
     /// What names of the table begin with, and those of the checkpoint do not.
     base: &'static str,
@@ -341,6 +393,83 @@ impl Finder<'_> {
             }
         }
         name.into()
+    }
+
+    /// A matrix with what an adapter adds to it.
+    fn merge(&self, adapter: &Adapter, module: &str, tensor: Tensor) -> Tensor {
+        let [rows, cols] = tensor.shape[..] else { return tensor };
+        let delta = adapter.delta(module, rows, cols);
+        let merged = delta.and_then(|delta| match &delta {
+            Some(delta) => merged(tensor.clone(), delta),
+            None => Ok(tensor.clone()),
+        });
+        merged.unwrap_or_else(|problem| {
+            self.problems.borrow_mut().add(problem);
+            tensor
+        })
+    }
+
+    /// What an adapter adds in each layer, where it stays beside the weights.
+    fn beside(&self, adapter: &Adapter) -> Result<Vec<Deltas>> {
+        let (arch, names) = (self.arch, &self.arch.family.names);
+        let (hidden, inner, q, kv) = (arch.hidden, arch.intermediate, arch.q_width(), arch.kv_width());
+        let rows_of = |delta: &Option<Delta>, first, group, stride, rows| {
+            let delta = delta.clone()?;
+            Some(Delta { b: delta.b.part(first, group, stride, rows), ..delta })
+        };
+        let layers = arch.shapes.iter().enumerate().map(|(layer, shape)| {
+            let find = |name: &str, rows, cols| {
+                let name = format!("{}{layer}.{name}", names.layers);
+                adapter.delta(self.name(&name).as_ref(), rows, cols)
+            };
+            let mut deltas = Deltas::default();
+            let mut put = |site: Site, delta| deltas[site as usize] = delta;
+            match names.qkv {
+                Qkv::Apart([a, b, c]) => {
+                    put(Site::Q, find(a, q, hidden)?);
+                    put(Site::K, find(b, kv, hidden)?);
+                    put(Site::V, find(c, kv, hidden)?);
+                }
+                Qkv::Joined(name) => {
+                    let all = find(name, q + 2 * kv, hidden)?;
+                    put(Site::Q, rows_of(&all, 0, q, q, q));
+                    put(Site::K, rows_of(&all, q, kv, kv, kv));
+                    put(Site::V, rows_of(&all, q + kv, kv, kv, kv));
+                }
+                Qkv::ByHead(name) => {
+                    let all = find(name, q + 2 * kv, hidden)?;
+                    let (queries, dim) = (q / arch.kv_heads, arch.head_dim);
+                    let stride = queries + 2 * dim;
+                    put(Site::Q, rows_of(&all, 0, queries, stride, q));
+                    put(Site::K, rows_of(&all, queries, dim, stride, kv));
+                    put(Site::V, rows_of(&all, queries + dim, dim, stride, kv));
+                }
+            }
+            put(Site::O, find(names.o, hidden, q)?);
+            if !shape.mixture {
+                match names.inner {
+                    Inner::Gated([gate, up]) => {
+                        put(Site::Gate, find(gate, inner, hidden)?);
+                        put(Site::Up, find(up, inner, hidden)?);
+                    }
+                    Inner::Joined(name) | Inner::JoinedUpFirst(name) => {
+                        let (gate, up) = match names.inner {
+                            Inner::Joined(_) => (0, inner),
+                            _ => (inner, 0),
+                        };
+                        let both = find(name, 2 * inner, hidden)?;
+                        put(Site::Gate, rows_of(&both, gate, inner, inner, inner));
+                        put(Site::Up, rows_of(&both, up, inner, inner, inner));
+                    }
+                    Inner::Plain(name) => put(Site::Up, find(name, inner, hidden)?),
+                }
+                put(Site::Down, find(names.down, hidden, inner)?);
+            }
+            Ok(deltas)
+        });
+        let layers = layers.collect::<Result<_>>()?;
+        adapter.refuse_unread()?;
+        Ok(layers)
     }
 
     fn lookup(&self, shape: LookupShape) -> LookupWeights {
@@ -383,7 +512,11 @@ impl Finder<'_> {
             self.problems.borrow_mut().add(problem);
             self.checkpoint.stand_in(name, &[rows, cols])
         });
-        if self.options.dequantize { found.dequantized() } else { found }
+        let found = if self.options.dequantize { found.dequantized() } else { found };
+        match self.options.merged {
+            Some(adapter) => self.merge(adapter, name, found),
+            None => found,
+        }
     }
 
     fn gpt_oss(&self, name: &str, experts: usize, rows: usize, cols: usize) -> Vec<Tensor> {

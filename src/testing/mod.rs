@@ -183,7 +183,7 @@ impl Scorer {
     pub fn score(&mut self, ids: &[u32], mut take: impl FnMut(usize, &[f32])) {
         let blocks: Vec<u32> = (0..blocks_for(ids.len()) as u32).collect();
         let positions: Vec<u32> = (0..ids.len() as u32).collect();
-        let spans = [Span { row: 0, rows: ids.len(), position: 0, table: 0 }];
+        let spans = [Span { row: 0, rows: ids.len(), position: 0, table: 0, adapter: None }];
         let batch = Batch {
             ids,
             positions: &positions,

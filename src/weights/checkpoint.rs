@@ -84,6 +84,17 @@ impl Tensor {
         }
     }
 
+    /// A matrix whose rows are worked out: of the shape and with the name of another.
+    pub fn made(matrix: Arc<dyn Coded>, like: &Self, dtype: Dtype) -> Self {
+        let rows = like.rows();
+        Self {
+            source: Source::Coded(matrix),
+            rows: Rows { first: 0, group: rows, stride: rows },
+            dtype,
+            ..like.clone()
+        }
+    }
+
     /// The same in bf16, if it is quantized to whole numbers.
     pub fn dequantized(mut self) -> Self {
         if self.dtype.is_quantized() && matches!(self.source, Source::Coded(_)) {
@@ -291,6 +302,16 @@ impl Checkpoint {
                 return Err(Error::tensor(&file, name, "be in this file: the index says so"));
             }
         }
+        Ok(this)
+    }
+
+    /// The tensors of one file in `folder`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_file(folder: &Path, name: &str) -> Result<Self> {
+        let mut this = Self { folder: folder.to_owned(), scheme: None, tensors: HashMap::new() };
+        this.add(&folder.join(name))?;
         Ok(this)
     }
 

@@ -11,7 +11,7 @@ use super::linear::{GatedJob, Input, LinearJob};
 use super::memory::Memory;
 use super::pool::pool;
 use super::route::route;
-use super::rows::{ActivateJob, ConvertJob, MixJob, NormJob, NormTo, RopeJob, ScaleJob};
+use super::rows::{ActivateJob, CombineJob, ConvertJob, MixJob, NormJob, NormTo, RopeJob, ScaleJob};
 use super::team::{Part, Team};
 use super::weight::Weight;
 use crate::backend::{
@@ -408,6 +408,24 @@ impl Backend for Cpu {
         out: Buf,
     ) {
         self.inner(rows, x, activation, gate, Some(up), out);
+    }
+
+    fn combine(&mut self, rows: usize, activation: Activation, gate: Buf, up: Option<Buf>, out: Buf) {
+        let operand = out.form;
+        assert!(gate.cols == out.cols && up.is_none_or(|up| up.cols == out.cols), "MLP: columns differ");
+        let job = CombineJob {
+            rows,
+            cols: out.cols,
+            gate: self.at(gate, rows),
+            up: up.map(|up| self.at(up, rows).cast_const()),
+            activation,
+            operand,
+            out: self.at(out, rows).cast(),
+            out_stride: operand.row_bytes(out.cols),
+        };
+        let kernel = self.kernels.combine;
+        // SAFETY: as in `normalise`.
+        self.run(rows * out.cols, &|part| unsafe { kernel(&job, part) });
     }
 
     fn route(&mut self, rows: usize, routing: &Routing, correction: Option<&Weight>, with: &Routed) {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::attention::AttentionJob;
 use super::format::{Format, TooLarge};
 use super::linear::{GatedJob, LinearJob};
-use super::rows::{ActivateJob, ConvertJob, MixJob, NormJob, RopeJob, ScaleJob};
+use super::rows::{ActivateJob, CombineJob, ConvertJob, MixJob, NormJob, RopeJob, ScaleJob};
 use super::team::Part;
 use super::tile::Tile;
 use crate::backend::{Form, KvType};
@@ -43,6 +43,7 @@ pub struct Kernels {
     pub scale: unsafe fn(&ScaleJob, Part),
     pub mix: unsafe fn(&MixJob, Part),
     pub activate: unsafe fn(&ActivateJob, Part),
+    pub combine: unsafe fn(&CombineJob, Part),
     pub rope_store: unsafe fn(&RopeJob<'_>, Part),
     pub convert: unsafe fn(&ConvertJob),
     pub pack: PackFn,
@@ -121,6 +122,7 @@ macro_rules! kernels {
             jobs!(scale, rows::ScaleJob, rows::scale::<$vector>);
             jobs!(mix, rows::MixJob, rows::mix::<$vector>);
             jobs!(activate, rows::ActivateJob, rows::activate_rows::<$vector>);
+            jobs!(combine, rows::CombineJob, rows::combine::<$vector>);
             jobs!(rope_store, rows::RopeJob<'_>, rows::rope_store);
             $(#[$feature])?
             unsafe fn convert(job: &rows::ConvertJob) {
@@ -153,6 +155,7 @@ macro_rules! kernels {
                 scale,
                 mix,
                 activate,
+                combine,
                 rope_store,
                 convert,
                 pack,

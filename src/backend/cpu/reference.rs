@@ -391,6 +391,18 @@ impl Backend for Reference {
         }
     }
 
+    fn combine(&mut self, rows: usize, activation: Activation, gate: Buf, up: Option<Buf>, out: Buf) {
+        for row in 0..rows {
+            for col in 0..out.cols {
+                let gate = f64::from(self.f32(gate, row)[col]);
+                let up = up.map(|up| f64::from(self.f32(up, row)[col]));
+                let value =
+                    up.map_or_else(|| activate(activation, gate), |up| self::gate(activation, [gate, up]));
+                self.f32_mut(out, row)[col] = value as f32;
+            }
+        }
+    }
+
     fn route(&mut self, rows: usize, routing: &Routing, correction: Option<&Weight>, with: &Routed) {
         route(&mut self.memory, rows, routing, correction.map(Weight::table), with);
     }

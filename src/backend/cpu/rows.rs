@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 
-use super::activation::{activate, tanh};
+use super::activation::{activate, gated_by, tanh};
 use super::format::GROUP;
 use super::operand::write_group;
 use super::team::Part;
@@ -104,6 +104,19 @@ pub struct ActivateJob {
     pub activation: Activation,
 }
 
+/// `activation(gate) * up`, as an operand.
+#[derive(Clone, Copy, Debug)]
+pub struct CombineJob {
+    pub rows: usize,
+    pub cols: usize,
+    pub gate: *const f32,
+    pub up: Option<*const f32>,
+    pub activation: Activation,
+    pub operand: Form,
+    pub out: *mut u8,
+    pub out_stride: usize,
+}
+
 // SAFETY: the parts of each job write disjoint rows; the rest is read.
 unsafe impl Sync for NormJob<'_> {}
 // SAFETY: as above.
@@ -114,6 +127,8 @@ unsafe impl Sync for ScaleJob {}
 unsafe impl Sync for MixJob {}
 // SAFETY: as above.
 unsafe impl Sync for ActivateJob {}
+// SAFETY: as above.
+unsafe impl Sync for CombineJob {}
 
 /// # Safety
 /// As [`super::kernels::Kernels`].
@@ -295,6 +310,40 @@ pub unsafe fn activate_rows<V: Vector>(job: &ActivateJob, part: Part) {
             unsafe {
                 let x = job.x.add(row * job.cols);
                 store_to(activate(job.activation, V::load_from(x, col, job.cols)), x, col, job.cols);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`super::kernels::Kernels`].
+#[inline(always)]
+pub unsafe fn combine<V: Vector>(job: &CombineJob, part: Part) {
+    for row in part.range(job.rows, 1) {
+        for group in 0..job.cols.div_ceil(GROUP) {
+            let col = group * GROUP;
+            // SAFETY: the caller's contract.
+            unsafe {
+                let values = [combined::<V>(job, row, col), combined::<V>(job, row, col + LANES)];
+                write_group(job.operand, job.out.add(row * job.out_stride), group, values);
+            }
+        }
+    }
+}
+
+/// Sixteen values; zeros behind the last.
+#[inline(always)]
+unsafe fn combined<V: Vector>(job: &CombineJob, row: usize, col: usize) -> V {
+    // SAFETY: the caller's contract.
+    unsafe {
+        if col >= job.cols {
+            return V::splat(0.0);
+        }
+        let gate = activate(job.activation, V::load_from(job.gate.add(row * job.cols), col, job.cols));
+        match job.up {
+            None => gate,
+            Some(up) => {
+                gate.mul(gated_by(job.activation, V::load_from(up.add(row * job.cols), col, job.cols)))
             }
         }
     }

@@ -596,7 +596,7 @@ impl Attend {
                     .iter()
                     .map(|&p| table[p as usize / BLOCK] * BLOCK as u32 + p % BLOCK as u32)
                     .collect();
-                let spans = [Span { row: 0, rows, position, table: 0 }];
+                let spans = [Span { row: 0, rows, position, table: 0, adapter: None }];
                 let batch = Batch {
                     ids: &positions,
                     positions: &positions,

@@ -196,7 +196,7 @@ impl<B: Backend> Worker<B> {
                 }
                 let ids = &job.ids.expose()[item.start..][..item.tokens];
                 let blocks = blocks_for(item.tokens);
-                self.batch.add(ids, &[], 0, &self.table[block..block + blocks], usize::MAX);
+                self.batch.add(ids, &[], 0, &self.table[block..block + blocks], usize::MAX, None);
                 block += blocks;
                 self.dirty_blocks = self.dirty_blocks.max(block);
                 let part = |position: usize| usize::from(position >= item.second);

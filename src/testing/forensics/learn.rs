@@ -96,7 +96,7 @@ fn forward(decoder: &Decoder<Reference>, backend: &mut Reference, prompt: &[u32]
     ids.extend(reply);
     let positions: Vec<u32> = (0..ids.expose().len() as u32).collect();
     let blocks: Vec<u32> = (0..blocks_for(positions.len()) as u32).collect();
-    let spans = [Span { row: 0, rows: positions.len(), position: 0, table: 0 }];
+    let spans = [Span { row: 0, rows: positions.len(), position: 0, table: 0, adapter: None }];
     let batch = Batch {
         ids: ids.expose(),
         positions: &positions,
