@@ -414,6 +414,10 @@ impl Builder {
     }
 
     fn parts_of(&self, folder: &Path, arch: Arch, limits: Limits) -> Result<Parts> {
+        let names = self.adapters.iter().map(|(name, _)| name);
+        if names.clone().collect::<std::collections::BTreeSet<_>>().len() != names.count() {
+            return Err(Error::request("adapter", "one of each name"));
+        }
         let adapters = if folder == self.folder { &self.adapters[..] } else { &[] }; // a draft has none
         let merged =
             self.merged.as_deref().filter(|_| folder == self.folder).map(Adapter::open).transpose()?;

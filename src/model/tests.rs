@@ -54,6 +54,41 @@ fn nothing_of_a_step_stays_in_any_family() {
     }
 }
 
+/// The same of requests with adapters, and without one beside them.
+#[test]
+fn nothing_of_a_step_stays_with_adapters() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    for entry in std::fs::read_dir(fixtures.join("adapters")).unwrap() {
+        let folder = entry.unwrap().path();
+        let base = fixtures.join("families").join(folder.file_name().unwrap());
+        let builder = Session::builder(base).max_sequences(5).step_tokens(20).kv_tokens(192);
+        let builder = builder.adapter("all", folder.join("all")).adapter("some", folder.join("some"));
+        let parts = builder.parts().unwrap();
+        let mut backend = Cpu::new(2, builder.instruction_set().unwrap()).unwrap();
+        let decoder =
+            Decoder::new(parts.arch, &parts.weights, parts.plan, None, &mut backend, |_| ()).unwrap();
+        let ids: Vec<u32> = (0..20).map(|i| 3 + i * 7 % 97).collect();
+        let positions: Vec<u32> = (0..7).chain(0..8).chain(0..5).collect();
+        let slots: Vec<u32> = (0..7).chain(64..72).chain(128..133).collect();
+        let span = |row, rows, table, adapter| Span { row, rows, position: 0, table, adapter };
+        let spans = [span(0, 7, 0, Some(1)), span(7, 8, 1, None), span(15, 5, 2, Some(0))];
+        let batch = Batch {
+            ids: &ids,
+            positions: &positions,
+            slots: &slots,
+            spans: &spans,
+            blocks: &[0, 1, 2],
+            outputs: &[6, 14, 19],
+        };
+        decoder.forward(&mut backend, &batch);
+        assert!(!backend.is_zero(), "{}: nothing was computed", folder.display());
+        let _ = decoder.scrub(&mut backend, 20, 3);
+        let _ = backend.scrub_threads();
+        let _ = backend.scrub_blocks(&[0, 1, 2]);
+        assert!(backend.is_zero(), "{}: something stays behind", folder.display());
+    }
+}
+
 /// The same of a step that embeds or scores texts.
 #[test]
 fn nothing_of_a_step_stays_in_any_encoder() {
