@@ -115,15 +115,17 @@ impl Line {
     }
 
     /// Sends texts in, and waits for what becomes of them.
-    fn read(&self, wanted: Wanted, trace: Trace, cancel: Option<CancelToken>) -> Result<Done> {
+    fn read(&self, wanted: Wanted, trace: Trace, cancel: Option<CancelToken>) -> Result<Box<Done>> {
         let ticket = Arc::new(Ticket::new(self.worker.clone()));
         if let Some(token) = cancel {
             token.watch(&ticket);
         }
         let (answer, answered) = sync_channel(1);
-        let ask = TextsAsk { wanted, trace, ticket, answer };
-        self.asks.send(Ask::Texts(Box::new(ask))).map_err(|_| self.closed())?;
-        answered.recv().map_err(|_| self.closed())?
+        let ask = TextsAsk { wanted, trace: trace.clone(), ticket, answer };
+        let sent = self.asks.send(Ask::Texts(Box::new(ask))).map_err(|_| self.closed());
+        let done = sent.and_then(|()| answered.recv().map_err(|_| self.closed())).flatten();
+        // of one that was accepted the worker told
+        done.inspect_err(|error| trace.refused(error.kind()))
     }
 
     /// Why nobody answers.

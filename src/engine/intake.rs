@@ -110,7 +110,6 @@ impl Intake {
                         super::encode::job::Wanted::Scores(_) => "rerank",
                     };
                     let error = Error::WrongTask { asked, can: "generate" };
-                    ask.trace.refused(error.kind());
                     let _ = ask.answer.send(Err(error)); // as above
                 }
                 Ask::Close => break,

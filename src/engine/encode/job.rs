@@ -43,7 +43,7 @@ pub struct Ask {
     /// Before `answer`: whoever learns of an end finds it told.
     pub trace: Trace,
     pub ticket: Arc<Ticket>,
-    pub answer: SyncSender<Result<Done>>,
+    pub answer: SyncSender<Result<Box<Done>>>,
 }
 
 /// Where a cancellation arrives.
@@ -99,7 +99,7 @@ pub struct Job {
     pub id: RequestId,
     pub trace: Trace,
     pub ticket: Arc<Ticket>,
-    pub answer: SyncSender<Result<Done>>,
+    pub answer: SyncSender<Result<Box<Done>>>,
     pub ids: Secret<[u32]>,
     pub items: Vec<Item>,
     pub truncated: usize,
@@ -171,7 +171,9 @@ impl Job {
                 usage.cost_nano = trace.cost_nano(&usage);
                 trace.ended(id, &usage, &timing, Default::default());
                 let texts = items.len();
-                Ok(Done { values, texts, width, truncated, usage, timing, request_id: id, receipt })
+                // boxed: a large answer would be moved over stacks that were cleaned
+                let done = Done { values, texts, width, truncated, usage, timing, request_id: id, receipt };
+                Ok(Box::new(done))
             }
         };
         drop(trace);

@@ -127,9 +127,7 @@ impl Reader {
                 let id = |count| RequestId { session: self.session, count };
                 let ids = (before..self.accepted).map(|count| id(count + 1)).collect();
                 let _ = self.worker.send(Message::Refused(ids, began, stack::scrub_deep()));
-                trace.refused(error.kind());
-                drop(trace);
-                let _ = answer.send(Err(error)); // as above
+                let _ = answer.send(Err(error)); // as above; the caller tells of it
             }
         }
     }
