@@ -9,6 +9,7 @@ pub mod adapter;
 pub mod checkpoint;
 pub mod coded;
 pub mod dtype;
+pub mod gguf;
 pub mod json;
 pub mod map;
 pub mod progress;
