@@ -1,3 +1,206 @@
 //! GGUF files, as llama.cpp writes them (`docs/gguf.md` of ggml): metadata, a tokenizer among it, and tensors.
+//!
+//! A file is one checkpoint: [`Gguf::config`] says what config.json would, and tensors go by the names that the same
+//! model has as safetensors. `Q8_0` and `Q4_0` are packed as they are; other blocks are decoded row by row and rounded to
+//! eight bits.
 
 mod blocks;
+mod config;
+mod tokenizer;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use self::blocks::{Kind, MOST};
+use super::checkpoint::{Checkpoint, Raw, Tensor};
+use super::coded::{Coded, Row};
+use super::dtype::Dtype;
+use super::map::Map;
+use crate::error::{Error, Result};
+
+/// No file has more tensors, or more metadata.
+const MAX_COUNT: u64 = 1 << 20;
+
+/// A value of the metadata.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    Whole(i128),
+    Float(f64),
+    Flag(bool),
+    Text(String),
+    List(Vec<Value>),
+}
+
+/// A tensor of the file.
+#[derive(Clone, Debug)]
+struct Info {
+    /// Row-major: GGUF counts from the last dimension.
+    shape: Vec<usize>,
+    kind: Kind,
+    /// Bytes from the start of the file.
+    start: usize,
+    bytes: usize,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Gguf {
+    pub file: PathBuf,
+    metadata: BTreeMap<String, Value>,
+    tensors: BTreeMap<String, Info>,
+    map: Arc<Map>,
+}
+
+/// Reads numbers and texts one after another.
+struct Cursor<'a> {
+    file: &'a Path,
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Cursor<'_> {
+    fn wrong(&self, reason: impl Into<String>) -> Error {
+        Error::WeightsFile { file: self.file.to_owned(), reason: reason.into() }
+    }
+
+    fn take(&mut self, count: u64) -> Result<&[u8]> {
+        let end = usize::try_from(count).ok().and_then(|count| self.at.checked_add(count));
+        let Some(end) = end.filter(|end| *end <= self.bytes.len()) else {
+            return Err(self.wrong(format!("ends in its header, at byte {}", self.at)));
+        };
+        let start = std::mem::replace(&mut self.at, end);
+        Ok(&self.bytes[start..end])
+    }
+
+    fn number<const N: usize>(&mut self) -> Result<[u8; N]> {
+        Ok(self.take(N as u64)?.try_into().expect("so many bytes"))
+    }
+
+    fn u32(&mut self) -> Result<u32> {
+        self.number().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64> {
+        self.number().map(u64::from_le_bytes)
+    }
+
+    fn text(&mut self) -> Result<String> {
+        let (count, at) = (self.u64()?, self.at);
+        let bytes = self.take(count)?.to_vec();
+        String::from_utf8(bytes).map_err(|_| self.wrong(format!("has a text at byte {at} that is not UTF-8")))
+    }
+
+    fn value(&mut self, kind: u32) -> Result<Value> {
+        Ok(match kind {
+            0 => Value::Whole(u8::from_le_bytes(self.number()?).into()),
+            1 => Value::Whole(i8::from_le_bytes(self.number()?).into()),
+            2 => Value::Whole(u16::from_le_bytes(self.number()?).into()),
+            3 => Value::Whole(i16::from_le_bytes(self.number()?).into()),
+            4 => Value::Whole(u32::from_le_bytes(self.number()?).into()),
+            5 => Value::Whole(i32::from_le_bytes(self.number()?).into()),
+            6 => Value::Float(f32::from_le_bytes(self.number()?).into()),
+            7 => Value::Flag(u8::from_le_bytes(self.number()?) != 0),
+            8 => Value::Text(self.text()?),
+            9 => {
+                let (kind, count) = (self.u32()?, self.u64()?);
+                if kind == 9 {
+                    return Err(self.wrong(format!("has a list of lists at byte {}", self.at)));
+                }
+                // each takes a byte at least: what is claimed is bounded by what is there
+                if count > (self.bytes.len() - self.at) as u64 {
+                    return Err(
+                        self.wrong(format!("has a list at byte {} that is longer than the file", self.at))
+                    );
+                }
+                Value::List((0..count).map(|_| self.value(kind)).collect::<Result<_>>()?)
+            }
+            10 => Value::Whole(u64::from_le_bytes(self.number()?).into()),
+            11 => Value::Whole(i64::from_le_bytes(self.number()?).into()),
+            12 => Value::Float(f64::from_le_bytes(self.number()?)),
+            _ => return Err(self.wrong(format!("has a value of unknown type {kind} at byte {}", self.at))),
+        })
+    }
+}
+
+impl Gguf {
+    /// Reads the header.
+    ///
+    /// # Errors
+    /// The file cannot be read, is of another format or version, or is malformed; a tensor lies outside it or is of a type
+    /// that is not known.
+    pub fn open(file: &Path) -> Result<Self> {
+        let map = Arc::new(Map::open(file)?);
+        let mut cursor = Cursor { file, bytes: map.bytes(), at: 0 };
+        if cursor.take(4)? != b"GGUF" {
+            return Err(cursor.wrong("must be a GGUF file: it does not start as one"));
+        }
+        let version = cursor.u32()?;
+        if !matches!(version, 2 | 3) {
+            return Err(cursor.wrong(format!("must be of version 2 or 3, little-endian, not {version}")));
+        }
+        let (tensors, values) = (cursor.u64()?, cursor.u64()?);
+        if tensors.max(values) > MAX_COUNT {
+            return Err(cursor.wrong(format!("must have at most {MAX_COUNT} tensors and values")));
+        }
+        let mut metadata = BTreeMap::new();
+        for _ in 0..values {
+            let key = cursor.text()?;
+            let kind = cursor.u32()?;
+            let value = cursor.value(kind)?;
+            metadata.insert(key, value);
+        }
+        let mut infos = Vec::new();
+        for _ in 0..tensors {
+            let name = cursor.text()?;
+            let dims = cursor.u32()?;
+            if !(1..=4).contains(&dims) {
+                return Err(Error::tensor(file, &name, "have from one to four dimensions"));
+            }
+            let mut shape = (0..dims).map(|_| cursor.u64()).collect::<Result<Vec<_>>>()?;
+            shape.reverse();
+            let (kind, offset) = (cursor.u32()?, cursor.u64()?);
+            infos.push((name, shape, kind, offset));
+        }
+        let alignment = match metadata.get("general.alignment") {
+            None => 32,
+            Some(&Value::Whole(alignment)) if (1..=1 << 20).contains(&alignment) => alignment as usize,
+            Some(_) => return Err(cursor.wrong("`general.alignment` must be a whole number from 1")),
+        };
+        let data = cursor.at.next_multiple_of(alignment);
+        let mut tensors = BTreeMap::new();
+        for (name, shape, kind, offset) in infos {
+            let Some(kind) = Kind::of(kind) else {
+                return Err(Error::tensor(
+                    file,
+                    &name,
+                    format!("be of a type that is known: it has number {kind}"),
+                ));
+            };
+            let place = place(&shape, kind, data, offset)
+                .filter(|(_, start, bytes)| start + bytes <= map.bytes().len());
+            let Some((shape, start, bytes)) = place else {
+                return Err(Error::tensor(file, &name, "lie inside the file, in whole blocks"));
+            };
+            if tensors.insert(name.clone(), Info { shape, kind, start, bytes }).is_some() {
+                return Err(Error::tensor(file, &name, "be there once"));
+            }
+        }
+        Ok(Self { file: file.to_owned(), metadata, tensors, map })
+    }
+}
+
+/// The shape in sizes of memory, where a tensor starts, and its bytes; none if that overflows or no rows of blocks fit.
+fn place(shape: &[u64], kind: Kind, data: usize, offset: u64) -> Option<(Vec<usize>, usize, usize)> {
+    let shape: Vec<usize> = shape.iter().map(|size| usize::try_from(*size).ok()).collect::<Option<_>>()?;
+    let (values, bytes) = kind.block();
+    let cols = *shape.last()?;
+    if cols == 0 || !cols.is_multiple_of(values) {
+        return None;
+    }
+    let rows = shape[..shape.len() - 1].iter().try_fold(1_usize, |rows, size| rows.checked_mul(*size))?;
+    let bytes = rows.checked_mul(cols / values)?.checked_mul(bytes)?;
+    let start = data.checked_add(usize::try_from(offset).ok()?)?;
+    start.checked_add(bytes)?;
+    (rows > 0).then_some((shape, start, bytes))
+}
