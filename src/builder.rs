@@ -28,6 +28,7 @@ use crate::privacy::{Alias, Event, Prices};
 use crate::privacy::{ReceiptHash, ScrubReceipt};
 use crate::sample::Sampling;
 use crate::session::{Line, Session};
+use crate::source::Source;
 use crate::text::Text;
 use crate::weights::adapter::Adapter;
 use crate::weights::json::Json;
@@ -362,13 +363,17 @@ impl Builder {
 
     /// What is known before a device is chosen.
     pub(crate) fn parts(&self) -> Result<Parts> {
-        let arch = Arch::open(&self.folder.join("config.json"))?;
+        let source = Source::open(&self.folder)?;
+        let arch = source.arch()?;
         let limits = self.limits(&arch)?;
-        self.parts_of(&self.folder, arch, limits)
+        self.parts_of(&self.folder, source, arch, limits)
     }
 
     /// Of a checkpoint that embeds texts or scores them: an encoder, one with `modules.json`, one that classifies texts.
     pub(crate) fn encoder_parts(&self) -> Result<Option<EncoderParts>> {
+        if self.folder.is_file() {
+            return Ok(None); // a GGUF file
+        }
         let sentence = Sentence::open(&self.folder)?;
         let arch = Arch::open(&sentence.folder.join("config.json"))?;
         if !(arch.family.encodes || sentence.found || arch.classifier.is_some()) {
@@ -413,7 +418,7 @@ impl Builder {
         Ok(Limits { step_tokens, sequences, outputs: 0, blocks, context })
     }
 
-    fn parts_of(&self, folder: &Path, arch: Arch, limits: Limits) -> Result<Parts> {
+    fn parts_of(&self, folder: &Path, source: Source, arch: Arch, limits: Limits) -> Result<Parts> {
         let names = self.adapters.iter().map(|(name, _)| name);
         if names.clone().collect::<std::collections::BTreeSet<_>>().len() != names.count() {
             return Err(Error::request("adapter", "one of each name"));
@@ -423,9 +428,9 @@ impl Builder {
             self.merged.as_deref().filter(|_| folder == self.folder).map(Adapter::open).transpose()?;
         let beside = adapters.iter().map(|(_, folder)| Adapter::open(folder)).collect::<Result<Vec<_>>>()?;
         let options = Options { merged: merged.as_ref(), beside: &beside, ..self.options() };
-        let weights = Weights::find(&arch, &Checkpoint::open(folder)?, options)?;
+        let weights = Weights::find(&arch, &source.checkpoint()?, options)?;
         let plan = Plan::new(&arch, self.cache_type(weights.dtype()), limits, weights.adapters_need())?;
-        Ok(Parts { arch, weights, plan, limits })
+        Ok(Parts { source, arch, weights, plan, limits })
     }
 
     fn options(&self) -> Options<'static> {
@@ -435,8 +440,8 @@ impl Builder {
     /// The draft checkpoint, within the main one's limits.
     fn draft_parts(&self, main: &Parts) -> Result<Option<Parts>> {
         let Some(folder) = &self.draft else { return Ok(None) };
-        let file = folder.join("config.json");
-        let arch = Arch::open(&file)?;
+        let source = Source::open(folder)?;
+        let (file, arch) = (source.config_file(), source.arch()?);
         if arch.vocab != main.arch.vocab {
             let expected = format!("that of the checkpoint it drafts for, {}", main.arch.vocab);
             return Err(Error::config(&file, "vocab_size", expected));
@@ -445,7 +450,7 @@ impl Builder {
             let expected = format!("at least the session's context, {}", main.limits.context);
             return Err(Error::config(&file, "max_position_embeddings", expected));
         }
-        self.parts_of(folder, arch, main.limits).map(Some)
+        self.parts_of(folder, source, arch, main.limits).map(Some)
     }
 
     pub(crate) fn instruction_set(&self) -> Result<Isa> {
@@ -541,8 +546,8 @@ impl Builder {
     }
 
     /// What `generation_config.json` says; its sampling only where it says `do_sample`.
-    fn defaults(&self, arch: &Arch, limits: Limits) -> Result<Defaults> {
-        let json = Json::open_if_there(&self.folder.join("generation_config.json"))?;
+    fn defaults(&self, source: &Source, arch: &Arch, limits: Limits) -> Result<Defaults> {
+        let json = source.generation_config()?;
         let mut eos = arch.eos.clone();
         eos.extend(json.token_ids("eos_token_id")?);
         eos.sort_unstable();
@@ -569,7 +574,7 @@ impl Builder {
             sampling,
             eos,
             vocab: arch.vocab,
-            tokenizer_file: self.folder.join("tokenizer.json"),
+            tokenizer_file: source.tokenizer_file(),
             draft: self.draft.is_some(),
             adapters: self.adapters.iter().map(|(name, _)| name.clone()).collect(),
             max_requests: self.max_requests,
@@ -588,17 +593,14 @@ impl Builder {
     {
         let memory = self.memory_plan::<B>(&parts, draft.as_ref())?;
         let (limits, model_type) = (parts.limits, Alias::new(parts.arch.family.model_type)?);
-        let defaults = self.defaults(&parts.arch, limits)?;
-        let text = match defaults.tokenizer_file.exists() {
-            true => Some(Arc::new(Text::open(&self.folder, parts.arch.vocab)?)),
-            false => None,
-        };
-        let templates = Templates::open(&self.folder)?;
+        let defaults = self.defaults(&parts.source, &parts.arch, limits)?;
+        let text = parts.source.text(parts.arch.vocab)?.map(Arc::new);
+        let templates = parts.source.templates()?;
         let all = [Some(&parts), draft.as_ref()].into_iter().flatten();
         let mut progress =
             Progress { done_bytes: 0, total_bytes: all.map(|parts| parts.weights.file_bytes()).sum() };
         let mut load = |parts: Parts| {
-            let Parts { arch, weights, plan, limits } = parts;
+            let Parts { arch, weights, plan, limits, .. } = parts;
             let loaded = |bytes| {
                 progress.done_bytes += bytes;
                 self.progress.iter().for_each(|call| call(progress));
@@ -822,6 +824,7 @@ pub(crate) struct EncoderParts {
 
 /// What loading hands to the device.
 pub(crate) struct Parts {
+    pub source: Source,
     pub arch: Arch,
     pub weights: Weights,
     pub plan: Plan,

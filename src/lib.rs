@@ -28,6 +28,7 @@ mod request;
 mod response;
 mod sample;
 mod session;
+mod source;
 mod stream;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -141,7 +141,7 @@ impl Line {
 }
 
 impl Session {
-    /// Opens the checkpoint in `folder` with default settings. With the feature `hub` that may be an id, `owner/name` or
+    /// Opens the checkpoint in `folder`, or in a GGUF file, with default settings. With the feature `hub` that may be an id, `owner/name` or
     /// `owner/name@revision`: then it is downloaded first, unless it is in the cache.
     ///
     /// # Errors

@@ -387,7 +387,7 @@ TABLE |= {
 # In bf16 their logits are too far off for paths that are clear at each step.
 HALF = {"gemma2", "gemma3_text", "glm4", "exaone4", "olmo3", "cohere2", "gemma", "smollm3"}
 HALF |= {name + "_other" for name in HALF} | {"falcon_heads"}
-SINGLE = {"arcee_other", "granite_other", "qwen3_other"}
+SINGLE = {"granite_other", "qwen3_other"}
 
 # Outputs of branches: what they are added to must not drown them, nor they it.
 OUTPUTS = ("o_proj", "down_proj", "dense_4h_to_h", "attention.dense", "self_attn.dense", "fc2", "c_proj")

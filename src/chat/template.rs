@@ -93,14 +93,22 @@ impl Templates {
         if sources.is_empty() {
             return Ok(None);
         }
-        for source in &sources {
-            if source.text.len() > MAX_SOURCE {
-                let expected = format!("at most {MAX_SOURCE} bytes long");
-                return Err(Error::config(&source.file, source.field.as_str(), expected));
-            }
-        }
+        let sources = checked(sources)?;
         let special =
             special_tokens(&config, &Json::open_if_there(&folder.join("special_tokens_map.json"))?)?;
+        Ok(Some(Self { sources, special, environment: python::environment() }))
+    }
+
+    /// The templates in what is `tokenizer_config.json` elsewhere.
+    ///
+    /// # Errors
+    /// As [`Templates::open`].
+    pub fn of(config: &Json) -> Result<Option<Self>> {
+        let sources = checked(fields(config)?)?;
+        if sources.is_empty() {
+            return Ok(None);
+        }
+        let special = special_tokens(config, config)?;
         Ok(Some(Self { sources, special, environment: python::environment() }))
     }
 
@@ -210,6 +218,16 @@ fn files(folder: &Path) -> Result<Vec<Source>> {
 }
 
 /// `chat_template` of `tokenizer_config.json`.
+fn checked(sources: Vec<Source>) -> Result<Vec<Source>> {
+    match sources.iter().find(|source| source.text.len() > MAX_SOURCE) {
+        None => Ok(sources),
+        Some(source) => {
+            let expected = format!("at most {MAX_SOURCE} bytes long");
+            Err(Error::config(&source.file, source.field.as_str(), expected))
+        }
+    }
+}
+
 fn fields(config: &Json) -> Result<Vec<Source>> {
     let source = |name: &str, text: &str, field: String| Source {
         name: name.to_owned(),

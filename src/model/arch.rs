@@ -187,17 +187,25 @@ impl Arch {
     /// The file is unreadable, the `model_type` is unknown, or a field is missing, out of bounds or asks for
     /// what this library does not do; the error names it.
     pub fn open(file: &Path) -> Result<Self> {
-        let mut json = Json::open(file)?;
+        Self::of(Json::open(file)?, |_| ())
+    }
+
+    /// The same of an object that is read already; `adjust` changes the family's row.
+    ///
+    /// # Errors
+    /// As [`Arch::open`].
+    pub fn of(mut json: Json, adjust: impl FnOnce(&mut Family)) -> Result<Self> {
         let found = json.text("model_type")?.unwrap_or("").to_owned();
         let Some(family) = families::find(&found) else {
             let known: Vec<_> = FAMILIES.iter().map(|family| family.model_type).collect();
-            return Err(Error::unknown_model_type(file, &found, &known));
+            return Err(Error::unknown_model_type(&json.file, &found, &known));
         };
         let mut row = *family;
         family.fields.iter().for_each(|(ours, its)| json.read_as(ours, its));
         if let Some(variant) = family.variant {
             variant(&json, &mut row)?;
         }
+        adjust(&mut row);
         Self::parse(&json, row)
     }
 

@@ -512,7 +512,10 @@ impl Finder<'_> {
             self.problems.borrow_mut().add(problem);
             self.checkpoint.stand_in(name, &[rows, cols])
         });
-        let found = if self.options.dequantize { found.dequantized() } else { found };
+        let found = match self.options.dequantize && found.dtype.is_quantized() {
+            true => found.dequantized(),
+            false => found,
+        };
         match self.options.merged {
             Some(adapter) => self.merge(adapter, name, found),
             None => found,

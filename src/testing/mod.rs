@@ -121,12 +121,15 @@ impl Telling {
 pub struct Tokenizer(Text);
 
 impl Tokenizer {
-    /// Opens the tokenizer in `folder`, for a model of `vocab` tokens.
+    /// Opens the tokenizer in `folder`, or in a GGUF file, for a model of `vocab` tokens.
     ///
     /// # Errors
     /// As [`crate::Session::open`].
+    ///
+    /// # Panics
+    /// If there is none.
     pub fn open(folder: &Path, vocab: usize) -> Result<Self> {
-        Text::open(folder, vocab).map(Self)
+        Ok(Self(crate::source::Source::open(folder)?.text(vocab)?.expect("a tokenizer")))
     }
 
     /// The ids of `text`, with special tokens around them if asked.

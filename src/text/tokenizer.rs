@@ -53,17 +53,28 @@ impl Text {
         Self::open_as(folder, vocab, false)
     }
 
+    /// As [`Text::open`], of a `tokenizer.json` that was read from `file` or made of what is in it.
+    ///
+    /// # Errors
+    /// As [`Text::open`].
+    pub fn of(file: &Path, json: &str, vocab: usize) -> Result<Self> {
+        Self::read(None, file, json, vocab, true)
+    }
+
     fn open_as(folder: &Path, vocab: usize, decodes: bool) -> Result<Self> {
         let file = folder.join("tokenizer.json");
-        let bytes = json::read(&file)?;
+        Self::read(Some(folder), &file, &json::read(&file)?, vocab, decodes)
+    }
+
+    fn read(folder: Option<&Path>, file: &Path, json: &str, vocab: usize, decodes: bool) -> Result<Self> {
         // The crate panics on some malformed files.
-        let opened = catch_unwind(AssertUnwindSafe(|| Self::parse(folder, &file, &bytes, vocab, decodes)));
+        let opened = catch_unwind(AssertUnwindSafe(|| Self::parse(folder, file, json, vocab, decodes)));
         opened.unwrap_or_else(|_| {
-            Err(Error::tokenizer(&file, "must be a Hugging Face tokenizer: its parser gave up"))
+            Err(Error::tokenizer(file, "must be a Hugging Face tokenizer: its parser gave up"))
         })
     }
 
-    fn parse(folder: &Path, file: &Path, bytes: &str, vocab: usize, decodes: bool) -> Result<Self> {
+    fn parse(folder: Option<&Path>, file: &Path, bytes: &str, vocab: usize, decodes: bool) -> Result<Self> {
         let mut tokenizer = Tokenizer::from_bytes(bytes)
             .map_err(|error| Error::tokenizer(file, format!("must be a Hugging Face tokenizer: {error}")))?;
         // Ours are the session's limits; padding would make room for whatever the file says.
@@ -93,7 +104,9 @@ impl Text {
         if !decodes {
             text.read_pair(file)?;
         }
-        text.read_config(&folder.join("tokenizer_config.json"))?;
+        if let Some(folder) = folder {
+            text.read_config(&folder.join("tokenizer_config.json"))?;
+        }
         let specials = text.prefix.iter().chain(&text.suffix).chain(text.pair.iter().flatten());
         if specials.copied().any(|id| id as usize >= vocab) {
             let reason = format!("its post-processor's ids must be below the model's vocab_size, {vocab}");

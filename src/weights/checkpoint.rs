@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
 use super::coded::{Coded, Mxfp4, Row, Scheme, Transposed};
+use super::gguf::Gguf;
 use super::json::Json;
 use super::{Dtype, map::Map};
 use crate::error::{Error, Result};
@@ -97,8 +98,12 @@ impl Tensor {
 
     /// The same in bf16, if it is quantized to whole numbers.
     pub fn dequantized(mut self) -> Self {
-        if self.dtype.is_quantized() && matches!(self.source, Source::Coded(_)) {
-            self.dtype = Dtype::Bf16;
+        match self.source {
+            Source::Coded(_) if self.dtype.is_quantized() => self.dtype = Dtype::Bf16,
+            Source::Stored { .. } if self.dtype.is_quantized() => {
+                return super::adapter::rounded(&self, Dtype::Bf16);
+            }
+            _ => {}
         }
         self
     }
@@ -303,6 +308,36 @@ impl Checkpoint {
             }
         }
         Ok(this)
+    }
+
+    /// The tensors of a GGUF file, by the names that they have in safetensors.
+    ///
+    /// # Errors
+    /// Its architecture is not known.
+    pub fn of(gguf: &Gguf) -> Result<Self> {
+        let mut tensors = HashMap::new();
+        let mut kinds = HashMap::new();
+        for stored in gguf.stored()? {
+            kinds.insert(stored.name.clone(), stored.kind);
+            let info = TensorInfo {
+                dtype: stored.dtype,
+                shape: stored.shape,
+                data_offsets: (0, stored.range.len()),
+            };
+            let (map, start) = (gguf.map().clone(), stored.range.start);
+            let entry = Entry { file: gguf.file.clone(), map, info, start, asked: Cell::new(false) };
+            tensors.insert(stored.name, entry);
+        }
+        Ok(Self { folder: gguf.file.clone(), scheme: Some(Scheme::Gguf(kinds)), tensors })
+    }
+
+    /// A matrix whose rows are stored as we have them, in bytes: (rows, bytes of a row).
+    ///
+    /// # Errors
+    /// It is missing, or of another shape.
+    pub fn packed(&self, name: &str, dtype: Dtype, rows: usize, cols: usize) -> Result<Tensor> {
+        let entry = self.entry(name, &[rows, dtype.row_bytes(cols)])?;
+        Ok(entry.tensor(name, dtype, &[rows, cols]))
     }
 
     /// The tensors of one file in `folder`.

@@ -53,6 +53,11 @@ impl Json {
         if file.exists() { Self::open(file) } else { Self::parse(file, "{}") }
     }
 
+    /// An object from elsewhere than a JSON file; `file` is named in errors.
+    pub fn of(file: &Path, value: Value) -> Self {
+        Self { file: file.to_owned(), prefix: String::new(), value }
+    }
+
     fn parse(file: &Path, text: &str) -> Result<Self> {
         match serde_json::from_str(text) {
             Ok(value @ Value::Object(_)) => Ok(Self { file: file.to_owned(), prefix: String::new(), value }),

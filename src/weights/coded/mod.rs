@@ -12,6 +12,7 @@ mod fp8;
 mod gptq;
 mod mxfp4;
 
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use half::f16;
 
 use super::checkpoint::{Checkpoint, Raw, Tensor};
 use super::dtype::{Dtype, GROUP};
+use super::gguf::{self, Kind};
 use super::json::Json;
 use crate::error::Result;
 
@@ -137,6 +139,8 @@ pub enum Scheme {
     Fp8(fp8::Fp8),
     BitsAndBytes(bitsandbytes::BitsAndBytes),
     Mxfp4,
+    /// Types of the tensors, by name.
+    Gguf(HashMap<String, Kind>),
 }
 
 impl Scheme {
@@ -181,6 +185,7 @@ impl Scheme {
             Self::Fp8(scheme) => scheme.find(checkpoint, name, rows, cols)?,
             Self::BitsAndBytes(scheme) => scheme.find(checkpoint, name, rows, cols)?,
             Self::Mxfp4 => None, // experts only
+            Self::Gguf(kinds) => return gguf::find(kinds, checkpoint, name, rows, cols),
         };
         Ok(found.map(|(coded, dtype)| Tensor::coded(coded, dtype, rows, cols)))
     }

@@ -8,11 +8,13 @@ mod blocks;
 mod config;
 mod tokenizer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use self::blocks::{Kind, MOST};
+pub use self::blocks::Kind;
+use self::blocks::MOST;
 use super::checkpoint::{Checkpoint, Raw, Tensor};
 use super::coded::{Coded, Row};
 use super::dtype::Dtype;
@@ -187,6 +189,114 @@ impl Gguf {
             }
         }
         Ok(Self { file: file.to_owned(), metadata, tensors, map })
+    }
+}
+
+/// A tensor as a checkpoint takes it.
+pub struct Stored {
+    /// That of safetensors.
+    pub name: String,
+    pub kind: Kind,
+    /// Of blocks: bytes.
+    pub dtype: safetensors::Dtype,
+    /// Of blocks: (rows, bytes of a row).
+    pub shape: Vec<usize>,
+    /// Bytes of the file.
+    pub range: Range<usize>,
+}
+
+impl Gguf {
+    /// The file in memory.
+    pub fn map(&self) -> &Arc<Map> {
+        &self.map
+    }
+
+    /// Its tensors, but for those that are a part of the configuration.
+    ///
+    /// # Errors
+    /// The architecture is not known.
+    pub fn stored(&self) -> Result<Vec<Stored>> {
+        let mut all = Vec::new();
+        for (name, info) in &self.tensors {
+            let Some(name) = self.name_of(name)? else { continue };
+            let (values, bytes) = info.kind.block();
+            let mut shape = info.shape.clone();
+            let dtype = match info.kind {
+                Kind::F32 => safetensors::Dtype::F32,
+                Kind::F16 => safetensors::Dtype::F16,
+                Kind::Bf16 => safetensors::Dtype::BF16,
+                _ => {
+                    if let Some(cols) = shape.last_mut() {
+                        *cols = *cols / values * bytes;
+                    }
+                    safetensors::Dtype::U8
+                }
+            };
+            let range = info.start..info.start + info.bytes;
+            all.push(Stored { name, kind: info.kind, dtype, shape, range });
+        }
+        Ok(all)
+    }
+}
+
+/// A matrix of blocks that are decoded.
+#[derive(Debug)]
+struct Blocks {
+    raw: Raw,
+    kind: Kind,
+}
+
+impl Coded for Blocks {
+    fn row(&self, row: usize, out: &mut Row<'_>) {
+        let (values, bytes) = self.kind.block();
+        let row_bytes = out.cols() / values * bytes;
+        let blocks = &self.raw.bytes()[row * row_bytes..][..row_bytes];
+        let (mut decoded, mut at) = ([0.0; MOST], usize::MAX);
+        out.values(|first, group| {
+            // a block has a whole number of groups
+            if at != first / values {
+                at = first / values;
+                self.kind.decode(&blocks[at * bytes..][..bytes], &mut decoded[..values]);
+            }
+            group.copy_from_slice(&decoded[first % values..][..group.len()]);
+        });
+    }
+
+    fn parts(&self) -> Vec<&Raw> {
+        vec![&self.raw]
+    }
+}
+
+/// The matrix `name` of a file whose tensors are of these types, if it is of blocks.
+///
+/// # Errors
+/// It is of another shape.
+pub fn find(
+    kinds: &HashMap<String, Kind>,
+    checkpoint: &Checkpoint,
+    name: &str,
+    rows: usize,
+    cols: usize,
+) -> Result<Option<Tensor>> {
+    let name = format!("{name}.weight");
+    let (values, bytes) = match kinds.get(&name) {
+        None | Some(Kind::F32 | Kind::F16 | Kind::Bf16) => return Ok(None),
+        Some(kind) => kind.block(),
+    };
+    if !cols.is_multiple_of(values) {
+        return Err(Error::tensor(
+            checkpoint.folder(),
+            &name,
+            format!("have {cols} columns: it is in blocks of {values}"),
+        ));
+    }
+    match kinds[&name] {
+        Kind::Q8_0 => checkpoint.packed(&name, Dtype::Q8, rows, cols).map(Some),
+        Kind::Q4_0 => checkpoint.packed(&name, Dtype::Q4, rows, cols).map(Some),
+        kind => {
+            let raw = checkpoint.raw(&name, &[rows, cols / values * bytes], &[safetensors::Dtype::U8])?;
+            Ok(Some(Tensor::coded(Arc::new(Blocks { raw, kind }), Dtype::Q8, rows, cols)))
+        }
     }
 }
 

@@ -191,4 +191,26 @@ impl Gguf {
         ];
         Ok(json!({ "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": known }))
     }
+
+    /// What is in `tokenizer_config.json` elsewhere, as far as chat templates need it.
+    ///
+    /// # Errors
+    /// A value is of another type than it must be.
+    pub fn tokenizer_config(&self) -> Result<Json> {
+        let mut fields = serde_json::Map::new();
+        if let Some(template) = self.text("tokenizer.chat_template")? {
+            fields.insert("chat_template".into(), template.into());
+        }
+        let tokens = self.list("tokenizer.ggml.tokens")?.unwrap_or(&[]);
+        for (ours, theirs) in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")] {
+            let id = match self.metadata.get(&format!("tokenizer.ggml.{theirs}_token_id")) {
+                Some(&Value::Whole(id)) => usize::try_from(id).ok(),
+                _ => None,
+            };
+            if let Some(Value::Text(token)) = id.and_then(|id| tokens.get(id)) {
+                fields.insert(format!("{ours}_token"), token.as_str().into());
+            }
+        }
+        Ok(Json::Object(fields))
+    }
 }

@@ -1,0 +1,115 @@
+//! Where a checkpoint is: a folder of Hugging Face's, or one GGUF file, which holds all that such a folder would.
+
+use std::path::{Path, PathBuf};
+
+use crate::chat::Templates;
+use crate::error::Result;
+use crate::model::arch::Arch;
+use crate::text::Text;
+use crate::weights::Checkpoint;
+use crate::weights::gguf::Gguf;
+use crate::weights::json::Json;
+
+/// See the module.
+#[derive(Debug)]
+pub enum Source {
+    Folder(PathBuf),
+    Gguf(Box<Gguf>),
+}
+
+impl Source {
+    /// A file that ends with `.gguf`, or a folder.
+    ///
+    /// # Errors
+    /// The file is not one, or malformed.
+    pub fn open(path: &Path) -> Result<Self> {
+        let is_file = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
+        match is_file {
+            true => Ok(Self::Gguf(Box::new(Gguf::open(path)?))),
+            false => Ok(Self::Folder(path.to_owned())),
+        }
+    }
+
+    /// The shape of the model.
+    ///
+    /// # Errors
+    /// As [`Arch::open`].
+    pub fn arch(&self) -> Result<Arch> {
+        match self {
+            Self::Folder(folder) => Arch::open(&folder.join("config.json")),
+            Self::Gguf(gguf) => {
+                let row = gguf.row()?;
+                Arch::of(Json::of(&gguf.file, gguf.config()?), |family| {
+                    family.interleaved |= row.interleaved;
+                    family.norm.plus_one &= !row.shifted;
+                })
+            }
+        }
+    }
+
+    /// Its tensors.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn checkpoint(&self) -> Result<Checkpoint> {
+        match self {
+            Self::Folder(folder) => Checkpoint::open(folder),
+            Self::Gguf(gguf) => Checkpoint::of(gguf),
+        }
+    }
+
+    /// The tokenizer for a model of `vocab` tokens; none where there is none.
+    ///
+    /// # Errors
+    /// As [`Text::open`].
+    pub fn text(&self, vocab: usize) -> Result<Option<Text>> {
+        match self {
+            Self::Folder(folder) => match folder.join("tokenizer.json").exists() {
+                true => Text::open(folder, vocab).map(Some),
+                false => Ok(None),
+            },
+            Self::Gguf(gguf) => match gguf.tokenizer()? {
+                Some(json) => Text::of(&gguf.file, &json.to_string(), vocab).map(Some),
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// The chat templates; none where there are none.
+    ///
+    /// # Errors
+    /// As [`Templates::open`].
+    pub fn templates(&self) -> Result<Option<Templates>> {
+        match self {
+            Self::Folder(folder) => Templates::open(folder),
+            Self::Gguf(gguf) => Templates::of(&Json::of(&gguf.file, gguf.tokenizer_config()?)),
+        }
+    }
+
+    /// `generation_config.json`; empty where there is none.
+    ///
+    /// # Errors
+    /// It is malformed.
+    pub fn generation_config(&self) -> Result<Json> {
+        match self {
+            Self::Folder(folder) => Json::open_if_there(&folder.join("generation_config.json")),
+            Self::Gguf(gguf) => Ok(Json::of(&gguf.file, serde_json::Value::Object(serde_json::Map::new()))),
+        }
+    }
+
+    /// The file that says what the model is.
+    pub fn config_file(&self) -> PathBuf {
+        match self {
+            Self::Folder(folder) => folder.join("config.json"),
+            Self::Gguf(gguf) => gguf.file.clone(),
+        }
+    }
+
+    /// Where a tokenizer is looked for.
+    pub fn tokenizer_file(&self) -> PathBuf {
+        match self {
+            Self::Folder(folder) => folder.join("tokenizer.json"),
+            Self::Gguf(gguf) => gguf.file.clone(),
+        }
+    }
+}
