@@ -114,6 +114,11 @@ impl Buf {
         Self { cols, stride, ..self }
     }
 
+    /// Values of f32 from one row to the next; of an operand, in that form only.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
     /// The region of the first `rows` rows.
     pub fn rows(&self, rows: usize) -> Region {
         self.region.part(0, rows * self.stride * size_of::<f32>())
@@ -137,7 +142,7 @@ pub enum Form {
     Bytes,
 }
 
-/// The paged KV cache: (blocks, layers, 2, kv_heads) planes of one head's keys or values, keys before values.
+/// The paged KV cache: (blocks, layers, 2, kv_heads) planes of one head's keys or values, all keys before all values.
 ///
 /// A block holds all layers of its positions, so that one contiguous overwrite forgets it. Planes are packed like
 /// weights: keys as (position, dimension), values as (dimension, position), in blocks of 16 rows that are interleaved
@@ -152,51 +157,67 @@ pub struct Kv {
     pub layers: usize,
     /// Key and value heads.
     pub kv_heads: usize,
-    /// Values per head.
+    /// Numbers in a head's key.
     pub head_dim: usize,
+    /// Numbers in a head's value.
+    pub value_dim: usize,
 }
 
 impl Kv {
     /// Bytes of one head's keys or values in a block; none on overflow.
-    fn plane_bytes(cache: KvType, head_dim: usize) -> Option<usize> {
-        let values =
-            head_dim.checked_next_multiple_of(LANES)?.checked_mul(BLOCK)?.checked_mul(cache.bytes())?;
+    fn plane_bytes(cache: KvType, dim: usize) -> Option<usize> {
+        let values = dim.checked_next_multiple_of(LANES)?.checked_mul(BLOCK)?.checked_mul(cache.bytes())?;
         let scales = if cache == KvType::Int8 { BLOCK * size_of::<f32>() } else { 0 };
         values.checked_add(scales)
     }
 
-    /// Bytes of one block for this shape; none on overflow.
-    pub fn block_bytes(cache: KvType, layers: usize, kv_heads: usize, head_dim: usize) -> Option<usize> {
-        [2, kv_heads]
-            .iter()
-            .try_fold(Self::plane_bytes(cache, head_dim)?.checked_mul(layers)?, |bytes, &n| {
-                bytes.checked_mul(n)
-            })
+    /// Bytes of one block of heads whose keys and values have so many numbers; none on overflow.
+    pub fn block_bytes(cache: KvType, layers: usize, kv_heads: usize, dims: [usize; 2]) -> Option<usize> {
+        let [keys, values] = dims.map(|dim| Self::plane_bytes(cache, dim));
+        keys?.checked_add(values?)?.checked_mul(layers)?.checked_mul(kv_heads)
+    }
+
+    /// Bytes of one head's keys or values in a block.
+    fn bytes_of(&self, side: Side) -> usize {
+        Self::plane_bytes(self.cache, self.dim(side)).expect("planned, so it did not overflow")
+    }
+
+    /// Numbers in a head's key or value.
+    pub fn dim(&self, side: Side) -> usize {
+        match side {
+            Side::K => self.head_dim,
+            Side::V => self.value_dim,
+        }
     }
 
     /// The region of one block.
     pub fn block(&self, block: u32) -> Region {
-        let bytes = Self::block_bytes(self.cache, self.layers, self.kv_heads, self.head_dim)
+        let dims = [self.head_dim, self.value_dim];
+        let bytes = Self::block_bytes(self.cache, self.layers, self.kv_heads, dims)
             .expect("planned, so it did not overflow");
         self.region.part(block as usize * bytes, bytes)
     }
 
-    /// Values per head with the zeros behind them.
-    pub fn padded_dim(&self) -> usize {
-        self.head_dim.next_multiple_of(LANES)
+    /// Numbers in a head's key or value with the zeros behind them.
+    pub fn padded_dim(&self, side: Side) -> usize {
+        self.dim(side).next_multiple_of(LANES)
     }
 
     /// Byte at which a head's keys or values start in a block.
     pub fn plane(&self, block: u32, layer: usize, side: Side, head: usize) -> usize {
-        let planes = (block as usize * self.layers + layer) * 2 + side as usize;
-        let bytes = Self::plane_bytes(self.cache, self.head_dim).expect("planned, so it did not overflow");
-        (planes * self.kv_heads + head) * bytes
+        let [keys, values] = [Side::K, Side::V].map(|side| self.bytes_of(side));
+        let layer = (block as usize * self.layers + layer) * self.kv_heads * (keys + values);
+        layer
+            + match side {
+                Side::K => head * keys,
+                Side::V => self.kv_heads * keys + head * values,
+            }
     }
 
     /// Byte of an element in its plane.
     pub fn element(&self, side: Side, offset: usize, dim: usize) -> usize {
         let (row, col, cols) = match side {
-            Side::K => (offset, dim, self.padded_dim()),
+            Side::K => (offset, dim, self.padded_dim(side)),
             Side::V => (dim, offset, BLOCK),
         };
         let bytes = self.cache.bytes();
@@ -207,8 +228,8 @@ impl Kv {
     }
 
     /// Byte of a position's scale in its plane: for int8 only.
-    pub fn scale(&self, offset: usize) -> usize {
-        self.padded_dim() * BLOCK + offset * size_of::<f32>()
+    pub fn scale(&self, side: Side, offset: usize) -> usize {
+        self.padded_dim(side) * BLOCK + offset * size_of::<f32>()
     }
 }
 
@@ -588,6 +609,18 @@ pub trait Backend: Send {
     /// Every projection of `rows` rows of the operand `x`.
     fn linear(&mut self, rows: usize, x: Buf, projections: &[Projection<'_, Self::Weight>]);
 
+    /// Products of the pieces of rows, each with a matrix of its own: what folds queries into the space of latents, and
+    /// unfolds values from it (DeepSeek-V2, arXiv 2405.04434). `weight` has the matrices of `heads` heads below each
+    /// other, (heads * outs, ins), with a multiple of [`LANES`] rows each. Of each head's piece of x the first `ins` values are
+    /// multiplied, and come to the end of its piece of `out`; those behind them are copied before them.
+    ///
+    /// x and `out` are of f32. `pieces`, an operand in the weight's form with `ins` columns and `heads` rows for each, is
+    /// what the product reads.
+    fn by_head(&mut self, rows: usize, x: Buf, heads: usize, weight: &Self::Weight, pieces: Buf, out: Buf);
+
+    /// `out = [a, b]`, row by row.
+    fn join(&mut self, rows: usize, parts: [Buf; 2], out: Buf);
+
     /// `out = activation(x * up^T)`; `x` and `out` are operands.
     fn activated(&mut self, rows: usize, x: Buf, activation: Activation, up: &Linear<Self::Weight>, out: Buf);
 
@@ -640,7 +673,8 @@ pub trait Backend: Send {
         rope: Option<&Rope<Self::Weight>>,
     );
 
-    /// Softmax attention of every row over its request's cache. `q`: (rows, heads * head_dim); so is `out`, an operand.
+    /// Softmax attention of every row over its request's cache. `q`: (rows, heads * head_dim); `out`, an operand:
+    /// (rows, heads * value_dim).
     fn attention(
         &mut self,
         batch: &Batch<'_>,

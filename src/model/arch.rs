@@ -4,10 +4,10 @@ use std::path::Path;
 
 use super::families::{
     self, Bias, Causal, EmbedScale, FAMILIES, Family, HeadNorm, HeadStep, KvHeads, LogitsScale,
-    MixtureLayers, MixtureRow, Places, Rotates, Scale, Score, Shared, Window,
+    MixtureLayers, MixtureRow, Places, Qkv, Rotates, Scale, Score, Shared, Window,
 };
 use super::rope::{self, Rope};
-use crate::backend::{Activation, Groups, NormKind, Pooling, Routing, Scoring};
+use crate::backend::{Activation, Groups, LANES, NormKind, Pooling, Routing, Scoring};
 use crate::error::{Error, Result};
 use crate::weights::json::Json;
 
@@ -37,12 +37,18 @@ pub struct Arch {
     pub intermediate: usize,
     /// Layers.
     pub layers: usize,
+    /// Layers behind them that guess further tokens: they are not read.
+    pub further_layers: usize,
     /// Query heads.
     pub heads: usize,
     /// Key and value heads; divides `heads`.
     pub kv_heads: usize,
-    /// Values per head; even.
+    /// Numbers in a query and in a key of a head, as attention sees them; even.
     pub head_dim: usize,
+    /// Numbers in a value of a head, as attention sees them.
+    pub value_dim: usize,
+    /// Where keys and values are those of a latent.
+    pub latent: Option<LatentShape>,
     /// Tokens in the vocabulary.
     pub vocab: usize,
     /// Positions that the model was made for.
@@ -114,6 +120,23 @@ pub struct Mixture {
     pub routing: Routing,
     /// Values per token inside the expert that all share.
     pub shared: Option<usize>,
+}
+
+/// Multi-head latent attention. What is cached for a position is one key for all heads, the part that turns and the latent,
+/// and one value, the latent: the matrices that would make keys and values of heads of it are multiplied with queries and
+/// with what attention gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LatentShape {
+    /// Numbers in the latent of queries, where they have one.
+    pub q_rank: Option<usize>,
+    /// Numbers in the latent of keys and values.
+    pub rank: usize,
+    /// Of a head's query, those that do not turn.
+    pub still: usize,
+    /// And those that do.
+    pub turning: usize,
+    /// Numbers in a head's value.
+    pub value: usize,
 }
 
 /// What a checkpoint for classifying texts has behind its layers.
@@ -226,19 +249,17 @@ impl Arch {
                 }
             },
         };
-        let head_dim = match json.size("head_dim", MAX_HEAD_DIM)? {
-            Some(head_dim) => head_dim,
-            None if hidden.is_multiple_of(heads) => hidden / heads,
-            None => return Err(json.wrong("head_dim", "given when the heads do not divide hidden_size")),
+        let latent = match family.names.qkv {
+            Qkv::Latent { .. } => Some(latent(json, heads)?),
+            _ => None,
         };
-        if !head_dim.is_multiple_of(2) || head_dim > MAX_HEAD_DIM {
-            return Err(json.wrong("head_dim", format!("even and at most {MAX_HEAD_DIM}")));
-        }
-        if heads * head_dim > MAX_WIDTH {
-            return Err(json.wrong("head_dim", format!("so that all heads have at most {MAX_WIDTH} values")));
-        }
+        let head_dim = match latent {
+            Some(latent) => latent.rank + latent.turning,
+            None => head_dim(json, hidden, heads)?,
+        };
         let windows = windows(json, family, layers)?;
-        let (ropes, of_layers) = rope::of_layers(json, (family.partial, family.theta), head_dim, &windows)?;
+        let turning = latent.map_or(head_dim, |latent| latent.turning);
+        let (ropes, of_layers) = rope::of_layers(json, (family.partial, family.theta), turning, &windows)?;
         let rotates = rotates(json, family, &windows)?;
         let mixture = family.mixture.as_ref().map(|row| mixture(json, row)).transpose()?;
         let of_experts = match &family.mixture {
@@ -276,9 +297,11 @@ impl Arch {
                 (field, times) => json.size(field, MAX_WIDTH)?.unwrap_or(times * hidden),
             },
             layers,
+            further_layers: json.count("num_nextn_predict_layers", MAX_LAYERS)?.unwrap_or(0),
             heads,
             kv_heads,
             head_dim,
+            value_dim: latent.map_or(head_dim, |latent| latent.rank),
             vocab: json.required_size("vocab_size", MAX_VOCAB)?,
             context,
             causal,
@@ -298,7 +321,12 @@ impl Arch {
                 EmbedScale::Field(field) => one(number(json, field)?),
             },
             attention_scale: match family.scale {
-                Scale::HeadDim => (head_dim as f32).sqrt().recip(),
+                Scale::HeadDim => match latent {
+                    Some(LatentShape { still, turning, .. }) => {
+                        ((still + turning) as f32).sqrt().recip() * rope::scores_scale(json)?
+                    }
+                    None => (head_dim as f32).sqrt().recip(),
+                },
                 Scale::RootOf(field) => number(json, field)?.unwrap_or(head_dim as f32).sqrt().recip(),
                 Scale::Field(field) => one(number(json, field)?),
             },
@@ -320,6 +348,7 @@ impl Arch {
             head_bias: biased(json, family.head_bias)?,
             mixture: mixture.filter(|_| shapes.iter().any(|shape| shape.mixture)),
             classifier: classifier(json, family)?,
+            latent,
             shapes,
             eos: json.token_ids("eos_token_id")?,
         })
@@ -330,10 +359,65 @@ impl Arch {
         self.heads * self.head_dim
     }
 
-    /// Values of all key (or value) heads of a token.
-    pub fn kv_width(&self) -> usize {
+    /// Values of all key heads of a token.
+    pub fn k_width(&self) -> usize {
         self.kv_heads * self.head_dim
     }
+
+    /// Values of all value heads of a token.
+    pub fn v_width(&self) -> usize {
+        self.kv_heads * self.value_dim
+    }
+
+    /// What attention gives for a token.
+    pub fn mixed_width(&self) -> usize {
+        self.heads * self.value_dim
+    }
+
+    /// What the last matrix of the attention takes.
+    pub fn o_width(&self) -> usize {
+        self.heads * self.latent.map_or(self.value_dim, |latent| latent.value)
+    }
+}
+
+fn head_dim(json: &Json, hidden: usize, heads: usize) -> Result<usize> {
+    let head_dim = match json.size("head_dim", MAX_HEAD_DIM)? {
+        Some(head_dim) => head_dim,
+        None if hidden.is_multiple_of(heads) => hidden / heads,
+        None => return Err(json.wrong("head_dim", "given when the heads do not divide hidden_size")),
+    };
+    if !head_dim.is_multiple_of(2) || head_dim > MAX_HEAD_DIM {
+        return Err(json.wrong("head_dim", format!("even and at most {MAX_HEAD_DIM}")));
+    }
+    if heads * head_dim > MAX_WIDTH {
+        return Err(json.wrong("head_dim", format!("so that all heads have at most {MAX_WIDTH} values")));
+    }
+    Ok(head_dim)
+}
+
+fn latent(json: &Json, heads: usize) -> Result<LatentShape> {
+    let size = |field: &str| json.required_size(field, MAX_HEAD_DIM);
+    // their matrices lie below each other, head by head
+    let in_blocks = |field: &str| match size(field)? {
+        size if size.is_multiple_of(LANES) => Ok(size),
+        _ => Err(json.wrong(field, format!("a multiple of {LANES}"))),
+    };
+    let shape = LatentShape {
+        q_rank: json.size("q_lora_rank", MAX_WIDTH)?,
+        rank: in_blocks("kv_lora_rank")?,
+        still: size("qk_nope_head_dim")?,
+        turning: size("qk_rope_head_dim")?,
+        value: in_blocks("v_head_dim")?,
+    };
+    if !shape.turning.is_multiple_of(2) {
+        return Err(json.wrong("qk_rope_head_dim", "even"));
+    }
+    let widest = (shape.rank + shape.turning).max(shape.still + shape.turning).max(shape.value);
+    if heads * widest > MAX_WIDTH {
+        let expected = format!("so that all heads have at most {MAX_WIDTH} values");
+        return Err(json.wrong("num_attention_heads", expected));
+    }
+    Ok(shape)
 }
 
 fn causal(json: &Json, family: &Family) -> Result<bool> {
@@ -542,7 +626,18 @@ fn mixture_layers(json: &Json, row: &MixtureRow, layers: usize) -> Result<Vec<bo
         MixtureLayers::All => vec![true; layers],
         MixtureLayers::From(field) => {
             let first = json.count(field, MAX_LAYERS)?.unwrap_or(0);
-            (0..layers).map(|layer| layer >= first).collect()
+            let Some(list) = json.field("mlp_layer_types") else {
+                return Ok((0..layers).map(|layer| layer >= first).collect());
+            };
+            let one = |value: &serde_json::Value| match value.as_str()? {
+                "dense" => Some(false),
+                "sparse" => Some(true),
+                _ => None,
+            };
+            let list: Option<Vec<_>> = list.as_array().and_then(|list| list.iter().map(one).collect());
+            list.filter(|list| list.len() == layers).ok_or_else(|| {
+                json.wrong("mlp_layer_types", format!("a list of {layers}, each dense or sparse"))
+            })?
         }
         MixtureLayers::Steps => {
             let step = every("decoder_sparse_step")?;

@@ -5,7 +5,7 @@
 //! x      (T, hidden)              the residual stream
 //! xb     (T, hidden)              a normed copy inside a branch, as an operand
 //! q      (T, heads * head_dim)    queries
-//! att    (T, heads * head_dim)    attention output, as an operand
+//! att    (T, heads * value_dim)   attention output, as an operand
 //! k, v   (T, kv_heads * head_dim) keys and values on their way into the cache
 //! inner  (T, intermediate)        the MLP's activations, as an operand
 //! branch (T, hidden)              what attention or the MLP gives, where that is normed before it is added
@@ -14,12 +14,14 @@
 //! shared, gate, gated             the same as inner, (T, 1) and (T, hidden) for the expert that all share
 //! low, low operand (T, rank)     what an adapter makes of the rows that run with it
 //! gate_up (T, intermediate), twice  where an adapter changes what comes before the activation
+//! of latents: [`LatentBuffers`]
 //! last   (R, hidden)              the rows whose logits are wanted
 //! logits (R, vocab)
 //! ```
 //! Operands are written by one verb for the matrix product of the next, in the form that the backend's kernels want.
 
 use super::arch::{Arch, HeadNormShape, LayerShape, LookupShape, Place};
+use super::latent::{Latent, LatentBuffers};
 use super::weights::{
     Deltas, FeedWeights, LayerWeights, LinearWeights, LookupWeights, MixtureWeights, MlpWeights, NormWeights,
     Site, Weights,
@@ -48,17 +50,19 @@ pub struct Limits {
     pub context: usize,
 }
 
-fn to<W>(linear: &Linear<W>, out: Buf) -> Projection<'_, W> {
+pub(super) fn to<W>(linear: &Linear<W>, out: Buf) -> Projection<'_, W> {
     Projection { weight: &linear.weight, bias: linear.bias.as_ref(), out, add: None }
 }
 
 #[derive(Debug)]
-struct Layer<W> {
+pub(super) struct Layer<W> {
     forms: Forms,
     attention_norm: Norm<W>,
-    q: Linear<W>,
-    k: Linear<W>,
-    v: Linear<W>,
+    /// Where keys and values are those of a latent, `k` gives the part of the key that turns, `v` the latent.
+    latent: Option<Latent<W>>,
+    pub q: Linear<W>,
+    pub k: Linear<W>,
+    pub v: Linear<W>,
     /// Of q, then of k.
     head_norms: Option<[Norm<W>; 2]>,
     o: Linear<W>,
@@ -92,6 +96,8 @@ struct LowRank<W> {
 struct Forms {
     /// q, k and v.
     attention: Form,
+    /// q, where queries have a latent.
+    q: Form,
     o: Form,
     /// The first products of the MLP or of experts.
     feed: Form,
@@ -134,6 +140,7 @@ struct Buffers {
     att: Buf,
     k: Buf,
     v: Buf,
+    latent: Option<LatentBuffers>,
     inner: Buf,
     branch: Option<Buf>,
     mixture: Option<MixtureBuffers>,
@@ -234,9 +241,13 @@ impl Plan {
             x: Buf::plan(&mut layout, tokens, arch.hidden)?,
             xb: Buf::plan_operand(&mut layout, tokens, arch.hidden)?,
             q: Buf::plan(&mut layout, tokens, arch.q_width())?,
-            att: Buf::plan_operand(&mut layout, tokens, arch.q_width())?,
-            k: Buf::plan(&mut layout, tokens, arch.kv_width())?,
-            v: Buf::plan(&mut layout, tokens, arch.kv_width())?,
+            att: Buf::plan_operand(&mut layout, tokens, arch.mixed_width())?,
+            k: Buf::plan(&mut layout, tokens, arch.k_width())?,
+            v: Buf::plan(&mut layout, tokens, arch.v_width())?,
+            latent: match arch.latent {
+                None => None,
+                Some(shape) => Some(LatentBuffers::plan(&mut layout, tokens, arch.heads, shape)?),
+            },
             inner: Buf::plan_operand(&mut layout, tokens, arch.intermediate)?,
             branch: match arch.place {
                 Place::Post | Place::Both => Some(Buf::plan(&mut layout, tokens, arch.hidden)?),
@@ -282,9 +293,10 @@ impl Plan {
             last: Buf::plan(&mut layout, outputs, arch.hidden)?,
             logits: Buf::plan(&mut layout, outputs, arch.vocab)?,
         };
-        let block_bytes = Kv::block_bytes(cache, layers, arch.kv_heads, arch.head_dim)?;
+        let (kv_heads, head_dim, value_dim) = (arch.kv_heads, arch.head_dim, arch.value_dim);
+        let block_bytes = Kv::block_bytes(cache, layers, kv_heads, [head_dim, value_dim])?;
         let region = layout.region(block_bytes.checked_mul(limits.blocks)?)?;
-        let kv = Kv { region, cache, layers, kv_heads: arch.kv_heads, head_dim: arch.head_dim };
+        let kv = Kv { region, cache, layers, kv_heads, head_dim, value_dim };
         let angles = limits.context.checked_mul(arch.ropes.iter().map(|rope| rope.dims).sum())?;
         let tables = angles.checked_mul(size_of::<f32>())?;
         layout.bytes().checked_add(tables)?;
@@ -418,13 +430,18 @@ impl<B: Backend> Decoder<B> {
 
     fn layer(&self, backend: &mut B, batch: &Batch<'_>, index: usize, layer: &Layer<B::Weight>) {
         let Buffers { x, xb, q, att, k, v, .. } = self.buffers;
-        let Forms { attention, o, feed, down } = layer.forms;
-        let (xb, att, fed) = (xb.of(attention), att.of(o), xb.of(feed));
+        let Forms { attention, o, feed, down, .. } = layer.forms;
+        let (xb, fed) = (xb.of(attention), xb.of(feed));
         let (rows, arch) = (batch.ids.len(), &self.arch);
         backend.norm(rows, x, &layer.attention_norm, xb);
-        backend.linear(rows, xb, &[to(&layer.q, q), to(&layer.k, k), to(&layer.v, v)]);
-        for (site, buf) in [(Site::Q, q), (Site::K, k), (Site::V, v)] {
-            self.adapt(backend, batch, layer, site, (xb, buf), 1.0);
+        match &layer.latent {
+            None => {
+                backend.linear(rows, xb, &[to(&layer.q, q), to(&layer.k, k), to(&layer.v, v)]);
+                for (site, buf) in [(Site::Q, q), (Site::K, k), (Site::V, v)] {
+                    self.adapt(backend, batch, layer, site, (xb, buf), 1.0);
+                }
+            }
+            Some(latent) => self.fold(backend, batch, layer, latent, xb),
         }
         if !arch.family.head_norm_last {
             self.norm_heads(backend, rows, layer);
@@ -449,7 +466,17 @@ impl<B: Backend> Decoder<B> {
             softcap: arch.softcap,
         };
         let biases = ScoreBiases { sinks: layer.sinks.as_ref(), distances: self.distances.as_ref() };
-        backend.attention(batch, shape, biases, q, att);
+        let att = match &layer.latent {
+            None => {
+                let att = att.of(o);
+                backend.attention(batch, shape, biases, q, att);
+                att
+            }
+            Some(latent) => {
+                backend.attention(batch, shape, biases, q, att);
+                self.unfold(backend, rows, latent, att).of(o)
+            }
+        };
         if arch.place.is_parallel() {
             // of what the attention was given: before the residual stream changes
             self.norm_feed(backend, rows, layer);
@@ -466,6 +493,50 @@ impl<B: Backend> Decoder<B> {
             }
             Feed::Mixture(mixture) => self.mixture(backend, rows, layer, mixture),
         }
+    }
+
+    /// Queries in the space of latents, the latents, and keys of them and of what turns.
+    fn fold(
+        &self,
+        backend: &mut B,
+        batch: &Batch<'_>,
+        layer: &Layer<B::Weight>,
+        latent: &Latent<B::Weight>,
+        xb: Buf,
+    ) {
+        let (Buffers { q, k, v, .. }, rows) = (self.buffers, batch.ids.len());
+        let buffers = self.buffers.latent.expect("planned with the shape");
+        let LatentBuffers { queries, turning, .. } = buffers;
+        let (of_key, of_latent) = (to(&layer.k, turning), to(&layer.v, v));
+        let asked = match (&latent.q_latent, buffers.q_latent) {
+            (Some((down, norm)), Some([low, operand])) => {
+                let operand = operand.of(layer.forms.q);
+                backend.linear(rows, xb, &[to(down, low), of_key, of_latent]);
+                backend.norm(rows, low, norm, operand);
+                backend.linear(rows, operand, &[to(&layer.q, queries)]);
+                operand
+            }
+            _ => {
+                backend.linear(rows, xb, &[to(&layer.q, queries), of_key, of_latent]);
+                xb
+            }
+        };
+        for (site, x, buf) in [(Site::Q, asked, queries), (Site::K, xb, turning), (Site::V, xb, v)] {
+            self.adapt(backend, batch, layer, site, (x, buf), 1.0);
+        }
+        backend.norm_pieces(rows, v, &latent.norm, v.cols);
+        backend.join(rows, [turning, v], k);
+        let pieces = buffers.pieces.narrow(latent.shape.still).of(latent.fold_form);
+        backend.by_head(rows, queries, self.arch.heads, &latent.fold, pieces, q);
+    }
+
+    /// The values of what attention gives, as an operand of no form yet.
+    fn unfold(&self, backend: &mut B, rows: usize, latent: &Latent<B::Weight>, att: Buf) -> Buf {
+        let LatentBuffers { pieces, values, out, .. } = self.buffers.latent.expect("planned with the shape");
+        let pieces = pieces.narrow(latent.shape.rank).of(latent.unfold_form);
+        backend.by_head(rows, att, self.arch.heads, &latent.unfold, pieces, values);
+        backend.norm(rows, values, &identity(), out.of(latent.out_form));
+        out
     }
 
     /// Adds to `out` what adapters make of the operand `x`, times `factor`, in the rows of those who run with one.
@@ -633,7 +704,8 @@ impl<B: Backend> Decoder<B> {
 
     /// Overwrites the activations of `tokens` rows and the logits of `outputs` rows. Returns how many regions too.
     pub fn scrub(&self, backend: &mut B, tokens: usize, outputs: usize) -> (u64, Scrubbed) {
-        let Buffers { x, xb, q, att, k, v, inner, branch, mixture, adapters, last, logits } = self.buffers;
+        let Buffers { x, xb, q, att, k, v, latent, inner, branch, mixture, adapters, last, logits } =
+            self.buffers;
         let adapters = adapters.iter().flat_map(|buffers| {
             [buffers.low, buffers.low_operand].into_iter().chain(buffers.feed.into_iter().flatten())
         });
@@ -642,7 +714,8 @@ impl<B: Backend> Decoder<B> {
             [mixture.deciding, mixture.gate, mixture.gated].into_iter().chain(mixture.shared)
         });
         let routed = mixture.iter().flat_map(|mixture| mixture.routed.used(tokens));
-        let rows = rows.chain(shared).map(|buf| (buf, tokens)).chain(routed);
+        let latent = latent.iter().flat_map(|latent| latent.used(tokens, self.arch.heads));
+        let rows = rows.chain(shared).map(|buf| (buf, tokens)).chain(routed).chain(latent);
         let rows = rows.chain([(last, outputs), (logits, outputs)]);
         rows.fold((0, Scrubbed::nothing()), |(regions, sum), (buf, rows)| {
             (regions + 1, sum.and(backend.scrub(buf, rows)))
@@ -680,7 +753,7 @@ pub(super) struct Loader<'a, B> {
 }
 
 impl<B: Backend> Loader<'_, B> {
-    fn matrix(&mut self, tensor: &Tensor, quantize: Option<Quantize>) -> Result<B::Weight> {
+    pub fn matrix(&mut self, tensor: &Tensor, quantize: Option<Quantize>) -> Result<B::Weight> {
         let weight = self.backend.upload(tensor, quantize)?;
         (self.loaded)(tensor.bytes());
         Ok(weight)
@@ -697,7 +770,7 @@ impl<B: Backend> Loader<'_, B> {
 
     /// What matrices are quantized to that are multiplied with one operand: as asked, or to eight bits if some of them
     /// are in whole numbers already.
-    fn together<'w>(&self, weights: impl IntoIterator<Item = &'w LinearWeights>) -> Option<Quantize> {
+    pub fn together<'w>(&self, weights: impl IntoIterator<Item = &'w LinearWeights>) -> Option<Quantize> {
         let quantized = weights.into_iter().any(|(weight, _)| weight.dtype.is_quantized());
         self.quantize.or(quantized.then_some(Quantize::Q8))
     }
@@ -770,25 +843,39 @@ impl<B: Backend> Loader<'_, B> {
             Some([q, k]) => Some([self.norm(q)?, self.norm(k)?]),
             None => None,
         };
-        let together = self.together([&weights.q, &weights.k, &weights.v]);
-        let [q, k, v] = [&weights.q, &weights.k, &weights.v].map(|linear| self.linear(linear, together));
-        let (q, k, v) = (q?, k?, v?);
+        // who reads what the attention is given
+        let q_latent = weights.latent.as_ref().and_then(|latent| latent.q_latent.as_ref());
+        let first = q_latent.map_or(&weights.q, |(down, _)| down);
+        let together = self.together([first, &weights.k, &weights.v]);
+        let of_q = if q_latent.is_some() { self.together([&weights.q]) } else { together };
+        let q = self.linear(&weights.q, of_q)?;
+        let [k, v] = [&weights.k, &weights.v].map(|linear| self.linear(linear, together));
+        let (k, v) = (k?, v?);
         let o = self.linear(&weights.o, self.together([&weights.o]))?;
+        let o_form = self.backend.form(&[&o.weight]);
+        let latent = match &weights.latent {
+            Some(latent) => Some(self.latent(latent, together, o_form)?),
+            None => None,
+        };
+        let first = latent.as_ref().and_then(|latent| latent.q_latent.as_ref());
+        let asked = first.map_or(&q, |(down, _)| down);
         let (feed, [first, last]) = self.feed(&weights.feed)?;
         let forms = Forms {
-            attention: self.backend.form(&[&q.weight, &k.weight, &v.weight]),
-            o: self.backend.form(&[&o.weight]),
+            attention: self.backend.form(&[&asked.weight, &k.weight, &v.weight]),
+            q: self.backend.form(&[&q.weight]),
+            o: o_form,
             feed: first,
             down: last,
         };
         let mut adapters = Vec::new();
         for deltas in deltas {
-            adapters.push(self.low_ranks(deltas, forms)?);
+            adapters.push(self.low_ranks(deltas, forms, q_latent.is_some())?);
         }
         Ok(Layer {
             forms,
             adapters,
             attention_norm: attention_norm.unwrap_or_else(identity),
+            latent,
             q,
             k,
             v,
@@ -808,11 +895,13 @@ impl<B: Backend> Loader<'_, B> {
         &mut self,
         deltas: &Deltas,
         forms: Forms,
+        latent: bool,
     ) -> Result<[Option<LowRank<B::Weight>>; Site::COUNT]> {
         let mut all = <[Option<LowRank<B::Weight>>; Site::COUNT]>::default();
         for site in [Site::Q, Site::K, Site::V, Site::O, Site::Gate, Site::Up, Site::Down] {
             let Some(delta) = &deltas[site as usize] else { continue };
             let form = match site {
+                Site::Q if latent => forms.q,
                 Site::Q | Site::K | Site::V => forms.attention,
                 Site::O => forms.o,
                 Site::Gate | Site::Up => forms.feed,

@@ -232,6 +232,16 @@ pub enum Qkv {
     Joined(&'static str),
     /// In one: for each key head its queries, its keys, its values.
     ByHead(&'static str),
+    /// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys and values come from a latent that all heads
+    /// share, and queries may come from another.
+    Latent {
+        /// Of queries, where they have no latent.
+        q: &'static str,
+        /// Of queries: to the latent, its norm, from it.
+        q_latent: [&'static str; 3],
+        /// Of keys and values the same; to the latent, and to what of the key turns.
+        kv_latent: [&'static str; 3],
+    },
 }
 
 /// Where the first matrices of an MLP are.
@@ -295,7 +305,7 @@ pub enum Score {
 pub enum MixtureLayers {
     /// All.
     All,
-    /// All from the number in this field on.
+    /// As the list `mlp_layer_types` says (`dense` or `sparse`), or all from the number in this field on.
     From(&'static str),
     /// Each last of `decoder_sparse_step`, but for those in `mlp_only_layers`.
     Steps,
@@ -586,6 +596,24 @@ const DEEPSEEK3_EXPERTS: MixtureRow = MixtureRow {
     correction: "mlp.gate.e_score_correction_bias",
     shared: Shared::Times { field: "n_shared_experts", names: SHARED_NAMES },
     ..QWEN_EXPERTS
+};
+
+const DEEPSEEK3: Family = Family {
+    model_type: "deepseek_v3",
+    names: Names {
+        qkv: Qkv::Latent {
+            q: "self_attn.q_proj",
+            q_latent: ["self_attn.q_a_proj", "self_attn.q_a_layernorm", "self_attn.q_b_proj"],
+            kv_latent: ["self_attn.kv_a_proj_with_mqa", "self_attn.kv_a_layernorm", "self_attn.kv_b_proj"],
+        },
+        ..LLAMA_NAMES
+    },
+    kv_heads: KvHeads::One,
+    mlp_bias: Bias::Never,
+    interleaved: true,
+    mixture: Some(DEEPSEEK3_EXPERTS),
+    variant: Some(interleave),
+    ..LLAMA
 };
 
 const GRANITE: Family = Family {
@@ -1031,6 +1059,22 @@ pub const FAMILIES: &[Family] = &[
         ..LLAMA
     },
     Family {
+        model_type: "deepseek_v2",
+        mlp_bias: Bias::If("mlp_bias", false),
+        mixture: Some(MixtureRow {
+            scoring: Score::Softmax,
+            normalized: Bias::Never,
+            correction: "",
+            ..DEEPSEEK3_EXPERTS
+        }),
+        variant: Some(deepseek2),
+        ..DEEPSEEK3
+    },
+    DEEPSEEK3,
+    Family { model_type: "kimi_k2", ..DEEPSEEK3 },
+    Family { model_type: "glm4_moe_lite", norm: NormRow { eps: 1e-5, ..RMS }, ..DEEPSEEK3 },
+    Family { model_type: "youtu", mixture: None, tied: true, ..DEEPSEEK3 },
+    Family {
         model_type: "dots1",
         head_norm: HeadNorm::Head,
         mlp_bias: Bias::Never,
@@ -1291,6 +1335,23 @@ fn nomic(json: &Json, _: &mut Family) -> Result<()> {
 /// Whether norms and the head have biases.
 fn modernbert(json: &Json, row: &mut Family) -> Result<()> {
     row.norm.bias = json.flag("norm_bias", false)?;
+    Ok(())
+}
+
+/// Whether neighbours turn together.
+fn interleave(json: &Json, row: &mut Family) -> Result<()> {
+    row.interleaved = json.flag("rope_interleave", true)?;
+    Ok(())
+}
+
+/// How experts are chosen: from all, or from the groups with the best ones.
+fn deepseek2(json: &Json, row: &mut Family) -> Result<()> {
+    let groups = match json.text("topk_method")? {
+        None | Some("greedy") => None,
+        Some("group_limited_greedy") => Some(1),
+        Some(_) => return Err(json.wrong("topk_method", "greedy or group_limited_greedy")),
+    };
+    row.mixture = row.mixture.map(|mixture| MixtureRow { groups, ..mixture });
     Ok(())
 }
 

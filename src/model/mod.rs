@@ -8,7 +8,8 @@ pub mod arch;
 pub mod decoder;
 pub mod encoder;
 pub mod families;
-pub mod rope;
+pub mod latent;
+mod rope;
 pub mod sentence;
 #[cfg(test)]
 mod tests;

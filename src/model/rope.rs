@@ -167,7 +167,7 @@ impl Rope {
 
 fn yarn(json: &Json, theta: f64, dims: usize, original: f64) -> Result<Rope> {
     let factor = json.positive("factor")?.ok_or_else(|| json.wrong("factor", "a number above 0"))?;
-    let mscale = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+    let mscale = |scale: f64| mscale(factor, scale);
     let magnitude = match (json.positive("attention_factor")?, json.positive("mscale")?) {
         (Some(factor), _) => factor,
         (None, Some(one)) => match json.positive("mscale_all_dim")? {
@@ -259,6 +259,30 @@ pub fn of_layers(
         _ => return Ok((vec![one(nested.as_ref(), theta)?], vec![0; windows.len()])),
     };
     Ok((sliding.into(), windows.iter().map(|window| usize::from(window.is_some())).collect()))
+}
+
+/// The factor that YaRN puts on scores where `mscale_all_dim` says so, as DeepSeek's models have it.
+///
+/// # Errors
+/// A field is wrong; the error names it.
+pub fn scores_scale(json: &Json) -> Result<f32> {
+    for field in ["rope_parameters", "rope_scaling"] {
+        let Some(parameters) = json.object(field)? else { continue };
+        let kind = parameters.text("rope_type")?.or(parameters.text("type")?);
+        if let (Some(all), true) =
+            (parameters.positive("mscale_all_dim")?, kind.is_some_and(|kind| kind != "default"))
+        {
+            let factor = parameters.positive("factor")?.unwrap_or(1.0);
+            return Ok(mscale(factor, all).powi(2) as f32);
+        }
+        break;
+    }
+    Ok(1.0)
+}
+
+/// YaRN's magnitude.
+fn mscale(factor: f64, scale: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 }
 }
 
 /// Values of a head that turn.

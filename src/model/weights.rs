@@ -2,7 +2,9 @@
 
 use std::cell::RefCell;
 
-use super::arch::{Arch, ClassifierShape, HeadNormShape, LayerShape, LookupShape, Mixture, Place};
+use super::arch::{
+    Arch, ClassifierShape, HeadNormShape, LatentShape, LayerShape, LookupShape, Mixture, Place,
+};
 use super::decoder::for_tables;
 use super::families::{Experts, HeadStep, Inner, Qkv, Shared};
 use crate::backend::{Activation, Backend, NormKind, Quantize};
@@ -128,6 +130,9 @@ pub struct LayerWeights {
     pub mlp_norm: Option<NormWeights>,
     pub mlp_post: Option<NormWeights>,
     pub head_norms: Option<[NormWeights; 2]>,
+    /// Where keys and values are those of a latent, `k` gives the part of the key that turns, `v` the latent; and `q` may
+    /// take queries' own.
+    pub latent: Option<LatentWeights>,
     pub q: LinearWeights,
     pub k: LinearWeights,
     pub v: LinearWeights,
@@ -135,6 +140,42 @@ pub struct LayerWeights {
     /// One for each head.
     pub sinks: Option<Tensor>,
     pub feed: FeedWeights,
+}
+
+/// The tensors of multi-head latent attention.
+#[derive(Debug)]
+pub struct LatentWeights {
+    pub shape: LatentShape,
+    /// To the latent of queries, and its norm.
+    pub q_latent: Option<(LinearWeights, NormWeights)>,
+    /// Of the latent of keys and values.
+    pub norm: NormWeights,
+    /// (heads * still, rank): from the latent to keys.
+    pub keys: Tensor,
+    /// (heads * value, rank): from the latent to values.
+    pub values: Tensor,
+}
+
+impl LatentWeights {
+    fn iter(&self) -> impl Iterator<Item = &Tensor> {
+        let Self { q_latent, norm, keys, values, .. } = self;
+        let q_latent = q_latent.iter().flat_map(|(linear, norm)| linears([linear]).chain(norm.iter()));
+        q_latent.chain(norm.iter()).chain([keys, values])
+    }
+
+    /// What the matrices to keys become, but for the values: (heads * rank, still).
+    fn folded(&self) -> Tensor {
+        let mut folded = self.keys.clone();
+        let heads = folded.shape[0] / self.shape.still;
+        folded.shape = vec![heads * self.shape.rank, self.shape.still];
+        folded.dtype = folded_type(folded.dtype);
+        folded
+    }
+}
+
+/// The type of matrices to keys once they are turned round.
+pub fn folded_type(dtype: Dtype) -> Dtype {
+    if dtype.is_quantized() { Dtype::Bf16 } else { dtype }
 }
 
 /// What is behind the attention.
@@ -302,6 +343,12 @@ impl Weights {
         let routers = routers.map(|tensor| {
             B::weight_bytes(tensor, for_tables(quantize)) as i64 - B::weight_bytes(tensor, quantize) as i64
         });
+        let folded = self.layers.iter().flat_map(|layer| &layer.latent).map(|latent| {
+            let q8 = latent.keys.dtype.is_quantized().then_some(Quantize::Q8);
+            B::weight_bytes(&latent.folded(), quantize.or(q8)) as i64
+                - B::weight_bytes(&latent.keys, quantize) as i64
+        });
+        let routers = routers.chain(folded);
         let layers = self.layers.iter().flat_map(LayerWeights::iter);
         let layers: u64 = layers.map(|tensor| B::weight_bytes(tensor, quantize)).sum();
         let adapters = self.deltas().flat_map(|delta| [&delta.a, &delta.b]);
@@ -321,7 +368,9 @@ impl LayerWeights {
         let Self { attention_norm, attention_post, mlp_norm, mlp_post, head_norms, .. } = self;
         let norms = [attention_norm, attention_post, mlp_norm, mlp_post].into_iter().flatten();
         let norms = norms.chain(head_norms.iter().flatten()).flat_map(NormWeights::iter);
-        norms.chain(linears([&self.q, &self.k, &self.v, &self.o])).chain(&self.sinks).chain(self.feed.iter())
+        let latent = self.latent.iter().flat_map(LatentWeights::iter);
+        let linears = linears([&self.q, &self.k, &self.v, &self.o]);
+        norms.chain(latent).chain(linears).chain(&self.sinks).chain(self.feed.iter())
     }
 }
 
@@ -412,7 +461,7 @@ impl Finder<'_> {
     /// What an adapter adds in each layer, where it stays beside the weights.
     fn beside(&self, adapter: &Adapter) -> Result<Vec<Deltas>> {
         let (arch, names) = (self.arch, &self.arch.family.names);
-        let (hidden, inner, q, kv) = (arch.hidden, arch.intermediate, arch.q_width(), arch.kv_width());
+        let (hidden, inner, q, kv) = (arch.hidden, arch.intermediate, arch.q_width(), arch.k_width());
         let rows_of = |delta: &Option<Delta>, first, group, stride, rows| {
             let delta = delta.clone()?;
             Some(Delta { b: delta.b.part(first, group, stride, rows), ..delta })
@@ -444,8 +493,19 @@ impl Finder<'_> {
                     put(Site::K, rows_of(&all, queries, dim, stride, kv));
                     put(Site::V, rows_of(&all, queries + dim, dim, stride, kv));
                 }
+                // what goes to and from the heads is in a product with queries and with what attention gives
+                Qkv::Latent { q, q_latent: [_, _, q_up], kv_latent: [all, _, _] } => {
+                    let Some(LatentShape { q_rank, rank, still, turning, .. }) = arch.latent else {
+                        unreachable!("read with the row");
+                    };
+                    let (q, ins) = q_rank.map_or((q, hidden), |q_rank| (q_up, q_rank));
+                    put(Site::Q, find(q, arch.heads * (still + turning), ins)?);
+                    let all = find(all, rank + turning, hidden)?;
+                    put(Site::K, rows_of(&all, rank, turning, turning, turning));
+                    put(Site::V, rows_of(&all, 0, rank, rank, rank));
+                }
             }
-            put(Site::O, find(names.o, hidden, q)?);
+            put(Site::O, find(names.o, hidden, arch.o_width())?);
             if !shape.mixture {
                 match names.inner {
                     Inner::Gated([gate, up]) => {
@@ -546,25 +606,38 @@ impl Finder<'_> {
             self.options.encodes && rest.is_none_or(|rest| rest.starts_with("pooler."))
         };
         for (name, file) in self.checkpoint.unread() {
-            if name != head && !of_heads(name) && !NOT_READ.iter().any(|end| name.ends_with(end)) {
+            if name != head
+                && !self.of_further_layers(name)
+                && !of_heads(name)
+                && !NOT_READ.iter().any(|end| name.ends_with(end))
+            {
                 let expected = "not be there: a model of this config.json does not read it";
                 self.problems.borrow_mut().add(Error::tensor(file, name, expected));
             }
         }
     }
 
+    /// Whether a tensor is of one of the layers that guess further tokens: they stand behind the others.
+    fn of_further_layers(&self, name: &str) -> bool {
+        let layer = name.strip_prefix(self.arch.family.names.layers).and_then(|rest| rest.split_once('.'));
+        let layer = layer.and_then(|(layer, _)| layer.parse::<usize>().ok());
+        let first = self.arch.layers;
+        layer.is_some_and(|layer| (first..first + self.arch.further_layers).contains(&layer))
+    }
+
     fn layer(&self, shape: &LayerShape, norm: bool) -> LayerWeights {
         let (arch, names) = (self.arch, &self.arch.family.names);
         let attention_norm = if norm { self.norm_if(names.attention_norm) } else { None };
-        let [q, k, v] = self.qkv();
+        let ([q, k, v], latent) = self.qkv();
         LayerWeights {
+            latent,
             attention_norm,
             attention_post: self.norm_if(names.attention_post),
             head_norms: self.head_norms(),
             q,
             k,
             v,
-            o: self.linear(names.o, arch.hidden, arch.q_width(), arch.o_bias),
+            o: self.linear(names.o, arch.hidden, arch.o_width(), arch.o_bias),
             sinks: (!names.sinks.is_empty())
                 .then(|| self.tensor(&format!("{}{}", self.layer, names.sinks), &[arch.heads])),
             mlp_norm: match arch.place {
@@ -677,10 +750,10 @@ impl Finder<'_> {
         }
     }
 
-    fn qkv(&self) -> [LinearWeights; 3] {
+    fn qkv(&self) -> ([LinearWeights; 3], Option<LatentWeights>) {
         let (hidden, bias) = (self.arch.hidden, self.arch.qkv_bias);
-        let (q, kv) = (self.arch.q_width(), self.arch.kv_width());
-        match self.arch.family.names.qkv {
+        let (q, kv) = (self.arch.q_width(), self.arch.k_width());
+        let linears = match self.arch.family.names.qkv {
             Qkv::Apart([a, b, c]) => [
                 self.linear(a, q, hidden, bias),
                 self.linear(b, kv, hidden, bias),
@@ -700,7 +773,44 @@ impl Finder<'_> {
                     part(&all, queries + dim, dim, stride, kv),
                 ]
             }
-        }
+            Qkv::Latent { q, q_latent, kv_latent } => return self.latent(q, q_latent, kv_latent),
+        };
+        (linears, None)
+    }
+
+    fn latent(
+        &self,
+        q: &str,
+        [q_down, q_norm, q_up]: [&str; 3],
+        [down, norm, up]: [&str; 3],
+    ) -> ([LinearWeights; 3], Option<LatentWeights>) {
+        let (arch, hidden) = (self.arch, self.arch.hidden);
+        let shape = arch.latent.expect("read with the row");
+        let LatentShape { q_rank, rank, still, turning, value } = shape;
+        let norm_of = |name: &str, cols: usize| NormWeights {
+            kind: NormKind::Rms,
+            weight: vec![self.tensor(&format!("{}{name}.weight", self.layer), &[cols])],
+            bias: None,
+        };
+        let queries = arch.heads * (still + turning);
+        let q = match q_rank {
+            None => self.linear(q, queries, hidden, false),
+            Some(q_rank) => self.linear(q_up, queries, q_rank, false),
+        };
+        let q_latent = q_rank
+            .map(|q_rank| (self.linear(q_down, q_rank, hidden, arch.qkv_bias), norm_of(q_norm, q_rank)));
+        let all = self.linear(down, rank + turning, hidden, arch.qkv_bias);
+        let k = part(&all, rank, turning, turning, turning);
+        let v = part(&all, 0, rank, rank, rank);
+        let (up, _) = self.linear(up, arch.heads * (still + value), rank, false);
+        let latent = LatentWeights {
+            shape,
+            q_latent,
+            norm: norm_of(norm, rank),
+            keys: up.part(0, still, still + value, arch.heads * still),
+            values: up.part(still, value, still + value, arch.heads * value),
+        };
+        ([q, k, v], Some(latent))
     }
 
     fn head_norms(&self) -> Option<[NormWeights; 2]> {

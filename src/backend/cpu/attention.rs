@@ -47,16 +47,16 @@ pub struct AttentionJob<'a> {
 // SAFETY: the parts write disjoint rows and heads of `out` and their own scratch; the rest is read.
 unsafe impl Sync for AttentionJob<'_> {}
 
-/// Whether rows of heads this long can be written as `operand` at once: a group of int8 must not span two heads.
-pub fn writes(operand: Form, head_dim: usize) -> bool {
-    operand != Form::Bytes || head_dim.is_multiple_of(GROUP)
+/// Whether rows of values this long can be written as `operand` at once: a group of int8 must not span two heads.
+pub fn writes(operand: Form, value_dim: usize) -> bool {
+    operand != Form::Bytes || value_dim.is_multiple_of(GROUP)
 }
 
 /// Bytes of scratch that one part needs.
-pub fn scratch_bytes(head_dim: usize) -> usize {
-    let planes = head_dim.div_ceil(ROWS);
+pub fn scratch_bytes(kv: &Kv) -> usize {
+    let planes = kv.value_dim.div_ceil(ROWS);
     // tiles may read MOST rows from any row on
-    let operands = 2 * MOST * (Form::F32.row_bytes(head_dim) + Form::F32.row_bytes(BLOCK));
+    let operands = 2 * MOST * (Form::F32.row_bytes(kv.head_dim) + Form::F32.row_bytes(BLOCK));
     operands + MOST * (ROWS + planes * ROWS + 1 + LANES) * size_of::<f32>()
 }
 
@@ -73,9 +73,12 @@ pub unsafe fn run<V: Vector>(job: &AttentionJob<'_>, part: Part) {
         let mut item = 0;
         for span in job.spans {
             for head in 0..job.kv.kv_heads {
-                for first in (0..span.rows * group).step_by(job.at_once) {
+                // tiles of one height, as far as that goes: nobody waits for a high one at the end
+                let all = span.rows * group;
+                let height = all.div_ceil(all.div_ceil(job.at_once));
+                for first in (0..all).step_by(height) {
                     if item % part.count == part.index {
-                        let rows = job.at_once.min(span.rows * group - first);
+                        let rows = height.min(all - first);
                         attend::<V>(job, &scratch, span, Rows { first, rows, head, group });
                     }
                     item += 1;
@@ -117,10 +120,10 @@ impl Scratch {
     /// The job's scratch has [`scratch_bytes`] for each part.
     unsafe fn carve(job: &AttentionJob<'_>, part: Part) -> Self {
         let dim = job.kv.head_dim;
-        let planes = dim.div_ceil(ROWS);
+        let planes = job.kv.value_dim.div_ceil(ROWS);
         // SAFETY: the pieces add up to `scratch_bytes`.
         unsafe {
-            let q = job.scratch.add(part.index * scratch_bytes(dim));
+            let q = job.scratch.add(part.index * scratch_bytes(&job.kv));
             let p = q.add(2 * MOST * Form::F32.row_bytes(dim));
             let scores = p.add(2 * MOST * Form::F32.row_bytes(BLOCK)).cast::<f32>();
             let mixed = scores.add(MOST * ROWS);
@@ -214,7 +217,7 @@ unsafe fn start<V: Vector>(job: &AttentionJob<'_>, scratch: &Scratch, span: &Spa
 /// `scores[row][position] = q[row] * k[position]` for a block.
 #[inline(always)]
 unsafe fn scores(job: &AttentionJob<'_>, scratch: &Scratch, keys: usize, rows: &std::ops::Range<usize>) {
-    let cols = job.kv.padded_dim();
+    let cols = job.kv.padded_dim(Side::K);
     // SAFETY: the plane is in the cache: four blocks of 16 keys.
     unsafe {
         let weights = std::array::from_fn(|i| job.cache.add(keys + i * LANES * cols * job.kv.cache.bytes()));
@@ -247,7 +250,10 @@ unsafe fn online_softmax<V: Vector>(
     unsafe {
         let scores = scratch.scores.add(row * ROWS);
         let int8 = job.kv.cache == KvType::Int8;
-        let scales = planes.map(|plane| plane.add(job.kv.scale(0)).cast::<f32>());
+        let scales = [
+            planes[0].add(job.kv.scale(Side::K, 0)).cast::<f32>(),
+            planes[1].add(job.kv.scale(Side::V, 0)).cast::<f32>(),
+        ];
         // as powers of two, which are cheaper than those of e
         let scale = match job.shape.softcap {
             None => job.shape.scale * std::f32::consts::LOG2_E,
@@ -312,7 +318,7 @@ unsafe fn online_softmax<V: Vector>(
 /// `mixed[row] += p[row] * v` for a block.
 #[inline(always)]
 unsafe fn mix(job: &AttentionJob<'_>, scratch: &Scratch, values: usize, rows: &std::ops::Range<usize>) {
-    let blocks = job.kv.padded_dim() / LANES;
+    let blocks = job.kv.padded_dim(Side::V) / LANES;
     for plane in 0..scratch.planes {
         // SAFETY: the plane is in the cache: a block of 16 for each 16 dimensions, over the positions.
         unsafe {
@@ -339,7 +345,7 @@ unsafe fn mix(job: &AttentionJob<'_>, scratch: &Scratch, values: usize, rows: &s
 /// Divides by the sum and writes the row out.
 #[inline(always)]
 unsafe fn finish<V: Vector>(job: &AttentionJob<'_>, scratch: &Scratch, span: &Span, tile: Rows, row: usize) {
-    let (dim, heads) = (job.kv.head_dim, job.shape.heads);
+    let (dim, heads) = (job.kv.value_dim, job.shape.heads);
     let (token, head) = ((tile.first + row) / tile.group, (tile.first + row) % tile.group);
     let head = tile.head * tile.group + head;
     // SAFETY: as in `attend`; the head's columns of the row are this part's, padding is the last head's.

@@ -7,16 +7,17 @@ use std::sync::Mutex;
 use super::attention::{AttentionJob, scratch_bytes, writes};
 use super::detect::Isa;
 use super::kernels::Kernels;
-use super::linear::{GatedJob, Input, LinearJob};
+use super::linear::{GatedJob, Input, LinearJob, Matrix};
 use super::memory::Memory;
 use super::pool::pool;
 use super::route::route;
 use super::rows::{ActivateJob, CombineJob, ConvertJob, MixJob, NormJob, NormTo, RopeJob, ScaleJob};
 use super::team::{Part, Team};
+use super::vector::LANES;
 use super::weight::Weight;
 use crate::backend::{
     Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, Form, Kv, Linear, Norm,
-    Pooling, Projection, Quantize, Rope, Routed, Routing, ScoreBiases,
+    NormKind, Pooling, Projection, Quantize, Rope, Routed, Routing, ScoreBiases,
 };
 use crate::error::Result;
 use crate::memory::ledger::NotCovered;
@@ -104,6 +105,7 @@ impl Cpu {
             cols,
             width,
             x: self.at(x, rows),
+            x_stride: cols,
             kind: norm.kind,
             eps: norm.eps,
             weight: norm.weight.as_ref().map(Weight::table),
@@ -125,8 +127,10 @@ impl Cpu {
         rope: Option<&'a Rope<Weight>>,
     ) -> RopeJob<'a> {
         let (rows, kv) = (batch.positions.len(), self.memory.kv());
-        let width = kv.kv_heads * kv.head_dim;
-        assert!(k.cols == width && q.cols.is_multiple_of(kv.head_dim), "rope: columns differ");
+        assert!(
+            k.cols == kv.kv_heads * kv.head_dim && q.cols.is_multiple_of(kv.head_dim),
+            "rope: columns differ"
+        );
         assert!(rope.is_none_or(|rope| rope.dims <= kv.head_dim), "rope: more than a head");
         RopeJob {
             positions: batch.positions,
@@ -279,6 +283,92 @@ impl ExpertsJob<'_> {
                     input: self.input(x, self.inner_stride, self.forms[1], rows, weight),
                     weight: weight.matrix(bias_of(weight, expert.down.bias.as_ref())),
                     out: self.out.add(start * weight.rows),
+                    out_stride: weight.rows,
+                    add: None,
+                };
+                (self.kernels.linear)(&job, part);
+            }
+        }
+    }
+}
+
+/// The pieces of rows, each through its head's matrix: [`Backend::by_head`]. All heads are one job, as all experts are.
+struct HeadsJob<'a> {
+    rows: usize,
+    heads: usize,
+    x: *const f32,
+    x_stride: usize,
+    /// Values of a head's piece of x, and those of them that are multiplied.
+    from: usize,
+    ins: usize,
+    /// (heads, rows) operands.
+    input: Input,
+    operand: Form,
+    pieces: *mut u8,
+    weight: Matrix<'a>,
+    outs: usize,
+    out: *mut f32,
+    out_stride: usize,
+    /// Values of a head's piece of `out`.
+    to: usize,
+    kernels: Kernels,
+}
+
+// SAFETY: the parts of a job write disjoint rows or columns of a head; the rest is read.
+unsafe impl Sync for HeadsJob<'_> {}
+
+impl HeadsJob<'_> {
+    /// Which part of each head this is: what does not divide evenly falls on all threads.
+    fn of_part(&self, part: Part) -> impl Iterator<Item = (usize, Part)> + use<> {
+        (0..self.heads).map(move |head| (head, Part { index: (part.index + head) % part.count, ..part }))
+    }
+
+    /// Writes the pieces as operands, and copies what is not multiplied.
+    ///
+    /// # Safety
+    /// The buffers have the sizes that are named; the instruction set is there.
+    unsafe fn cut(&self, part: Part) {
+        let stride = self.input.x_stride;
+        for (head, part) in self.of_part(part) {
+            // SAFETY: the caller's contract.
+            unsafe {
+                let x = self.x.add(head * self.from);
+                let out = self.pieces.add(head * self.rows * stride);
+                let job = NormJob {
+                    rows: self.rows,
+                    cols: self.ins,
+                    width: self.ins,
+                    x,
+                    x_stride: self.x_stride,
+                    kind: NormKind::Identity,
+                    eps: 0.0,
+                    weight: None,
+                    bias: None,
+                    to: NormTo::Operand { operand: self.operand, out, stride },
+                };
+                (self.kernels.norm)(&job, part);
+                for row in part.range(self.rows, 1) {
+                    let kept = x.add(row * self.x_stride + self.ins);
+                    let out = self.out.add(row * self.out_stride + head * self.to);
+                    std::ptr::copy_nonoverlapping(kept, out, self.from - self.ins);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`HeadsJob::cut`].
+    unsafe fn multiply(&self, part: Part) {
+        let kept = self.from - self.ins;
+        for (head, part) in self.of_part(part) {
+            // SAFETY: the caller's contract.
+            unsafe {
+                let x = self.input.x.add(head * self.rows * self.input.x_stride);
+                let job = LinearJob {
+                    input: Input { x, tokens: self.rows, ..self.input },
+                    weight: self.weight.of_head(head, self.outs),
+                    out: self.out.add(head * self.to + kept),
+                    out_stride: self.out_stride,
                     add: None,
                 };
                 (self.kernels.linear)(&job, part);
@@ -321,7 +411,7 @@ impl Backend for Cpu {
     }
 
     fn reserve(&mut self, mut layout: Layout, kv: Kv) -> Result<()> {
-        self.scratch = layout.region(scratch_bytes(kv.head_dim) * self.team.size());
+        self.scratch = layout.region(scratch_bytes(&kv) * self.team.size());
         self.memory.reserve(&layout, kv)
     }
 
@@ -386,12 +476,48 @@ impl Backend for Cpu {
                 input: self.input(rows, x, weight),
                 weight: weight.matrix(bias_of(weight, projection.bias)),
                 out: self.at(projection.out, rows),
+                out_stride: weight.rows,
                 add: projection.add,
             });
         }
         let kernel = self.kernels.linear;
         // SAFETY: as in `normalise`.
         self.run_tiles(work, &|part| jobs.iter().flatten().for_each(|job| unsafe { kernel(job, part) }));
+    }
+
+    fn by_head(&mut self, rows: usize, x: Buf, heads: usize, weight: &Weight, pieces: Buf, out: Buf) {
+        let (ins, outs) = (weight.cols, weight.rows / heads);
+        let [from, to] = [x, out].map(|buf| buf.cols / heads);
+        assert!(weight.rows == heads * outs && outs.is_multiple_of(LANES), "heads: rows differ");
+        assert!(x.cols == heads * from && out.cols == heads * to, "heads: columns differ");
+        assert!(pieces.cols == ins && from >= ins && from - ins + outs == to, "heads: columns differ");
+        assert!(x.form == Form::F32, "heads: x is not of f32");
+        self.counters.weight_bytes += weight.bytes();
+        let job = HeadsJob {
+            rows,
+            heads,
+            x: self.at(x, rows),
+            x_stride: x.stride(),
+            from,
+            input: self.input(heads * rows, pieces, weight),
+            operand: pieces.form,
+            pieces: self.at(pieces, heads * rows).cast(),
+            ins,
+            weight: weight.matrix(None),
+            outs,
+            out: self.at(out, rows),
+            out_stride: out.stride(),
+            to,
+            kernels: self.kernels,
+        };
+        // SAFETY: as in `normalise`.
+        self.run(rows * x.cols, &|part| unsafe { job.cut(part) });
+        // SAFETY: as in `normalise`.
+        self.run_tiles(rows * heads * ins * outs, &|part| unsafe { job.multiply(part) });
+    }
+
+    fn join(&mut self, rows: usize, parts: [Buf; 2], out: Buf) {
+        self.memory.join(rows, parts, out);
     }
 
     fn activated(&mut self, rows: usize, x: Buf, activation: Activation, up: &Linear<Weight>, out: Buf) {
@@ -533,7 +659,7 @@ impl Backend for Cpu {
     ) {
         let (rows, kv) = (batch.positions.len(), self.memory.kv());
         assert!(
-            v.cols == k.cols && batch.slots.len() == rows && layer < kv.layers,
+            v.cols == kv.kv_heads * kv.value_dim && batch.slots.len() == rows && layer < kv.layers,
             "rope: rows or layer differ"
         );
         for &slot in batch.slots {
@@ -561,7 +687,8 @@ impl Backend for Cpu {
         );
         let reach = distances.map(|distances| distances.len() / shape.heads / 2);
         assert!(reach.is_none() || shape.softcap.is_none(), "attention: distances and a soft-cap");
-        assert!(q.cols == shape.heads * kv.head_dim && out.cols == q.cols, "attention: columns differ");
+        let cols = [kv.head_dim, kv.value_dim].map(|dim| shape.heads * dim);
+        assert!([q.cols, out.cols] == cols, "attention: columns differ");
         let mut work = 0;
         for span in batch.spans {
             let last = span.position + span.rows;
@@ -579,7 +706,7 @@ impl Backend for Cpu {
         }
         let operand = out.form;
         // a group of int8 that spans two heads is written once both are there
-        let written = if writes(operand, kv.head_dim) { operand } else { Form::F32 };
+        let written = if writes(operand, kv.value_dim) { operand } else { Form::F32 };
         let (tile, tile_operand) = self.kernels.cache_tile(kv.cache);
         let scratch = self.scratch.expect("planned with the arena");
         let job = AttentionJob {

@@ -25,6 +25,11 @@ pub struct Matrix<'a> {
 }
 
 impl Matrix<'_> {
+    /// The matrix of `head`, of several below each other with `rows` rows each, a multiple of [`LANES`].
+    pub fn of_head(self, head: usize, rows: usize) -> Self {
+        Self { data: self.data.wrapping_add(head * rows / LANES * self.block_bytes), rows, ..self }
+    }
+
     /// The lines and the scales of block `index`; the last one where there is none.
     fn block(&self, index: usize) -> (*const u8, *const u8) {
         let index = index.min(self.rows.div_ceil(LANES) - 1);
@@ -89,6 +94,8 @@ pub struct LinearJob<'a> {
     pub weight: Matrix<'a>,
     /// (tokens, rows of the weight).
     pub out: *mut f32,
+    /// Values from one row of `out` to the next.
+    pub out_stride: usize,
     /// Added to what is there, times this.
     pub add: Option<f32>,
 }
@@ -115,7 +122,7 @@ pub unsafe fn linear(job: &LinearJob<'_>, part: Part) {
             unsafe {
                 let tokens = job.input.multiply(blocks, ahead, weight.cols, token, &mut results);
                 for t in 0..tokens {
-                    let out = job.out.add((token + t) * weight.rows + row);
+                    let out = job.out.add((token + t) * job.out_stride + row);
                     let out = std::slice::from_raw_parts_mut(out, count);
                     let sums = &results[t * ROWS..][..count];
                     match (bias, job.add) {

@@ -71,6 +71,19 @@ impl Memory {
         out.copy_from_slice(x);
     }
 
+    /// Copies rows of two buffers to the rows of one, behind each other.
+    pub fn join(&mut self, rows: usize, parts: [Buf; 2], out: Buf) {
+        assert_eq!(parts[0].cols + parts[1].cols, out.cols, "join: columns differ");
+        for row in 0..rows {
+            let mut first = 0;
+            for part in parts {
+                let (from, to) = self.arena().read_write::<f32, f32>(part.row(row), out.row(row));
+                to[first..first + part.cols].copy_from_slice(from);
+                first += part.cols;
+            }
+        }
+    }
+
     /// Copies one KV block to another.
     pub fn copy_block(&mut self, from: u32, to: u32) {
         let kv = self.kv();

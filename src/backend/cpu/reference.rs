@@ -48,7 +48,9 @@ impl Reference {
             KvType::F32 => f64::from(Dtype::F32.read(raw)),
             KvType::F16 => f64::from(Dtype::F16.read(raw)),
             KvType::Bf16 => f64::from(Dtype::Bf16.read(raw)),
-            KvType::Int8 => f64::from(raw[0] as i8) * f64::from(Dtype::F32.read(read(kv.scale(offset), 4))),
+            KvType::Int8 => {
+                f64::from(raw[0] as i8) * { f64::from(Dtype::F32.read(read(kv.scale(side, offset), 4))) }
+            }
         }
     }
 
@@ -70,7 +72,7 @@ impl Reference {
             }
         }
         if kv.cache == KvType::Int8 {
-            write(kv.scale(offset), &scale.to_le_bytes());
+            write(kv.scale(side, offset), &scale.to_le_bytes());
         }
     }
 
@@ -84,7 +86,8 @@ impl Reference {
         distances: Option<&Weight>,
     ) {
         let kv = self.memory.kv();
-        let (dim, kv_head) = (kv.head_dim, head / (shape.heads / kv.kv_heads));
+        let (dim, value_dim) = (kv.head_dim, kv.value_dim);
+        let kv_head = head / (shape.heads / kv.kv_heads);
         let cached = |this: &mut Self, side, position: usize, i: usize| {
             this.cached(table[position / BLOCK], shape.layer, side, kv_head, position % BLOCK, i)
         };
@@ -106,12 +109,12 @@ impl Reference {
         let scores = scores.expose();
         let max = scores.iter().copied().fold(sink, f64::max);
         let sum: f64 = scores.iter().chain([&sink]).map(|score| (score - max).exp()).sum();
-        for i in 0..dim {
+        for i in 0..value_dim {
             let mixed: f64 = (first..=last)
                 .zip(scores)
                 .map(|(past, score)| (score - max).exp() / sum * cached(self, Side::V, past, i))
                 .sum();
-            self.f32_mut(out, q.1)[head * dim + i] = mixed as f32;
+            self.f32_mut(out, q.1)[head * value_dim + i] = mixed as f32;
         }
     }
 }
@@ -360,6 +363,27 @@ impl Backend for Reference {
         }
     }
 
+    fn by_head(&mut self, rows: usize, x: Buf, heads: usize, weight: &Weight, _: Buf, out: Buf) {
+        self.counters.weight_bytes += weight.bytes();
+        let (ins, outs) = (weight.cols, weight.rows / heads);
+        let (from, to) = (x.cols / heads, out.cols / heads);
+        for (row, head) in (0..rows).flat_map(|row| (0..heads).map(move |head| (row, head))) {
+            let piece = Secret::new(self.f32(x, row)[head * from..][..from].to_vec());
+            let (multiplied, kept) = piece.expose().split_at(ins);
+            let operand = weight.operand(multiplied);
+            let piece = &mut self.f32_mut(out, row)[head * to..][..to];
+            let (first, products) = piece.split_at_mut(from - ins);
+            first.copy_from_slice(kept);
+            for (i, product) in products.iter_mut().enumerate() {
+                *product = weight.dot(head * outs + i, operand.expose(), None) as f32;
+            }
+        }
+    }
+
+    fn join(&mut self, rows: usize, parts: [Buf; 2], out: Buf) {
+        self.memory.join(rows, parts, out);
+    }
+
     fn activated(&mut self, rows: usize, x: Buf, activation: Activation, up: &Linear<Weight>, out: Buf) {
         self.counters.weight_bytes += up.weight.bytes();
         for row in 0..rows {
@@ -497,11 +521,11 @@ impl Backend for Reference {
         if let Some(rope) = rope {
             self.rope(batch, q, k, rope);
         }
-        let dim = self.memory.kv().head_dim;
+        let kv = self.memory.kv();
         for (row, &slot) in batch.slots.iter().enumerate() {
             for (side, buf) in [(Side::K, k), (Side::V, v)] {
                 let values = Secret::new(self.f32(buf, row).to_vec());
-                for (head, values) in values.expose().chunks(dim).enumerate() {
+                for (head, values) in values.expose().chunks(kv.dim(side)).enumerate() {
                     self.cache(slot, layer, side, head, values);
                 }
             }
@@ -638,7 +662,7 @@ impl Reference {
         head: usize,
     ) -> impl ExactSizeIterator<Item = f32> {
         let (block, offset) = (slot / BLOCK as u32, slot as usize % BLOCK);
-        (0..self.kv().head_dim).map(move |dim| self.cached(block, layer, side, head, offset, dim) as f32)
+        (0..self.kv().dim(side)).map(move |dim| self.cached(block, layer, side, head, offset, dim) as f32)
     }
 }
 

@@ -18,6 +18,8 @@ pub struct NormJob<'a> {
     /// Values of a piece; divides `cols`.
     pub width: usize,
     pub x: *const f32,
+    /// Values from one row of x to the next.
+    pub x_stride: usize,
     pub kind: NormKind,
     pub eps: f32,
     /// As many as a row has, or a piece; so `bias`.
@@ -147,7 +149,7 @@ unsafe fn norm_piece<V: Vector>(job: &NormJob<'_>, row: usize, start: usize) {
     let (cols, width) = (job.cols, job.width);
     // SAFETY: the caller's contract.
     unsafe {
-        let x = job.x.add(row * cols + start);
+        let x = job.x.add(row * job.x_stride + start);
         let (centre, factor) = statistics::<V>(job, x);
         let table = |table: Option<&[f32]>| table.map(|table| table[start % table.len()..].as_ptr());
         let (weight, bias) = (table(job.weight), table(job.bias));
@@ -396,21 +398,22 @@ pub unsafe fn convert<V: Vector>(job: &ConvertJob) {
 /// As [`super::kernels::Kernels`]; positions are inside the rope table, slots inside the cache.
 #[inline(always)]
 pub unsafe fn rope_store(job: &RopeJob<'_>, part: Part) {
-    let (dim, kv_cols) = (job.kv.head_dim, job.kv.kv_heads * job.kv.head_dim);
+    let [dim, value_dim] = [job.kv.head_dim, job.kv.value_dim];
+    let [k_cols, v_cols] = [job.kv.kv_heads * dim, job.kv.kv_heads * value_dim];
     for row in part.range(job.positions.len(), 1) {
         let turn = job.rope.map(|rope| &rope[job.positions[row] as usize * job.dims..][..job.dims]);
         // SAFETY: the caller's contract; this part alone touches this row and its slot.
         unsafe {
             let q = std::slice::from_raw_parts_mut(job.q.add(row * job.q_cols), job.q_cols);
-            let k = std::slice::from_raw_parts_mut(job.k.add(row * kv_cols), kv_cols);
+            let k = std::slice::from_raw_parts_mut(job.k.add(row * k_cols), k_cols);
             if let Some(turn) = turn {
                 for head in q.chunks_exact_mut(dim).chain(k.chunks_exact_mut(dim)) {
                     rotate(&mut head[..job.dims], turn, job.interleaved);
                 }
             }
             let Some(cache) = job.cache else { continue };
-            let v = std::slice::from_raw_parts(job.v.add(row * kv_cols), kv_cols);
-            for (head, (k, v)) in k.chunks_exact_mut(dim).zip(v.chunks_exact(dim)).enumerate() {
+            let v = std::slice::from_raw_parts(job.v.add(row * v_cols), v_cols);
+            for (head, (k, v)) in k.chunks_exact_mut(dim).zip(v.chunks_exact(value_dim)).enumerate() {
                 match job.kv.cache {
                     KvType::F32 => store::<f32>(job, cache, row, head, k, v, [1.0; 2]),
                     KvType::F16 => store::<f16>(job, cache, row, head, k, v, [1.0; 2]),
@@ -540,7 +543,7 @@ unsafe fn store_int8(job: &RopeJob<'_>, cache: *mut u8, row: usize, head: usize,
         };
         let plane = job.kv.plane(block, job.layer, side, head);
         // SAFETY: the caller's contract: the slot is in the cache.
-        unsafe { cache.add(plane + job.kv.scale(offset)).cast::<f32>().write_unaligned(scale) };
+        unsafe { cache.add(plane + job.kv.scale(side, offset)).cast::<f32>().write_unaligned(scale) };
     }
     // SAFETY: as above.
     unsafe { store::<i8>(job, cache, row, head, k, v, inverses) };

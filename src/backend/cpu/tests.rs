@@ -160,7 +160,7 @@ type Shape = (usize, usize, bool);
 fn reserve<B: Backend>(
     backend: &mut B,
     shapes: &[Shape],
-    (cache, kv_heads, head_dim, blocks): (KvType, usize, usize, usize),
+    (cache, kv_heads, dims, blocks): (KvType, usize, [usize; 2], usize),
 ) -> Vec<Buf> {
     let mut layout = Layout::default();
     let plan = |&(rows, cols, operand): &Shape| match operand {
@@ -168,13 +168,14 @@ fn reserve<B: Backend>(
         false => Buf::plan(&mut layout, rows, cols).unwrap(),
     };
     let bufs = shapes.iter().map(plan).collect();
-    let region = layout.region(blocks * Kv::block_bytes(cache, 2, kv_heads, head_dim).unwrap()).unwrap();
-    backend.reserve(layout, Kv { region, cache, layers: 2, kv_heads, head_dim }).unwrap();
+    let region = layout.region(blocks * Kv::block_bytes(cache, 2, kv_heads, dims).unwrap()).unwrap();
+    let [head_dim, value_dim] = dims;
+    backend.reserve(layout, Kv { region, cache, layers: 2, kv_heads, head_dim, value_dim }).unwrap();
     bufs
 }
 
 /// No cache to speak of.
-const NO_CACHE: (KvType, usize, usize, usize) = (KvType::F32, 1, 2, 1);
+const NO_CACHE: (KvType, usize, [usize; 2], usize) = (KvType::F32, 1, [2; 2], 1);
 
 /// Puts values into a buffer, the one way there is: as embeddings.
 fn fill<B: Backend>(backend: &mut B, buf: Buf, values: &[f32]) {
@@ -496,6 +497,7 @@ struct Attend {
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
+    value_dim: usize,
     window: Option<usize>,
     /// (cached, new) tokens of each request.
     spans: Vec<(usize, usize)>,
@@ -512,6 +514,11 @@ impl Attend {
         let head_dim = match source.size(0, 9) {
             common @ 0..3 => [64, 128, 256][common],
             _ => 2 * source.size(1, 45),
+        };
+        // as many as keys have, or fewer or more
+        let value_dim = match source.size(0, 3) {
+            0 => source.size(1, 150),
+            _ => head_dim,
         };
         let heads = kv_heads * group;
         let spans: Vec<_> =
@@ -535,11 +542,12 @@ impl Attend {
             heads,
             kv_heads,
             head_dim,
+            value_dim,
             window,
             spans,
             q: source.values(tokens * heads * head_dim),
             k: source.values(tokens * kv_heads * head_dim),
-            v: source.values(tokens * kv_heads * head_dim),
+            v: source.values(tokens * kv_heads * value_dim),
         };
         attend.q.iter_mut().for_each(|q| *q *= 0.5);
         if softcap.is_none() && source.unit() < 0.4 {
@@ -554,19 +562,21 @@ impl Attend {
 
     /// bf16 queries are off by 2^-9 and so are the weights of positions.
     fn near(&self) -> Near {
-        let tolerance = vec![4e-5; self.q.len()];
+        let tolerance = vec![4e-5; self.q.len() / self.head_dim * self.value_dim];
         Near { tolerance, own_way: (self.cache == KvType::Bf16).then_some(1000.0) }
     }
 
     /// Stores and attends in steps: `cut(cached, new)` gives the chunk sizes of each request.
     fn run_in<B: Testable>(&self, mut backend: B, cut: impl Fn(usize, usize) -> Vec<usize>) -> Vec<f32> {
-        let (q_cols, kv_cols) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let (q_cols, out_cols) = (self.heads * self.head_dim, self.heads * self.value_dim);
+        let [k_cols, v_cols] = [self.head_dim, self.value_dim].map(|dim| self.kv_heads * dim);
         let longest = self.spans.iter().map(|(cached, new)| cached + new).max().unwrap();
         let blocks_each = (longest + BLOCK).div_ceil(BLOCK);
         let rows = longest + BLOCK;
         let shapes =
-            [(rows, q_cols, false), (rows, kv_cols, false), (rows, kv_cols, false), (rows, q_cols, true)];
-        let kv = (self.cache, self.kv_heads, self.head_dim, blocks_each * self.spans.len());
+            [(rows, q_cols, false), (rows, k_cols, false), (rows, v_cols, false), (rows, out_cols, true)];
+        let dims = [self.head_dim, self.value_dim];
+        let kv = (self.cache, self.kv_heads, dims, blocks_each * self.spans.len());
         let bufs = reserve(&mut backend, &shapes, kv);
         let rope = self.turns.map(|(dims, interleaved)| {
             let angles: Vec<f32> =
@@ -624,14 +634,14 @@ impl Attend {
             let bad = |rows: usize, cols: usize| vec![f32::INFINITY; rows * cols];
             let (position, rows) =
                 if self.causal { (cached + new, BLOCK) } else { (0, cached + new + BLOCK) };
-            let [q, kv] = [bad(rows, q_cols), bad(rows, kv_cols)];
-            step(&mut backend, position, rows, [&q, &kv, &kv]);
+            let [q, k, v] = [q_cols, k_cols, v_cols].map(|cols| bad(rows, cols));
+            step(&mut backend, position, rows, [&q, &k, &v]);
             let mut position = 0;
             // who sees what is behind needs all at once
             for rows in if self.causal { cut(cached, new) } else { vec![cached + new] } {
                 let at = first + position;
                 let part = |values: &'_ [f32], cols: usize| values[at * cols..(at + rows) * cols].to_vec();
-                let (q, k, v) = (part(&self.q, q_cols), part(&self.k, kv_cols), part(&self.v, kv_cols));
+                let (q, k, v) = (part(&self.q, q_cols), part(&self.k, k_cols), part(&self.v, v_cols));
                 out.extend(step(&mut backend, position, rows, [&q, &k, &v]));
                 position += rows;
             }
@@ -654,6 +664,74 @@ fn attention_agrees_with_the_reference() {
         let near = body.near();
         compare(body, &near);
     }
+}
+
+/// The largest heads there are: those of latents.
+#[test]
+fn attention_over_latents_agrees_with_the_reference() {
+    for (seed, cache) in [KvType::Bf16, KvType::F32, KvType::Int8].into_iter().enumerate() {
+        let mut source = Source::new(900 + seed as u64);
+        let mut body = Attend::new(&mut source);
+        (body.cache, body.heads, body.kv_heads, body.spans) = (cache, 16, 1, vec![(70, 3), (0, 5)]);
+        (body.head_dim, body.value_dim, body.turns) = (576, 512, Some((64, true)));
+        (body.sinks, body.distances) = (None, None);
+        let tokens = 78;
+        body.q = source.values(tokens * 16 * 576).iter().map(|q| 0.5 * q).collect();
+        (body.k, body.v) = (source.values(tokens * 576), source.values(tokens * 512));
+        let near = body.near();
+        compare(body, &near);
+    }
+}
+
+/// Pieces of rows, each through its head's matrix; and two parts of rows joined.
+struct ByHead {
+    rows: usize,
+    heads: usize,
+    x: Vec<f32>,
+    weight: Tensor,
+    quantize: Option<Quantize>,
+}
+
+impl Body for ByHead {
+    fn run<B: Testable>(&self, mut backend: B) -> Vec<f32> {
+        let (rows, heads, ins) = (self.rows, self.heads, self.weight.shape[1]);
+        let weight = backend.upload(&self.weight, self.quantize).unwrap();
+        let (from, outs) = (self.x.len() / rows / heads, self.weight.shape[0] / heads);
+        let to = from - ins + outs;
+        let shapes = [
+            (rows, heads * from, false),
+            (heads * rows, ins, true),
+            (rows, heads * to, false),
+            (rows, heads * (from + to), false),
+        ];
+        let bufs = reserve(&mut backend, &shapes, NO_CACHE);
+        let pieces = bufs[1].of(backend.form(&[&weight]));
+        fill(&mut backend, bufs[0], &self.x);
+        backend.by_head(rows, bufs[0], heads, &weight, pieces, bufs[2]);
+        backend.join(rows, [bufs[2], bufs[0]], bufs[3]);
+        read(&mut backend, bufs[3], rows)
+    }
+}
+
+#[test]
+fn products_by_head_agree_with_the_reference() {
+    let mut runs = 0;
+    for seed in 0..60 {
+        let mut source = Source::new(seed);
+        let (rows, heads, ins) = (source.size(1, 29), source.size(1, 9), source.size(1, 140));
+        let (kept, outs) = (source.size(0, 20), 16 * source.size(1, 12));
+        let folder = tempfile::tempdir().unwrap();
+        let (dtype, quantize) = (source.dtype(), quantize(&mut source));
+        let weights = source.values(heads * outs * ins);
+        let weight = tensors(folder.path(), &[(dtype, vec![heads * outs, ins], weights)]).remove(0);
+        let mut x = source.values(rows * heads * (ins + kept));
+        let pairs = as_bf16(&mut x, dtype, quantize);
+        let outputs = rows * heads * (outs + kept + ins + kept);
+        let tolerance = vec![4e-7 * 4.0 * (ins as f64 + 2.0); outputs];
+        let near = Near { tolerance, own_way: pairs.then_some(2.0) };
+        runs += compare(ByHead { rows, heads, x, weight, quantize }, &near);
+    }
+    assert_eq!(runs, 60 * 3 * Isa::available().len());
 }
 
 #[test]
@@ -708,8 +786,8 @@ impl Body for Mixture {
         let x = Buf::plan_operand(&mut layout, rows, hidden).unwrap();
         let mut routed = Routed::plan(&mut layout, rows, experts.len(), count, hidden, inner).unwrap();
         let [gate, out, gated] = [1, hidden, hidden].map(|cols| Buf::plan(&mut layout, rows, cols).unwrap());
-        let region = layout.region(Kv::block_bytes(KvType::F32, 1, 1, 2).unwrap()).unwrap();
-        let kv = Kv { region, cache: KvType::F32, layers: 1, kv_heads: 1, head_dim: 2 };
+        let region = layout.region(Kv::block_bytes(KvType::F32, 1, 1, [2; 2]).unwrap()).unwrap();
+        let kv = Kv { region, cache: KvType::F32, layers: 1, kv_heads: 1, head_dim: 2, value_dim: 2 };
         backend.reserve(layout, kv).unwrap();
         let form = backend.form(&[&experts[0].gate.weight]);
         let x = x.of(form);

@@ -72,9 +72,9 @@ fn rows_are_found_in_a_packed_cache() {
     let row = rows();
     for cache in [KvType::F32, KvType::F16, KvType::Bf16, KvType::Int8] {
         let mut layout = crate::memory::Layout::default();
-        let bytes = Kv::block_bytes(cache, 1, 1, row.len()).unwrap();
-        let kv =
-            Kv { region: layout.region(bytes).unwrap(), cache, layers: 1, kv_heads: 1, head_dim: row.len() };
+        let bytes = Kv::block_bytes(cache, 1, 1, [row.len(); 2]).unwrap();
+        let (region, dim) = (layout.region(bytes).unwrap(), row.len());
+        let kv = Kv { region, cache, layers: 1, kv_heads: 1, head_dim: dim, value_dim: dim };
         for side in [Side::K, Side::V] {
             let mut memory: Vec<u8> = (0..bytes).map(|at| ((at * 7919) >> 3) as u8).collect();
             for (dim, &value) in row.iter().enumerate() {

@@ -1,0 +1,136 @@
+//! Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1), in the form in which the latent itself is the
+//! value, and with the part of the key that turns the key, of one head for all.
+//!
+//! A head's key is `[turning, K * latent]`, its value `V * latent`. So `q * (K * latent)` is `(K^T * q) * latent`, and the sum of
+//! `p * V * latent` is V times the sum of `p * latent`: queries are folded before, what attention gives is unfolded after,
+//! and neither keys nor values of heads are ever made. The cache of DeepSeek-V2 holds 1,088 numbers a position and
+//! layer (the latent twice, as it is packed for both sides), and not 40,960.
+
+use std::sync::Arc;
+
+use super::arch::LatentShape;
+use super::decoder::Loader;
+use super::weights::{LatentWeights, LinearWeights, NormWeights, folded_type};
+use crate::backend::{Backend, Buf, Form, Linear, Norm, Quantize};
+use crate::error::Result;
+use crate::memory::Layout;
+use crate::weights::Tensor;
+use crate::weights::adapter::Values;
+
+/// What is added below the root of norms of latents, whatever config.json says: as in transformers.
+const EPS: f32 = 1e-6;
+
+/// The weights of a layer.
+#[derive(Debug)]
+pub struct Latent<W> {
+    /// To the latent of queries, and its norm.
+    pub q_latent: Option<(Linear<W>, Norm<W>)>,
+    /// Of the latent of keys and values.
+    pub norm: Norm<W>,
+    /// (heads * rank, still): from queries into the space of latents.
+    pub fold: W,
+    /// (heads * value, rank): from there to values.
+    pub unfold: W,
+    pub fold_form: Form,
+    pub unfold_form: Form,
+    /// Of what reads the values.
+    pub out_form: Form,
+    pub shape: LatentShape,
+}
+
+/// Buffers for T tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct LatentBuffers {
+    /// (T, q_rank): the latent of queries, and as an operand.
+    pub q_latent: Option<[Buf; 2]>,
+    /// (T, heads * (still + turning)): queries of heads.
+    pub queries: Buf,
+    /// (T, turning): the part of the key that turns.
+    pub turning: Buf,
+    /// (heads * T, still or rank): what is folded or unfolded, as an operand.
+    pub pieces: Buf,
+    /// (T, heads * value), and as an operand.
+    pub values: Buf,
+    pub out: Buf,
+}
+
+impl LatentBuffers {
+    /// Plans the buffers; none when the sizes overflow.
+    pub fn plan(layout: &mut Layout, tokens: usize, heads: usize, shape: LatentShape) -> Option<Self> {
+        let LatentShape { q_rank, rank, still, turning, value } = shape;
+        Some(Self {
+            q_latent: match q_rank {
+                None => None,
+                Some(rank) => {
+                    Some([Buf::plan(layout, tokens, rank)?, Buf::plan_operand(layout, tokens, rank)?])
+                }
+            },
+            queries: Buf::plan(layout, tokens, heads.checked_mul(still + turning)?)?,
+            turning: Buf::plan(layout, tokens, turning)?,
+            pieces: Buf::plan_operand(layout, tokens.checked_mul(heads)?, still.max(rank))?,
+            values: Buf::plan(layout, tokens, heads.checked_mul(value)?)?,
+            out: Buf::plan_operand(layout, tokens, heads.checked_mul(value)?)?,
+        })
+    }
+
+    /// Every buffer, with the rows of it that `tokens` tokens use.
+    pub fn used(&self, tokens: usize, heads: usize) -> impl Iterator<Item = (Buf, usize)> {
+        let Self { q_latent, queries, turning, pieces, values, out } = *self;
+        let rows = [queries, turning, values, out].into_iter().chain(q_latent.into_iter().flatten());
+        rows.map(move |buf| (buf, tokens)).chain([(pieces, tokens * heads)])
+    }
+}
+
+impl<B: Backend> Loader<'_, B> {
+    /// Takes a layer's in. `together`: what those are quantized to that read the same operand; `out_form`: of what reads the
+    /// values.
+    ///
+    /// # Errors
+    /// As [`Backend::upload`].
+    pub fn latent(
+        &mut self,
+        weights: &LatentWeights,
+        together: Option<Quantize>,
+        out_form: Form,
+    ) -> Result<Latent<B::Weight>> {
+        let LatentWeights { shape, q_latent, norm, keys, values } = weights;
+        let norm_of =
+            |this: &mut Self, norm: &NormWeights| -> Result<_> { Ok(Norm { eps: EPS, ..this.norm(norm)? }) };
+        let q_latent = match q_latent {
+            Some((down, norm)) => Some((self.linear(down, together)?, norm_of(self, norm)?)),
+            None => None,
+        };
+        let quantized = |this: &Self, tensor: &Tensor| {
+            let linear: LinearWeights = (tensor.clone(), None);
+            this.together([&linear])
+        };
+        let folded = turned(keys, shape)?;
+        let fold = self.backend.upload(&folded, quantized(self, keys))?;
+        (self.loaded)(keys.bytes());
+        let unfold = self.matrix(values, quantized(self, values))?;
+        Ok(Latent {
+            q_latent,
+            norm: norm_of(self, norm)?,
+            fold_form: self.backend.form(&[&fold]),
+            unfold_form: self.backend.form(&[&unfold]),
+            fold,
+            unfold,
+            out_form,
+            shape: *shape,
+        })
+    }
+}
+
+/// The matrix of each head turned round: (heads * still, rank) to (heads * rank, still).
+fn turned(keys: &Tensor, shape: &LatentShape) -> Result<Tensor> {
+    let (still, rank) = (shape.still, shape.rank);
+    let values = keys.finite_values()?;
+    let of_head = |head: &[f32]| -> Vec<f32> {
+        (0..rank).flat_map(|col| (0..still).map(move |row| head[row * rank + col])).collect()
+    };
+    let turned: Vec<f32> = values.chunks_exact(still * rank).flat_map(of_head).collect();
+    let mut like = keys.clone();
+    like.shape = vec![turned.len() / still, still];
+    keys.forget(0..keys.rows());
+    Ok(Tensor::made(Arc::new(Values(turned)), &like, folded_type(keys.dtype)))
+}
