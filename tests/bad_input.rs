@@ -307,6 +307,37 @@ fn sizes_in_config() {
     }
 }
 
+/// Of a model whose keys and values come from a latent.
+#[test]
+fn fields_of_latents() {
+    let folder = common::fixture("families/deepseek_v2_other");
+    let config = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    let kv_b = "model.layers.0.self_attn.kv_b_proj.weight";
+    let cases: Vec<(&str, Value, Is, &[&str])> = vec![
+        ("kv_lora_rank", json!(null), Is::Config("kv_lora_rank"), &["whole number"]),
+        ("kv_lora_rank", json!(24), Is::Config("kv_lora_rank"), &["multiple of 16"]),
+        ("kv_lora_rank", json!(528), Is::Config("kv_lora_rank"), &["512"]),
+        ("v_head_dim", json!(17), Is::Config("v_head_dim"), &["multiple of 16"]),
+        ("qk_nope_head_dim", json!("12"), Is::Config("qk_nope_head_dim"), &["whole number"]),
+        ("qk_rope_head_dim", json!(7), Is::Config("qk_rope_head_dim"), &["even"]),
+        ("qk_rope_head_dim", json!(0), Is::Config("qk_rope_head_dim"), &["whole number"]),
+        ("num_attention_heads", json!(1 << 17), Is::Config("num_attention_heads"), &["values"]),
+        ("topk_method", json!("noaux_tc"), Is::Config("topk_method"), &["group_limited_greedy"]),
+        ("mlp_layer_types", json!(["dense"]), Is::Config("mlp_layer_types"), &["a list of 2"]),
+        ("mlp_layer_types", json!(["dense", "thin"]), Is::Config("mlp_layer_types"), &["sparse"]),
+        ("v_head_dim", json!(48), Is::Tensor(kv_b), &["[372, 16]", "[276, 16]"]),
+    ];
+    for (field, value, is, words) in cases {
+        let changed = tempfile::tempdir().unwrap();
+        let mut config = config.clone();
+        config[field] = value;
+        std::fs::write(changed.path().join("config.json"), config.to_string()).unwrap();
+        std::fs::copy(folder.join("model.safetensors"), changed.path().join("model.safetensors")).unwrap();
+        refuses(field, builder(changed.path()), is, words);
+    }
+}
+
 #[test]
 fn fields_of_config() {
     let llama3 = |field: &str, value: Value| {

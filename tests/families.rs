@@ -152,11 +152,53 @@ fn the_reference_backend_holds_every_family() {
     }
 }
 
+/// Model types that are others by another name, with the checkpoint that shows it.
+const ALIASES: [(&str, &str); 1] = [("kimi_k2", "families/deepseek_v3")];
+
+/// Under their other names checkpoints give the same tokens; and so they do with the layers that published ones have behind
+/// the last, which guess further tokens.
+#[test]
+fn other_names_and_further_layers_change_nothing() {
+    for (model_type, name) in ALIASES {
+        let (folder, of) = (tempfile::tempdir().unwrap(), fixture(name));
+        let config = std::fs::read_to_string(of.join("config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        config["model_type"] = model_type.into();
+        config["num_nextn_predict_layers"] = 1.into();
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let bytes = std::fs::read(of.join("model.safetensors")).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut all = tensors.tensors();
+        let behind = |layer: usize| {
+            let name = format!("model.layers.{layer}.eh_proj.weight");
+            let first = tensors.tensors().into_iter().next().unwrap().1;
+            (name, first)
+        };
+        let open = |all: &[(String, safetensors::tensor::TensorView<'_>)]| {
+            let views = all.iter().map(|(name, view)| (name, view));
+            safetensors::serialize_to_file(views, None, &folder.path().join("model.safetensors")).unwrap();
+            Session::open(folder.path())
+        };
+        all.push(behind(2));
+        let session = open(&all).unwrap();
+        let expected = std::fs::read_to_string(of.join("expected.json")).unwrap();
+        let expected: Expected = serde_json::from_str(&expected).unwrap();
+        let request = Request::tokens(expected.prompts[0].clone()).max_tokens(expected.greedy[0].len());
+        let reply = session.generate(request.temperature(0.0)).unwrap();
+        assert_eq!(reply.tokens(), expected.greedy[0], "{model_type}");
+        // two of them are more than the config knows
+        all.push(behind(3));
+        let error = open(&all).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("model.layers.3.eh_proj"), "{error}");
+    }
+}
+
 #[test]
 fn every_family_has_a_checkpoint() {
     let mut known: BTreeSet<String> =
         all_of(["families", "encoders"]).into_iter().map(|(_, model_type)| model_type).collect();
     known.extend(["llama", "mistral", "qwen2"].map(str::to_owned)); // tests/fixtures.rs
+    known.extend(ALIASES.map(|(name, _)| name.to_owned()));
     let without: Vec<_> = model_types().filter(|name| !known.contains(*name)).collect();
     assert!(without.is_empty(), "without a fixture: {without:?}");
 }

@@ -4,7 +4,7 @@ PEFT as the reference.
 
 usage: python tools/fixture_adapters.py [NAME ...]
 
-A folder holds two adapters, `all` (on every linear layer) and `some` (on a few, with another rank, scaled by its root, and
+A folder holds two adapters, `all` (on every linear layer, or as many as can stay beside the weights) and `some` (on a few, with another rank, scaled by its root, and
 another alpha for one of them), each with adapter_config.json and adapter_model.safetensors as PEFT saves them, and
 expected.json and expected.safetensors as the other fixtures: by adapter, a prompt, its greedy path, its logits, and what
 the reference is off by in bf16.
@@ -35,7 +35,11 @@ TABLE = {
     "starcoder2": (["c_fc", "o_proj"], "o_proj"),
     "olmo2": (["k_proj", "up_proj", "down_proj"], "up_proj"),
     "gpt_neox": (["query_key_value"], "query_key_value"),
+    "deepseek_v3": (["kv_a_proj_with_mqa", "o_proj"], "o_proj"),
 }
+
+# what `all` is on, where that is not every linear layer
+ALL = {"deepseek_v3": ["q_b_proj", "kv_a_proj_with_mqa", "o_proj"]}
 
 
 @torch.no_grad()
@@ -50,7 +54,7 @@ def write(folder, name, kind, seed):
     """One adapter."""
     some, special = TABLE[name]
     if kind == "all":
-        config = LoraConfig(r=4, lora_alpha=6, target_modules="all-linear", task_type="CAUSAL_LM")
+        config = LoraConfig(r=4, lora_alpha=6, target_modules=ALL.get(name, "all-linear"), task_type="CAUSAL_LM")
     else:
         config = LoraConfig(r=3, lora_alpha=2, target_modules=some, use_rslora=True, alpha_pattern={special: 4},
                             task_type="CAUSAL_LM")

@@ -44,7 +44,7 @@ def ramp(first, count):
 YARN = rope("yarn", factor=4.0, original_max_position_embeddings=64)
 LINEAR = rope("linear", factor=4.0)
 DYNAMIC = rope("dynamic", factor=4.0)
-MIXED = {"num_hidden_layers": 4, "sliding_window": 8}
+MIXED = {"num_hidden_layers": 4, "sliding_window": 8, "intermediate_size": 56}
 PATTERN = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
 
 # name: (class of the config, what it has beyond COMMON, what is taken away to see whether it matters)
@@ -84,7 +84,7 @@ TABLE = {
     "phi": (hf.PhiConfig, {}, {"hidden_act": "silu"}),
     "olmo2": (hf.Olmo2Config, YARN, rope("default")),
     "olmo3": (hf.Olmo3Config, MIXED, {"sliding_window": 999}),
-    "smollm3": (hf.SmolLM3Config, {"num_hidden_layers": 4}, {"no_rope_layers": [1] * 4}),
+    "smollm3": (hf.SmolLM3Config, {"num_hidden_layers": 4, "intermediate_size": 56}, {"no_rope_layers": [1] * 4}),
     "granite": (
         hf.GraniteConfig,
         {
@@ -204,13 +204,13 @@ TABLE |= {
 }
 
 # Mixtures of experts.
-EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 40}
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
 ONE = {"num_experts_per_tok": 1}
 TABLE |= {
-    "mixtral": (hf.MixtralConfig, {"num_local_experts": 6, "intermediate_size": 48}, ONE),
+    "mixtral": (hf.MixtralConfig, {"num_local_experts": 6, "intermediate_size": 24}, ONE),
     "mixtral_other": (
         hf.MixtralConfig,
-        OTHER | {"num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 40, "sliding_window": 8},
+        OTHER | {"num_local_experts": 6, "num_experts_per_tok": 3, "intermediate_size": 24, "sliding_window": 8},
         {"sliding_window": None},
     ),
     "qwen2_moe": (
@@ -237,7 +237,7 @@ TABLE |= {
         OTHER | EXPERTS | YARN | {"num_experts": 6, "num_experts_per_tok": 3, "mlp_only_layers": [0]},
         rope("default"),
     ),
-    "phimoe": (hf.PhimoeConfig, {"num_local_experts": 4, "intermediate_size": 48, "lm_head_bias": True}, {"router_jitter_noise": 0.5}),
+    "phimoe": (hf.PhimoeConfig, {"num_local_experts": 4, "intermediate_size": 24, "lm_head_bias": True}, {"router_jitter_noise": 0.5}),
     "phimoe_other": (
         hf.PhimoeConfig,
         {
@@ -249,7 +249,7 @@ TABLE |= {
         },
         {"router_jitter_noise": 0.01},
     ),
-    "olmoe": (hf.OlmoeConfig, {"num_experts": 8, "intermediate_size": 40, "clip_qkv": 1.0}, {"clip_qkv": None}),
+    "olmoe": (hf.OlmoeConfig, {"num_experts": 8, "intermediate_size": 24, "clip_qkv": 1.0}, {"clip_qkv": None}),
     "olmoe_other": (
         hf.OlmoeConfig,
         {
@@ -267,7 +267,7 @@ TABLE |= {
         {
             "num_local_experts": 6,
             "num_experts_per_tok": 2,
-            "intermediate_size": 48,
+            "intermediate_size": 24,
             "embedding_multiplier": 2.0,
             "attention_multiplier": 0.4,
             "residual_multiplier": 0.6,
@@ -285,7 +285,7 @@ TABLE |= {
         {
             "num_local_experts": 6,
             "num_experts_per_tok": 2,
-            "intermediate_size": 48,
+            "intermediate_size": 24,
             "shared_intermediate_size": 40,
             "residual_multiplier": 0.6,
         },
@@ -384,10 +384,93 @@ TABLE |= {
     ),
 }
 
+# Keys and values of a latent. Sizes are those of one: names of the table above say nothing here.
+LATENT = {
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "intermediate_size": 72,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 32,
+    "q_lora_rank": 24,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+}
+MSCALES = rope("yarn", factor=4.0, original_max_position_embeddings=64, mscale=0.7, mscale_all_dim=1.5)
+TABLE |= {
+    "deepseek_v2": (hf.DeepseekV2Config, LATENT | {"q_lora_rank": None, "routed_scaling_factor": 1.5} | MSCALES, ROPE_100),
+    "deepseek_v2_other": (
+        hf.DeepseekV2Config,
+        LATENT
+        | {
+            "hidden_size": 72,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 6,
+            "kv_lora_rank": 16,
+            "qk_nope_head_dim": 14,
+            "qk_rope_head_dim": 6,
+            "v_head_dim": 32,
+            "topk_method": "group_limited_greedy",
+            "n_group": 4,
+            "topk_group": 2,
+            "n_shared_experts": 2,
+            "attention_bias": True,
+            "routed_scaling_factor": 2.0,
+        },
+        {"routed_scaling_factor": 1.0},
+    ),
+    "deepseek_v3": (
+        hf.DeepseekV3Config,
+        LATENT | {"n_group": 4, "topk_group": 2, "routed_scaling_factor": 1.5} | MSCALES,
+        ROPE_100,
+    ),
+    "deepseek_v3_other": (
+        hf.DeepseekV3Config,
+        LATENT
+        | {
+            "hidden_size": 72,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 3,
+            "kv_lora_rank": 48,
+            "qk_nope_head_dim": 20,
+            "qk_rope_head_dim": 10,
+            "v_head_dim": 16,
+            "q_lora_rank": None,
+            "rope_interleave": False,
+            "n_routed_experts": 6,
+            "n_group": 1,
+            "topk_group": 1,
+            "attention_bias": True,
+            "norm_topk_prob": False,
+        },
+        {"norm_topk_prob": True},
+    ),
+    "glm4_moe_lite": (
+        hf.Glm4MoeLiteConfig,
+        LATENT | {"n_routed_experts": 6, "v_head_dim": 32, "routed_scaling_factor": 1.5},
+        {"routed_scaling_factor": 1.0},
+    ),
+    "glm4_moe_lite_other": (
+        hf.Glm4MoeLiteConfig,
+        LATENT | {"n_routed_experts": 6, "mlp_layer_types": ["sparse", "dense"], "attention_bias": True} | LINEAR,
+        rope("default"),
+    ),
+    # without a token for padding: transformers makes its embedding zeros, whatever is stored
+    "youtu": (hf.YoutuConfig, LATENT | {"kv_lora_rank": 16, "pad_token_id": None}, ROPE_100),
+    "youtu_other": (
+        hf.YoutuConfig,
+        LATENT | {"pad_token_id": None, "q_lora_rank": None, "attention_bias": True, "rope_interleave": False} | YARN,
+        rope("default"),
+    ),
+}
+
 # In bf16 their logits are too far off for paths that are clear at each step.
 HALF = {"gemma2", "gemma3_text", "glm4", "exaone4", "olmo3", "cohere2", "gemma", "smollm3"}
 HALF |= {name + "_other" for name in HALF} | {"falcon_heads"}
-SINGLE = {"granite_other", "qwen3_other"}
+SINGLE = set()
 
 # Outputs of branches: what they are added to must not drown them, nor they it.
 OUTPUTS = ("o_proj", "down_proj", "dense_4h_to_h", "attention.dense", "self_attn.dense", "fc2", "c_proj")

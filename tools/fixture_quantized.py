@@ -215,6 +215,11 @@ GPT_OSS = (
     hf.GptOssConfig,
     {"intermediate_size": 64, "num_local_experts": 4, "num_experts_per_tok": 2, "layer_types": families.PATTERN[:2]},
 )
+LATENT = (
+    hf.DeepseekV3Config,
+    families.LATENT
+    | {"head_dim": 8, "q_lora_rank": 32, "moe_intermediate_size": 32, "intermediate_size": 64, "n_routed_experts": 4, "n_group": 1, "topk_group": 1},
+)
 WIDE = {"intermediate_size": 128, "head_dim": 16}  # blocks of 64 that go on in the next row are beyond bitsandbytes' CPU decoder
 TABLE = {
     "gptq": (LLAMA, gptq()),
@@ -230,6 +235,8 @@ TABLE = {
     "float_8": (LLAMA, compressed("float-quantized", num_bits=8, type="float", strategy="channel")),
     "float_8_all": (LLAMA, compressed("float-quantized", num_bits=8, type="float", strategy="tensor")),
     "fp8": (MIXTURE, fp8()),
+    "fp8_latent": (LATENT, fp8()),
+    "gptq_latent": (LATENT, gptq()),
     "nf4": ((hf.LlamaConfig, WIDE), bnb4(False)),
     "nf4_nested": ((hf.Qwen2Config, WIDE), bnb4(True)),
     "bnb_8": (LLAMA, bnb8()),
@@ -251,7 +258,7 @@ def write_checkpoint(folder, name, seed):
     stored.clear()
     for key, tensor in tensors.items():
         experts = name == "mxfp4" and key.endswith(("gate_up_proj", "down_proj"))
-        linear = key.endswith("_proj.weight") and name != "mxfp4"
+        linear = key.endswith(("_proj.weight", "_with_mqa.weight")) and name != "mxfp4"
         if linear or experts:
             parts, tensors[key] = encode(key.removesuffix(".weight"), tensor)
             stored.update(parts)
