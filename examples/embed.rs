@@ -26,7 +26,10 @@ fn main() -> ExitCode {
 
 fn run(model: &std::path::Path, file: Option<&std::ffi::OsStr>) -> Result<(), Box<dyn std::error::Error>> {
     let input: Box<dyn Read> = match file {
-        Some(file) => Box::new(std::fs::File::open(file)?),
+        Some(file) => {
+            let opened = std::fs::File::open(file);
+            Box::new(opened.map_err(|error| format!("{}: {error}", file.display()))?)
+        }
         None => Box::new(std::io::stdin()),
     };
     let texts = BufReader::new(input).lines().collect::<Result<Vec<String>, _>>()?;

@@ -130,6 +130,7 @@ LLAMA3 = rope(
 )
 NO_ROPE_SCALING = rope("default", rope_theta=100.0)
 TABLE |= {
+    "mistral_other": (hf.MistralConfig, OTHER | {"sliding_window": 8}, {"sliding_window": None}),
     "ministral_other": (hf.MinistralConfig, OTHER | YARN, rope("default")),
     "qwen3_other": (hf.Qwen3Config, OTHER | LLAMA3 | {"attention_bias": True}, rope("default")),
     "gemma_other": (hf.GemmaConfig, OTHER | LINEAR, rope("default")),
@@ -470,7 +471,6 @@ TABLE |= {
 # In bf16 their logits are too far off for paths that are clear at each step.
 HALF = {"gemma2", "gemma3_text", "glm4", "exaone4", "olmo3", "cohere2", "gemma", "smollm3"}
 HALF |= {name + "_other" for name in HALF} | {"falcon_heads"}
-SINGLE = set()
 
 # Outputs of branches: what they are added to must not drown them, nor they it.
 OUTPUTS = ("o_proj", "down_proj", "dense_4h_to_h", "attention.dense", "self_attn.dense", "fc2", "c_proj")
@@ -591,7 +591,7 @@ def main():
     os.makedirs(base.FIXTURES, exist_ok=True)
     for name in sys.argv[1:] or TABLE:
         make, switches, _ = TABLE[name]
-        dtype = torch.float32 if name in SINGLE else torch.float16 if name in HALF else torch.bfloat16
+        dtype = torch.float16 if name in HALF else torch.bfloat16
         base.CHECKPOINTS[name] = (make(**(COMMON | switches)), dtype, 2, None)
         base.checkpoint(name)
 
