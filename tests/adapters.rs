@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use amnesic::testing::LogitsTap;
 use amnesic::{Builder, Device, Error, Quantize, Request, Session};
-use common::{fixture, instruction_sets, read_f32s};
+use common::{Low, fixture, hold_logits, instruction_sets, read_f32s};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -56,17 +56,8 @@ fn hold(session: &Session, request: Request, expected: &Expected, reference: &[f
     let tap = LogitsTap::default();
     let reply = session.generate(request.tap_logits(&tap)).unwrap();
     assert_eq!(reply.tokens(), expected.greedy, "{what}: greedy tokens");
-    let mine = tap.values();
-    assert_eq!(mine.len(), reference.len());
-    let off = mine.iter().zip(reference).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs());
-    let (max, squares) = off.fold((0.0_f64, 0.0), |(max, sum), d| (max.max(d), sum + d * d));
-    let rms = (squares / mine.len() as f64).sqrt();
-    assert!(
-        max <= 2.0 * expected.low_max_abs,
-        "{what}: largest error {max}, allowed 2 * {}",
-        expected.low_max_abs
-    );
-    assert!(rms <= 2.0 * expected.low_rms, "{what}: error {rms}, allowed 2 * {}", expected.low_rms);
+    let low = Low { max_abs: expected.low_max_abs, rms: expected.low_rms };
+    hold_logits(&tap.values(), reference, low, 2.0, what);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use amnesic::testing::{LogitsTap, model_types};
 use amnesic::{Device, Request, Session};
-use common::{fixture, instruction_sets, read_f32s};
+use common::{Low, fixture, hold_logits, instruction_sets, read_f32s};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -76,22 +76,10 @@ fn hold_to(name: &str, device: Device, chunk: usize, dequantize: bool, times: f6
     for (i, reply) in session.generate_batch(requests).unwrap().iter().enumerate() {
         assert_eq!(reply.tokens(), expected.greedy[i], "{name}, {device:?}: greedy tokens of prompt {i}");
         let reference = read_f32s(&folder.join("expected.safetensors"), &format!("logits.{i}"));
-        let (mine, low) = (taps[i].values(), (expected.low_max_abs[i], expected.low_rms[i]));
-        assert_eq!(mine.len(), reference.len());
-        let off = mine.iter().zip(&reference).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs());
-        let (max, squares) = off.fold((0.0_f64, 0.0), |(max, sum), d| (max.max(d), sum + d * d));
-        let rms = (squares / mine.len() as f64).sqrt();
-        assert!(
-            max <= times * low.0,
-            "{name}, {device:?}: prompt {i}: largest error {max}, allowed {times} * {}",
-            low.0
-        );
-        assert!(
-            rms <= times * low.1,
-            "{name}, {device:?}: prompt {i}: error {rms}, allowed {times} * {}",
-            low.1
-        );
-        worst = (worst.0.max(max), worst.1.max(low.0));
+        let low = Low { max_abs: expected.low_max_abs[i], rms: expected.low_rms[i] };
+        let what = format!("{name}, {device:?}: prompt {i}");
+        let max = hold_logits(&taps[i].values(), &reference, low, times, &what);
+        worst = (worst.0.max(max), worst.1.max(low.max_abs));
     }
     worst
 }

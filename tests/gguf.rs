@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use amnesic::testing::{LogitsTap, Tokenizer};
 use amnesic::{Device, Error, Quantize, Request, Session};
-use common::{fixture, instruction_sets, read_f32s};
+use common::{Low, fixture, hold_logits, instruction_sets, read_f32s};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -41,12 +41,8 @@ fn hold(folder: &Path, device: Device, dequantize: bool) {
     let what = format!("{}, {device:?}, dequantized: {dequantize}", folder.display());
     assert_eq!(reply.tokens(), expected.greedy, "{what}");
     let reference = read_f32s(&folder.join("expected.safetensors"), "logits");
-    let off = tap.values().into_iter().zip(&reference).map(|(a, &b)| (f64::from(a) - f64::from(b)).abs());
-    let (max, squares) = off.fold((0.0_f64, 0.0), |(max, sum), d| (max.max(d), sum + d * d));
-    let rms = (squares / reference.len() as f64).sqrt();
-    let times = if dequantize { 2.0 } else { 4.0 };
-    assert!(max <= times * expected.low_max_abs, "{what}: {max}, allowed {times} * {}", expected.low_max_abs);
-    assert!(rms <= times * expected.low_rms, "{what}: {rms}, allowed {times} * {}", expected.low_rms);
+    let low = Low { max_abs: expected.low_max_abs, rms: expected.low_rms };
+    hold_logits(&tap.values(), &reference, low, if dequantize { 2.0 } else { 4.0 }, &what);
 }
 
 #[test]

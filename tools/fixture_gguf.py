@@ -214,14 +214,11 @@ def model(name):
             break
     else:
         sys.exit(f"{name}: no seed gives a clear path")
-    prompt, path, high, rounded = found
-    off = rounded - high
-    expected = {"prompt": prompt, "greedy": path, "low_max_abs": float(off.abs().max()),
-                "low_rms": float(off.square().mean().sqrt())}
+    expected, high = base.figures(*found), found[2]
     base.write_json(os.path.join(folder, "expected.json"), expected)
     safetensors.torch.save_file({"logits": high.contiguous()}, os.path.join(folder, "expected.safetensors"))
     size = os.path.getsize(os.path.join(folder, "model.gguf"))
-    print(f"{name}: seed {seed}, {size} bytes, off by {float(off.abs().max()):.3f}", flush=True)
+    print(f"{name}: seed {seed}, {size} bytes, off by {expected['low_max_abs']:.3f}", flush=True)
     base.replace(folder, os.path.join(FOLDER, name))
 
 

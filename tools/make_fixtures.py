@@ -356,6 +356,17 @@ def checkpoint(name):
     replace(folder, os.path.join(FIXTURES, name))
 
 
+def figures(prompt, path, exact, rounded):
+    """What is expected of one prompt."""
+    off = rounded - exact
+    return {
+        "prompt": prompt,
+        "greedy": path,
+        "low_max_abs": float(off.abs().max()),
+        "low_rms": float(off.square().mean().sqrt()),
+    }
+
+
 def least_margin(logits):
     best = logits.topk(2).values
     return float((best[:, 0] - best[:, 1]).min())

@@ -182,6 +182,11 @@ impl Kv {
         Self::plane_bytes(self.cache, self.dim(side)).expect("planned, so it did not overflow")
     }
 
+    /// Bytes of a layer in a block.
+    fn layer_bytes(&self) -> usize {
+        self.kv_heads * (self.bytes_of(Side::K) + self.bytes_of(Side::V))
+    }
+
     /// Numbers in a head's key or value.
     pub fn dim(&self, side: Side) -> usize {
         match side {
@@ -192,9 +197,7 @@ impl Kv {
 
     /// The region of one block.
     pub fn block(&self, block: u32) -> Region {
-        let dims = [self.head_dim, self.value_dim];
-        let bytes = Self::block_bytes(self.cache, self.layers, self.kv_heads, dims)
-            .expect("planned, so it did not overflow");
+        let bytes = self.layers * self.layer_bytes();
         self.region.part(block as usize * bytes, bytes)
     }
 
@@ -205,13 +208,12 @@ impl Kv {
 
     /// Byte at which a head's keys or values start in a block.
     pub fn plane(&self, block: u32, layer: usize, side: Side, head: usize) -> usize {
-        let [keys, values] = [Side::K, Side::V].map(|side| self.bytes_of(side));
-        let layer = (block as usize * self.layers + layer) * self.kv_heads * (keys + values);
-        layer
-            + match side {
-                Side::K => head * keys,
-                Side::V => self.kv_heads * keys + head * values,
-            }
+        let first = match side {
+            Side::K => 0,
+            Side::V => self.kv_heads * self.bytes_of(Side::K),
+        };
+        let layer = block as usize * self.layers + layer;
+        layer * self.layer_bytes() + first + head * self.bytes_of(side)
     }
 
     /// Byte of an element in its plane.

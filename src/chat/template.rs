@@ -217,7 +217,7 @@ fn files(folder: &Path) -> Result<Vec<Source>> {
     files.into_iter().map(read).collect()
 }
 
-/// `chat_template` of `tokenizer_config.json`.
+/// Refuses templates that are too long.
 fn checked(sources: Vec<Source>) -> Result<Vec<Source>> {
     match sources.iter().find(|source| source.text.len() > MAX_SOURCE) {
         None => Ok(sources),
@@ -228,6 +228,7 @@ fn checked(sources: Vec<Source>) -> Result<Vec<Source>> {
     }
 }
 
+/// `chat_template` of `tokenizer_config.json`.
 fn fields(config: &Json) -> Result<Vec<Source>> {
     let source = |name: &str, text: &str, field: String| Source {
         name: name.to_owned(),

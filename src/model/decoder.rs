@@ -6,7 +6,8 @@
 //! xb     (T, hidden)              a normed copy inside a branch, as an operand
 //! q      (T, heads * head_dim)    queries
 //! att    (T, heads * value_dim)   attention output, as an operand
-//! k, v   (T, kv_heads * head_dim) keys and values on their way into the cache
+//! k      (T, kv_heads * head_dim) keys on their way into the cache
+//! v      (T, kv_heads * value_dim) values likewise
 //! inner  (T, intermediate)        the MLP's activations, as an operand
 //! branch (T, hidden)              what attention or the MLP gives, where that is normed before it is added
 //! deciding (T, hidden)            the normed copy once more, for the router
@@ -96,7 +97,7 @@ struct LowRank<W> {
 struct Forms {
     /// q, k and v.
     attention: Form,
-    /// q, where queries have a latent.
+    /// q: of the latent of queries, where they have one.
     q: Form,
     o: Form,
     /// The first products of the MLP or of experts.
@@ -474,7 +475,7 @@ impl<B: Backend> Decoder<B> {
             }
             Some(latent) => {
                 backend.attention(batch, shape, biases, q, att);
-                self.unfold(backend, rows, latent, att).of(o)
+                self.unfold(backend, rows, latent, att, o)
             }
         };
         if arch.place.is_parallel() {
@@ -530,12 +531,13 @@ impl<B: Backend> Decoder<B> {
         backend.by_head(rows, queries, self.arch.heads, &latent.fold, pieces, q);
     }
 
-    /// The values of what attention gives, as an operand of no form yet.
-    fn unfold(&self, backend: &mut B, rows: usize, latent: &Latent<B::Weight>, att: Buf) -> Buf {
+    /// The values of what attention gives, as an operand.
+    fn unfold(&self, backend: &mut B, rows: usize, latent: &Latent<B::Weight>, att: Buf, form: Form) -> Buf {
         let LatentBuffers { pieces, values, out, .. } = self.buffers.latent.expect("planned with the shape");
         let pieces = pieces.narrow(latent.shape.rank).of(latent.unfold_form);
         backend.by_head(rows, att, self.arch.heads, &latent.unfold, pieces, values);
-        backend.norm(rows, values, &identity(), out.of(latent.out_form));
+        let out = out.of(form);
+        backend.norm(rows, values, &identity(), out);
         out
     }
 
@@ -852,24 +854,24 @@ impl<B: Backend> Loader<'_, B> {
         let [k, v] = [&weights.k, &weights.v].map(|linear| self.linear(linear, together));
         let (k, v) = (k?, v?);
         let o = self.linear(&weights.o, self.together([&weights.o]))?;
-        let o_form = self.backend.form(&[&o.weight]);
         let latent = match &weights.latent {
-            Some(latent) => Some(self.latent(latent, together, o_form)?),
+            Some(latent) => Some(self.latent(latent, together)?),
             None => None,
         };
         let first = latent.as_ref().and_then(|latent| latent.q_latent.as_ref());
         let asked = first.map_or(&q, |(down, _)| down);
         let (feed, [first, last]) = self.feed(&weights.feed)?;
+        let attention = self.backend.form(&[&asked.weight, &k.weight, &v.weight]);
         let forms = Forms {
-            attention: self.backend.form(&[&asked.weight, &k.weight, &v.weight]),
-            q: self.backend.form(&[&q.weight]),
-            o: o_form,
+            attention,
+            q: if q_latent.is_some() { self.backend.form(&[&q.weight]) } else { attention },
+            o: self.backend.form(&[&o.weight]),
             feed: first,
             down: last,
         };
         let mut adapters = Vec::new();
         for deltas in deltas {
-            adapters.push(self.low_ranks(deltas, forms, q_latent.is_some())?);
+            adapters.push(self.low_ranks(deltas, forms)?);
         }
         Ok(Layer {
             forms,
@@ -895,14 +897,13 @@ impl<B: Backend> Loader<'_, B> {
         &mut self,
         deltas: &Deltas,
         forms: Forms,
-        latent: bool,
     ) -> Result<[Option<LowRank<B::Weight>>; Site::COUNT]> {
         let mut all = <[Option<LowRank<B::Weight>>; Site::COUNT]>::default();
         for site in [Site::Q, Site::K, Site::V, Site::O, Site::Gate, Site::Up, Site::Down] {
             let Some(delta) = &deltas[site as usize] else { continue };
             let form = match site {
-                Site::Q if latent => forms.q,
-                Site::Q | Site::K | Site::V => forms.attention,
+                Site::Q => forms.q,
+                Site::K | Site::V => forms.attention,
                 Site::O => forms.o,
                 Site::Gate | Site::Up => forms.feed,
                 Site::Down => forms.down,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::arch::LatentShape;
 use super::decoder::Loader;
-use super::weights::{LatentWeights, LinearWeights, NormWeights, folded_type};
+use super::weights::{LatentWeights, NormWeights};
 use crate::backend::{Backend, Buf, Form, Linear, Norm, Quantize};
 use crate::error::Result;
 use crate::memory::Layout;
@@ -33,8 +33,6 @@ pub struct Latent<W> {
     pub unfold: W,
     pub fold_form: Form,
     pub unfold_form: Form,
-    /// Of what reads the values.
-    pub out_form: Form,
     pub shape: LatentShape,
 }
 
@@ -82,8 +80,7 @@ impl LatentBuffers {
 }
 
 impl<B: Backend> Loader<'_, B> {
-    /// Takes a layer's in. `together`: what those are quantized to that read the same operand; `out_form`: of what reads the
-    /// values.
+    /// Takes a layer's in. `together`: what those are quantized to that read the same operand.
     ///
     /// # Errors
     /// As [`Backend::upload`].
@@ -91,7 +88,6 @@ impl<B: Backend> Loader<'_, B> {
         &mut self,
         weights: &LatentWeights,
         together: Option<Quantize>,
-        out_form: Form,
     ) -> Result<Latent<B::Weight>> {
         let LatentWeights { shape, q_latent, norm, keys, values } = weights;
         let norm_of =
@@ -100,14 +96,11 @@ impl<B: Backend> Loader<'_, B> {
             Some((down, norm)) => Some((self.linear(down, together)?, norm_of(self, norm)?)),
             None => None,
         };
-        let quantized = |this: &Self, tensor: &Tensor| {
-            let linear: LinearWeights = (tensor.clone(), None);
-            this.together([&linear])
-        };
-        let folded = turned(keys, shape)?;
-        let fold = self.backend.upload(&folded, quantized(self, keys))?;
+        // both are of one stored matrix
+        let quantize = self.together([&(keys.clone(), None)]);
+        let fold = self.backend.upload(&folded(weights)?, quantize)?;
         (self.loaded)(keys.bytes());
-        let unfold = self.matrix(values, quantized(self, values))?;
+        let unfold = self.matrix(values, quantize)?;
         Ok(Latent {
             q_latent,
             norm: norm_of(self, norm)?,
@@ -115,22 +108,21 @@ impl<B: Backend> Loader<'_, B> {
             unfold_form: self.backend.form(&[&unfold]),
             fold,
             unfold,
-            out_form,
             shape: *shape,
         })
     }
 }
 
 /// The matrix of each head turned round: (heads * still, rank) to (heads * rank, still).
-fn turned(keys: &Tensor, shape: &LatentShape) -> Result<Tensor> {
-    let (still, rank) = (shape.still, shape.rank);
+fn folded(weights: &LatentWeights) -> Result<Tensor> {
+    let LatentWeights { keys, shape: LatentShape { still, rank, .. }, .. } = weights;
+    let (still, rank) = (*still, *rank);
     let values = keys.finite_values()?;
     let of_head = |head: &[f32]| -> Vec<f32> {
         (0..rank).flat_map(|col| (0..still).map(move |row| head[row * rank + col])).collect()
     };
     let turned: Vec<f32> = values.chunks_exact(still * rank).flat_map(of_head).collect();
-    let mut like = keys.clone();
-    like.shape = vec![turned.len() / still, still];
     keys.forget(0..keys.rows());
-    Ok(Tensor::made(Arc::new(Values(turned)), &like, folded_type(keys.dtype)))
+    let like = weights.folded();
+    Ok(Tensor::made(Arc::new(Values(turned)), &like, like.dtype))
 }

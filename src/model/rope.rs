@@ -232,10 +232,7 @@ pub fn of_layers(
     head_dim: usize,
     windows: &[Option<usize>],
 ) -> Result<(Vec<Rope>, Vec<usize>)> {
-    let nested = match json.object("rope_parameters")? {
-        Some(parameters) => Some(parameters),
-        None => json.object("rope_scaling")?,
-    };
+    let nested = parameters(json)?;
     let by_type = match &nested {
         Some(nested) => (nested.object("full_attention")?, nested.object("sliding_attention")?),
         None => (None, None),
@@ -266,18 +263,28 @@ pub fn of_layers(
 /// # Errors
 /// A field is wrong; the error names it.
 pub fn scores_scale(json: &Json) -> Result<f32> {
-    for field in ["rope_parameters", "rope_scaling"] {
-        let Some(parameters) = json.object(field)? else { continue };
-        let kind = parameters.text("rope_type")?.or(parameters.text("type")?);
-        if let (Some(all), true) =
-            (parameters.positive("mscale_all_dim")?, kind.is_some_and(|kind| kind != "default"))
-        {
+    let Some(parameters) = parameters(json)? else { return Ok(1.0) };
+    let scaled = kind(&parameters)?.is_some_and(|kind| kind != "default");
+    match parameters.positive("mscale_all_dim")? {
+        Some(all) if scaled => {
             let factor = parameters.positive("factor")?.unwrap_or(1.0);
-            return Ok(mscale(factor, all).powi(2) as f32);
+            Ok(mscale(factor, all).powi(2) as f32)
         }
-        break;
+        _ => Ok(1.0),
     }
-    Ok(1.0)
+}
+
+/// The object with the parameters, in either spelling.
+fn parameters(json: &Json) -> Result<Option<Json>> {
+    match json.object("rope_parameters")? {
+        Some(parameters) => Ok(Some(parameters)),
+        None => json.object("rope_scaling"),
+    }
+}
+
+/// How those say that frequencies are scaled.
+fn kind(parameters: &Json) -> Result<Option<&str>> {
+    Ok(parameters.text("rope_type")?.or(parameters.text("type")?))
 }
 
 /// YaRN's magnitude.
@@ -312,8 +319,7 @@ pub fn context(json: &Json) -> Result<usize> {
     let positions = json.size("max_position_embeddings", MAX_CONTEXT)?.unwrap_or(2048);
     for field in ["rope_parameters", "rope_scaling"] {
         let Some(parameters) = json.object(field)? else { continue };
-        let kind = parameters.text("rope_type")?.or(parameters.text("type")?);
-        if kind == Some("dynamic") {
+        if kind(&parameters)? == Some("dynamic") {
             // the one kind whose stretch is not in max_position_embeddings
             let factor = parameters.positive("factor")?.unwrap_or(1.0);
             return Ok(((positions as f64 * factor) as usize).clamp(positions, MAX_CONTEXT));

@@ -164,18 +164,13 @@ impl LatentWeights {
     }
 
     /// What the matrices to keys become, but for the values: (heads * rank, still).
-    fn folded(&self) -> Tensor {
+    pub fn folded(&self) -> Tensor {
         let mut folded = self.keys.clone();
         let heads = folded.shape[0] / self.shape.still;
         folded.shape = vec![heads * self.shape.rank, self.shape.still];
-        folded.dtype = folded_type(folded.dtype);
+        folded.dtype = folded.dtype.dequantized();
         folded
     }
-}
-
-/// The type of matrices to keys once they are turned round.
-pub fn folded_type(dtype: Dtype) -> Dtype {
-    if dtype.is_quantized() { Dtype::Bf16 } else { dtype }
 }
 
 /// What is behind the attention.

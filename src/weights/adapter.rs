@@ -165,7 +165,7 @@ impl Coded for Made {
 
 /// The matrix with what the adapter adds. Whole numbers become bf16.
 pub fn merged(tensor: Tensor, delta: &Delta) -> Result<Tensor> {
-    let dtype = if tensor.dtype.is_quantized() { Dtype::Bf16 } else { tensor.dtype };
+    let dtype = tensor.dtype.dequantized();
     let delta = Some((delta.a.finite_values()?, delta.b.clone(), delta.scale));
     Ok(Tensor::made(Arc::new(Made { from: tensor.clone(), delta }), &tensor, dtype))
 }

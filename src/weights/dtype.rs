@@ -37,6 +37,11 @@ impl Dtype {
         matches!(self, Self::Q8 | Self::Q4)
     }
 
+    /// What holds its values once they are not quantized any more.
+    pub fn dequantized(self) -> Self {
+        if self.is_quantized() { Self::Bf16 } else { self }
+    }
+
     /// Of a row of `cols` columns the bytes of those from `first`, a multiple of 32, to the next such.
     pub fn group(self, row: &[u8], first: usize, cols: usize) -> &[u8] {
         &row[self.row_bytes(first)..self.row_bytes(cols.min(first + GROUP))]

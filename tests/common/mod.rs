@@ -24,6 +24,24 @@ pub fn default_model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/default")
 }
 
+/// What the reference's own low-precision logits are off by.
+#[derive(Clone, Copy, Debug)]
+pub struct Low {
+    pub max_abs: f64,
+    pub rms: f64,
+}
+
+/// Holds logits to `times` the reference's own error; returns the largest one.
+pub fn hold_logits(mine: &[f32], reference: &[f32], low: Low, times: f64, what: &str) -> f64 {
+    assert_eq!(mine.len(), reference.len(), "{what}");
+    let off = mine.iter().zip(reference).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs());
+    let (max, squares) = off.fold((0.0_f64, 0.0), |(max, sum), d| (max.max(d), sum + d * d));
+    let rms = (squares / mine.len() as f64).sqrt();
+    assert!(max <= times * low.max_abs, "{what}: largest error {max}, allowed {times} * {}", low.max_abs);
+    assert!(rms <= times * low.rms, "{what}: error {rms}, allowed {times} * {}", low.rms);
+    max
+}
+
 /// An f32 tensor of a safetensors file.
 pub fn read_f32s(file: &Path, name: &str) -> Vec<f32> {
     let bytes = std::fs::read(file).unwrap();

@@ -224,8 +224,7 @@ impl ExpertsJob<'_> {
         let starts = unsafe { std::slice::from_raw_parts(self.starts, self.experts.len() + 1) };
         let with_rows = self.experts.iter().zip(starts.windows(2)).filter(|(_, rows)| rows[0] < rows[1]);
         with_rows.enumerate().map(move |(turn, (expert, rows))| {
-            let part = Part { index: (part.index + turn) % part.count, ..part };
-            (expert, rows[0] as usize, (rows[1] - rows[0]) as usize, part)
+            (expert, rows[0] as usize, (rows[1] - rows[0]) as usize, part.turned(turn))
         })
     }
 
@@ -318,18 +317,13 @@ struct HeadsJob<'a> {
 unsafe impl Sync for HeadsJob<'_> {}
 
 impl HeadsJob<'_> {
-    /// Which part of each head this is: what does not divide evenly falls on all threads.
-    fn of_part(&self, part: Part) -> impl Iterator<Item = (usize, Part)> + use<> {
-        (0..self.heads).map(move |head| (head, Part { index: (part.index + head) % part.count, ..part }))
-    }
-
     /// Writes the pieces as operands, and copies what is not multiplied.
     ///
     /// # Safety
     /// The buffers have the sizes that are named; the instruction set is there.
     unsafe fn cut(&self, part: Part) {
         let stride = self.input.x_stride;
-        for (head, part) in self.of_part(part) {
+        for (head, part) in (0..self.heads).map(|head| (head, part.turned(head))) {
             // SAFETY: the caller's contract.
             unsafe {
                 let x = self.x.add(head * self.from);
@@ -360,7 +354,7 @@ impl HeadsJob<'_> {
     /// As [`HeadsJob::cut`].
     unsafe fn multiply(&self, part: Part) {
         let kept = self.from - self.ins;
-        for (head, part) in self.of_part(part) {
+        for (head, part) in (0..self.heads).map(|head| (head, part.turned(head))) {
             // SAFETY: the caller's contract.
             unsafe {
                 let x = self.input.x.add(head * self.rows * self.input.x_stride);

@@ -36,6 +36,11 @@ impl Part {
         let edge = |index: usize| (units * index / self.count * unit).min(total);
         edge(self.index)..edge(self.index + 1)
     }
+
+    /// The part that this one takes of piece `turn` of a job of several: what does not divide evenly falls on all threads.
+    pub fn turned(self, turn: usize) -> Self {
+        Self { index: (self.index + turn) % self.count, ..self }
+    }
 }
 
 /// What a thread must know of a round, in one word, so that it is read and taken from at once.

@@ -71,6 +71,11 @@ impl Gguf {
         Ok(Some(json))
     }
 
+    /// Tokens with their ids.
+    fn vocab(tokens: &[&str]) -> serde_json::Map<String, Json> {
+        tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), id.into())).collect()
+    }
+
     fn byte_level(&self, tokens: &[&str]) -> Result<Json> {
         let key = "tokenizer.ggml.merges";
         let merges = self.list(key)?.ok_or_else(|| self.wrong(key, "there, for a tokenizer of this kind"))?;
@@ -87,8 +92,7 @@ impl Gguf {
             Some("gpt-2" | "gpt2" | "default") | None => GPT2,
             Some(_) => return Err(self.wrong(key, "llama-bpe, qwen2, gpt-2 or default")),
         };
-        let vocab: serde_json::Map<String, Json> =
-            tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), id.into())).collect();
+        let vocab = Self::vocab(tokens);
         Ok(json!({
             "normalizer": null,
             "pre_tokenizer": { "type": "Sequence", "pretokenizers": [
@@ -123,8 +127,7 @@ impl Gguf {
         }
         merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
         let merges: Vec<Json> = merges.iter().map(|(.., left, right)| json!([left, right])).collect();
-        let vocab: serde_json::Map<String, Json> =
-            tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), id.into())).collect();
+        let vocab = Self::vocab(tokens);
         let prefix = self.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
         let mut normalizers =
             vec![json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" })];
