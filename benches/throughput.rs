@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use amnesic::{Builder, FinishReason, Request, Session};
+use amnesic::{Builder, Device, FinishReason, Request, Session};
 use serde_json::{Value, json};
 use status::status_bytes;
 
@@ -23,18 +23,17 @@ Usage: cargo bench --bench throughput -- --model DIR [OPTIONS]
 
   --model DIR        folder of the checkpoint
   --quantize KIND    none, q8 or q4 [default: none]
+  --device NAME      auto, cpu or cuda [default: auto]
   --threads N        threads [default: one for each processor]
   --prefill LIST     prompts of these lengths, one at a time [default: 128,512,2048]
   --decode LIST      batches of these sizes [default: 1,4,8,16,32]
   --after N          tokens of each prompt before decoding [default: 128]
   --tokens N         steps that a decode test counts [default: 32]
   --kv-tokens N      tokens that the KV cache holds [default: 8192]
+  --step-tokens N    tokens of one step: the chunks in which a prompt is computed [default: 512]
   --json             one JSON object a line
   --help             print this
 ";
-
-/// Tokens of one step: the chunks in which a prompt is computed.
-const STEP_TOKENS: usize = 512;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -85,7 +84,8 @@ fn open(options: &Options) -> Result<Session> {
     let mut builder = Session::builder(&options.model)
         .kv_tokens(options.kv_tokens)
         .max_sequences(sequences)
-        .step_tokens(STEP_TOKENS);
+        .step_tokens(options.step_tokens)
+        .device(options.device);
     if let Some(threads) = options.threads {
         builder = builder.threads(threads);
     }
@@ -117,8 +117,11 @@ fn prefill(session: &Session, tokens: usize) -> Result<f64> {
 /// Prompts are computed in order of arrival, so the last request is the last to get its first token. It also ends
 /// first, because the others ask for as many more tokens as they can get before it starts: its own time is the window.
 fn decode(session: &Session, batch: usize, options: &Options) -> Result<f64> {
-    let room =
-        STEP_TOKENS.checked_sub(batch).filter(|&room| room > 0).ok_or("the batch fills a whole step")?;
+    let room = options
+        .step_tokens
+        .checked_sub(batch)
+        .filter(|&room| room > 0)
+        .ok_or("the batch fills a whole step")?;
     let ahead = (batch * options.after).div_ceil(room) + 1; // steps until every prompt is computed, at most
     if batch * (options.after + options.tokens + 1 + ahead) > options.kv_tokens {
         return Err(
@@ -152,7 +155,9 @@ fn prompt(session: &Session, start: usize, len: usize) -> Vec<u32> {
 struct Options {
     model: PathBuf,
     quantize: String,
+    device: Device,
     threads: Option<usize>,
+    step_tokens: usize,
     prefill: Vec<usize>,
     decode: Vec<usize>,
     after: usize,
@@ -169,7 +174,9 @@ impl Options {
         let mut options = Self {
             model: PathBuf::new(),
             quantize: "none".into(),
+            device: Device::Auto,
             threads: None,
+            step_tokens: 512,
             prefill: vec![128, 512, 2048],
             decode: vec![1, 4, 8, 16, 32],
             after: 128,
@@ -182,6 +189,15 @@ impl Options {
             match arg {
                 Long("model") => model = Some(PathBuf::from(parser.value()?)),
                 Long("quantize") => options.quantize = parser.value()?.string()?,
+                Long("device") => {
+                    options.device = match parser.value()?.string()?.as_str() {
+                        "auto" => Device::Auto,
+                        "cpu" => Device::Cpu,
+                        "cuda" => Device::Cuda(0),
+                        other => return Err(format!("--device {other} is not known").into()),
+                    }
+                }
+                Long("step-tokens") => options.step_tokens = parser.value()?.parse()?,
                 Long("threads") => options.threads = Some(parser.value()?.parse()?),
                 Long("prefill") => options.prefill = list(&parser.value()?.string()?)?,
                 Long("decode") => options.decode = list(&parser.value()?.string()?)?,

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use crate::backend::cpu::{Cpu, Isa, Reference};
+use crate::backend::cuda::Cuda;
+use crate::backend::cuda::driver::Driver;
+use crate::backend::cuda::native::Native;
 use crate::backend::{Backend, KvType, Pooling, Quantize};
 use crate::chat::Templates;
 use crate::clock::{Clock, SystemClock};
@@ -39,9 +42,17 @@ use crate::weights::{Checkpoint, Dtype, Tensor};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Device {
-    /// The best there is: today the CPU.
+    /// The first CUDA device, if there is one and the model fits into its memory; else the CPU, and then
+    /// [`Session::fell_back`](crate::Session::fell_back) says why.
     #[default]
     Auto,
+    /// A device of NVIDIA's, by its number; of compute capability 8.0 (Ampere) or later. The driver is looked for when
+    /// the session opens. Products are of bf16, or of f16 where the checkpoint is; whole numbers are multiplied with bf16.
+    Cuda(usize),
+    /// For tests: the kernels of CUDA devices, compiled for the CPU when a session opens, and very slow.
+    #[cfg(feature = "testing")]
+    #[doc(hidden)]
+    CudaEmulated,
     /// The CPU, with its best instruction set. Where the processor has AMX, Linux is asked to let this process use it.
     Cpu,
     /// The CPU with one instruction set by name: `amx`, `avx512bf16`, `avx512vnni`, `avx512`, `avxvnni`, `avx2`;
@@ -345,20 +356,66 @@ impl Builder {
         #[cfg(feature = "hub")]
         self.fetch()?;
         let threads = self.thread_count()?;
-        if let Some(parts) = self.encoder_parts()? {
-            if self.device == Device::Reference {
-                return self.start_encoder(parts, Reference::default());
+        let found = match self.encoder_parts()? {
+            Some(parts) => Found::Encoder(Box::new(parts)),
+            None => {
+                let parts = self.parts()?;
+                let draft = self.draft_parts(&parts)?;
+                Found::Decoder(Box::new((parts, draft)))
             }
-            let isa = self.instruction_set()?;
-            return self.start_encoder(parts, Cpu::new(threads, isa)?);
+        };
+        match self.device {
+            Device::Reference => self.start_on(found, &host_memory(), || Ok(Reference::default())),
+            Device::Cuda(device) => {
+                let driver = Arc::new(Native::open(device)?);
+                self.start_on(found, &device_memory(&*driver), || Ok(Cuda::new(driver.clone())))
+            }
+            #[cfg(feature = "testing")]
+            Device::CudaEmulated => {
+                let calls = self.faults.device_fails_in.unwrap_or(i64::MAX);
+                let driver = Arc::new(crate::backend::cuda::emulated::Emulated::failing_after(calls));
+                self.start_on(found, &device_memory(&*driver), || Ok(Cuda::new(driver.clone())))
+            }
+            Device::Auto => {
+                let fitting = Native::open(0).and_then(|driver| {
+                    let memory = self.memory_plan::<Cuda<Native>>(&found);
+                    self.check_memory(&memory, &device_memory(&driver)).map(|()| Arc::new(driver))
+                });
+                let why = match fitting {
+                    Ok(driver) => {
+                        let room = device_memory(&*driver);
+                        return self.start_on(found, &room, || Ok(Cuda::new(driver.clone())));
+                    }
+                    Err(why) => why,
+                };
+                let isa = self.instruction_set()?;
+                let mut session = self.start_on(found, &host_memory(), || Cpu::new(threads, isa))?;
+                session.fell_back = Some(why);
+                Ok(session)
+            }
+            Device::Cpu | Device::CpuWith(_) => {
+                let isa = self.instruction_set()?;
+                self.start_on(found, &host_memory(), || Cpu::new(threads, isa))
+            }
         }
-        let parts = self.parts()?;
-        let draft = self.draft_parts(&parts)?;
-        if self.device == Device::Reference {
-            return self.start(parts, draft, || Ok(Reference::default()));
+    }
+
+    /// Loads what was found, and starts its threads.
+    fn start_on<B: Backend + 'static>(
+        self,
+        found: Found,
+        room: &Room,
+        backend: impl Fn() -> Result<B>,
+    ) -> Result<Session>
+    where
+        B::Weight: 'static,
+    {
+        let memory = self.memory_plan::<B>(&found);
+        self.check_memory(&memory, room)?;
+        match found {
+            Found::Encoder(parts) => self.start_encoder(*parts, memory, backend()?),
+            Found::Decoder(parts) => self.start(*parts, memory, backend),
         }
-        let isa = self.instruction_set()?;
-        self.start(parts, draft, || Cpu::new(threads, isa))
     }
 
     /// What is known before a device is chosen.
@@ -473,10 +530,21 @@ impl Builder {
     }
 
     /// What the memory goes to on `B`.
-    ///
-    /// # Errors
-    /// It is over budget, or more than the system has.
-    fn memory_plan<B: Backend>(&self, parts: &Parts, draft: Option<&Parts>) -> Result<MemoryPlan> {
+    fn memory_plan<B: Backend>(&self, found: &Found) -> MemoryPlan {
+        let (parts, draft) = match found {
+            Found::Encoder(parts) => {
+                let EncoderParts { weights, steps, plan, limits, .. } = &**parts;
+                let of_steps = steps.iter().flat_map(StepWeights::iter);
+                let steps_bytes: u64 = of_steps.map(|tensor| B::weight_bytes(tensor, None)).sum();
+                return MemoryPlan {
+                    weights_bytes: weights.bytes::<B>(self.quantize) + steps_bytes,
+                    kv_bytes: plan.kv_bytes(),
+                    workspace_bytes: plan.bytes() - plan.kv_bytes(),
+                    kv_tokens: limits.blocks * crate::backend::BLOCK,
+                };
+            }
+            Found::Decoder(parts) => (&parts.0, parts.1.as_ref()),
+        };
         let mut memory = MemoryPlan {
             weights_bytes: 0,
             kv_bytes: 0,
@@ -488,10 +556,12 @@ impl Builder {
             memory.kv_bytes += plan.kv_bytes();
             memory.workspace_bytes += plan.bytes() - plan.kv_bytes();
         }
-        self.check_memory(memory)
+        memory
     }
 
-    fn check_memory(&self, memory: MemoryPlan) -> Result<MemoryPlan> {
+    /// # Errors
+    /// The plan is over budget, or more than there is.
+    fn check_memory(&self, memory: &MemoryPlan, room: &Room) -> Result<()> {
         let (needed, what) = (memory.total_bytes(), "weights, KV cache, workspace");
         if let Some(budget) = self.budget
             && needed > budget
@@ -499,16 +569,13 @@ impl Builder {
             return Err(Error::Memory { needed, what, limit: format!("the budget is {budget}") });
         }
         // All of it is written or locked, so all must be there: asking for more would end some process, not this call.
-        if let Some(available) = available_bytes()
+        if let Some(available) = room.bytes
             && needed > available
         {
-            return Err(Error::Memory {
-                needed,
-                what,
-                limit: format!("the system has {available} available"),
-            });
+            let limit = format!("{} has {available} available", room.whose);
+            return Err(Error::Memory { needed, what, limit });
         }
-        Ok(memory)
+        Ok(())
     }
 
     pub(crate) fn thread_count(&self) -> Result<usize> {
@@ -584,14 +651,13 @@ impl Builder {
 
     fn start<B: Backend + 'static>(
         self,
-        parts: Parts,
-        draft: Option<Parts>,
+        (parts, draft): (Parts, Option<Parts>),
+        memory: MemoryPlan,
         backend: impl Fn() -> Result<B>,
     ) -> Result<Session>
     where
         B::Weight: 'static,
     {
-        let memory = self.memory_plan::<B>(&parts, draft.as_ref())?;
         let (limits, model_type) = (parts.limits, Alias::new(parts.arch.family.model_type)?);
         let defaults = self.defaults(&parts.source, &parts.arch, limits)?;
         let text = parts.source.text(parts.arch.vocab)?.map(Arc::new);
@@ -655,8 +721,17 @@ impl Builder {
             spawn("amnesic-worker", Depth::Kernels, move || worker.run(&messages)).map_err(Error::Thread)?;
         let line = Line { asks, worker: to_worker, shared, keys: Arc::default(), telemetry };
         // from here on dropping the session ends the worker
-        let mut session =
-            Session { line, intake: None, worker: Some(worker), memory, context, vocab, text, device };
+        let mut session = Session {
+            line,
+            intake: None,
+            worker: Some(worker),
+            memory,
+            context,
+            vocab,
+            text,
+            device,
+            fell_back: None,
+        };
         session.intake =
             Some(spawn("amnesic-intake", Depth::Parsers, move || intake.run(&inbox)).map_err(Error::Thread)?);
         Ok(session)
@@ -683,20 +758,18 @@ fn visible(text: Option<&Text>, templates: Option<&Templates>) -> Vec<u32> {
 }
 
 impl Builder {
-    fn start_encoder<B: Backend + 'static>(self, parts: EncoderParts, mut backend: B) -> Result<Session>
+    fn start_encoder<B: Backend + 'static>(
+        self,
+        parts: EncoderParts,
+        memory: MemoryPlan,
+        mut backend: B,
+    ) -> Result<Session>
     where
         B::Weight: 'static,
     {
         let EncoderParts { arch, sentence, weights, steps, plan, limits } = parts;
         let of_steps: Vec<&Tensor> = steps.iter().flat_map(StepWeights::iter).collect();
         let total_bytes = weights.file_bytes() + of_steps.iter().map(|tensor| tensor.bytes()).sum::<u64>();
-        let steps_bytes: u64 = of_steps.iter().map(|tensor| B::weight_bytes(tensor, None)).sum();
-        let memory = self.check_memory(MemoryPlan {
-            weights_bytes: weights.bytes::<B>(self.quantize) + steps_bytes,
-            kv_bytes: plan.kv_bytes(),
-            workspace_bytes: plan.bytes() - plan.kv_bytes(),
-            kv_tokens: limits.blocks * crate::backend::BLOCK,
-        })?;
         let (model_type, vocab) = (Alias::new(arch.family.model_type)?, arch.vocab);
         let tokenizer_file = sentence.folder.join("tokenizer.json");
         let text = match tokenizer_file.exists() {
@@ -772,8 +845,17 @@ impl Builder {
         let line = Line { asks, worker: to_worker, shared, keys: Arc::default(), telemetry };
         let context = limits.context;
         // from here on dropping the session ends the worker
-        let mut session =
-            Session { line, intake: None, worker: Some(worker), memory, context, vocab, text: None, device };
+        let mut session = Session {
+            line,
+            intake: None,
+            worker: Some(worker),
+            memory,
+            context,
+            vocab,
+            text: None,
+            device,
+            fell_back: None,
+        };
         session.intake =
             Some(spawn("amnesic-intake", Depth::Parsers, move || reader.run(&inbox)).map_err(Error::Thread)?);
         Ok(session)
@@ -803,6 +885,28 @@ impl std::fmt::Debug for Builder {
             .field("device", &self.device)
             .finish_non_exhaustive()
     }
+}
+
+/// What there is of memory.
+struct Room {
+    /// None where nobody says.
+    bytes: Option<u64>,
+    whose: String,
+}
+
+fn host_memory() -> Room {
+    Room { bytes: available_bytes(), whose: "the system".into() }
+}
+
+fn device_memory(driver: &impl Driver) -> Room {
+    Room { bytes: Some(driver.free_bytes()), whose: driver.name().into() }
+}
+
+/// What a folder has.
+enum Found {
+    Encoder(Box<EncoderParts>),
+    /// And a draft model.
+    Decoder(Box<(Parts, Option<Parts>)>),
 }
 
 /// Memory that the system can give without swapping, where it says so.

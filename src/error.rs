@@ -185,6 +185,14 @@ pub enum Error {
         /// What stands against it.
         limit: String,
     },
+    /// The device is not to be had.
+    #[error("device {device}: {reason}")]
+    DeviceUnavailable {
+        /// Its number.
+        device: usize,
+        /// Why.
+        reason: DeviceReason,
+    },
     /// A thread could not be started.
     #[error("thread: {0}")]
     Thread(std::io::Error),
@@ -223,6 +231,47 @@ pub enum Error {
     Grammar(GrammarReason),
 }
 
+/// Why a device is not to be had.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceReason {
+    /// NVIDIA's driver is not installed here.
+    NoDriver,
+    /// The driver has no device of that number.
+    NoSuchDevice {
+        /// How many it has.
+        found: usize,
+    },
+    /// Its compute capability is below 8.0: no bf16 in tensor cores.
+    TooOld {
+        /// Of the capability.
+        major: u32,
+        /// Of the capability.
+        minor: u32,
+    },
+    /// The driver refused: the number is its `CUresult`.
+    Driver {
+        /// What it said.
+        code: u32,
+    },
+}
+
+impl std::fmt::Display for DeviceReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoDriver => f.write_str("NVIDIA's driver (libcuda) is not installed here"),
+            Self::NoSuchDevice { found } => write!(f, "there is none of that number; the driver has {found}"),
+            Self::TooOld { major, minor } => {
+                write!(
+                    f,
+                    "its compute capability is {major}.{minor}; 8.0 (Ampere) is the oldest that will do"
+                )
+            }
+            Self::Driver { code } => write!(f, "the driver refused (CUDA error {code})"),
+        }
+    }
+}
+
 /// Which [`enum@Error`] it is, and nothing else of it: what telemetry says as `error.type`.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -244,6 +293,7 @@ pub enum ErrorKind {
     Tensors,
     Tokenizer,
     Memory,
+    DeviceUnavailable,
     Thread,
     Poisoned,
     Interrupted,
@@ -279,6 +329,7 @@ impl ErrorKind {
             Self::Tensors => "tensors",
             Self::Tokenizer => "tokenizer",
             Self::Memory => "memory",
+            Self::DeviceUnavailable => "device_unavailable",
             Self::Thread => "thread",
             Self::Poisoned => "poisoned",
             Self::Interrupted => "interrupted",
@@ -322,6 +373,7 @@ impl Error {
             Self::Tensors { .. } => ErrorKind::Tensors,
             Self::Tokenizer { .. } => ErrorKind::Tokenizer,
             Self::Memory { .. } => ErrorKind::Memory,
+            Self::DeviceUnavailable { .. } => ErrorKind::DeviceUnavailable,
             Self::Thread(_) => ErrorKind::Thread,
             Self::Poisoned(_) => ErrorKind::Poisoned,
             Self::Interrupted { .. } => ErrorKind::Interrupted,

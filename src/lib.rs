@@ -41,7 +41,7 @@ pub use cancel::CancelToken;
 pub use chat::{Message, PieceKind, Role, Tool, ToolCall, assistant, system, tool, user};
 pub use conversation::{Conversation, ConversationStream, Public};
 pub use embed::{EmbedRequest, Embeddings, Ranking, RerankRequest};
-pub use error::{Error, ErrorKind, Result};
+pub use error::{DeviceReason, Error, ErrorKind, Result};
 pub use grammar::{GrammarReason, ResponseFormat};
 #[cfg(feature = "hub")]
 pub use hub::{Download, Hub};

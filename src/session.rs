@@ -17,7 +17,6 @@ use crate::engine::job::Kept;
 use crate::engine::mailbox::Outbox;
 use crate::engine::worker::{Message, Shared};
 use crate::error::{Error, Result};
-use crate::memory::poison::PoisonReason;
 use crate::privacy::trace::{Telemetry, Trace};
 use crate::privacy::{Operation, ScrubReceipt};
 use crate::request::Request;
@@ -41,6 +40,7 @@ pub struct Session {
     pub(crate) vocab: usize,
     pub(crate) text: Option<Arc<Text>>,
     pub(crate) device: String,
+    pub(crate) fell_back: Option<Error>,
 }
 
 /// What a session has to do at the moment. Metadata: no content.
@@ -312,7 +312,7 @@ impl Session {
     pub fn close(mut self) -> Result<ScrubReceipt> {
         let report = self.join()?;
         match self.line.shared.poison.reason() {
-            Some(reason @ PoisonReason::ScrubFailed) => Err(Error::Poisoned(reason)),
+            Some(reason) if reason.is_unscrubbed() => Err(Error::Poisoned(reason)),
             _ => Ok(report),
         }
     }
@@ -320,6 +320,13 @@ impl Session {
     /// Where it computes, for people.
     pub fn device(&self) -> &str {
         &self.device
+    }
+
+    /// Why [`Device::Auto`](crate::Device::Auto) took the CPU: there is no driver or no device
+    /// ([`Error::DeviceUnavailable`]), or the model does not fit ([`Error::Memory`]). None where another device was
+    /// asked for or found.
+    pub fn fell_back(&self) -> Option<&Error> {
+        self.fell_back.as_ref()
     }
 
     /// Tokens, prompt and reply together, that one request may have; or a text to be embedded, special ones included.

@@ -11,7 +11,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use amnesic::{Builder, Device, Error, FinishReason, GrammarReason, PoisonReason, Request, Session};
+use amnesic::{
+    Builder, Device, DeviceReason, Error, FinishReason, GrammarReason, PoisonReason, Request, Session,
+};
 use common::{Random, Recipe};
 use half::{bf16, f16};
 use serde_json::{Value, json};
@@ -1413,6 +1415,8 @@ fn every_error_is_one_readable_line() {
         Error::Thread(io(11)),
         Error::Poisoned(PoisonReason::Panic),
         Error::Poisoned(PoisonReason::ScrubFailed),
+        Error::Poisoned(PoisonReason::DeviceFailed),
+        Error::DeviceUnavailable { device: 0, reason: DeviceReason::NoDriver },
         Error::Closed,
         Error::NotFinite,
         Error::NoToken,

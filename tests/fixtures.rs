@@ -82,6 +82,12 @@ fn the_reference_backend_holds_every_fixture() {
     hold_all(Device::Reference, 16);
 }
 
+#[test]
+fn the_kernels_of_cuda_devices_hold_every_fixture() {
+    hold_all(Device::CudaEmulated, 512);
+    hold_all(Device::CudaEmulated, 5);
+}
+
 /// With quantized weights, what differs from the reference is next to nothing beside what quantizing costs. Only where
 /// norms are bf16 may it be as much: then activations of the first layer, whole numbers times eight-bit weights, come to
 /// lie exactly between two steps, and the last bit of a sum decides which is taken.

@@ -168,6 +168,47 @@ fn a_panic_in_a_step_leaves_a_receipt_too() {
     assert_eq!(verify_receipts(ReceiptHash::START, &receipts).ok(), last.hash());
 }
 
+/// Wherever a device fails, the session says that something was left there: to whoever waits, in its receipts, and at its
+/// close.
+#[test]
+fn receipts_say_when_a_device_failed() {
+    use amnesic::Device;
+    use amnesic::privacy::NotCovered;
+
+    let folder = folder();
+    let open = |calls| {
+        Session::builder(folder.path()).device(Device::CudaEmulated).kv_tokens(256).device_fails_in(calls)
+    };
+    let mut served = 0;
+    for (calls, requests) in [(1500, 60), (1900, 60), (1 << 40, 3)] {
+        let Ok(session) = open(calls).open() else { panic!("weights take fewer than {calls} calls") };
+        drop(session);
+        let (session, log) = logged(open(calls), ReceiptHash::START);
+        let error = (0..requests).find_map(|_| session.generate(Request::prompt("one").max_tokens(8)).err());
+        let Some(error) = error else {
+            session.close().unwrap();
+            served += 1;
+            continue;
+        };
+        assert!(matches!(error, Error::Poisoned(PoisonReason::DeviceFailed)), "{error}");
+        let later = session.generate(Request::prompt("one").max_tokens(1)).unwrap_err();
+        assert!(matches!(later, Error::Poisoned(PoisonReason::DeviceFailed)), "{later}");
+        let at_close = session.close().unwrap_err();
+        assert!(matches!(at_close, Error::Poisoned(PoisonReason::DeviceFailed)), "{at_close}");
+        let receipts = log.lock().unwrap().clone();
+        let told = |receipt: &ScrubReceipt| {
+            receipt
+                .not_covered
+                .iter()
+                .any(|gap| matches!(gap, NotCovered::DeviceFailed { bytes } if *bytes > 0))
+        };
+        assert!(told(receipts.last().unwrap()), "{}", receipts.last().unwrap());
+        assert_eq!(receipts.last().unwrap().devices[1].verified_bytes, 0);
+        assert!(receipts.iter().filter(|receipt| told(receipt)).count() >= 2, "the request's, too");
+    }
+    assert_eq!(served, 1);
+}
+
 #[cfg(feature = "debug-sampler")]
 #[test]
 fn captures_are_few_announced_counted_and_for_one_key_only() {

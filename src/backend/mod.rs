@@ -8,6 +8,7 @@
 //! Buffers are regions with offsets, not pointers, so that a backend may record a step into one command buffer.
 
 pub mod cpu;
+pub mod cuda;
 
 use crate::error::Result;
 use crate::memory::ledger::NotCovered;
@@ -138,6 +139,8 @@ pub enum Form {
     F32,
     /// bf16.
     Bf16,
+    /// IEEE 754 half precision.
+    F16,
     /// Signed bytes in groups, each with a scale.
     Bytes,
 }
@@ -580,7 +583,10 @@ pub trait Backend: Send {
     fn upload(&mut self, tensor: &Tensor, quantize: Option<Quantize>) -> Result<Self::Weight>;
 
     /// Takes in a table of f32 that the decoder computed: (rows, cols).
-    fn upload_table(&mut self, values: Vec<f32>, cols: usize) -> Self::Weight;
+    ///
+    /// # Errors
+    /// The memory is not to be had.
+    fn upload_table(&mut self, values: Vec<f32>, cols: usize) -> Result<Self::Weight>;
 
     /// How an operand has to be written that all of these matrices read. Whole numbers and floating point have no form in
     /// common.
@@ -592,6 +598,16 @@ pub trait Backend: Send {
     /// # Errors
     /// The memory is not to be had.
     fn reserve(&mut self, layout: Layout, kv: Kv) -> Result<()>;
+
+    /// A step of the decoder begins, whose verbs read this batch. False: it is like one before, and was done just now as
+    /// that was; then its verbs are not called.
+    fn begin(&mut self, batch: &Batch<'_>) -> bool {
+        let _ = batch;
+        true
+    }
+
+    /// Its last verb was called.
+    fn end(&mut self) {}
 
     /// `out[row] = table[ids[row]] * scale`.
     fn embed(&mut self, ids: &[u32], table: &Self::Weight, scale: f32, out: Buf);
@@ -721,6 +737,11 @@ pub trait Backend: Send {
 
     /// Bytes of what it reserved that are locked in memory, and what the platform refused.
     fn protection(&self) -> (u64, Vec<NotCovered>);
+
+    /// Whether the device failed: then nothing that it gives means anything, and what it holds cannot be overwritten.
+    fn failed(&self) -> bool {
+        false
+    }
 
     /// Overwrites everything, reads it back, and gives it up.
     fn close(self) -> Option<Closed>;

@@ -84,6 +84,11 @@ impl<B: Backend> Models<B> {
         proofs.iter().for_each(|(place, proof)| self.ledger.scrubbed(*place, 1, proof));
     }
 
+    /// Whether the device of one failed.
+    pub fn failed(&self) -> bool {
+        [&self.main].into_iter().chain(&self.draft).any(|model| model.backend.failed())
+    }
+
     /// What the platform refused of their memory.
     pub fn not_covered(&self) -> Vec<NotCovered> {
         let models = [&self.main].into_iter().chain(&self.draft);
@@ -109,7 +114,7 @@ impl<B: Backend> Models<B> {
         let models = [Some(self.main), self.draft].into_iter().flatten();
         for (model, device) in models.zip(&mut devices[HOST + 1..]) {
             let Some(closed) = model.backend.close() else { continue };
-            clean &= closed.verified == closed.scrubbed.bytes();
+            clean &= closed.verified == closed.scrubbed.bytes() && !closed.scrubbed.is_dirty();
             device.regions += closed.regions;
             device.bytes += closed.scrubbed.bytes();
             device.samples += closed.scrubbed.samples();

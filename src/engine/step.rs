@@ -33,6 +33,9 @@ impl<B: Backend> Worker<B> {
         *self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner) = self.models.main.counters();
         #[cfg(feature = "testing")]
         self.faults.after_forward();
+        if self.models.failed() {
+            return self.fail_all();
+        }
         let mut row = 0;
         for turn in &turns {
             self.read_turn(*turn, &mut row, &mut ended);

@@ -105,6 +105,8 @@ impl Taps {
 pub struct Faults {
     /// Steps until a panic.
     pub(crate) panic_in: Option<usize>,
+    /// Calls until an emulated device fails.
+    pub(crate) device_fails_in: Option<i64>,
 }
 
 impl Faults {

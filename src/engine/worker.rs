@@ -134,7 +134,7 @@ impl<B: Backend> Worker<B> {
                 Some(message) => self.guarded(|this| this.hear(message)),
                 None => self.guarded(Self::step),
             }
-            if self.shared.poison.reason() == Some(PoisonReason::ScrubFailed) && !self.jobs.is_empty() {
+            if self.shared.poison.reason().is_some_and(PoisonReason::is_unscrubbed) && !self.jobs.is_empty() {
                 self.fail_all();
             }
             self.show_load();
@@ -168,7 +168,18 @@ impl<B: Backend> Worker<B> {
         }
     }
 
-    fn fail_all(&mut self) {
+    /// What it means that something was not zero.
+    fn doubt(&self) -> PoisonReason {
+        match self.models.failed() {
+            true => PoisonReason::DeviceFailed,
+            false => PoisonReason::ScrubFailed,
+        }
+    }
+
+    pub(super) fn fail_all(&mut self) {
+        if self.models.failed() {
+            self.shared.poison.set(PoisonReason::DeviceFailed);
+        }
         let reason = self.shared.poison.reason().unwrap_or(PoisonReason::Panic);
         let before = self.models.ledger.accounts;
         self.models.scrub_all();
@@ -331,12 +342,12 @@ impl<B: Backend> Worker<B> {
         self.scrub_steps(guides);
         let (account, took) = (self.models.ledger.since(before), self.clock.now() - began);
         if self.models.ledger.is_dirty() {
-            self.shared.poison.set(PoisonReason::ScrubFailed);
+            self.shared.poison.set(self.doubt());
         }
         for mut job in over {
             ledger::add(&mut job.accounts, &account);
             job.timing.scrub = took;
-            if let Some(reason @ PoisonReason::ScrubFailed) = self.shared.poison.reason() {
+            if let Some(reason) = self.shared.poison.reason().filter(|reason| reason.is_unscrubbed()) {
                 job.failed = Some(Error::Poisoned(reason));
             }
             self.tell(job);
@@ -447,9 +458,10 @@ impl<B: Backend> Worker<B> {
         self.scrub_steps(Vec::new());
         let gaps = self.models.not_covered();
         let requests = self.models.ledger.requests;
+        let doubt = self.doubt();
         let (devices, clean) = self.models.close();
         if !clean {
-            self.shared.poison.set(PoisonReason::ScrubFailed);
+            self.shared.poison.set(doubt);
         }
         self.receipts.close(requests, devices, [gaps, ledger::gaps_of_process()].concat())
     }

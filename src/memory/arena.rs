@@ -39,6 +39,11 @@ impl Region {
         Region { offset: self.offset + start, bytes }
     }
 
+    /// Byte of the arena at which it starts.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
     fn overlaps(&self, other: &Region) -> bool {
         self.offset < other.offset + other.bytes && other.offset < self.offset + self.bytes
     }
@@ -58,6 +63,11 @@ impl Layout {
         self.bytes = self.bytes.checked_add(bytes)?.checked_next_multiple_of(ALIGN)?;
         self.regions += 1;
         Some(region)
+    }
+
+    /// Regions planned so far.
+    pub fn regions(&self) -> usize {
+        self.regions
     }
 
     /// Bytes planned so far.
@@ -205,6 +215,12 @@ impl Arena {
         assert!(inside && region.offset.is_multiple_of(align_of::<T>()), "the region is not of this arena");
         // SAFETY: just checked to be inside the mapping.
         unsafe { self.base.as_ptr().add(region.offset).cast() }
+    }
+
+    /// All of it.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn all(&self) -> Region {
+        Region { offset: 0, bytes: self.bytes }
     }
 
     /// Overwrites a region.

@@ -48,6 +48,11 @@ pub enum NotCovered {
         /// Bytes, each time counted.
         bytes: u64,
     },
+    /// The device failed: its memory could not be overwritten. It was given back as it was.
+    DeviceFailed {
+        /// Bytes that it held.
+        bytes: u64,
+    },
     /// Heap temporaries inside third-party crates are freed, not overwritten: the tokenizer's copies of the text, what
     /// chat templates render, the state of grammars. [`crate::alloc::Scrubbing`] is not this process's global allocator.
     HeapTemporaries,
@@ -77,6 +82,9 @@ impl std::fmt::Display for NotCovered {
             }
             Self::OnOrdinaryHeap { bytes } => {
                 write!(f, "{bytes} bytes of secrets were on the ordinary heap, for want of memory")
+            }
+            Self::DeviceFailed { bytes } => {
+                write!(f, "{bytes} bytes of the device's memory were not overwritten: it failed")
             }
             Self::HeapTemporaries => {
                 f.write_str("heap temporaries of third-party crates (install alloc::Scrubbing)")

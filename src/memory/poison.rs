@@ -10,6 +10,19 @@ pub enum PoisonReason {
     Panic,
     /// Memory read back after a scrub was not zero.
     ScrubFailed,
+    /// The device failed: what it held could not be overwritten any more. It goes back to the driver with all else that
+    /// the session had there.
+    DeviceFailed,
+}
+
+impl PoisonReason {
+    /// Whether something may not have been overwritten.
+    pub(crate) fn is_unscrubbed(self) -> bool {
+        match self {
+            Self::Panic => false,
+            Self::ScrubFailed | Self::DeviceFailed => true,
+        }
+    }
 }
 
 impl std::fmt::Display for PoisonReason {
@@ -17,6 +30,7 @@ impl std::fmt::Display for PoisonReason {
         f.write_str(match self {
             Self::Panic => "a step panicked; everything was scrubbed",
             Self::ScrubFailed => "memory was not zero after a scrub",
+            Self::DeviceFailed => "the device failed; its memory could not be overwritten",
         })
     }
 }
@@ -31,6 +45,7 @@ impl Poison {
         let code = match reason {
             PoisonReason::Panic => 1,
             PoisonReason::ScrubFailed => 2,
+            PoisonReason::DeviceFailed => 3,
         };
         self.0.fetch_max(code, Ordering::AcqRel);
     }
@@ -40,7 +55,8 @@ impl Poison {
         match self.0.load(Ordering::Acquire) {
             0 => None,
             1 => Some(PoisonReason::Panic),
-            _ => Some(PoisonReason::ScrubFailed),
+            2 => Some(PoisonReason::ScrubFailed),
+            _ => Some(PoisonReason::DeviceFailed),
         }
     }
 }

@@ -43,6 +43,12 @@ impl Scrubbed {
         }
     }
 
+    /// The proof that a device gives, which overwrites and looks by itself: `samples` places were read back, and whether
+    /// one was not zero. A device that failed cannot tell: that is dirty.
+    pub fn by_device(bytes: u64, samples: u64, dirty: bool) -> Scrubbed {
+        Scrubbed { bytes, samples, dirty }
+    }
+
     /// The proof for no memory at all, from which sums start.
     pub fn nothing() -> Scrubbed {
         Scrubbed { bytes: 0, samples: 0, dirty: false }

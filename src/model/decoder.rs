@@ -347,12 +347,11 @@ impl<B: Backend> Decoder<B> {
             loader.layer(layer, *shape, &deltas)
         });
         let layers = layers.collect::<Result<_>>()?;
-        let ropes = arch.ropes.iter().map(|rope| Rope {
-            table: backend.upload_table(rope.table(plan.context), rope.dims),
-            dims: rope.dims,
-            interleaved: arch.interleaved,
+        let ropes = arch.ropes.iter().map(|rope| {
+            let table = backend.upload_table(rope.table(plan.context), rope.dims)?;
+            Ok(Rope { table, dims: rope.dims, interleaved: arch.interleaved })
         });
-        let ropes = ropes.collect();
+        let ropes = ropes.collect::<Result<_>>()?;
         let head_form = backend.form(&[head.as_ref().unwrap_or(&embed)]);
         backend.reserve(plan.layout, plan.kv)?;
         let buffers = plan.buffers;
@@ -377,11 +376,14 @@ impl<B: Backend> Decoder<B> {
     /// Runs one step: every token of `batch` through all layers, its keys and values into the cache, and the logits
     /// of `batch.outputs` into rows `0..` that [`Decoder::logits`] reads.
     pub fn forward(&self, backend: &mut B, batch: &Batch<'_>) {
+        if !backend.begin(batch) {
+            return;
+        }
         let Buffers { x, xb, last, logits, .. } = self.buffers;
         let xb = xb.of(self.head_form);
         self.layers(backend, batch, &[]);
         if batch.outputs.is_empty() {
-            return;
+            return backend.end();
         }
         // logits only of the rows that somebody reads
         let outputs = batch.outputs.len();
@@ -394,6 +396,7 @@ impl<B: Backend> Decoder<B> {
         if (scale, cap) != (1.0, Cap::None) {
             backend.scale(outputs, logits, scale, cap);
         }
+        backend.end();
     }
 
     /// The same without logits: what the layers give, normed, for every row; in the buffer that is returned, (T, hidden).
@@ -742,7 +745,7 @@ fn bucket(distance: isize, buckets: usize) -> usize {
 }
 
 /// No norm: it copies, in the form of who reads.
-pub(super) fn identity<W>() -> Norm<W> {
+pub fn identity<W>() -> Norm<W> {
     Norm { kind: NormKind::Identity, eps: 0.0, weight: None, bias: None }
 }
 
@@ -799,7 +802,7 @@ impl<B: Backend> Loader<'_, B> {
                 }
             }
         }
-        Ok(Some(self.backend.upload_table(table, hidden)))
+        self.backend.upload_table(table, hidden).map(Some)
     }
 
     /// What each head adds by distance, for texts of up to `context` tokens.
@@ -811,7 +814,7 @@ impl<B: Backend> Loader<'_, B> {
         let of = |head: usize, distance: isize| values[bucket(distance, count) * heads + head];
         let table = (0..heads).flat_map(|head| (-reach..reach).map(move |distance| (head, distance)));
         let table = table.map(|(head, distance)| of(head, distance)).collect();
-        Ok(self.backend.upload_table(table, 2 * reach as usize))
+        self.backend.upload_table(table, 2 * reach as usize)
     }
 
     pub fn norm(&mut self, weights: &NormWeights) -> Result<Norm<B::Weight>> {
@@ -824,7 +827,7 @@ impl<B: Backend> Loader<'_, B> {
             values.iter_mut().for_each(|value| *value += 1.0);
         }
         let cols = values.len();
-        let weight = (cols > 0).then(|| self.backend.upload_table(values, cols));
+        let weight = (cols > 0).then(|| self.backend.upload_table(values, cols)).transpose()?;
         let bias = weights.bias.as_ref().map(|bias| self.matrix(bias, None)).transpose()?;
         Ok(Norm { kind: weights.kind, eps: self.arch.norm.eps, weight, bias })
     }
@@ -911,6 +914,7 @@ impl<B: Backend> Loader<'_, B> {
             let (a, quantize) = match form {
                 Form::F32 => (rounded(&delta.a, Dtype::F32), None),
                 Form::Bf16 => (rounded(&delta.a, Dtype::Bf16), None),
+                Form::F16 => (rounded(&delta.a, Dtype::F16), None),
                 Form::Bytes => (delta.a.clone(), Some(Quantize::Q8)),
             };
             let a = self.linear(&(a, None), quantize)?;
@@ -955,7 +959,7 @@ impl<B: Backend> Loader<'_, B> {
                 (self.loaded)(tensor.bytes());
                 let values = tensor.finite_values()?;
                 let cols = values.len();
-                Some(self.backend.upload_table(values, cols))
+                Some(self.backend.upload_table(values, cols)?)
             }
             None => None,
         };

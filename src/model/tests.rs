@@ -1,12 +1,40 @@
 //! What a step leaves in memory.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::decoder::{Decoder, blocks_for};
 use super::encoder::Encoder;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::Cuda;
+use crate::backend::cuda::emulated::Emulated;
 use crate::backend::{Backend, Batch, Pooling, Span};
-use crate::{Quantize, Session};
+use crate::{Builder, Quantize, Session};
+
+/// A backend whose memory can be looked at.
+trait Seen: Backend {
+    fn is_zero(&mut self) -> bool;
+}
+
+impl Seen for Cpu {
+    fn is_zero(&mut self) -> bool {
+        Cpu::is_zero(self)
+    }
+}
+
+impl Seen for Cuda<Emulated> {
+    fn is_zero(&mut self) -> bool {
+        Cuda::is_zero(self)
+    }
+}
+
+fn cpu(builder: &Builder) -> Cpu {
+    Cpu::new(2, builder.instruction_set().unwrap()).unwrap()
+}
+
+fn cuda(_: &Builder) -> Cuda<Emulated> {
+    Cuda::new(Arc::new(Emulated::default()))
+}
 
 /// The checkpoints of all families, and some quantized ones.
 fn checkpoints() -> Vec<PathBuf> {
@@ -24,11 +52,20 @@ fn checkpoints() -> Vec<PathBuf> {
 /// A buffer that `scrub` forgets would keep what a request made of it.
 #[test]
 fn nothing_of_a_step_stays_in_any_family() {
+    nothing_stays_in_any_family(cpu, &[None, Some(Quantize::Q8)]);
+}
+
+#[test]
+fn nothing_of_a_step_stays_on_a_device_in_any_family() {
+    nothing_stays_in_any_family(cuda, &[None]);
+}
+
+fn nothing_stays_in_any_family<B: Seen>(open: fn(&Builder) -> B, quantize: &[Option<Quantize>]) {
     for folder in checkpoints() {
-        for quantize in [None, Some(Quantize::Q8)] {
+        for &quantize in quantize {
             let builder = Session::builder(&folder).max_sequences(5).step_tokens(23).kv_tokens(64);
             let parts = builder.parts().unwrap();
-            let mut backend = Cpu::new(2, builder.instruction_set().unwrap()).unwrap();
+            let mut backend = open(&builder);
             let decoder =
                 Decoder::new(parts.arch, &parts.weights, parts.plan, quantize, &mut backend, |_| ()).unwrap();
             let ids: Vec<u32> = (0..23).map(|i| 3 + i * 7 % 97).collect();
@@ -57,6 +94,11 @@ fn nothing_of_a_step_stays_in_any_family() {
 /// The same of requests with adapters, and without one beside them.
 #[test]
 fn nothing_of_a_step_stays_with_adapters() {
+    nothing_stays_with_adapters(cpu);
+    nothing_stays_with_adapters(cuda);
+}
+
+fn nothing_stays_with_adapters<B: Seen>(open: fn(&Builder) -> B) {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     for entry in std::fs::read_dir(fixtures.join("adapters")).unwrap() {
         let folder = entry.unwrap().path();
@@ -64,7 +106,7 @@ fn nothing_of_a_step_stays_with_adapters() {
         let builder = Session::builder(base).max_sequences(5).step_tokens(20).kv_tokens(192);
         let builder = builder.adapter("all", folder.join("all")).adapter("some", folder.join("some"));
         let parts = builder.parts().unwrap();
-        let mut backend = Cpu::new(2, builder.instruction_set().unwrap()).unwrap();
+        let mut backend = open(&builder);
         let decoder =
             Decoder::new(parts.arch, &parts.weights, parts.plan, None, &mut backend, |_| ()).unwrap();
         let ids: Vec<u32> = (0..20).map(|i| 3 + i * 7 % 97).collect();
@@ -92,12 +134,17 @@ fn nothing_of_a_step_stays_with_adapters() {
 /// The same of a step that embeds or scores texts.
 #[test]
 fn nothing_of_a_step_stays_in_any_encoder() {
+    nothing_stays_in_any_encoder(cpu);
+    nothing_stays_in_any_encoder(cuda);
+}
+
+fn nothing_stays_in_any_encoder<B: Seen>(open: fn(&Builder) -> B) {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/encoders");
     for entry in std::fs::read_dir(fixtures).unwrap() {
         let folder = entry.unwrap().path();
         let builder = Session::builder(&folder).context_length(20).step_tokens(40);
         let parts = builder.encoder_parts().unwrap().expect("an encoder");
-        let mut backend = Cpu::new(2, builder.instruction_set().unwrap()).unwrap();
+        let mut backend = open(&builder);
         let weights = (&parts.weights, &parts.steps[..]);
         let encoder = Encoder::new(parts.arch, weights, parts.plan, None, &mut backend, |_| ()).unwrap();
         // two texts, each in a block of its own

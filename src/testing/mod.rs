@@ -1,9 +1,10 @@
 //! Taps, faults and forensics for tests (feature `testing`): nothing here acts unless a test calls it.
 //!
-//! Lives here: [`forensics`], with which an application proves its own binary; faults that a request or a session is
+//! Lives here: [`device`], what CUDA devices hold and how fast they are; [`forensics`], with which an application proves its own binary; faults that a request or a session is
 //! asked to have; scrubs that are left out; the tokenizer and the model by themselves. Never will: anything that a
 //! session without the feature depends on.
 
+pub mod device;
 pub mod forensics;
 
 use std::collections::BTreeSet;
@@ -80,6 +81,14 @@ impl Builder {
     /// Panics inside the `steps`-th step, between the forward pass and the sampling.
     pub fn panic_in_step(mut self, steps: usize) -> Self {
         self.faults.panic_in = Some(steps.max(1));
+        self
+    }
+}
+
+impl Builder {
+    /// Has [`Device::CudaEmulated`](crate::Device::CudaEmulated) fail for good after so many calls.
+    pub fn device_fails_in(mut self, calls: i64) -> Self {
+        self.faults.device_fails_in = Some(calls);
         self
     }
 }

@@ -182,8 +182,16 @@ pub const INSTRUCTION_SETS: [&str; 10] = [
     "portable",
 ];
 
-/// Those that this machine has.
+/// Those that this machine has; or the device that `AMNESIC_DEVICE` asks for: `cuda`, or `emulated`, which is its kernels
+/// on the CPU.
 pub fn instruction_sets() -> Vec<amnesic::Device> {
+    match std::env::var("AMNESIC_DEVICE").as_deref() {
+        Ok("cuda") => return vec![amnesic::Device::Cuda(0)],
+        #[cfg(feature = "testing")]
+        Ok("emulated") => return vec![amnesic::Device::CudaEmulated],
+        Ok(other) => panic!("AMNESIC_DEVICE is `{other}`"),
+        Err(_) => {}
+    }
     let folder = fixture(&fixtures()[0]);
     let devices = INSTRUCTION_SETS.map(amnesic::Device::CpuWith).into_iter();
     let has = |device: &amnesic::Device| amnesic::Session::builder(&folder).device(*device).open().is_ok();

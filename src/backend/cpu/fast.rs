@@ -400,8 +400,8 @@ impl Backend for Cpu {
         form.expect("somebody reads it")
     }
 
-    fn upload_table(&mut self, values: Vec<f32>, cols: usize) -> Weight {
-        Weight::from_table(values, cols)
+    fn upload_table(&mut self, values: Vec<f32>, cols: usize) -> Result<Weight> {
+        Ok(Weight::from_table(values, cols))
     }
 
     fn reserve(&mut self, mut layout: Layout, kv: Kv) -> Result<()> {

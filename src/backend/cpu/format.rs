@@ -123,8 +123,11 @@ impl Format {
     }
 
     /// The scale and numbers of a group: as they are stored, or quantized.
+    ///
+    /// # Errors
+    /// A value is too large for a scale of f16.
     #[inline(always)]
-    fn numbers(self, dtype: Dtype, bytes: &[u8], count: usize) -> Result<(f16, [i8; GROUP]), TooLarge> {
+    pub fn numbers(self, dtype: Dtype, bytes: &[u8], count: usize) -> Result<(f16, [i8; GROUP]), TooLarge> {
         let stored = |bytes: &[u8]| f16::from_le_bytes([bytes[0], bytes[1]]);
         match (self, dtype) {
             (Self::Q8, Dtype::Q8) => {

@@ -24,7 +24,7 @@ impl Form {
         let groups = cols.div_ceil(GROUP);
         match self {
             Self::F32 => groups * GROUP * 4,
-            Self::Bf16 => groups * GROUP * 2,
+            Self::Bf16 | Self::F16 => groups * GROUP * 2,
             Self::Bytes => groups * RECORD,
         }
     }
@@ -50,6 +50,7 @@ pub unsafe fn write_group<V: Vector>(operand: Form, row: *mut u8, group: usize, 
                 low.store_bf16(to);
                 high.store_bf16(to.add(LANES * 2));
             }
+            Form::F16 => unreachable!("no matrix of the CPU asks for it"),
             Form::Bytes => {
                 let largest = V::magnitude(values);
                 let (scale, inverse) = int8_scale_of(largest);
@@ -71,6 +72,7 @@ pub fn value(operand: Form, row: &[u8], col: usize) -> f32 {
     match operand {
         Form::F32 => Dtype::F32.read(&row[col * 4..][..4]),
         Form::Bf16 => Dtype::Bf16.read(&row[col * 2..][..2]),
+        Form::F16 => Dtype::F16.read(&row[col * 2..][..2]),
         Form::Bytes => {
             let record = &row[col / GROUP * RECORD..][..RECORD];
             Dtype::F32.read(&record[..4]) * f32::from(record[8 + col % GROUP] as i8)

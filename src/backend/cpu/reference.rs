@@ -19,9 +19,18 @@ use crate::weights::{Dtype, Tensor};
 pub struct Reference {
     memory: Memory,
     counters: Counters,
+    /// Whether activations come to products as on CUDA devices, in 16 bits.
+    short: bool,
 }
 
 impl Reference {
+    /// The same, with activations as CUDA devices multiply them: rounded to the type of the matrix, or to bf16 for whole
+    /// numbers.
+    #[cfg(test)]
+    pub fn short() -> Self {
+        Self { short: true, ..Self::default() }
+    }
+
     fn f32(&mut self, buf: Buf, row: usize) -> &[f32] {
         self.memory.arena().slice(buf.row(row))
     }
@@ -125,8 +134,17 @@ pub struct Weight {
     data: Data,
     rows: usize,
     cols: usize,
-    /// Whether x is quantized before it meets this.
-    quantized: bool,
+    /// What x is rounded to before it meets this.
+    rounded: Rounded,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rounded {
+    No,
+    /// To whole numbers, in groups.
+    Groups,
+    /// To a type of 16 bits.
+    To(Dtype),
 }
 
 #[derive(Debug)]
@@ -139,20 +157,20 @@ impl Weight {
     fn from_tensor(tensor: &Tensor, quantize: Option<Quantize>) -> Result<Self> {
         let [rows, cols] = tensor.shape[..] else {
             let values = tensor.finite_values()?;
-            return Ok(Self { rows: 1, cols: values.len(), data: Data::Table(values), quantized: false });
+            return Ok(Self { rows: 1, cols: values.len(), data: Data::Table(values), rounded: Rounded::No });
         };
         if !tensor.is_finite() {
             return Err(tensor.not_finite());
         }
         if tensor.dtype.is_quantized() && !(quantize == Some(Quantize::Q4) && tensor.dtype == Dtype::Q8) {
-            return Ok(Self { rows, cols, data: Data::Table(tensor.values()), quantized: true });
+            return Ok(Self { rows, cols, data: Data::Table(tensor.values()), rounded: Rounded::Groups });
         }
         let Some(quantize) = quantize else {
             if tensor.is_coded() {
                 // decoding a row for each of its values would take too long
-                return Ok(Self { rows, cols, data: Data::Table(tensor.values()), quantized: false });
+                return Ok(Self { rows, cols, data: Data::Table(tensor.values()), rounded: Rounded::No });
             }
-            return Ok(Self { rows, cols, data: Data::Mapped(tensor.clone()), quantized: false });
+            return Ok(Self { rows, cols, data: Data::Mapped(tensor.clone()), rounded: Rounded::No });
         };
         let mut values = tensor.values();
         for group in values.chunks_mut(cols).flat_map(|row| row.chunks_mut(GROUP)) {
@@ -165,7 +183,7 @@ impl Weight {
             .map_err(|_| Error::tensor(&tensor.file, &tensor.name, "hold values that can be quantized"))?;
             group.iter_mut().zip(numbers).for_each(|(value, n)| *value = scale.to_f32() * f32::from(n));
         }
-        Ok(Self { rows, cols, data: Data::Table(values), quantized: true })
+        Ok(Self { rows, cols, data: Data::Table(values), rounded: Rounded::Groups })
     }
 
     fn bytes(&self) -> u64 {
@@ -196,7 +214,14 @@ impl Weight {
     fn operand(&self, x: &[f32]) -> Secret<[f64]> {
         let mut operand = Secret::<[f64]>::with_capacity(x.len());
         let values = operand.refill(x.iter().map(|&x| f64::from(x)));
-        if self.quantized {
+        if let Rounded::To(dtype) = self.rounded {
+            let rounded = |x: f32| match dtype {
+                Dtype::F16 => half::f16::from_f32(x).to_f32(),
+                _ => half::bf16::from_f32(x).to_f32(),
+            };
+            values.iter_mut().zip(x).for_each(|(value, &x)| *value = f64::from(rounded(x)));
+        }
+        if self.rounded == Rounded::Groups {
             for (x, values) in x.chunks(GROUP).zip(values.chunks_mut(GROUP)) {
                 let (scale, inverse) = int8_scale(x);
                 for (x, value) in x.iter().zip(values) {
@@ -289,11 +314,20 @@ impl Backend for Reference {
     }
 
     fn upload(&mut self, tensor: &Tensor, quantize: Option<Quantize>) -> Result<Weight> {
-        Weight::from_tensor(tensor, quantize)
+        let weight = Weight::from_tensor(tensor, quantize)?;
+        if !self.short || tensor.shape.len() != 2 {
+            return Ok(weight);
+        }
+        let rounded = match (weight.rounded, tensor.dtype) {
+            (Rounded::Groups, _) => Rounded::To(Dtype::Bf16),
+            (_, Dtype::F32) => Rounded::No,
+            (_, dtype) => Rounded::To(dtype),
+        };
+        Ok(Weight { rounded, ..weight })
     }
 
-    fn upload_table(&mut self, values: Vec<f32>, cols: usize) -> Weight {
-        Weight { rows: values.len() / cols.max(1), cols, data: Data::Table(values), quantized: false }
+    fn upload_table(&mut self, values: Vec<f32>, cols: usize) -> Result<Weight> {
+        Ok(Weight { rows: values.len() / cols.max(1), cols, data: Data::Table(values), rounded: Rounded::No })
     }
 
     fn form(&self, _: &[&Weight]) -> Form {

@@ -3,6 +3,7 @@
 //! give the same bits.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use half::{bf16, f16};
 
@@ -13,6 +14,10 @@ use super::vector::{LANES, LINE, Vector};
 #[cfg(target_arch = "x86_64")]
 use super::x86_64::{avx2::Avx2, avx512::Avx512};
 use super::{Cpu, Isa, Reference};
+use crate::backend::cuda::Cuda;
+use crate::backend::cuda::driver::Driver;
+use crate::backend::cuda::emulated::Emulated;
+use crate::backend::cuda::native::Native;
 use crate::backend::{
     Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Expert, Groups, Kv, KvType, Linear, Norm,
     NormKind, Pooling, Projection, Quantize, Rope, Routed, Routing, ScoreBiases, Scoring, Span,
@@ -20,6 +25,19 @@ use crate::backend::{
 use crate::memory::Layout;
 use crate::sample::rng::uniform;
 use crate::weights::{Checkpoint, Dtype, Tensor};
+
+/// Evaluates something with the kernels of CUDA devices: run on the CPU, or with `AMNESIC_DEVICE=cuda` on the first device.
+macro_rules! on_device {
+    (|$backend:ident| $body:expr) => {
+        if std::env::var("AMNESIC_DEVICE").as_deref() == Ok("cuda") {
+            let $backend = Cuda::new(Arc::new(Native::open(0).unwrap()));
+            $body
+        } else {
+            let $backend = Cuda::new(Arc::new(Emulated::default()));
+            $body
+        }
+    };
+}
 
 /// A seeded source of shapes and values.
 struct Source {
@@ -95,6 +113,9 @@ struct Near {
     /// Where products are of bf16 by bf16, whose rounding is the processor's own: how much farther off they may be.
     /// None where there are no such products: then all instruction sets must agree in every bit.
     own_way: Option<f64>,
+    /// How much farther off, of the magnitude and one, a CUDA device may be, whose operands have 16 bits: zero where it
+    /// makes none, or where the reference rounds them in the same way.
+    device: f64,
 }
 
 /// Runs `body` on the reference, and on each instruction set with several team sizes: the latter must agree in every
@@ -121,6 +142,20 @@ fn compare(body: impl Body, near: &Near) -> usize {
             runs += 1;
         }
     }
+    if std::env::var("AMNESIC_DEVICE").as_deref() == Ok("none") {
+        return runs;
+    }
+    let reference = body.run(Reference::short());
+    for (i, (device, reference)) in on_device!(|cuda| body.run(cuda)).into_iter().zip(reference).enumerate() {
+        let (device, reference) = (f64::from(device), f64::from(reference));
+        let allowed = near.tolerance[i] + near.device * (1.0 + reference.abs());
+        // what is beyond f16 is infinite, where operands are of that
+        if near.device > 0.0 && device.is_infinite() && reference.abs() > 65504.0 {
+            continue;
+        }
+        let error = (device - reference).abs();
+        assert!(error <= allowed, "cuda: value {i}: {device}, reference {reference}, allowed {allowed}");
+    }
     runs
 }
 
@@ -133,6 +168,15 @@ trait Testable: Backend {
 impl Testable for Cpu {
     fn set_operand(&mut self, buf: Buf, values: &[f32]) {
         Cpu::set_operand(self, buf, values);
+    }
+    fn operand(&mut self, buf: Buf, row: usize) -> Vec<f32> {
+        self.get_operand(buf, row)
+    }
+}
+
+impl<D: Driver> Testable for Cuda<D> {
+    fn set_operand(&mut self, buf: Buf, values: &[f32]) {
+        Cuda::set_operand(self, buf, values);
     }
     fn operand(&mut self, buf: Buf, row: usize) -> Vec<f32> {
         self.get_operand(buf, row)
@@ -180,7 +224,7 @@ const NO_CACHE: (KvType, usize, [usize; 2], usize) = (KvType::F32, 1, [2; 2], 1)
 /// Puts values into a buffer, the one way there is: as embeddings.
 fn fill<B: Backend>(backend: &mut B, buf: Buf, values: &[f32]) {
     let ids: Vec<u32> = (0..(values.len() / buf.cols) as u32).collect();
-    let table = backend.upload_table(values.to_vec(), buf.cols);
+    let table = backend.upload_table(values.to_vec(), buf.cols).unwrap();
     backend.embed(&ids, &table, 1.0, buf);
 }
 
@@ -220,7 +264,7 @@ impl Body for Product {
         bufs[0] = bufs[0].of(backend.form(&[&weight]));
         backend.set_operand(bufs[0], &self.x);
         fill(&mut backend, bufs[1], &self.before);
-        let bias = self.bias.as_ref().map(|bias| backend.upload_table(bias.clone(), outs));
+        let bias = self.bias.as_ref().map(|bias| backend.upload_table(bias.clone(), outs).unwrap());
         backend.linear(
             self.rows,
             bufs[0],
@@ -245,7 +289,7 @@ fn linear_agrees_with_the_reference() {
         let bias = (seed % 2 == 0).then(|| source.values(outs));
         let add = [None, Some(1.0), Some(0.37)][seed as usize / 2 % 3];
         let tolerance = vec![4e-7 * 4.0 * (ins as f64 + 2.0); rows * outs];
-        let near = Near { tolerance, own_way: pairs.then_some(2.0) };
+        let near = Near { tolerance, own_way: pairs.then_some(2.0), device: 0.0 };
         runs += compare(Product { rows, x, before, add, bias, weight, quantize }, &near);
     }
     assert_eq!(runs, 120 * 3 * Isa::available().len());
@@ -307,8 +351,9 @@ impl Body for Gated {
         let form = backend.form(&[&gate, &up]);
         bufs.iter_mut().for_each(|buf| *buf = buf.of(form));
         backend.set_operand(bufs[0], &self.x);
-        let mut bias =
-            |i: usize| self.biases.as_ref().map(|biases| backend.upload_table(biases[i].clone(), inner));
+        let mut bias = |i: usize| {
+            self.biases.as_ref().map(|biases| backend.upload_table(biases[i].clone(), inner).unwrap())
+        };
         let (gate, up) = (Linear { weight: gate, bias: bias(0) }, Linear { weight: up, bias: bias(1) });
         match self.plain {
             true => backend.activated(self.rows, bufs[0], self.activation, &gate, bufs[1]),
@@ -362,7 +407,7 @@ fn gated_agrees_with_the_reference_also_far_out() {
         });
         let tolerance = tolerance.collect();
         let own_way = (dtype == Dtype::Bf16 && quantize.is_none()).then_some(1.0);
-        compare(body, &Near { tolerance, own_way });
+        compare(body, &Near { tolerance, own_way, device: 1.0 / 256.0 });
     }
 }
 
@@ -390,7 +435,7 @@ struct RowNorm {
 impl RowNorm {
     fn norm<B: Backend>(&self, backend: &mut B) -> Norm<B::Weight> {
         let mut table = |values: &Option<Vec<f32>>| {
-            values.as_ref().map(|values| backend.upload_table(values.clone(), values.len()))
+            values.as_ref().map(|values| backend.upload_table(values.clone(), values.len()).unwrap())
         };
         Norm { kind: self.kind, eps: 1e-5, weight: table(&self.weight), bias: table(&self.bias) }
     }
@@ -437,7 +482,10 @@ fn norms_agree_with_the_reference() {
         let tolerance = reference
             .iter()
             .map(|&value| near + written + if pairs { f64::from(value.abs()) / 256.0 } else { 0.0 });
-        compare(body, &Near { tolerance: tolerance.collect(), own_way: pairs.then_some(1.0) });
+        compare(
+            body,
+            &Near { tolerance: tolerance.collect(), own_way: pairs.then_some(1.0), device: 1.0 / 256.0 },
+        );
     }
 }
 
@@ -478,7 +526,7 @@ fn norms_of_pieces_agree_with_the_reference() {
         let norm = RowNorm { rows, cols, x, kind, weight, bias, other: None };
         let before = source.values(rows * cols);
         let cap = [Cap::None, Cap::Soft(2.0), Cap::Hard(1.3)][seed as usize / 2 % 3];
-        let near = Near { tolerance: vec![1e-4; 2 * rows * cols], own_way: None };
+        let near = Near { tolerance: vec![1e-4; 2 * rows * cols], own_way: None, device: 0.0 };
         compare(Pieces { norm, width, before, cap }, &near);
     }
 }
@@ -563,7 +611,8 @@ impl Attend {
     /// bf16 queries are off by 2^-9 and so are the weights of positions.
     fn near(&self) -> Near {
         let tolerance = vec![4e-5; self.q.len() / self.head_dim * self.value_dim];
-        Near { tolerance, own_way: (self.cache == KvType::Bf16).then_some(1000.0) }
+        let device = if self.cache == KvType::F32 { 0.0 } else { 0.04 };
+        Near { tolerance, own_way: (self.cache == KvType::Bf16).then_some(1000.0), device }
     }
 
     /// Stores and attends in steps: `cut(cached, new)` gives the chunk sizes of each request.
@@ -585,11 +634,12 @@ impl Attend {
                 let sin = cos.iter().map(|cos| (1.0 - cos * cos).sqrt());
                 cos.iter().copied().chain(sin).collect::<Vec<_>>()
             };
-            let table = backend.upload_table(angles.chunks(dims / 2).flat_map(both).collect(), dims);
+            let table = backend.upload_table(angles.chunks(dims / 2).flat_map(both).collect(), dims).unwrap();
             Rope { table, dims, interleaved }
         });
-        let sinks = self.sinks.as_ref().map(|sinks| backend.upload_table(sinks.clone(), self.heads));
-        let distances = self.distances.clone().map(|table| backend.upload_table(table, 2 * Self::REACH));
+        let sinks = self.sinks.as_ref().map(|sinks| backend.upload_table(sinks.clone(), self.heads).unwrap());
+        let distances =
+            self.distances.clone().map(|table| backend.upload_table(table, 2 * Self::REACH).unwrap());
         let mut out = Vec::new();
         let mut first = 0;
         for (request, &(cached, new)) in self.spans.iter().enumerate() {
@@ -728,10 +778,75 @@ fn products_by_head_agree_with_the_reference() {
         let pairs = as_bf16(&mut x, dtype, quantize);
         let outputs = rows * heads * (outs + kept + ins + kept);
         let tolerance = vec![4e-7 * 4.0 * (ins as f64 + 2.0); outputs];
-        let near = Near { tolerance, own_way: pairs.then_some(2.0) };
+        let near = Near { tolerance, own_way: pairs.then_some(2.0), device: 0.0 };
         runs += compare(ByHead { rows, heads, x, weight, quantize }, &near);
     }
     assert_eq!(runs, 60 * 3 * Isa::available().len());
+}
+
+/// On a CUDA device few rows and many go through different kernels.
+#[test]
+fn products_of_a_device_are_batch_invariant() {
+    for (dtype, quantize) in [
+        (Dtype::F32, None),
+        (Dtype::F16, None),
+        (Dtype::Bf16, None),
+        (Dtype::Bf16, Some(Quantize::Q8)),
+        (Dtype::F32, Some(Quantize::Q4)),
+    ] {
+        let mut source = Source::new(77);
+        let (rows, ins, outs) = (140, 390, 150);
+        let folder = tempfile::tempdir().unwrap();
+        let matrices = [(); 2].map(|()| (dtype, vec![outs, ins], source.values(outs * ins)));
+        let [gate, up] = tensors(folder.path(), &matrices).try_into().unwrap();
+        let (x, before) = (source.values(rows * ins), source.values(rows * outs));
+        let product = |first: usize, count: usize| {
+            let x = x[first * ins..(first + count) * ins].to_vec();
+            let before = before[first * outs..(first + count) * outs].to_vec();
+            let weight = gate.clone();
+            let body = Product { rows: count, x, before, add: Some(0.37), bias: None, weight, quantize };
+            on_device!(|cuda| body.run(cuda))
+        };
+        let gated = |first: usize, count: usize| {
+            let x = x[first * ins..(first + count) * ins].to_vec();
+            let (gate, up, activation) = (gate.clone(), up.clone(), Activation::Silu);
+            let body = Gated { rows: count, x, biases: None, gate, up, quantize, activation, plain: false };
+            on_device!(|cuda| body.run(cuda))
+        };
+        let (all, all_gated) = (product(0, rows), gated(0, rows));
+        for (first, count) in
+            [(0, 1), (139, 1), (3, 8), (70, 9), (9, 17), (100, 33), (60, 64), (5, 65), (10, 129)]
+        {
+            let of = first * outs..(first + count) * outs;
+            let case = format!("{dtype}, {quantize:?}: {count} rows from {first}");
+            assert!(product(first, count) == all[of.clone()], "{case}");
+            assert!(gated(first, count) == all_gated[of], "{case}, gated");
+        }
+    }
+}
+
+/// As above, of attention: over several splits, with few rows (a warp for each) and with many (one for all).
+#[test]
+fn attention_of_a_device_is_the_same_bits_in_any_chunks() {
+    for (seed, cache) in [KvType::Bf16, KvType::F16, KvType::Int8, KvType::F32].into_iter().enumerate() {
+        for window in [None, Some(300)] {
+            let source = &mut Source::new(300 + seed as u64);
+            let mut body = Attend::new(source);
+            (body.cache, body.heads, body.kv_heads, body.spans) = (cache, 6, 2, vec![(580, 9)]);
+            (body.head_dim, body.value_dim, body.turns) = (32, 136, Some((32, false)));
+            (body.sinks, body.distances, body.causal, body.window) = (None, None, true, window);
+            (body.q, body.k, body.v) =
+                (source.values(589 * 6 * 32), source.values(589 * 2 * 32), source.values(589 * 2 * 136));
+            let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            let run =
+                |cut: &dyn Fn(usize, usize) -> Vec<usize>| bits(on_device!(|cuda| body.run_in(cuda, cut)));
+            let whole = run(&|cached, new| vec![cached + new]);
+            let ones = run(&|cached, new| [cached].into_iter().chain(vec![1; new]).collect());
+            assert!(whole == ones, "{cache:?}, {window:?}: one by one");
+            let chunks = run(&|cached, new| vec![cached - 7, 5, 4, new - 2]);
+            assert!(whole == chunks, "{cache:?}, {window:?}: in chunks");
+        }
+    }
 }
 
 #[test]
@@ -774,7 +889,7 @@ impl Body for Mixture {
         let (rows, count) = (self.rows, self.routing.per_token);
         let mut linear = |tensor: &Tensor| {
             let bias = (0..tensor.shape[0]).map(|i| (i as f32).sin()).collect();
-            let bias = self.biases.then(|| backend.upload_table(bias, tensor.shape[0]));
+            let bias = self.biases.then(|| backend.upload_table(bias, tensor.shape[0]).unwrap());
             Linear { weight: backend.upload(tensor, self.quantize).unwrap(), bias }
         };
         let experts: Vec<_> = self
@@ -797,8 +912,10 @@ impl Body for Mixture {
         fill(&mut backend, routed.scores, &self.scores);
         fill(&mut backend, gate, &self.gates);
         fill(&mut backend, out, &self.before);
-        let correction =
-            self.correction.as_ref().map(|values| backend.upload_table(values.clone(), values.len()));
+        let correction = self
+            .correction
+            .as_ref()
+            .map(|values| backend.upload_table(values.clone(), values.len()).unwrap());
         let before = backend.counters().weight_bytes;
         backend.route(rows, &self.routing, correction.as_ref(), &routed);
         backend.experts(rows, x, self.activation, &experts, &routed);
@@ -874,7 +991,8 @@ fn experts_agree_with_the_reference() {
         let reference = body.run(Reference::default());
         let most = reference.iter().fold(1.0_f32, |most, value| most.max(value.abs()));
         let tolerance = vec![f64::from(most) * step; reference.len()];
-        compare(body, &Near { tolerance, own_way: pairs.then_some(2.0) });
+        let device = if dtype == Dtype::F16 { f64::from(most) * 2e-4 } else { 0.0 };
+        compare(body, &Near { tolerance, own_way: pairs.then_some(2.0), device });
     }
 }
 
@@ -1060,7 +1178,7 @@ impl Body for Pool {
         let shapes = [(self.rows, cols, false), (self.texts.len(), cols, false)];
         let bufs = reserve(&mut backend, &shapes, NO_CACHE);
         fill(&mut backend, bufs[0], &self.x);
-        let table = backend.upload_table(self.table.clone(), cols);
+        let table = backend.upload_table(self.table.clone(), cols).unwrap();
         let rows = self.table.len() / cols;
         let ids: Vec<u32> = (0..self.rows).map(|row| ((row * 7 + 3) % rows) as u32).collect();
         backend.add_embed(&ids, &table, bufs[0]);
@@ -1102,6 +1220,6 @@ fn pooling_agrees_with_the_reference() {
             pooling: poolings[seed as usize % poolings.len()],
             texts,
         };
-        compare(body, &Near { tolerance, own_way: None });
+        compare(body, &Near { tolerance, own_way: None, device: 0.0 });
     }
 }

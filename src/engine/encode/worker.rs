@@ -93,7 +93,7 @@ impl<B: Backend> Worker<B> {
                 Some(message) => self.guarded(|this| this.hear(message)),
                 None => self.guarded(Self::step),
             }
-            if self.shared.poison.reason() == Some(PoisonReason::ScrubFailed) && !self.jobs.is_empty() {
+            if self.shared.poison.reason().is_some_and(PoisonReason::is_unscrubbed) && !self.jobs.is_empty() {
                 self.fail_all();
             }
             self.show_load();
@@ -120,7 +120,18 @@ impl<B: Backend> Worker<B> {
         }
     }
 
+    /// What it means that something was not zero.
+    fn doubt(&self) -> PoisonReason {
+        match self.backend.failed() {
+            true => PoisonReason::DeviceFailed,
+            false => PoisonReason::ScrubFailed,
+        }
+    }
+
     fn fail_all(&mut self) {
+        if self.backend.failed() {
+            self.shared.poison.set(PoisonReason::DeviceFailed);
+        }
         let reason = self.shared.poison.reason().unwrap_or(PoisonReason::Panic);
         let before = self.ledger.accounts;
         let proof = self.backend.scrub_all();
@@ -221,6 +232,9 @@ impl<B: Backend> Worker<B> {
         *self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner) = self.backend.counters();
         #[cfg(feature = "testing")]
         self.faults.after_forward();
+        if self.backend.failed() {
+            return self.fail_all();
+        }
         for (text, &(place, item)) in self.places.iter().enumerate() {
             self.jobs[place].take(item, self.encoder.read(&mut self.backend, text));
         }
@@ -240,7 +254,7 @@ impl<B: Backend> Worker<B> {
         let account = self.ledger.since(before);
         let took = self.clock.now() - began;
         if self.ledger.is_dirty() {
-            self.shared.poison.set(PoisonReason::ScrubFailed);
+            self.shared.poison.set(self.doubt());
         }
         for mut job in over.drain(..) {
             ledger::add(&mut job.accounts, &account);
@@ -248,7 +262,7 @@ impl<B: Backend> Worker<B> {
             job.timing.first_token = total;
             job.timing.total = total;
             job.timing.scrub = took;
-            if let Some(reason @ PoisonReason::ScrubFailed) = self.shared.poison.reason() {
+            if let Some(reason) = self.shared.poison.reason().filter(|reason| reason.is_unscrubbed()) {
                 job.failed = Some(Error::Poisoned(reason));
             }
             self.tell(job);
@@ -310,7 +324,7 @@ impl<B: Backend> Worker<B> {
         let mut devices = self.devices(&self.ledger.accounts);
         let mut clean = !self.ledger.is_dirty();
         if let Some(closed) = self.backend.close() {
-            clean &= closed.verified == closed.scrubbed.bytes();
+            clean &= closed.verified == closed.scrubbed.bytes() && !closed.scrubbed.is_dirty();
             let device = &mut devices[MODEL];
             device.regions += closed.regions;
             device.bytes += closed.scrubbed.bytes();

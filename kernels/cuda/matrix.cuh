@@ -1,0 +1,147 @@
+// Weights as they lie in the device's memory, packed once by src/backend/cuda/weight.rs.
+//
+// A matrix of 16 or fewer bits comes in tiles of 16 rows and 32 columns, (row tiles, column tiles), zeros behind its
+// ends. In a tile each lane of a warp finds what it brings to mma.m16n8k16 in one piece, so that a tile is one or two
+// coalesced reads. Which columns of a tile are multiplied together does not matter, as long as weights and activations
+// agree: lane 4g + t has the columns 8t to 8t + 7, which activations, row-major, have in one piece too.
+//
+//   bf16, f16  1024 bytes: for each half h, for each lane, row g: columns 8t+4h, +1; row g+8: the same; row g:
+//              columns 8t+4h+2, +3; row g+8: the same
+//   q8          512 bytes: for each lane, for each half: columns 8t+4h to +3 of row g, then of row g+8; plus 128
+//   q4          256 bytes: for each lane 32 bits of row g, then of row g+8: columns 8t+2i in bits 4i, columns 8t+2i+1 in
+//              bits 16+4i; plus 8
+// The last two have for each tile 32 bytes of scales: f16 of row g, of row g+8. A matrix of f32 is row-major.
+#pragma once
+
+#include "common.cuh"
+
+enum Format : uint32_t { F32 = 0, F16 = 1, BF16 = 2, Q8 = 3, Q4 = 4 };
+
+struct Matrix {
+    const uint8_t *data;
+    const uint8_t *scales;
+    uint32_t rows, cols;
+    uint32_t format;
+    uint32_t stride;  // of f32: values from one row to the next; else tiles of a row tile
+};
+
+// A matrix and its bias, as they stand in a table of experts.
+struct Linear {
+    Matrix weight;
+    const float *bias;
+};
+
+constexpr uint32_t TILE_ROWS = 16, TILE_COLS = 32;
+
+INLINE constexpr uint32_t tile_bytes(uint32_t format) {
+    return format == Q4 ? 256 : format == Q8 ? 512 : 1024;
+}
+
+constexpr uint32_t SCALE_BYTES = 32;
+
+// One value, for the embedding.
+INLINE float value_at(const Matrix &m, uint32_t row, uint32_t col) {
+    if (m.format == F32) return ((const float *)m.data)[size_t(row) * m.stride + col];
+    size_t tile = size_t(row / TILE_ROWS) * m.stride + col / TILE_COLS;
+    uint32_t g = row % 8, below = row % TILE_ROWS / 8, c = col % TILE_COLS, t = c / 8, lane = 4 * g + t;
+    uint32_t half = c % 8 / 4, pair = c % 4 / 2, odd = c % 2;
+    const uint8_t *data = m.data + tile * tile_bytes(m.format);
+    if (m.format == F16 || m.format == BF16) {
+        uint16_t bits = ((const uint16_t *)data)[half * 256 + lane * 8 + (2 * pair + below) * 2 + odd];
+        return m.format == F16 ? of_f16(bits) : of_bits(uint32_t(bits) << 16);
+    }
+    float scale = of_f16(((const uint16_t *)(m.scales + tile * SCALE_BYTES))[2 * g + below]);
+    if (m.format == Q8) return scale * (float(data[lane * 16 + half * 8 + below * 4 + c % 4]) - 128.0f);
+    uint32_t bits = ((const uint32_t *)data)[lane * 2 + below];
+    return scale * (float(bits >> (4 * (c % 8 / 2) + 16 * odd) & 15) - 8.0f);
+}
+
+// ---- what a lane brings of a tile
+
+// Of a tile: the two a-operands of mma, and what their product is multiplied with.
+struct Fragment {
+    uint32_t a[2][4];
+};
+
+// Nibbles in bits 0 to 3 and 16 to 19, minus 8, as a pair of bf16.
+INLINE uint32_t nibbles_to_bf16(uint32_t bits) {
+    uint32_t pair = (bits & 0x000f000fu) | 0x43004300u;  // 128 and the nibble
+#ifdef AMNESIC_EMULATED
+    return bf16_pair(bf16_low(pair) - 136.0f, bf16_high(pair) - 136.0f);
+#else
+    uint32_t result;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(pair), "r"(0x3f803f80u), "r"(0xc308c308u));
+    return result;
+#endif
+}
+
+// What a lane reads of a tile, before it is unpacked.
+template <uint32_t FORMAT> struct Packed {
+    uint4 words[2];
+};
+template <> struct Packed<Q8> {
+    uint4 words[1];
+};
+template <> struct Packed<Q4> {
+    uint2 words[1];
+};
+
+template <uint32_t FORMAT> INLINE Packed<FORMAT> read_tile(const uint8_t *tile, uint32_t lane, bool shared) {
+    Packed<FORMAT> packed;
+    if constexpr (FORMAT == Q4) {
+        const uint2 *from = (const uint2 *)tile + lane;
+        packed.words[0] = shared ? *from : load_once(from);
+    } else {
+        const uint4 *from = (const uint4 *)tile + lane;
+        for (int half = 0; half < (FORMAT == Q8 ? 1 : 2); half++)
+            packed.words[half] = shared ? from[half * 32] : load_once(from + half * 32);
+    }
+    return packed;
+}
+
+template <uint32_t FORMAT> INLINE Fragment unpack(const Packed<FORMAT> &packed) {
+    Fragment f;
+    if constexpr (FORMAT == Q4) {
+        uint32_t x = packed.words[0].x, y = packed.words[0].y;
+        for (int half = 0; half < 2; half++)
+            for (int pair = 0; pair < 2; pair++) {
+                int shift = 4 * (2 * half + pair);
+                f.a[half][2 * pair] = nibbles_to_bf16(x >> shift);
+                f.a[half][2 * pair + 1] = nibbles_to_bf16(y >> shift);
+            }
+    } else if constexpr (FORMAT == Q8) {
+        uint4 w = packed.words[0];
+        bytes_to_bf16(w.x, f.a[0][0], f.a[0][2]);
+        bytes_to_bf16(w.y, f.a[0][1], f.a[0][3]);
+        bytes_to_bf16(w.z, f.a[1][0], f.a[1][2]);
+        bytes_to_bf16(w.w, f.a[1][1], f.a[1][3]);
+    } else {
+        for (int half = 0; half < 2; half++) {
+            uint4 w = packed.words[half];
+            f.a[half][0] = w.x;
+            f.a[half][1] = w.y;
+            f.a[half][2] = w.z;
+            f.a[half][3] = w.w;
+        }
+    }
+    return f;
+}
+
+// acc += tile * x, by the same instructions wherever it is called: who multiplies how many rows changes no bit.
+template <uint32_t FORMAT> INLINE void multiply(float acc[4], const Fragment &f, uint4 x, uint32_t scales) {
+    constexpr bool HALF = FORMAT == F16;
+    uint32_t low[2] = {x.x, x.y}, high[2] = {x.z, x.w};
+    if constexpr (FORMAT == Q8 || FORMAT == Q4) {
+        float part[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        mma<HALF>(part, f.a[0], low);
+        mma<HALF>(part, f.a[1], high);
+        float above = of_f16(scales & 0xffffu), below = of_f16(scales >> 16);
+        acc[0] = fmaf(above, part[0], acc[0]);
+        acc[1] = fmaf(above, part[1], acc[1]);
+        acc[2] = fmaf(below, part[2], acc[2]);
+        acc[3] = fmaf(below, part[3], acc[3]);
+    } else {
+        mma<HALF>(acc, f.a[0], low);
+        mma<HALF>(acc, f.a[1], high);
+    }
+}

@@ -1,0 +1,115 @@
+//! Steps that were recorded as CUDA graphs: a step in which each request has one token asks for the same kernels with the
+//! same arguments as the last one of its size, since all that changes is in memory. Asked for one by one they would cost
+//! more than they take.
+
+use super::driver::Driver;
+use crate::backend::{Batch, Counters};
+
+/// So many are kept; then the oldest goes.
+const MOST: usize = 64;
+
+/// What makes two steps alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    pub rows: usize,
+    pub outputs: usize,
+    /// Of attention, which has a place in its grid for each.
+    pub splits: usize,
+    /// Of the addresses of what a step is told.
+    pub generation: u64,
+}
+
+#[derive(Debug)]
+struct Recorded<G> {
+    key: Key,
+    graph: G,
+    counted: Counters,
+}
+
+/// What ids and positions must be below: looked at by verbs, which are not called again.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub ids: usize,
+    pub positions: usize,
+}
+
+/// The recorded steps.
+#[derive(Debug)]
+pub struct Graphs<D: Driver> {
+    recorded: Vec<Recorded<D::Graph>>,
+    /// Steps that came once: those that come again are recorded. The first time prepares what the second needs.
+    once: Vec<Key>,
+    recording: Option<(Key, Counters)>,
+    pub limits: Limits,
+}
+
+impl<D: Driver> Default for Graphs<D> {
+    fn default() -> Self {
+        let limits = Limits { ids: usize::MAX, positions: usize::MAX };
+        Self { recorded: Vec::new(), once: Vec::new(), recording: None, limits }
+    }
+}
+
+impl<D: Driver> Graphs<D> {
+    /// Whether it is a step of the kind that is recorded.
+    ///
+    /// # Panics
+    /// If an id or a position is outside its table.
+    pub fn knows(&self, batch: &Batch<'_>) -> bool {
+        let within = |values: &[u32], limit| values.iter().all(|&value| (value as usize) < limit);
+        assert!(within(batch.ids, self.limits.ids), "ids outside the table");
+        assert!(within(batch.positions, self.limits.positions), "rope: a position behind the table");
+        !batch.ids.is_empty() && batch.spans.iter().all(|span| span.rows == 1 && span.adapter.is_none())
+    }
+
+    /// Does what was recorded of such a step, and returns what it counts; none if nothing was.
+    pub fn replay(&self, key: Key, driver: &D) -> Option<Counters> {
+        let recorded = self.recorded.iter().find(|recorded| recorded.key == key)?;
+        driver.replay(&recorded.graph);
+        Some(recorded.counted)
+    }
+
+    /// Records from here on, unless such a step comes for the first time.
+    pub fn record(&mut self, key: Key, counters: Counters, driver: &D) {
+        if !self.once.contains(&key) {
+            self.recorded.retain(|recorded| recorded.key.generation == key.generation);
+            self.once.retain(|once| once.generation == key.generation);
+            return self.once.push(key);
+        }
+        driver.record();
+        self.recording = Some((key, counters));
+    }
+
+    /// Drops what is being recorded: the step ended with a panic.
+    pub fn abandon(&mut self, driver: &D) {
+        if self.recording.take().is_some() {
+            drop(driver.recorded());
+        }
+    }
+
+    /// How many steps are kept.
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.recorded.len()
+    }
+
+    /// Ends the record, if there is one, and does it.
+    pub fn recorded(&mut self, counters: Counters, driver: &D) {
+        let Some((key, before)) = self.recording.take() else { return };
+        let counted = Counters {
+            steps: counters.steps - before.steps,
+            tokens: counters.tokens - before.tokens,
+            weight_bytes: counters.weight_bytes - before.weight_bytes,
+        };
+        match driver.recorded() {
+            Some(graph) => {
+                driver.replay(&graph);
+                if self.recorded.len() == MOST {
+                    self.recorded.remove(0);
+                }
+                self.recorded.push(Recorded { key, graph, counted });
+            }
+            None => driver.fail(), // a step is lost
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! What a device may do wrong, and steps that are recorded. Kernels are tested with the CPU's, in `cpu/tests.rs`; what
+//! steps leave behind in `model/tests.rs`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Cuda;
+use super::emulated::Emulated;
+use crate::Session;
+use crate::backend::{Backend, Batch, Buf, Kv, KvType, Span};
+use crate::memory::Layout;
+use crate::model::decoder::Decoder;
+
+/// A device with one buffer that holds something.
+fn filled(driver: Emulated) -> (Cuda<Emulated>, Buf) {
+    let mut backend = Cuda::new(Arc::new(driver));
+    let mut layout = Layout::default();
+    let buf = Buf::plan(&mut layout, 5, 40).unwrap();
+    let region = layout.region(Kv::block_bytes(KvType::Bf16, 1, 1, [16; 2]).unwrap()).unwrap();
+    let kv = Kv { region, cache: KvType::Bf16, layers: 1, kv_heads: 1, head_dim: 16, value_dim: 16 };
+    let table = backend.upload_table(vec![7.0; 5 * 40], 40).unwrap();
+    backend.reserve(layout, kv).unwrap();
+    backend.embed(&[0, 1, 2, 3, 4], &table, 1.0, buf);
+    (backend, buf)
+}
+
+#[test]
+fn a_scrub_that_does_nothing_is_seen() {
+    let (mut backend, buf) = filled(Emulated::default());
+    let proof = backend.scrub(buf, 5).and(backend.scrub_threads());
+    assert!(!proof.is_dirty() && proof.samples() > 3 && backend.is_zero());
+    let closed = backend.close().unwrap();
+    assert!(closed.verified > 5 * 40 * 4 && closed.verified == closed.scrubbed.bytes());
+
+    let (mut backend, buf) = filled(Emulated::without("scrub"));
+    let proof = backend.scrub(buf, 5).and(backend.scrub_threads());
+    assert!(proof.is_dirty() && !backend.is_zero());
+    let closed = backend.close().unwrap();
+    assert!(closed.scrubbed.is_dirty() && closed.verified < closed.scrubbed.bytes());
+}
+
+#[test]
+fn what_is_read_back_at_the_close_is_all_of_it() {
+    // one that overwrites what is asked for, and nothing when all is: only reading it all shows that
+    let (mut backend, buf) = filled(Emulated::default());
+    let address = backend.at(buf, 5) + 4 * 40;
+    let _ = backend.scrub(buf, 1).and(backend.scrub_threads());
+    assert!(!backend.is_zero());
+    let status = backend.address(backend.arena().status);
+    let args = super::args::VerifyArgs { at: address - 160, bytes: 160, dirty: status };
+    backend.launch("verify", super::shape([1, 1, 1], 256, 0), &args);
+    assert!(!backend.settle(), "the first row is zero");
+    backend.launch(
+        "verify",
+        super::shape([1, 1, 1], 256, 0),
+        &super::args::VerifyArgs { bytes: 176, ..args },
+    );
+    assert!(backend.settle(), "the second one is not");
+}
+
+/// Wherever a device fails, nothing panics, and nothing claims to be overwritten.
+#[test]
+fn a_device_that_fails_gives_no_proof() {
+    let mut failed = 0;
+    for calls in 0..40 {
+        let (mut backend, buf) = filled(Emulated::failing_after(calls));
+        let row = backend.read(buf, 0).to_vec();
+        let proof = backend.scrub(buf, 5).and(backend.scrub_threads());
+        assert_eq!(backend.failed(), proof.is_dirty(), "after {calls} calls");
+        let (_, gaps) = backend.protection();
+        assert_eq!(gaps.len(), usize::from(backend.failed()), "after {calls} calls");
+        if backend.failed() {
+            assert!(row.iter().all(|&value| value == 0.0 || value == 7.0), "after {calls} calls");
+            let closed = backend.close().unwrap();
+            assert!(closed.scrubbed.is_dirty() && closed.verified == 0, "after {calls} calls");
+            failed += 1;
+        }
+    }
+    assert!((5..40).contains(&failed), "{failed}");
+}
+
+/// Steps of one token for each request are recorded when they come for the second time, and give the same from then on;
+/// one that ends in the middle leaves no record open, which would take in what overwrites.
+#[test]
+fn steps_are_recorded_and_done_again() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families/phi3_longrope");
+    let logits = |again: bool| {
+        let builder = Session::builder(&folder).max_sequences(4).step_tokens(8).kv_tokens(640);
+        let parts = builder.parts().unwrap();
+        let mut backend = Cuda::new(Arc::new(Emulated::default()));
+        let decoder =
+            Decoder::new(parts.arch, &parts.weights, parts.plan, None, &mut backend, |_| ()).unwrap();
+        let mut all = Vec::new();
+        for position in 0..300 {
+            // three requests, two behind the first; past 256 positions there is one more split
+            let positions = [position, position / 2, position / 3];
+            let table: Vec<u32> = (0..10).collect();
+            let spans = [0, 1, 2].map(|row| Span {
+                row,
+                rows: 1,
+                position: positions[row] as usize,
+                table: [0, 5, 8][row],
+                adapter: None,
+            });
+            let slots = [0, 1, 2].map(|row| table[spans[row].table] * 64 + positions[row]);
+            let ids = [3 + position % 50, 4, 5 + position % 7];
+            let batch = Batch {
+                ids: &ids,
+                positions: &positions,
+                slots: &slots,
+                spans: &spans,
+                blocks: &table,
+                outputs: &[0, 1, 2],
+            };
+            if !again {
+                backend.graphs = super::graphs::Graphs::default();
+            }
+            decoder.forward(&mut backend, &batch);
+            all.extend((0..3).flat_map(|row| decoder.logits(&mut backend, row).to_vec()));
+        }
+        assert_eq!(backend.graphs.count(), if again { 2 } else { 0 });
+        assert_eq!((backend.counters().steps, backend.counters().tokens), (300, 900));
+        let bytes = backend.counters().weight_bytes;
+        // a step begins, and does not end
+        let all_bits: Vec<u32> = all.into_iter().map(f32::to_bits).collect();
+        let batch = Batch {
+            ids: &[9],
+            positions: &[0],
+            slots: &[0],
+            spans: &[Span { row: 0, rows: 1, position: 0, table: 0, adapter: None }],
+            blocks: &[0],
+            outputs: &[0],
+        };
+        for _ in 0..2 {
+            assert!(backend.begin(&batch));
+        }
+        let _ = backend.scrub_all();
+        assert!(backend.is_zero());
+        (all_bits, bytes)
+    };
+    assert!(logits(true) == logits(false));
+}
