@@ -188,6 +188,26 @@ template <bool HALF> INLINE void mma(float c[4], const uint32_t a[4], const uint
 #endif
 }
 
+// Four 8 by 8 matrices of pairs' halves from shared memory: lane 8i + r brings where 16 bytes of row r of matrix i are, and
+// lane 4g + t gets of each matrix columns 2t and 2t + 1 of row g: what it brings of b to mma. PTX ISA, ldmatrix.
+INLINE uint4 load_matrices(const void *row) {
+#ifdef AMNESIC_EMULATED
+    auto slots = emulator::meet(row, __LINE__);
+    unsigned lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    uint32_t words[4];
+    for (unsigned i = 0; i < 4; i++)
+        memcpy(&words[i], (const char *)emulator::of_lane<const void *>(slots, 8 * i + g) + 4 * t, 4);
+    return {words[0], words[1], words[2], words[3]};
+#else
+    uint4 v;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(uint32_t(__cvta_generic_to_shared(row)))
+                 : "memory");
+    return v;
+#endif
+}
+
 // ---- copies into shared memory that do not hold their thread up
 
 // Sixteen bytes; zeros for those behind the first `bytes` of them.

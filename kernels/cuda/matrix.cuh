@@ -1,15 +1,15 @@
 // Weights as they lie in the device's memory, packed once by src/backend/cuda/weight.rs.
 //
 // A matrix of 16 or fewer bits comes in tiles of 16 rows and 32 columns, (row tiles, column tiles), zeros behind its
-// ends. In a tile each lane of a warp finds what it brings to mma.m16n8k16 in one piece, so that a tile is one or two
-// coalesced reads. Which columns of a tile are multiplied together does not matter, as long as weights and activations
-// agree: lane 4g + t has the columns 8t to 8t + 7, which activations, row-major, have in one piece too.
+// ends. In a tile each lane of a warp finds what it brings to the two mma.m16n8k16 of its halves in one piece, so that a
+// tile is one or two coalesced reads. Lane 4g + t has of half h the columns c = 16h + 2t and c + 8 with their neighbours,
+// which is also what it brings to wgmma (hopper.cu): there activations come from shared memory in their own order.
 //
-//   bf16, f16  1024 bytes: for each half h, for each lane, row g: columns 8t+4h, +1; row g+8: the same; row g:
-//              columns 8t+4h+2, +3; row g+8: the same
-//   q8          512 bytes: for each lane, for each half: columns 8t+4h to +3 of row g, then of row g+8; plus 128
-//   q4          256 bytes: for each lane 32 bits of row g, then of row g+8: columns 8t+2i in bits 4i, columns 8t+2i+1 in
-//              bits 16+4i; plus 8
+//   bf16, f16  1024 bytes: for each half, for each lane, row g: columns c, c+1; row g+8: the same; row g: columns c+8,
+//              c+9; row g+8: the same
+//   q8          512 bytes: for each lane, for each half: columns c, c+1, c+8, c+9 of row g, then of row g+8; plus 128
+//   q4          256 bytes: for each lane 32 bits of row g, then of row g+8: column c in bits 8h, c+8 in bits 8h+4, and
+//              their neighbours 16 bits above; plus 8
 // The last two have for each tile 32 bytes of scales: f16 of row g, of row g+8. A matrix of f32 is row-major.
 #pragma once
 
@@ -43,17 +43,17 @@ constexpr uint32_t SCALE_BYTES = 32;
 INLINE float value_at(const Matrix &m, uint32_t row, uint32_t col) {
     if (m.format == F32) return ((const float *)m.data)[size_t(row) * m.stride + col];
     size_t tile = size_t(row / TILE_ROWS) * m.stride + col / TILE_COLS;
-    uint32_t g = row % 8, below = row % TILE_ROWS / 8, c = col % TILE_COLS, t = c / 8, lane = 4 * g + t;
-    uint32_t half = c % 8 / 4, pair = c % 4 / 2, odd = c % 2;
+    uint32_t g = row % 8, below = row % TILE_ROWS / 8, c = col % TILE_COLS, t = c % 8 / 2, lane = 4 * g + t;
+    uint32_t half = c / 16, far = c % 16 / 8, odd = c % 2;
     const uint8_t *data = m.data + tile * tile_bytes(m.format);
     if (m.format == F16 || m.format == BF16) {
-        uint16_t bits = ((const uint16_t *)data)[half * 256 + lane * 8 + (2 * pair + below) * 2 + odd];
+        uint16_t bits = ((const uint16_t *)data)[half * 256 + lane * 8 + (2 * far + below) * 2 + odd];
         return m.format == F16 ? of_f16(bits) : of_bits(uint32_t(bits) << 16);
     }
     float scale = of_f16(((const uint16_t *)(m.scales + tile * SCALE_BYTES))[2 * g + below]);
-    if (m.format == Q8) return scale * (float(data[lane * 16 + half * 8 + below * 4 + c % 4]) - 128.0f);
+    if (m.format == Q8) return scale * (float(data[lane * 16 + half * 8 + below * 4 + 2 * far + odd]) - 128.0f);
     uint32_t bits = ((const uint32_t *)data)[lane * 2 + below];
-    return scale * (float(bits >> (4 * (c % 8 / 2) + 16 * odd) & 15) - 8.0f);
+    return scale * (float(bits >> (4 * (2 * half + far) + 16 * odd) & 15) - 8.0f);
 }
 
 // ---- what a lane brings of a tile

@@ -122,26 +122,28 @@ args! {
         kind: u32,
         from: u32,
     }
+    /// As in `products.cuh`.
+    Product { linear: Linear, out: Address, rows: u32, out_stride: u32 }
     LinearArgs {
-        first: Linear,
-        second: Linear,
+        products: [Product; LinearArgs::MOST],
         table: Address,
         starts: Address,
         x: Address,
-        out: Address,
+        sums: Address,
+        sums_each: u64,
         x_each: u64,
         from_table: u32,
         x_stride: u32,
         x_form: u32,
-        out_stride: u32,
         out_each: u32,
         out_form: u32,
         tiles_each: u32,
-        rows: u32,
         tokens: u32,
         slice: u32,
+        slices: u32,
         mode: u32,
         scale: f32,
+        pair: u32,
         activation: Activation,
     }
     RopeArgs {
@@ -204,6 +206,16 @@ args! {
     ScrubArgs { places: [Place; ScrubArgs::MOST], dirty: Address, count: u32 }
     VerifyArgs { at: Address, bytes: u64, dirty: Address }
     CleanArgs { shared_bytes: u32 }
+}
+
+impl LinearArgs {
+    /// Matrices of one call.
+    pub const MOST: usize = 3;
+}
+
+impl Product {
+    /// None.
+    pub const NONE: Self = Self { linear: Linear::NONE, out: 0, rows: 0, out_stride: 0 };
 }
 
 impl ScrubArgs {

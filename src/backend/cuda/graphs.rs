@@ -24,6 +24,8 @@ struct Recorded<G> {
     key: Key,
     graph: G,
     counted: Counters,
+    /// How much of the scratch it writes, at most: nobody notes that when it is done again.
+    parts_used: usize,
 }
 
 /// What ids and positions must be below: looked at by verbs, which are not called again.
@@ -62,11 +64,12 @@ impl<D: Driver> Graphs<D> {
         !batch.ids.is_empty() && batch.spans.iter().all(|span| span.rows == 1 && span.adapter.is_none())
     }
 
-    /// Does what was recorded of such a step, and returns what it counts; none if nothing was.
-    pub fn replay(&self, key: Key, driver: &D) -> Option<Counters> {
+    /// Does what was recorded of such a step, and returns what it counts, and the bytes of scratch that it writes; none
+    /// if nothing was.
+    pub fn replay(&self, key: Key, driver: &D) -> Option<(Counters, usize)> {
         let recorded = self.recorded.iter().find(|recorded| recorded.key == key)?;
         driver.replay(&recorded.graph);
-        Some(recorded.counted)
+        Some((recorded.counted, recorded.parts_used))
     }
 
     /// Records from here on, unless such a step comes for the first time.
@@ -94,7 +97,7 @@ impl<D: Driver> Graphs<D> {
     }
 
     /// Ends the record, if there is one, and does it.
-    pub fn recorded(&mut self, counters: Counters, driver: &D) {
+    pub fn recorded(&mut self, counters: Counters, parts_used: usize, driver: &D) {
         let Some((key, before)) = self.recording.take() else { return };
         let counted = Counters {
             steps: counters.steps - before.steps,
@@ -107,7 +110,7 @@ impl<D: Driver> Graphs<D> {
                 if self.recorded.len() == MOST {
                     self.recorded.remove(0);
                 }
-                self.recorded.push(Recorded { key, graph, counted });
+                self.recorded.push(Recorded { key, graph, counted, parts_used });
             }
             None => driver.fail(), // a step is lost
         }

@@ -16,6 +16,7 @@ pub mod emulated;
 mod graphs;
 mod inputs;
 pub mod native;
+mod products;
 #[cfg(feature = "testing")]
 pub mod rates;
 #[cfg(feature = "testing")]
@@ -29,14 +30,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use self::args::{
-    AttentionArgs, Cache, CleanArgs, CombineArgs, CopyArgs, CutArgs, EmbedArgs, LinearArgs, MixArgs,
-    NormArgs, OrderArgs, Place, PlaceArgs, PointArgs, PoolArgs, RopeArgs, RouteArgs, ScrubArgs, VerifyArgs,
+    AttentionArgs, Cache, CleanArgs, CombineArgs, CopyArgs, CutArgs, EmbedArgs, MixArgs, NormArgs,
+    OrderArgs, Place, PlaceArgs, PointArgs, PoolArgs, RopeArgs, RouteArgs, ScrubArgs, VerifyArgs,
 };
 use self::driver::{Address, Driver, Host, Memory, Shape};
 use self::graphs::{Graphs, Key};
 use self::inputs::{Input, Inputs};
+use self::products::{Multiply, Several, To, product};
 use self::weight::{Staging, Weight};
-use super::cpu::format::Format;
 use super::{
     Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, Form, Kv, KvType, LANES,
     Linear, Norm, NormKind, Pooling, Projection, Quantize, Rope, Routed, Routing, ScoreBiases, Scoring, Side,
@@ -50,6 +51,7 @@ use crate::weights::Tensor;
 /// Every kernel: what launchers name, what the sources have, and what the modules hold.
 #[cfg(any(test, feature = "testing"))]
 const KERNELS: &[&str] = &[
+    "add_slices",
     "attention_bf16",
     "attention_f16",
     "attention_int8",
@@ -101,24 +103,32 @@ const KERNELS: &[&str] = &[
     "skinny_q8_64",
     "skinny_q8_8",
     "verify",
-    "wide_bf16",
-    "wide_f16",
-    "wide_pair_bf16",
-    "wide_pair_f16",
-    "wide_pair_q4",
-    "wide_pair_q8",
-    "wide_q4",
-    "wide_q8",
+    "wide_bf16_128",
+    "wide_bf16_32",
+    "wide_bf16_64",
+    "wide_f16_128",
+    "wide_f16_32",
+    "wide_f16_64",
+    "wide_pair_bf16_128",
+    "wide_pair_bf16_32",
+    "wide_pair_bf16_64",
+    "wide_pair_f16_128",
+    "wide_pair_f16_32",
+    "wide_pair_f16_64",
+    "wide_pair_q4_128",
+    "wide_pair_q4_32",
+    "wide_pair_q4_64",
+    "wide_pair_q8_128",
+    "wide_pair_q8_32",
+    "wide_pair_q8_64",
+    "wide_q4_128",
+    "wide_q4_32",
+    "wide_q4_64",
+    "wide_q8_128",
+    "wide_q8_32",
+    "wide_q8_64",
 ];
 
-/// Slices of a product, as in `linear.cu`.
-const SLICES: usize = 8;
-/// Tokens from which on products go through shared memory.
-const WIDE_FROM: usize = 65;
-/// Tokens of a block there.
-const WIDE_TOKENS: usize = 128;
-/// Row tiles of a block there.
-const WIDE_TILES: usize = 8;
 /// Positions of a split, as in `attention.cu`.
 const SPLIT: usize = 256;
 /// Queries of a warp there.
@@ -136,9 +146,9 @@ struct Arena<D: Driver> {
     memory: Memory<D>,
     kv: Kv,
     regions: usize,
-    /// Results of splits: (how many, floats).
+    /// What several blocks add to one result: of attention's splits, (how many, floats), or of a product's slices.
     parts: Region,
-    /// How much of that was written since it was overwritten.
+    /// Bytes of that which were written since they were overwritten.
     parts_used: usize,
     /// A word that is not zero when something read back was not, and 64 bits of counted bytes.
     status: Region,
@@ -211,30 +221,6 @@ fn threads_for(count: usize) -> usize {
     count.next_multiple_of(32).clamp(32, 256)
 }
 
-/// Which of several products a launch does.
-struct Several {
-    count: usize,
-    table: Address,
-    starts: Address,
-    from_table: u32,
-    x_each: usize,
-    out_each: usize,
-    tiles_each: usize,
-}
-
-impl Several {
-    const ONE: Self =
-        Self { count: 1, table: 0, starts: 0, from_table: 0, x_each: 0, out_each: 0, tiles_each: 0 };
-}
-
-/// What becomes of a product.
-#[derive(Clone, Copy)]
-enum To {
-    Set,
-    Add(f32),
-    Activated(Activation),
-}
-
 impl<D: Driver> Cuda<D> {
     /// A backend on that device.
     pub fn new(driver: Arc<D>) -> Self {
@@ -258,6 +244,17 @@ impl<D: Driver> Cuda<D> {
 
     fn kv(&self) -> Kv {
         self.arena().kv
+    }
+
+    /// Room for what several blocks add to one result, until the next verb; none if there is not so much.
+    fn parts(&mut self, bytes: usize) -> Option<Address> {
+        let arena = self.arena.as_mut().expect("reserved before the first verb");
+        if bytes > arena.parts.bytes() {
+            return None;
+        }
+        arena.parts_used = arena.parts_used.max(bytes);
+        let parts = arena.parts;
+        Some(self.address(parts))
     }
 
     fn address(&self, region: Region) -> Address {
@@ -423,115 +420,6 @@ impl<D: Driver> Cuda<D> {
         }
     }
 
-    /// A product, or several of them.
-    fn multiply(
-        &mut self,
-        (rows, tokens): (usize, usize),
-        (x, x_at): (Buf, Address),
-        [first, second]: [args::Linear; 2],
-        (format, cols): (Format, usize),
-        (out, out_at, to): (Buf, Address, To),
-        several: &Several,
-    ) {
-        let pair = several.table != 0 && several.from_table == 0 || second.weight.data != 0;
-        let tiles = cols.div_ceil(Buf::GROUP);
-        let (mode, scale, activation) = match to {
-            To::Set => (0, 0.0, Activation::Relu),
-            To::Add(scale) => (1, scale, Activation::Relu),
-            To::Activated(activation) => (2, 0.0, activation),
-        };
-        let args = LinearArgs {
-            first,
-            second,
-            table: several.table,
-            starts: several.starts,
-            x: x_at,
-            out: out_at,
-            x_each: several.x_each as u64,
-            from_table: several.from_table,
-            x_stride: small(row_bytes(x)),
-            x_form: form(x.form),
-            out_stride: small(row_bytes(out)),
-            out_each: small(several.out_each),
-            out_form: form(out.form),
-            tiles_each: small(several.tiles_each),
-            rows: small(rows),
-            tokens: small(tokens),
-            slice: small(tiles.div_ceil(SLICES).max(1)),
-            mode,
-            scale,
-            activation: activation.into(),
-        };
-        let (bands, count) = (rows.div_ceil(LANES), several.count);
-        if format == Format::F32 {
-            let name = if pair { "plain_pair" } else { "plain" };
-            let grid = [rows.div_ceil(8), tokens.div_ceil(4).min(1 << 15), count];
-            return self.launch(name, shape(grid, 256, 0), &args);
-        }
-        let converted = x.form == Form::F32; // such are read by the other kernel alone
-        // of experts each has a part of the tokens only
-        let expected = if several.starts == 0 { tokens } else { tokens.div_ceil(4) };
-        if expected >= WIDE_FROM && !converted {
-            let name = match (format, pair) {
-                (Format::Bf16, false) => "wide_bf16",
-                (Format::F16, false) => "wide_f16",
-                (Format::Q8, false) => "wide_q8",
-                (Format::Q4, false) => "wide_q4",
-                (Format::Bf16, true) => "wide_pair_bf16",
-                (Format::F16, true) => "wide_pair_f16",
-                (Format::Q8, true) => "wide_pair_q8",
-                (Format::Q4 | Format::F32, true) => "wide_pair_q4",
-                (Format::F32, false) => unreachable!("done above"),
-            };
-            // four stages, or the sums that leave through the same memory
-            let shared = WIDE_TOKENS * (WIDE_TILES * LANES + 4) * 4;
-            let blocks = tokens.div_ceil(WIDE_TOKENS);
-            let by_tokens = if several.starts == 0 { blocks } else { blocks.min(4) };
-            let grid = [bands.div_ceil(if pair { WIDE_TILES / 2 } else { WIDE_TILES }), by_tokens, count];
-            return self.launch(name, shape(grid, 256, shared), &args);
-        }
-        let at_once = match expected {
-            0..=8 => 8,
-            9..=16 => 16,
-            17..=32 => 32,
-            _ if pair => 32,
-            _ => 64,
-        };
-        let name = match (format, pair, at_once) {
-            (Format::Bf16, false, 8) => "skinny_bf16_8",
-            (Format::Bf16, false, 16) => "skinny_bf16_16",
-            (Format::Bf16, false, 32) => "skinny_bf16_32",
-            (Format::Bf16, false, _) => "skinny_bf16_64",
-            (Format::F16, false, 8) => "skinny_f16_8",
-            (Format::F16, false, 16) => "skinny_f16_16",
-            (Format::F16, false, 32) => "skinny_f16_32",
-            (Format::F16, false, _) => "skinny_f16_64",
-            (Format::Q8, false, 8) => "skinny_q8_8",
-            (Format::Q8, false, 16) => "skinny_q8_16",
-            (Format::Q8, false, 32) => "skinny_q8_32",
-            (Format::Q8, false, _) => "skinny_q8_64",
-            (Format::Q4, false, 8) => "skinny_q4_8",
-            (Format::Q4, false, 16) => "skinny_q4_16",
-            (Format::Q4, false, 32) => "skinny_q4_32",
-            (Format::Q4, false, _) => "skinny_q4_64",
-            (Format::Bf16, true, 8) => "skinny_pair_bf16_8",
-            (Format::Bf16, true, 16) => "skinny_pair_bf16_16",
-            (Format::Bf16, true, _) => "skinny_pair_bf16_32",
-            (Format::F16, true, 8) => "skinny_pair_f16_8",
-            (Format::F16, true, 16) => "skinny_pair_f16_16",
-            (Format::F16, true, _) => "skinny_pair_f16_32",
-            (Format::Q8, true, 8) => "skinny_pair_q8_8",
-            (Format::Q8, true, 16) => "skinny_pair_q8_16",
-            (Format::Q8, true, _) => "skinny_pair_q8_32",
-            (Format::Q4, true, 8) => "skinny_pair_q4_8",
-            (Format::Q4, true, 16) => "skinny_pair_q4_16",
-            (Format::Q4, true, _) => "skinny_pair_q4_32",
-            (Format::F32, ..) => unreachable!("done above"),
-        };
-        let shared = SLICES * at_once * LANES * 4 * if pair { 2 } else { 1 };
-        self.launch(name, shape([bands, tokens.div_ceil(at_once), count], 256, shared), &args);
-    }
-
     /// The first products of an MLP.
     fn inner(
         &mut self,
@@ -548,15 +436,19 @@ impl<D: Driver> Cuda<D> {
             assert!(same && up.format() == gate.weight.format(), "MLP: gate and up differ");
         }
         self.counters.weight_bytes += gate.weight.bytes() + up.map_or(0, |up| up.weight.bytes());
-        let both = [linear(gate), up.map_or(args::Linear::NONE, linear)];
-        self.multiply(
-            (out.cols, rows),
-            (x, self.at(x, rows)),
-            both,
-            (gate.weight.format(), x.cols),
-            (out, self.at(out, rows), To::Activated(activation)),
-            &Several::ONE,
-        );
+        let to = (self.at(out, rows), row_bytes(out));
+        let products = [gate, up.unwrap_or(gate)].map(|of| product(linear(of), out.cols, to));
+        self.multiply(&Multiply {
+            products: &products[..if up.is_some() { 2 } else { 1 }],
+            pair: up.is_some(),
+            format: gate.weight.format(),
+            cols: x.cols,
+            tokens: rows,
+            x: (x, self.at(x, rows)),
+            out_form: out.form,
+            to: To::Activated(activation),
+            several: Several::ONE,
+        });
     }
 
     fn normalise(
@@ -755,7 +647,7 @@ impl<D: Driver> Backend for Cuda<D> {
         let (told, host) = (Host::new(&self.driver, 16)?, Host::new(&self.driver, 4096)?);
         let regions = layout.regions();
         self.arena =
-            Some(Arena { memory, kv, regions, parts, parts_used: slots, status, told, host, read: None });
+            Some(Arena { memory, kv, regions, parts, parts_used: 0, status, told, host, read: None });
         // it holds what the last owner left
         self.pending.push(Place { at: self.address(status), bytes: 16, middle: 0 });
         self.flush();
@@ -777,13 +669,15 @@ impl<D: Driver> Backend for Cuda<D> {
             generation: self.inputs.generation(),
         };
         self.flush();
-        if let Some(counted) = self.graphs.replay(key, &*self.driver) {
+        if let Some((counted, parts_used)) = self.graphs.replay(key, &*self.driver) {
             for &block in batch.blocks {
                 let _ = self.kv().block(block); // panics outside the cache
             }
             self.counters.steps += counted.steps;
             self.counters.tokens += counted.tokens;
             self.counters.weight_bytes += counted.weight_bytes;
+            let arena = self.arena.as_mut().expect("reserved before the first verb");
+            arena.parts_used = arena.parts_used.max(parts_used);
             return false;
         }
         self.graphs.record(key, self.counters, &*self.driver);
@@ -791,7 +685,8 @@ impl<D: Driver> Backend for Cuda<D> {
     }
 
     fn end(&mut self) {
-        self.graphs.recorded(self.counters, &*self.driver);
+        let parts_used = self.arena().parts_used;
+        self.graphs.recorded(self.counters, parts_used, &*self.driver);
     }
 
     fn embed(&mut self, ids: &[u32], table: &Weight<D>, scale: f32, out: Buf) {
@@ -819,18 +714,30 @@ impl<D: Driver> Backend for Cuda<D> {
     }
 
     fn linear(&mut self, rows: usize, x: Buf, projections: &[Projection<'_, Weight<D>>]) {
-        for Projection { weight, bias, out, add } in projections {
-            assert!(out.cols == weight.rows && x.cols == weight.cols, "linear: columns differ");
-            self.counters.weight_bytes += weight.bytes();
-            let first = args::Linear { weight: weight.matrix(), bias: bias_of(weight, *bias) };
-            self.multiply(
-                (weight.rows, rows),
-                (x, self.at(x, rows)),
-                [first, args::Linear::NONE],
-                (weight.format(), weight.cols),
-                (*out, self.at(*out, rows), add.map_or(To::Set, To::Add)),
-                &Several::ONE,
-            );
+        // those that are alike go together: a small matrix alone would leave most of a device idle
+        let alike = |a: &Projection<'_, Weight<D>>, b: &Projection<'_, Weight<D>>| {
+            a.add == b.add && a.weight.format() == b.weight.format()
+        };
+        for projections in projections.chunk_by(alike).flat_map(|all| all.chunks(args::LinearArgs::MOST)) {
+            let like = &projections[0];
+            let mut products = [args::Product::NONE; args::LinearArgs::MOST];
+            for (to, Projection { weight, bias, out, .. }) in products.iter_mut().zip(projections) {
+                assert!(out.cols == weight.rows && x.cols == weight.cols, "linear: columns differ");
+                self.counters.weight_bytes += weight.bytes();
+                let linear = args::Linear { weight: weight.matrix(), bias: bias_of(weight, *bias) };
+                *to = product(linear, weight.rows, (self.at(*out, rows), row_bytes(*out)));
+            }
+            self.multiply(&Multiply {
+                products: &products[..projections.len()],
+                pair: false,
+                format: like.weight.format(),
+                cols: x.cols,
+                tokens: rows,
+                x: (x, self.at(x, rows)),
+                out_form: Form::F32,
+                to: like.add.map_or(To::Set, To::Add),
+                several: Several::ONE,
+            });
         }
     }
 
@@ -856,23 +763,25 @@ impl<D: Driver> Backend for Cuda<D> {
             pieces_form: form(pieces.form),
         };
         self.launch("cut", shape([rows, heads, 1], 128, 0), &args);
-        let several = Several {
-            count: heads,
-            x_each: rows * row_bytes(pieces),
-            out_each: to * size_of::<f32>(),
-            tiles_each: outs / LANES,
-            ..Several::ONE
-        };
-        let first = args::Linear { weight: weight.matrix(), bias: 0 };
+        let linear = args::Linear { weight: weight.matrix(), bias: 0 };
         let behind = self.at(out, rows) + ((from - ins) * size_of::<f32>()) as u64;
-        self.multiply(
-            (outs, rows),
-            (pieces, args.pieces),
-            [first, args::Linear::NONE],
-            (weight.format(), ins),
-            (out, behind, To::Set),
-            &several,
-        );
+        self.multiply(&Multiply {
+            products: &[product(linear, outs, (behind, row_bytes(out)))],
+            pair: false,
+            format: weight.format(),
+            cols: ins,
+            tokens: rows,
+            x: (pieces, args.pieces),
+            out_form: Form::F32,
+            to: To::Set,
+            several: Several {
+                count: heads,
+                x_each: rows * row_bytes(pieces),
+                out_each: to * size_of::<f32>(),
+                tiles_each: outs / LANES,
+                ..Several::ONE
+            },
+        });
     }
 
     fn join(&mut self, rows: usize, parts: [Buf; 2], out: Buf) {
@@ -992,22 +901,30 @@ impl<D: Driver> Backend for Cuda<D> {
         };
         self.launch("order", shape([rows, count, 1], 128, 0), &args);
         let several = Several { count: experts.len(), table, starts: args.starts, ..Several::ONE };
-        self.multiply(
-            (with.inner.cols, rows),
-            (with.x, args.out),
-            [args::Linear::NONE; 2],
-            (like.gate.weight.format(), x.cols),
-            (with.inner, self.at(with.inner, pairs), To::Activated(activation)),
-            &several,
-        );
-        self.multiply(
-            (x.cols, rows),
-            (with.inner, self.at(with.inner, pairs)),
-            [args::Linear::NONE; 2],
-            (like.down.weight.format(), with.inner.cols),
-            (with.out, self.at(with.out, pairs), To::Set),
-            &Several { from_table: 2, ..several },
-        );
+        let to = (self.at(with.inner, pairs), row_bytes(with.inner));
+        self.multiply(&Multiply {
+            products: &[product(args::Linear::NONE, with.inner.cols, to)],
+            pair: true,
+            format: like.gate.weight.format(),
+            cols: x.cols,
+            tokens: rows,
+            x: (with.x, args.out),
+            out_form: with.inner.form,
+            to: To::Activated(activation),
+            several,
+        });
+        let to = (self.at(with.out, pairs), row_bytes(with.out));
+        self.multiply(&Multiply {
+            products: &[product(args::Linear::NONE, x.cols, to)],
+            pair: false,
+            format: like.down.weight.format(),
+            cols: with.inner.cols,
+            tokens: rows,
+            x: (with.inner, self.at(with.inner, pairs)),
+            out_form: Form::F32,
+            to: To::Set,
+            several: Several { from_table: 2, ..several },
+        });
     }
 
     fn mix(&mut self, rows: usize, with: &Routed, add: Option<f32>, out: Buf) {
@@ -1113,12 +1030,9 @@ impl<D: Driver> Backend for Cuda<D> {
         let (tiles, y) = (longest[0].div_ceil(QUERIES / each), kv.kv_heads * sets * pieces);
         let splits = splits_of(batch);
         let places = batch.spans.len() * tiles * y * splits;
-        let room = self.arena().parts.bytes() / (PART * size_of::<f32>());
-        let split = splits > 1 && places <= room && kv.cache != KvType::F32;
-        if split {
-            let arena = self.arena.as_mut().expect("reserved before the first verb");
-            arena.parts_used = arena.parts_used.max(places);
-        }
+        let wanted = splits > 1 && kv.cache != KvType::F32;
+        let parts = if wanted { self.parts(places * PART * size_of::<f32>()) } else { None };
+        let split = parts.is_some();
         let args = AttentionArgs {
             cache: self.cache(),
             q: self.at(q, rows),
@@ -1127,7 +1041,7 @@ impl<D: Driver> Backend for Cuda<D> {
             blocks: self.input(Input::Blocks, batch.blocks.iter().copied()),
             sinks: sinks.map_or(0, Weight::table),
             distances: distances.map_or(0, Weight::table),
-            parts: if split { self.address(self.arena().parts) } else { 0 },
+            parts: parts.unwrap_or(0),
             layer: small(shape.layer),
             heads: small(shape.heads),
             q_stride: small(q.stride),
@@ -1274,7 +1188,7 @@ impl<D: Driver> Backend for Cuda<D> {
         self.graphs.abandon(&*self.driver);
         let mut sum = self.inputs.forget(&mut self.pending);
         if let Some(arena) = &mut self.arena {
-            let used = std::mem::take(&mut arena.parts_used) * PART * size_of::<f32>();
+            let used = std::mem::take(&mut arena.parts_used);
             let host = arena.host.at();
             let bytes = arena.host.bytes();
             let at = arena.memory.at() + arena.parts.offset() as u64;

@@ -245,6 +245,11 @@ impl<D: Driver> Weight<D> {
 const TOO_LARGE: u8 = 1;
 const NOT_FINITE: u8 = 2;
 
+/// Of a tile's column: the lane of four that has it, its half, whether it is in the half's second eight, whether it is odd.
+fn place(col: usize) -> (usize, usize, usize, usize) {
+    (col % 8 / 2, col / 16, col % 16 / 8, col % 2)
+}
+
 /// Packs up to 16 rows, into zeros. Returns 0, or what is wrong with them.
 fn pack(
     tensor: &Tensor,
@@ -271,8 +276,8 @@ fn pack(
                 Format::F32 => {}
                 Format::F16 | Format::Bf16 => {
                     for (col, value) in bytes.as_chunks::<2>().0.iter().enumerate() {
-                        let (t, half, pair, odd) = (col / 8, col % 8 / 4, col % 4 / 2, col % 2);
-                        let at = half * 512 + (4 * g + t) * 16 + (2 * pair + below) * 4 + odd * 2;
+                        let (t, half, far, odd) = place(col);
+                        let at = half * 512 + (4 * g + t) * 16 + (2 * far + below) * 4 + odd * 2;
                         tile_data[at..at + 2].copy_from_slice(value);
                     }
                 }
@@ -283,12 +288,12 @@ fn pack(
                     let scale_at = tile * of_scales + (2 * g + below) * 2;
                     scales[scale_at..scale_at + 2].copy_from_slice(&scale.to_le_bytes());
                     for (col, number) in numbers.into_iter().enumerate() {
-                        let (t, c) = (col / 8, col % 8);
+                        let (t, half, far, odd) = place(col);
                         if format == Format::Q8 {
-                            let at = (4 * g + t) * 16 + c / 4 * 8 + below * 4 + c % 4;
+                            let at = (4 * g + t) * 16 + half * 8 + below * 4 + 2 * far + odd;
                             tile_data[at] = (i16::from(number) + 128) as u8;
                         } else {
-                            let bit = 4 * (c / 2) + 16 * (c % 2);
+                            let bit = 4 * (2 * half + far) + 16 * odd;
                             let at = (4 * g + t) * 8 + below * 4 + bit / 8;
                             tile_data[at] |= ((number + 8) as u8) << (bit % 8);
                         }

@@ -1,0 +1,228 @@
+//! Which kernel multiplies, and with how many blocks. All of them give the same bits (`kernels/cuda/linear.cu`), so it is a
+//! matter of speed alone: reading weights once for few tokens, sharing them in a block for many.
+
+use super::args::{self, LinearArgs};
+use super::driver::{Address, Driver};
+use super::{Cuda, form, row_bytes, shape, small};
+use crate::backend::cpu::format::Format;
+use crate::backend::{Activation, Buf, Form, LANES};
+
+/// Slices of a product, as in `linear.cu`.
+const SLICES: usize = 8;
+/// Row tiles of a block of the wide kernels.
+const WIDE_TILES: usize = 8;
+/// Column tiles under way there.
+const WIDE_STAGES: usize = 4;
+/// Tokens of a block there.
+const WIDE_TOKENS: [usize; 3] = [32, 64, 128];
+/// Tokens up to which each row tile's block reads the activations for itself. From there on it would read more of them than
+/// of the weights.
+const SKINNY: usize = 16;
+/// The same for experts, whose tokens are counted on the device.
+const SKINNY_EXPERTS: usize = 64;
+
+/// Kernels by format (bf16, f16, q8, q4) and by tokens that they take at once.
+const NAMES: [[&str; 4]; 4] = [
+    ["skinny_bf16_8", "skinny_bf16_16", "skinny_bf16_32", "skinny_bf16_64"],
+    ["skinny_f16_8", "skinny_f16_16", "skinny_f16_32", "skinny_f16_64"],
+    ["skinny_q8_8", "skinny_q8_16", "skinny_q8_32", "skinny_q8_64"],
+    ["skinny_q4_8", "skinny_q4_16", "skinny_q4_32", "skinny_q4_64"],
+];
+/// The same for pairs.
+const PAIRS: [[&str; 3]; 4] = [
+    ["skinny_pair_bf16_8", "skinny_pair_bf16_16", "skinny_pair_bf16_32"],
+    ["skinny_pair_f16_8", "skinny_pair_f16_16", "skinny_pair_f16_32"],
+    ["skinny_pair_q8_8", "skinny_pair_q8_16", "skinny_pair_q8_32"],
+    ["skinny_pair_q4_8", "skinny_pair_q4_16", "skinny_pair_q4_32"],
+];
+/// Those that share weights in a block, by [`WIDE_TOKENS`].
+const WIDE: [[&str; 3]; 4] = [
+    ["wide_bf16_32", "wide_bf16_64", "wide_bf16_128"],
+    ["wide_f16_32", "wide_f16_64", "wide_f16_128"],
+    ["wide_q8_32", "wide_q8_64", "wide_q8_128"],
+    ["wide_q4_32", "wide_q4_64", "wide_q4_128"],
+];
+/// The same for pairs.
+const WIDE_PAIRS: [[&str; 3]; 4] = [
+    ["wide_pair_bf16_32", "wide_pair_bf16_64", "wide_pair_bf16_128"],
+    ["wide_pair_f16_32", "wide_pair_f16_64", "wide_pair_f16_128"],
+    ["wide_pair_q8_32", "wide_pair_q8_64", "wide_pair_q8_128"],
+    ["wide_pair_q4_32", "wide_pair_q4_64", "wide_pair_q4_128"],
+];
+
+/// Where a format stands in the tables above.
+fn index(format: Format) -> usize {
+    match format {
+        Format::Bf16 => 0,
+        Format::F16 => 1,
+        Format::Q8 => 2,
+        Format::Q4 => 3,
+        Format::F32 => unreachable!("has a kernel of its own"),
+    }
+}
+
+/// What becomes of a product.
+#[derive(Clone, Copy)]
+pub enum To {
+    Set,
+    Add(f32),
+    Activated(Activation),
+}
+
+/// Which of several experts or heads a launch does.
+#[derive(Clone, Copy)]
+pub struct Several {
+    pub count: usize,
+    pub table: Address,
+    pub starts: Address,
+    pub from_table: u32,
+    pub x_each: usize,
+    pub out_each: usize,
+    pub tiles_each: usize,
+}
+
+impl Several {
+    pub const ONE: Self =
+        Self { count: 1, table: 0, starts: 0, from_table: 0, x_each: 0, out_each: 0, tiles_each: 0 };
+}
+
+/// A product, or several of the same activations.
+pub struct Multiply<'a> {
+    /// Up to [`LinearArgs::MOST`]; of a pair gate and up; of experts one without a matrix.
+    pub products: &'a [args::Product],
+    pub pair: bool,
+    pub format: Format,
+    /// Columns of the matrices.
+    pub cols: usize,
+    /// Rows of activations: of each head; of all experts.
+    pub tokens: usize,
+    pub x: (Buf, Address),
+    pub out_form: Form,
+    pub to: To,
+    pub several: Several,
+}
+
+/// A matrix of `rows` rows, and where its product goes: the address, and bytes from one token to the next.
+pub fn product(linear: args::Linear, rows: usize, (out, stride): (Address, usize)) -> args::Product {
+    args::Product { linear, out, rows: small(rows), out_stride: small(stride) }
+}
+
+impl Multiply<'_> {
+    fn args(&self) -> LinearArgs {
+        let (mode, scale, activation) = match self.to {
+            To::Set => (0, 0.0, Activation::Relu),
+            To::Add(scale) => (1, scale, Activation::Relu),
+            To::Activated(activation) => (2, 0.0, activation),
+        };
+        let mut products = [args::Product::NONE; LinearArgs::MOST];
+        products[..self.products.len()].copy_from_slice(self.products);
+        let Several { table, starts, from_table, x_each, out_each, tiles_each, .. } = self.several;
+        LinearArgs {
+            products,
+            table,
+            starts,
+            x: self.x.1,
+            sums: 0,
+            sums_each: 0,
+            x_each: x_each as u64,
+            from_table,
+            x_stride: small(row_bytes(self.x.0)),
+            x_form: form(self.x.0.form),
+            out_each: small(out_each),
+            out_form: form(self.out_form),
+            tiles_each: small(tiles_each),
+            tokens: small(self.tokens),
+            slice: small(self.tiles().div_ceil(SLICES).max(1)),
+            slices: 1,
+            mode,
+            scale,
+            pair: u32::from(self.pair),
+            activation: activation.into(),
+        }
+    }
+
+    /// Column tiles.
+    fn tiles(&self) -> usize {
+        self.cols.div_ceil(Buf::GROUP)
+    }
+
+    fn of_experts(&self) -> bool {
+        self.several.starts != 0
+    }
+
+    /// Rows of the largest product.
+    fn rows(&self) -> usize {
+        self.products.iter().map(|product| product.rows as usize).max().unwrap_or(0)
+    }
+
+    /// Products that blocks are told apart by.
+    fn count(&self) -> usize {
+        if self.pair { self.several.count } else { self.several.count.max(self.products.len()) }
+    }
+
+    /// Tokens of one product, as far as that is known: of experts each has a part only.
+    fn expected(&self) -> usize {
+        if self.of_experts() { self.tokens.div_ceil(4) } else { self.tokens }
+    }
+}
+
+impl<D: Driver> Cuda<D> {
+    /// Asks for a product.
+    pub fn multiply(&mut self, job: &Multiply<'_>) {
+        if job.format == Format::F32 {
+            let name = if job.pair { "plain_pair" } else { "plain" };
+            let grid = [job.rows().div_ceil(8), job.tokens.div_ceil(4).min(1 << 15), job.count()];
+            return self.launch(name, shape(grid, 256, 0), &job.args());
+        }
+        let converted = job.x.0.form == Form::F32; // such are read by one kernel alone
+        let most = if job.of_experts() { SKINNY_EXPERTS } else { SKINNY };
+        if converted || job.expected() <= most { self.skinny(job) } else { self.wide(job) }
+    }
+
+    fn skinny(&mut self, job: &Multiply<'_>) {
+        let most = if job.pair { 2 } else { 3 };
+        let size = (job.expected().div_ceil(8).next_power_of_two().trailing_zeros() as usize).min(most);
+        let name = if job.pair { PAIRS[index(job.format)][size] } else { NAMES[index(job.format)][size] };
+        let at_once = 8 << size;
+        let shared = SLICES * at_once * LANES * 4 * if job.pair { 2 } else { 1 };
+        let grid = [job.rows().div_ceil(LANES), job.tokens.div_ceil(at_once), job.count()];
+        self.launch(name, shape(grid, 256, shared), &job.args());
+    }
+
+    fn wide(&mut self, job: &Multiply<'_>) {
+        let size = WIDE_TOKENS.iter().position(|&tokens| job.expected() <= tokens).unwrap_or(2);
+        let table = if job.pair { &WIDE_PAIRS } else { &WIDE };
+        let (name, at_once) = (table[index(job.format)][size], WIDE_TOKENS[size]);
+        // four stages of weights and activations, or the sums that leave through the same memory
+        let stage = WIDE_TILES * (1024 + 32) + at_once * 64;
+        let shared = (WIDE_STAGES * stage).max(at_once * (WIDE_TILES * LANES + 4) * 4);
+        let blocks = job.tokens.div_ceil(at_once);
+        let by_tokens = if job.of_experts() { blocks.min(4) } else { blocks };
+        let bands = job.rows().div_ceil(LANES).div_ceil(if job.pair { WIDE_TILES / 2 } else { WIDE_TILES });
+        let grid = [by_tokens, bands, job.count()];
+        let args = job.args();
+        match self.sliced(job, grid) {
+            None => self.launch(name, shape(grid, 256, shared), &args),
+            Some((sums, each, slices)) => {
+                let args = LinearArgs { sums, sums_each: each as u64, slices: small(slices), ..args };
+                let [x, y, count] = grid;
+                self.launch(name, shape([x, y, count * slices], 256, shared), &args);
+                let grid = [job.rows().div_ceil(256), job.tokens, count];
+                self.launch("add_slices", shape(grid, 256, 0), &args);
+            }
+        }
+    }
+
+    /// Whether each slice should have blocks of its own, since there would be fewer than a device can run at once: then
+    /// where their sums go, floats of each matrix there, and how many slices there are.
+    fn sliced(&mut self, job: &Multiply<'_>, grid: [usize; 3]) -> Option<(Address, usize, usize)> {
+        let slices = job.tiles().div_ceil(job.tiles().div_ceil(SLICES).max(1));
+        let few = grid.iter().product::<usize>() < 2 * self.driver.processors() as usize;
+        if !few || slices < 2 || job.several.count > 1 || job.of_experts() || job.tokens >= 1 << 16 {
+            return None;
+        }
+        let each = slices * job.tokens * job.rows();
+        let matrices = if job.pair { 2 } else { job.count() };
+        Some((self.parts(matrices * each * size_of::<f32>())?, each, slices))
+    }
+}
