@@ -119,9 +119,7 @@ SKINNY(skinny_pair_q4_32, Q4, 4, true)
 
 // ---- many tokens
 
-constexpr int WIDE_TILES = 8;   // row tiles of a block: of pairs, gate and up in turn
 constexpr int WIDE_STAGES = 4;  // column tiles under way
-constexpr int WIDE_STRIDE = WIDE_TILES * TILE_ROWS + 4;  // of sums: no two lanes write to one bank
 
 template <uint32_t FORMAT, int TOKENS> INLINE constexpr uint32_t stage_bytes() {
     return WIDE_TILES * (tile_bytes(FORMAT) + SCALE_BYTES) + TOKENS * TILE_COLS * 2;
@@ -225,22 +223,7 @@ INLINE void wide_block(const LinearArgs &a, const Job &job, uint32_t z, uint32_t
                 sums[(by_tokens * 32 + n * 8 + 2 * t + c % 2) * WIDE_STRIDE + row] = total[i][n][c];
             }
     __syncthreads();
-    constexpr uint32_t OUT = (PAIR ? WIDE_TILES / 2 : WIDE_TILES) * TILE_ROWS;
-#pragma unroll 1
-    for (uint32_t e = thread; e < OUT * TOKENS; e += 256) {
-        uint32_t row = e % OUT, at = PAIR ? row / TILE_ROWS * 2 * TILE_ROWS + row % TILE_ROWS : row;
-        const float *sum = sums + e / OUT * WIDE_STRIDE + at;
-        const uint32_t out_row = tile_from * TILE_ROWS + row, token = first + e / OUT;
-        if (a.sums == nullptr) {
-            finish(a, job, out_row, token, sum[0], PAIR ? sum[TILE_ROWS] : 0.0f, PAIR);
-        } else if (out_row < job.rows && token < job.tokens) {
-            float *to = a.sums + z * a.sums_each + (size_t(slice) * job.tokens + token) * job.rows + out_row;
-            to[0] = sum[0];
-            if (PAIR) to[a.sums_each] = sum[TILE_ROWS];
-        }
-    }
-    __syncthreads();  // the next tokens take the stages
-    if (a.sums == nullptr && blockIdx.y == 0) pad(a, job, first, TOKENS, thread, 256);
+    leave<TOKENS, PAIR>(a, job, z, slice, first, tile_from, sums);
 }
 
 template <uint32_t FORMAT, int TOKENS, bool PAIR> INLINE void wide(const LinearArgs &a, unsigned char *shared) {

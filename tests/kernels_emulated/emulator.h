@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <ucontext.h>
 #include <vector>
@@ -49,6 +50,8 @@ struct Fibre {
     unsigned meetings = 0;
     std::vector<Copy> open;                    // not committed
     std::vector<std::vector<Copy>> committed;  // oldest first
+    std::vector<std::function<void()>> later;  // likewise, of what is not a copy
+    std::vector<std::vector<std::function<void()>>> promised;
 };
 
 struct Warp {
@@ -94,6 +97,7 @@ inline void enter() {
     Block &after = block();
     Fibre &f = after.fibres[after.current];
     if (!f.open.empty() || !f.committed.empty()) stop("a copy was never waited for");
+    if (!f.later.empty() || !f.promised.empty()) stop("a product was never waited for");
     f.state = State::done;
     after.finished++;
     _longjmp(after.scheduler, 1);
@@ -132,6 +136,8 @@ inline void run_block(Block &b) {
         f.meetings = 0;
         f.open.clear();
         f.committed.clear();
+        f.later.clear();
+        f.promised.clear();
     }
     for (Warp &w : b.warps) {
         w.arrived = 0;
@@ -244,6 +250,28 @@ inline void copy_wait(size_t left) {
             std::memcpy(c.to, c.from, c.bytes);
         }
         f.committed.erase(f.committed.begin());
+    }
+}
+
+// What is asynchronous and no copy: done when it is waited for, and no sooner.
+inline void later(std::function<void()> what) {
+    Block &b = block();
+    b.fibres[b.current].later.push_back(std::move(what));
+}
+
+inline void later_commit() {
+    Block &b = block();
+    Fibre &f = b.fibres[b.current];
+    f.promised.push_back(std::move(f.later));
+    f.later.clear();
+}
+
+inline void later_wait(size_t left) {
+    Block &b = block();
+    Fibre &f = b.fibres[b.current];
+    while (f.promised.size() > left) {
+        for (const auto &what : f.promised.front()) what();
+        f.promised.erase(f.promised.begin());
     }
 }
 

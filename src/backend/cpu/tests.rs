@@ -825,6 +825,52 @@ fn products_of_a_device_are_batch_invariant() {
     }
 }
 
+/// With wgmma a device gives the same bits as with mma.
+#[test]
+fn wgmma_of_a_device_gives_the_same_bits() {
+    for (case, (dtype, rows, ins, outs)) in
+        [(Dtype::Bf16, 70, 256, 200), (Dtype::F16, 130, 640, 130), (Dtype::Bf16, 200, 1408, 520)]
+            .into_iter()
+            .enumerate()
+    {
+        let mut source = Source::new(400 + case as u64);
+        let folder = tempfile::tempdir().unwrap();
+        let matrices = [(); 2].map(|()| (dtype, vec![outs, ins], source.values(outs * ins)));
+        let [gate, up] = tensors(folder.path(), &matrices).try_into().unwrap();
+        let (add, quantize) = (Some(0.37), None);
+        let bias = Some(source.values(outs));
+        let (x, before, weight) = (source.values(rows * ins), source.values(rows * outs), gate.clone());
+        let product = Product { rows, x: x.clone(), before, add, bias, weight, quantize };
+        let (activation, biases) = (Activation::Silu, None);
+        let gated = Gated { rows, x, biases, gate, up, quantize, activation, plain: false };
+        if std::env::var("AMNESIC_DEVICE").as_deref() == Ok("cuda") {
+            let cuda = || Arc::new(Native::open(0).unwrap());
+            assert!(product.run(Cuda::new(cuda())) == product.run(Cuda::plain(cuda())), "{case}");
+            assert!(gated.run(Cuda::new(cuda())) == gated.run(Cuda::plain(cuda())), "{case}, gated");
+            continue;
+        }
+        let run = |body: &dyn Fn(Cuda<Emulated>) -> Vec<f32>, kernel: &'static str| {
+            let hopper = Arc::new(Emulated::hopper());
+            let with = body(Cuda::new(hopper.clone()));
+            assert!(with == body(Cuda::new(Arc::new(Emulated::default()))), "{case}: {kernel}");
+            // where there are few blocks slices have their own, and no wgmma; where it gives other bits it is only tried
+            let is_pair = kernel.contains("pair");
+            let (tried, used) = (usize::from(!is_pair), usize::from(case > 0 || is_pair));
+            assert_eq!(hopper.asked(kernel), tried + used, "{case}: {kernel}");
+            if !is_pair {
+                let broken = Arc::new(Emulated::hopper_without(kernel));
+                assert!(
+                    with == body(Cuda::new(broken.clone())) && broken.asked(kernel) == tried,
+                    "{case}: {kernel}"
+                );
+            }
+        };
+        let half = dtype == Dtype::F16;
+        run(&|cuda| product.run(cuda), if half { "hopper_f16" } else { "hopper_bf16" });
+        run(&|cuda| gated.run(cuda), if half { "hopper_pair_f16" } else { "hopper_pair_bf16" });
+    }
+}
+
 /// As above, of attention: over several splits, with few rows (a warp for each) and with many (one for all).
 #[test]
 fn attention_of_a_device_is_the_same_bits_in_any_chunks() {

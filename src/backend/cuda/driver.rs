@@ -39,6 +39,11 @@ pub trait Driver: Send + Sync + 'static {
     /// Bytes of shared memory that a block may have.
     fn shared_bytes(&self) -> u32;
 
+    /// Whether it runs the kernels of `hopper.cu`.
+    fn has_wgmma(&self) -> bool {
+        false
+    }
+
     /// Bytes of memory that are free.
     fn free_bytes(&self) -> u64;
 

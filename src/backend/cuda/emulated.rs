@@ -24,6 +24,9 @@ pub struct Emulated {
     record: Mutex<Option<Vec<Step>>>,
     /// A kernel that does nothing.
     left_out: Option<&'static str>,
+    has_wgmma: bool,
+    /// How often each kernel was asked for.
+    asked: Mutex<HashMap<&'static str, usize>>,
     /// Calls until one fails.
     left: AtomicI64,
     failed: AtomicBool,
@@ -51,6 +54,8 @@ impl Emulated {
             memory: Mutex::default(),
             record: Mutex::default(),
             left_out: None,
+            has_wgmma: false,
+            asked: Mutex::default(),
             left: AtomicI64::new(calls),
             failed: AtomicBool::new(false),
         }
@@ -60,6 +65,24 @@ impl Emulated {
     #[cfg(test)]
     pub fn without(kernel: &'static str) -> Self {
         Self { left_out: Some(kernel), ..Self::default() }
+    }
+
+    /// A device that multiplies with wgmma.
+    #[cfg(test)]
+    pub fn hopper() -> Self {
+        Self { has_wgmma: true, ..Self::default() }
+    }
+
+    /// The same, on which a kernel does nothing.
+    #[cfg(test)]
+    pub fn hopper_without(kernel: &'static str) -> Self {
+        Self { has_wgmma: true, ..Self::without(kernel) }
+    }
+
+    /// How often a kernel was asked for.
+    #[cfg(test)]
+    pub fn asked(&self, kernel: &str) -> usize {
+        self.asked.lock().unwrap().get(kernel).copied().unwrap_or(0)
     }
 
     /// Counts a call; says whether it may be done.
@@ -113,7 +136,7 @@ fn kernels() -> &'static HashMap<&'static str, Kernel> {
             // SAFETY: `KERNEL` in emulator.h declares it so.
             (*name, unsafe { std::mem::transmute::<*mut c_void, Kernel>(symbol) })
         };
-        super::KERNELS.iter().map(find).collect()
+        super::KERNELS.iter().chain(super::HOPPER).map(find).collect()
     })
 }
 
@@ -194,6 +217,10 @@ impl Driver for Emulated {
         99 * 1024
     }
 
+    fn has_wgmma(&self) -> bool {
+        self.has_wgmma
+    }
+
     fn free_bytes(&self) -> u64 {
         1 << 40
     }
@@ -248,6 +275,7 @@ impl Driver for Emulated {
         let [x, y, z] = shape.grid;
         assert!(x > 0 && (1..65536).contains(&y) && (1..65536).contains(&z), "{kernel}: {shape:?}");
         assert!((1..=1024).contains(&shape.threads) && shape.shared <= self.shared_bytes(), "{kernel}");
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner).entry(kernel).or_default() += 1;
         if self.left_out != Some(kernel) {
             self.ask(Step::Launch(kernel, shape, words));
         }

@@ -30,13 +30,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use self::args::{
-    AttentionArgs, Cache, CleanArgs, CombineArgs, CopyArgs, CutArgs, EmbedArgs, MixArgs, NormArgs,
-    OrderArgs, Place, PlaceArgs, PointArgs, PoolArgs, RopeArgs, RouteArgs, ScrubArgs, VerifyArgs,
+    AttentionArgs, Cache, CleanArgs, CombineArgs, CopyArgs, CutArgs, EmbedArgs, MixArgs, NormArgs, OrderArgs,
+    Place, PlaceArgs, PointArgs, PoolArgs, RopeArgs, RouteArgs, ScrubArgs, VerifyArgs,
 };
 use self::driver::{Address, Driver, Host, Memory, Shape};
 use self::graphs::{Graphs, Key};
 use self::inputs::{Input, Inputs};
-use self::products::{Multiply, Several, To, product};
+use self::products::{Multiply, Several, To, product, wgmma_agrees};
 use self::weight::{Staging, Weight};
 use super::{
     Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, Form, Kv, KvType, LANES,
@@ -129,6 +129,9 @@ const KERNELS: &[&str] = &[
     "wide_q8_64",
 ];
 
+/// Those of `hopper.cu`, which not all devices run.
+const HOPPER: &[&str] = &["hopper_bf16", "hopper_f16", "hopper_pair_bf16", "hopper_pair_f16"];
+
 /// Positions of a split, as in `attention.cu`.
 const SPLIT: usize = 256;
 /// Queries of a warp there.
@@ -163,6 +166,11 @@ struct Arena<D: Driver> {
 /// A device of NVIDIA's.
 pub struct Cuda<D: Driver> {
     driver: Arc<D>,
+    /// Whether products with many tokens go by wgmma.
+    wgmma: bool,
+    /// Whether they may.
+    #[cfg(test)]
+    plain: bool,
     staging: Staging<D>,
     arena: Option<Arena<D>>,
     inputs: Inputs<D>,
@@ -227,6 +235,9 @@ impl<D: Driver> Cuda<D> {
         Self {
             inputs: Inputs::new(driver.clone()),
             driver,
+            wgmma: false,
+            #[cfg(test)]
+            plain: false,
             staging: Staging::default(),
             arena: None,
             experts: HashMap::new(),
@@ -637,6 +648,11 @@ impl<D: Driver> Backend for Cuda<D> {
     fn reserve(&mut self, mut layout: Layout, kv: Kv) -> Result<()> {
         self.driver.synchronize();
         self.staging = Staging::default();
+        self.wgmma = wgmma_agrees(&self.driver)?;
+        #[cfg(test)]
+        {
+            self.wgmma &= !self.plain;
+        }
         let slots = self.driver.processors() as usize * PARTS_EACH;
         let needed = layout.bytes() as u64;
         let what = "activations and KV cache";
@@ -1266,6 +1282,11 @@ impl<I: Iterator> ExactSizeIterator for Exact<I> {}
 
 #[cfg(test)]
 impl<D: Driver> Cuda<D> {
+    /// A backend that does without wgmma.
+    pub fn plain(driver: Arc<D>) -> Self {
+        Self { plain: true, ..Self::new(driver) }
+    }
+
     /// Whether all that it holds of requests is zeros.
     pub fn is_zero(&mut self) -> bool {
         self.flush();

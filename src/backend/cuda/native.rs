@@ -22,6 +22,9 @@ const MODULES: [&str; 6] = [
     include_str!("../../../kernels/cuda/ptx/rows.ptx"),
 ];
 
+/// The kernels for compute capability 9.0, whose instructions no other has.
+const HOPPER: &[u8] = include_bytes!("../../../kernels/cuda/ptx/hopper.cubin");
+
 /// The oldest compute capability that runs them: bf16 in tensor cores, and asynchronous copies.
 const OLDEST: (c_int, c_int) = (8, 0);
 
@@ -35,6 +38,7 @@ pub struct Native {
     name: String,
     processors: u32,
     shared_bytes: u32,
+    has_wgmma: bool,
     failed: AtomicBool,
 }
 
@@ -138,6 +142,7 @@ impl Native {
             name: format!("cuda:{device} ({name})"),
             processors: processors as u32,
             shared_bytes: shared as u32,
+            has_wgmma: (major, minor) == (9, 0),
             failed: AtomicBool::new(false),
         };
         let current = Current::of(context);
@@ -158,19 +163,33 @@ impl Native {
     fn load(&mut self, device: usize) -> Result<()> {
         for text in MODULES {
             let image = CString::new(text).expect("PTX is text");
-            let mut module = null_mut();
-            // SAFETY: text that ends with a zero.
-            check(device, unsafe { sys::cuModuleLoadData(&raw mut module, image.as_ptr().cast()) })?;
-            for name in names(text) {
-                let symbol = CString::new(format!("{PREFIX}{name}")).expect("a name is text");
-                let mut kernel = null_mut();
-                // SAFETY: the module is loaded.
-                check(device, unsafe { sys::cuModuleGetFunction(&raw mut kernel, module, symbol.as_ptr()) })?;
-                let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-                // SAFETY: the kernel is of this context.
-                check(device, unsafe { sys::cuFuncSetAttribute(kernel, most, self.shared_bytes as c_int) })?;
-                self.kernels.insert(name, kernel);
-            }
+            self.load_module(device, image.as_bytes_with_nul(), names(text))?;
+        }
+        if self.has_wgmma {
+            self.load_module(device, HOPPER, super::HOPPER.iter().copied())?;
+        }
+        Ok(())
+    }
+
+    /// `image` is PTX that ends with a zero, or a cubin.
+    fn load_module(
+        &mut self,
+        device: usize,
+        image: &[u8],
+        names: impl Iterator<Item = &'static str>,
+    ) -> Result<()> {
+        let mut module = null_mut();
+        // SAFETY: an image of the module's kind.
+        check(device, unsafe { sys::cuModuleLoadData(&raw mut module, image.as_ptr().cast()) })?;
+        for name in names {
+            let symbol = CString::new(format!("{PREFIX}{name}")).expect("a name is text");
+            let mut kernel = null_mut();
+            // SAFETY: the module is loaded.
+            check(device, unsafe { sys::cuModuleGetFunction(&raw mut kernel, module, symbol.as_ptr()) })?;
+            let most = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the kernel is of this context.
+            check(device, unsafe { sys::cuFuncSetAttribute(kernel, most, self.shared_bytes as c_int) })?;
+            self.kernels.insert(name, kernel);
         }
         Ok(())
     }
@@ -231,6 +250,10 @@ impl Driver for Native {
 
     fn shared_bytes(&self) -> u32 {
         self.shared_bytes
+    }
+
+    fn has_wgmma(&self) -> bool {
+        self.has_wgmma
     }
 
     fn free_bytes(&self) -> u64 {
@@ -393,6 +416,11 @@ mod tests {
             assert!(source.contains(&format!("\"{name}\"")), "{name} is not launched");
         }
         assert_eq!(compiled.len(), super::super::KERNELS.len(), "{compiled:?}");
+        for name in super::super::HOPPER {
+            let symbol = format!("\0{PREFIX}{name}\0").into_bytes();
+            assert!(HOPPER.windows(symbol.len()).any(|at| at == symbol), "{name} is not in the cubin");
+            assert!(source.contains(&format!("\"{name}\"")), "{name} is not launched");
+        }
     }
 
     #[test]

@@ -1,14 +1,27 @@
 //! Which kernel multiplies, and with how many blocks. All of them give the same bits (`kernels/cuda/linear.cu`), so it is a
 //! matter of speed alone: reading weights once for few tokens, sharing them in a block for many.
 
+#![expect(unsafe_code, reason = "asks for kernels and copies, of sizes that it names")]
+
+use std::sync::Arc;
+
+use half::{bf16, f16};
+
 use super::args::{self, LinearArgs};
-use super::driver::{Address, Driver};
+use super::driver::{Address, Driver, Host, Memory};
 use super::{Cuda, form, row_bytes, shape, small};
 use crate::backend::cpu::format::Format;
 use crate::backend::{Activation, Buf, Form, LANES};
+use crate::error::Result;
+use crate::memory::Layout;
+use crate::sample::rng::uniform;
 
-/// Slices of a product, as in `linear.cu`.
+/// Slices of a product at most, as in `linear.cu`.
 const SLICES: usize = 8;
+/// Column tiles that `hopper.cu` takes at once.
+const HOPPER_TILES: usize = 4;
+/// Bytes of shared memory there: five stages of activations, at a multiple of 1024; the sums that leave need less.
+const HOPPER_BYTES: usize = 5 * 128 * 128 + 1024;
 /// Row tiles of a block of the wide kernels.
 const WIDE_TILES: usize = 8;
 /// Column tiles under way there.
@@ -132,7 +145,7 @@ impl Multiply<'_> {
             out_form: form(self.out_form),
             tiles_each: small(tiles_each),
             tokens: small(self.tokens),
-            slice: small(self.tiles().div_ceil(SLICES).max(1)),
+            slice: small(self.slice()),
             slices: 1,
             mode,
             scale,
@@ -144,6 +157,11 @@ impl Multiply<'_> {
     /// Column tiles.
     fn tiles(&self) -> usize {
         self.cols.div_ceil(Buf::GROUP)
+    }
+
+    /// Column tiles of a slice: by the matrix alone. A multiple of what `hopper.cu` takes at once.
+    fn slice(&self) -> usize {
+        self.tiles().div_ceil(SLICES).next_multiple_of(HOPPER_TILES)
     }
 
     fn of_experts(&self) -> bool {
@@ -158,6 +176,20 @@ impl Multiply<'_> {
     /// Products that blocks are told apart by.
     fn count(&self) -> usize {
         if self.pair { self.several.count } else { self.several.count.max(self.products.len()) }
+    }
+
+    fn suits_wgmma(&self) -> bool {
+        matches!(self.format, Format::Bf16 | Format::F16) && self.tiles().is_multiple_of(HOPPER_TILES)
+    }
+
+    /// The kernel that multiplies with wgmma.
+    fn hopper(&self) -> &'static str {
+        match (self.format == Format::F16, self.pair) {
+            (false, false) => "hopper_bf16",
+            (true, false) => "hopper_f16",
+            (false, true) => "hopper_pair_bf16",
+            (true, true) => "hopper_pair_f16",
+        }
     }
 
     /// Tokens of one product, as far as that is known: of experts each has a part only.
@@ -193,15 +225,16 @@ impl<D: Driver> Cuda<D> {
         let size = WIDE_TOKENS.iter().position(|&tokens| job.expected() <= tokens).unwrap_or(2);
         let table = if job.pair { &WIDE_PAIRS } else { &WIDE };
         let (name, at_once) = (table[index(job.format)][size], WIDE_TOKENS[size]);
-        // four stages of weights and activations, or the sums that leave through the same memory
-        let stage = WIDE_TILES * (1024 + 32) + at_once * 64;
-        let shared = (WIDE_STAGES * stage).max(at_once * (WIDE_TILES * LANES + 4) * 4);
+        let shared = wide_bytes(at_once);
         let blocks = job.tokens.div_ceil(at_once);
         let by_tokens = if job.of_experts() { blocks.min(4) } else { blocks };
         let bands = job.rows().div_ceil(LANES).div_ceil(if job.pair { WIDE_TILES / 2 } else { WIDE_TILES });
         let grid = [by_tokens, bands, job.count()];
         let args = job.args();
         match self.sliced(job, grid) {
+            None if size == 2 && self.wgmma && job.suits_wgmma() => {
+                self.launch(job.hopper(), shape(grid, 256, HOPPER_BYTES), &args);
+            }
             None => self.launch(name, shape(grid, 256, shared), &args),
             Some((sums, each, slices)) => {
                 let args = LinearArgs { sums, sums_each: each as u64, slices: small(slices), ..args };
@@ -216,7 +249,7 @@ impl<D: Driver> Cuda<D> {
     /// Whether each slice should have blocks of its own, since there would be fewer than a device can run at once: then
     /// where their sums go, floats of each matrix there, and how many slices there are.
     fn sliced(&mut self, job: &Multiply<'_>, grid: [usize; 3]) -> Option<(Address, usize, usize)> {
-        let slices = job.tiles().div_ceil(job.tiles().div_ceil(SLICES).max(1));
+        let slices = job.tiles().div_ceil(job.slice());
         let few = grid.iter().product::<usize>() < 2 * self.driver.processors() as usize;
         if !few || slices < 2 || job.several.count > 1 || job.of_experts() || job.tokens >= 1 << 16 {
             return None;
@@ -225,4 +258,77 @@ impl<D: Driver> Cuda<D> {
         let matrices = if job.pair { 2 } else { job.count() };
         Some((self.parts(matrices * each * size_of::<f32>())?, each, slices))
     }
+}
+
+/// Whether wgmma gives the same bits as mma on this device: nobody promises it, so both multiply random numbers.
+pub fn wgmma_agrees<D: Driver>(driver: &Arc<D>) -> Result<bool> {
+    const ROWS: usize = 128;
+    const TOKENS: usize = 128;
+    const COLS: usize = 2048; // eight slices of four steps
+    if !driver.has_wgmma() {
+        return Ok(false);
+    }
+    // magnitudes from 2^-8 to 2^7, so that sums cancel and round
+    let random = |seed: u64, i: usize| {
+        let [size, sign] = [0, 1].map(|which| uniform(seed, 2 * i as u64 + which));
+        (size * 16.0 - 8.0).exp2() * if sign < 0.5 { -1.0 } else { 1.0 }
+    };
+    let put = |seed: u64, count: usize, half: bool| -> Result<Memory<D>> {
+        let (host, memory) = (Host::new(driver, 2 * count)?, Memory::new(driver, 2 * count, "a self-test")?);
+        // SAFETY: ours alone.
+        let to = unsafe { std::slice::from_raw_parts_mut(host.at(), 2 * count) };
+        for (i, to) in to.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            let value = random(seed, i);
+            *to = if half { f16::from_f64(value).to_le_bytes() } else { bf16::from_f64(value).to_le_bytes() };
+        }
+        // SAFETY: both have the bytes; `host` waits for the device when it drops.
+        unsafe { driver.write(memory.at(), host.at(), 2 * count) };
+        Ok(memory)
+    };
+    let mut agree = true;
+    for half in [false, true] {
+        // random numbers are as good in any order, so the matrix needs no packing
+        let (weight, x) = (put(1, ROWS * COLS, half)?, put(2, TOKENS * COLS, half)?);
+        let stride = (COLS / Buf::GROUP) as u32;
+        let (rows, cols, format) = (ROWS as u32, COLS as u32, if half { 1 } else { 2 });
+        let matrix = args::Matrix { data: weight.at(), scales: 0, rows, cols, format, stride };
+        let results = [false, true].map(|wgmma| -> Result<Vec<u8>> {
+            let bytes = ROWS * TOKENS * size_of::<f32>();
+            let (out, host) = (Memory::new(driver, bytes, "a self-test")?, Host::new(driver, bytes)?);
+            let linear = args::Linear { weight: matrix, bias: 0 };
+            let mut layout = Layout::default();
+            let buf = Buf::plan_operand(&mut layout, TOKENS, COLS).expect("a small one");
+            let job = Multiply {
+                products: &[product(linear, ROWS, (out.at(), 4 * ROWS))],
+                pair: false,
+                format: if half { Format::F16 } else { Format::Bf16 },
+                cols: COLS,
+                tokens: TOKENS,
+                x: (buf.of(if half { Form::F16 } else { Form::Bf16 }), x.at()),
+                out_form: Form::F32,
+                to: To::Set,
+                several: Several::ONE,
+            };
+            let (args, like) = (job.args(), if half { WIDE[1][2] } else { WIDE[0][2] });
+            let (name, shared) =
+                if wgmma { (job.hopper(), HOPPER_BYTES) } else { (like, wide_bytes(TOKENS)) };
+            // SAFETY: the kernel takes that struct, and all of its memory is there until it is waited for.
+            Ok(unsafe {
+                let shape = shape([1, 1, 1], 256, shared);
+                driver.launch(name, shape, std::ptr::from_ref(&args).cast(), size_of::<LinearArgs>());
+                driver.read(out.at(), host.at(), bytes);
+                driver.synchronize();
+                std::slice::from_raw_parts(host.at(), bytes).to_vec()
+            })
+        });
+        let [mma, wgmma] = results;
+        agree &= mma? == wgmma?;
+    }
+    Ok(agree && !driver.failed())
+}
+
+/// Shared memory of the wide kernels: four stages of weights and activations, or the sums that leave through the same.
+fn wide_bytes(tokens: usize) -> usize {
+    let stage = WIDE_TILES * (1024 + 32) + tokens * 64;
+    (WIDE_STAGES * stage).max(tokens * (WIDE_TILES * LANES + 4) * 4)
 }
