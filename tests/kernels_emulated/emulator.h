@@ -1,8 +1,9 @@
 // CUDA's threads on the CPU: each is a fibre, and they run in random order between barriers.
 //
 // For correctness, not for speed. What it takes that a GPU takes by chance it refuses: shared memory starts as what is
-// not a number, copies that are asynchronous arrive when they are waited for and no sooner, a warp's lanes must meet at
-// one place, and threads that wait for each other for ever end the process with a word about where.
+// not a number, copies that are asynchronous arrive at once or when they are waited for, by chance, and so do products, a
+// warp's lanes must meet at one place, and threads that wait for each other for ever end the process with a word about
+// where.
 #pragma once
 
 #include <csetjmp>
@@ -229,9 +230,16 @@ template <typename T> inline T of_lane(const unsigned char (*slots)[SLOT], unsig
     return value;
 }
 
+inline void arrive(const Copy &c) {
+    std::memset(c.to, 0, 16);
+    std::memcpy(c.to, c.from, c.bytes);
+}
+
+// Arrives at once too, or only when it is waited for.
 inline void copy_async(void *to, const void *from, unsigned bytes) {
     Block &b = block();
     b.fibres[b.current].open.push_back({to, from, bytes});
+    if (random(b) >> 32 & 1) arrive({to, from, bytes});
 }
 
 inline void copy_commit() {
@@ -245,25 +253,15 @@ inline void copy_wait(size_t left) {
     Block &b = block();
     Fibre &f = b.fibres[b.current];
     while (f.committed.size() > left) {
-        for (const Copy &c : f.committed.front()) {
-            std::memset(c.to, 0, 16);
-            std::memcpy(c.to, c.from, c.bytes);
-        }
+        for (const Copy &c : f.committed.front()) arrive(c);
         f.committed.erase(f.committed.begin());
     }
 }
 
-// What is asynchronous and no copy: done when it is waited for, and no sooner.
+// What is asynchronous and no copy.
 inline void later(std::function<void()> what) {
     Block &b = block();
     b.fibres[b.current].later.push_back(std::move(what));
-}
-
-inline void later_commit() {
-    Block &b = block();
-    Fibre &f = b.fibres[b.current];
-    f.promised.push_back(std::move(f.later));
-    f.later.clear();
 }
 
 inline void later_wait(size_t left) {
@@ -272,6 +270,18 @@ inline void later_wait(size_t left) {
     while (f.promised.size() > left) {
         for (const auto &what : f.promised.front()) what();
         f.promised.erase(f.promised.begin());
+    }
+}
+
+// Done at once, with what comes before it, or when it is waited for.
+inline void later_commit() {
+    Block &b = block();
+    Fibre &f = b.fibres[b.current];
+    f.promised.push_back(std::move(f.later));
+    f.later.clear();
+    if (random(b) >> 32 & 1) {
+        later_wait(0);
+        f.promised.assign(1, {});  // it must be waited for nevertheless
     }
 }
 

@@ -1,5 +1,6 @@
 //! NVIDIA's driver, looked for at run time. A context and a stream of its own, so that what other parts of the process do
-//! with the device stays apart; the kernels come as PTX, which the driver translates for the device at hand.
+//! with the device stays apart; the kernels come as PTX, which the driver translates for the device at hand and keeps in a
+//! cache of its own, and for Hopper as machine code.
 #![expect(unsafe_code, reason = "calls the driver")]
 
 use std::collections::HashMap;
@@ -12,18 +13,24 @@ use cudarc::driver::sys;
 use super::driver::{Address, Driver, Shape};
 use crate::error::{DeviceReason, Error, Result};
 
-/// The kernels, compiled by `tools/build_kernels`.
-const MODULES: [&str; 6] = [
-    include_str!("../../../kernels/cuda/ptx/attention.ptx"),
-    include_str!("../../../kernels/cuda/ptx/linear.ptx"),
-    include_str!("../../../kernels/cuda/ptx/memory.ptx"),
-    include_str!("../../../kernels/cuda/ptx/rope.ptx"),
-    include_str!("../../../kernels/cuda/ptx/route.ptx"),
-    include_str!("../../../kernels/cuda/ptx/rows.ptx"),
-];
+/// A source of kernels, compiled by `tools/build_kernels`.
+struct Module {
+    ptx: &'static str,
+    /// The same for compute capability 9.0.
+    sm_90: &'static [u8],
+}
 
-/// The kernels for compute capability 9.0, whose instructions no other has.
-const HOPPER: &[u8] = include_bytes!("../../../kernels/cuda/ptx/hopper.cubin");
+macro_rules! modules {
+    ($($name:literal),*) => {[$(Module {
+        ptx: include_str!(concat!("../../../kernels/cuda/compiled/", $name, ".ptx")),
+        sm_90: include_bytes!(concat!("../../../kernels/cuda/compiled/", $name, ".cubin")),
+    }),*]};
+}
+
+const MODULES: [Module; 6] = modules!["attention", "linear", "memory", "rope", "route", "rows"];
+
+/// The kernels for compute capability 9.0 whose instructions no other has.
+const HOPPER: &[u8] = include_bytes!("../../../kernels/cuda/compiled/hopper.cubin");
 
 /// The oldest compute capability that runs them: bf16 in tensor cores, and asynchronous copies.
 const OLDEST: (c_int, c_int) = (8, 0);
@@ -127,7 +134,7 @@ impl Native {
         // SAFETY: just written.
         let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned();
         let mut context = null_mut();
-        // SAFETY: the handle is a device's. Waiting threads sleep rather than turn.
+        // SAFETY: the handle is a device's. The worker turns while it waits: a step is over in some hundred microseconds.
         check(device, unsafe {
             sys::cuCtxCreate_v2(&raw mut context, sys::CUctx_flags::CU_CTX_SCHED_SPIN as u32, handle)
         })?;
@@ -161,9 +168,13 @@ impl Native {
     }
 
     fn load(&mut self, device: usize) -> Result<()> {
-        for text in MODULES {
-            let image = CString::new(text).expect("PTX is text");
-            self.load_module(device, image.as_bytes_with_nul(), names(text))?;
+        for Module { ptx, sm_90 } in MODULES {
+            if self.has_wgmma {
+                self.load_module(device, sm_90, names(ptx))?;
+            } else {
+                let image = CString::new(ptx).expect("PTX is text");
+                self.load_module(device, image.as_bytes_with_nul(), names(ptx))?;
+            }
         }
         if self.has_wgmma {
             self.load_module(device, HOPPER, super::HOPPER.iter().copied())?;
@@ -409,16 +420,21 @@ mod tests {
     /// The kernels that launchers name are those of the modules: whichever is missing would fail on a device only.
     #[test]
     fn every_kernel_that_is_launched_is_in_a_module() {
-        let compiled: Vec<&str> = MODULES.into_iter().flat_map(names).collect();
+        let compiled: Vec<&str> = MODULES.iter().flat_map(|module| names(module.ptx)).collect();
         let source = concat!(include_str!("mod.rs"), include_str!("products.rs"));
         for name in super::super::KERNELS {
             assert!(compiled.contains(name), "{name} is in no module");
             assert!(source.contains(&format!("\"{name}\"")), "{name} is not launched");
         }
         assert_eq!(compiled.len(), super::super::KERNELS.len(), "{compiled:?}");
+        for Module { ptx, sm_90 } in MODULES {
+            for symbol in names(ptx).map(|name| format!("\0{PREFIX}{name}\0").into_bytes()) {
+                assert!(sm_90.windows(symbol.len()).any(|at| at == symbol), "not of one source");
+            }
+        }
         for name in super::super::HOPPER {
             let symbol = format!("\0{PREFIX}{name}\0").into_bytes();
-            assert!(HOPPER.windows(symbol.len()).any(|at| at == symbol), "{name} is not in the cubin");
+            assert!(HOPPER.windows(symbol.len()).any(|at| at == symbol), "{name} is not in its cubin");
             assert!(source.contains(&format!("\"{name}\"")), "{name} is not launched");
         }
     }
