@@ -523,7 +523,9 @@ impl Builder {
     fn cache_type(&self, checkpoint: Dtype) -> KvType {
         match (self.kv_cache, checkpoint) {
             (KvCache::Int8, _) => KvType::Int8,
-            (KvCache::Bf16, _) | (KvCache::Checkpoint, Dtype::Bf16 | Dtype::Q8 | Dtype::Q4) => KvType::Bf16,
+            (KvCache::Bf16, _) | (KvCache::Checkpoint, Dtype::Bf16 | Dtype::Q8 | Dtype::Q4 | Dtype::F8) => {
+                KvType::Bf16
+            }
             (KvCache::Checkpoint, Dtype::F16) => KvType::F16,
             (KvCache::Checkpoint, Dtype::F32) => KvType::F32,
         }

@@ -24,7 +24,7 @@ template <bool HALF> INLINE uint4 read_x(const uint8_t *row, uint32_t tile, uint
 // Blocks: (row tiles, tokens / (8 * NT), matrices, experts or heads). A warp for each slice; shared: a sum for each.
 template <uint32_t FORMAT, int NT, bool PAIR> INLINE void skinny(const LinearArgs &a, float *sums) {
     constexpr int MATRICES = PAIR ? 2 : 1;
-    constexpr bool SCALED = FORMAT == Q8 || FORMAT == Q4;
+    constexpr bool SCALED = scale_bytes(FORMAT) != 0;
     const Job job = job_of<PAIR>(a, blockIdx.z);
     const uint32_t first = blockIdx.y * NT * 8;
     if (first >= job.tokens || blockIdx.x * TILE_ROWS >= job.rows) return;
@@ -41,13 +41,13 @@ template <uint32_t FORMAT, int NT, bool PAIR> INLINE void skinny(const LinearArg
 #pragma unroll(SCALED && NT * MATRICES > 4 ? 1 : NT > 2 ? 2 : 4)
     for (uint32_t tile = begin; tile < end; tile++) {
         Fragment f[MATRICES];
-        uint32_t scales[MATRICES] = {};
+        float2 scales[MATRICES] = {};
 #pragma unroll
         for (int i = 0; i < MATRICES; i++) {
             const Matrix &m = i == 0 ? job.first.weight : job.second.weight;
             size_t at = size_t(row_tile) * tiles + tile;
             f[i] = unpack<FORMAT>(read_tile<FORMAT>(m.data + at * tile_bytes(FORMAT), lane, false));
-            if (SCALED) scales[i] = ((const uint32_t *)(m.scales + at * SCALE_BYTES))[g];
+            if (SCALED) scales[i] = read_scales<FORMAT>(m.scales + at * scale_bytes(FORMAT), g);
         }
 #pragma unroll
         for (int n = 0; n < NT; n++) {
@@ -104,6 +104,10 @@ SKINNY(skinny_q4_8, Q4, 1, false)
 SKINNY(skinny_q4_16, Q4, 2, false)
 SKINNY(skinny_q4_32, Q4, 4, false)
 SKINNY(skinny_q4_64, Q4, 8, false)
+SKINNY(skinny_f8_8, F8, 1, false)
+SKINNY(skinny_f8_16, F8, 2, false)
+SKINNY(skinny_f8_32, F8, 4, false)
+SKINNY(skinny_f8_64, F8, 8, false)
 SKINNY(skinny_pair_bf16_8, BF16, 1, true)
 SKINNY(skinny_pair_bf16_16, BF16, 2, true)
 SKINNY(skinny_pair_bf16_32, BF16, 4, true)
@@ -116,13 +120,16 @@ SKINNY(skinny_pair_q8_32, Q8, 4, true)
 SKINNY(skinny_pair_q4_8, Q4, 1, true)
 SKINNY(skinny_pair_q4_16, Q4, 2, true)
 SKINNY(skinny_pair_q4_32, Q4, 4, true)
+SKINNY(skinny_pair_f8_8, F8, 1, true)
+SKINNY(skinny_pair_f8_16, F8, 2, true)
+SKINNY(skinny_pair_f8_32, F8, 4, true)
 
 // ---- many tokens
 
 constexpr int WIDE_STAGES = 4;  // column tiles under way
 
 template <uint32_t FORMAT, int TOKENS> INLINE constexpr uint32_t stage_bytes() {
-    return WIDE_TILES * (tile_bytes(FORMAT) + SCALE_BYTES) + TOKENS * TILE_COLS * 2;
+    return WIDE_TILES * (tile_bytes(FORMAT) + scale_bytes(FORMAT)) + TOKENS * TILE_COLS * 2;
 }
 
 // A place for 16 bytes of a token's activations in shared memory: eight tokens' same places are in different banks.
@@ -135,9 +142,8 @@ INLINE uint32_t place_of_x(uint32_t token, uint32_t chunk) {
 template <uint32_t FORMAT, int TOKENS, bool PAIR>
 INLINE void wide_block(const LinearArgs &a, const Job &job, uint32_t z, uint32_t slice, uint32_t first,
                        unsigned char *shared) {
-    constexpr bool SCALED = FORMAT == Q8 || FORMAT == Q4;
-    constexpr uint32_t BYTES = tile_bytes(FORMAT);
-    constexpr uint32_t SCALES_AT = WIDE_TILES * BYTES, X_AT = SCALES_AT + WIDE_TILES * SCALE_BYTES;
+    constexpr uint32_t BYTES = tile_bytes(FORMAT), SCALES = scale_bytes(FORMAT), PIECES = SCALES / 16;
+    constexpr uint32_t SCALES_AT = WIDE_TILES * BYTES, X_AT = SCALES_AT + WIDE_TILES * SCALES;
     constexpr int BY_TOKENS = TOKENS / 32, ROWS = BY_TOKENS;  // row tiles of a warp
     const uint32_t thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
     const uint32_t by_rows = warp / BY_TOKENS, by_tokens = warp % BY_TOKENS;
@@ -159,10 +165,11 @@ INLINE void wide_block(const LinearArgs &a, const Job &job, uint32_t z, uint32_t
             size_t from = at(i / (BYTES / 16), m);
             copy_async(stage + i * 16, m->data + from * BYTES + i % (BYTES / 16) * 16, 16);
         }
-        if (SCALED && thread < WIDE_TILES * SCALE_BYTES / 16) {
-            size_t from = at(thread / 2, m);
-            copy_async(stage + SCALES_AT + thread * 16, m->scales + from * SCALE_BYTES + thread % 2 * 16, 16);
-        }
+        if constexpr (SCALES != 0)
+            if (thread < WIDE_TILES * SCALES / 16) {
+                size_t from = at(thread / PIECES, m);
+                copy_async(stage + SCALES_AT + thread * 16, m->scales + from * SCALES + thread % PIECES * 16, 16);
+            }
         for (uint32_t i = thread; i < TOKENS * 4; i += 256) {
             uint32_t token = first + i / 4;
             const uint8_t *row = job.x + size_t(token < job.tokens ? token : 0) * a.x_stride;
@@ -191,7 +198,8 @@ INLINE void wide_block(const LinearArgs &a, const Job &job, uint32_t z, uint32_t
         for (int i = 0; i < ROWS; i++) {
             uint32_t of = by_rows * ROWS + i;
             Fragment f = unpack<FORMAT>(read_tile<FORMAT>(stage + of * BYTES, lane, true));
-            uint32_t scales = SCALED ? ((const uint32_t *)(stage + SCALES_AT + of * SCALE_BYTES))[g] : 0;
+            float2 scales = {};
+            if constexpr (SCALES != 0) scales = read_scales<FORMAT>(stage + SCALES_AT + of * SCALES, g);
 #pragma unroll
             for (int n = 0; n < 4; n++) multiply<FORMAT>(acc[i][n], f, x[n], scales);
         }
@@ -253,6 +261,9 @@ WIDE(wide_q8_128, Q8, 128, false)
 WIDE(wide_q4_32, Q4, 32, false)
 WIDE(wide_q4_64, Q4, 64, false)
 WIDE(wide_q4_128, Q4, 128, false)
+WIDE(wide_f8_32, F8, 32, false)
+WIDE(wide_f8_64, F8, 64, false)
+WIDE(wide_f8_128, F8, 128, false)
 WIDE(wide_pair_bf16_32, BF16, 32, true)
 WIDE(wide_pair_bf16_64, BF16, 64, true)
 WIDE(wide_pair_bf16_128, BF16, 128, true)
@@ -265,6 +276,9 @@ WIDE(wide_pair_q8_128, Q8, 128, true)
 WIDE(wide_pair_q4_32, Q4, 32, true)
 WIDE(wide_pair_q4_64, Q4, 64, true)
 WIDE(wide_pair_q4_128, Q4, 128, true)
+WIDE(wide_pair_f8_32, F8, 32, true)
+WIDE(wide_pair_f8_64, F8, 64, true)
+WIDE(wide_pair_f8_128, F8, 128, true)
 
 // Blocks: (rows / 256, tokens, matrices). Adds up what slices with blocks of their own gave, in order.
 KERNEL(add_slices, 256, LinearArgs) {

@@ -280,7 +280,7 @@ pub struct Batch<'a> {
     pub ids: &'a [u32],
     /// Positions: (rows).
     pub positions: &'a [u32],
-    /// KV slot of each row: block * BLOCK + offset: (rows).
+    /// KV slot of each row: block * BLOCK + offset, or [`Batch::NOWHERE`]: (rows).
     pub slots: &'a [u32],
     /// The requests.
     pub spans: &'a [Span],
@@ -288,6 +288,16 @@ pub struct Batch<'a> {
     pub blocks: &'a [u32],
     /// Rows whose logits are wanted.
     pub outputs: &'a [u32],
+}
+
+impl Batch<'_> {
+    /// The slot of a row whose keys and values are not stored, since it is another one's copy.
+    pub const NOWHERE: u32 = u32::MAX;
+
+    /// Rows that are no copies.
+    pub fn tokens(&self) -> usize {
+        self.slots.iter().filter(|&&slot| slot != Self::NOWHERE).count()
+    }
 }
 
 /// One product of a [`Backend::linear`]: `out = x * weight^T + bias`, or `out += ...`.
@@ -598,6 +608,12 @@ pub trait Backend: Send {
     /// # Errors
     /// The memory is not to be had.
     fn reserve(&mut self, layout: Layout, kv: Kv) -> Result<()>;
+
+    /// To how many rows a step of `rows` requests with one token each is best filled up with copies of the last one, so
+    /// that fewer kinds of steps come.
+    fn filled(&self, rows: usize) -> usize {
+        rows
+    }
 
     /// A step of the decoder begins, whose verbs read this batch. False: it is like one before, and was done just now as
     /// that was; then its verbs are not called.

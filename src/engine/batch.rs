@@ -13,6 +13,8 @@ pub struct Builder {
     spans: Vec<Span>,
     blocks: Vec<u32>,
     outputs: Vec<u32>,
+    /// Rows at most, of which each may be a request with logits.
+    most: usize,
 }
 
 impl Builder {
@@ -25,6 +27,7 @@ impl Builder {
             spans: Vec::with_capacity(limits.sequences),
             blocks: Vec::with_capacity(limits.blocks),
             outputs: Vec::with_capacity(limits.outputs),
+            most: limits.step_tokens.min(limits.sequences).min(limits.outputs),
         }
     }
 
@@ -64,6 +67,25 @@ impl Builder {
         rows - first
     }
 
+    /// Fills a step in which each request has one token and a row of logits up to as many rows as `filled` says, with
+    /// copies of the last one: nothing of them is stored, and nobody reads their logits.
+    pub fn fill(&mut self, filled: impl Fn(usize) -> usize) {
+        let rows = self.spans.len();
+        let Some(&last) = self.spans.last() else { return };
+        let single = self.spans.iter().all(|span| span.rows == 1 && span.adapter.is_none());
+        if !single || self.outputs.len() != rows {
+            return;
+        }
+        let id = self.ids.expose()[last.row];
+        for row in rows..filled(rows).min(self.most) {
+            self.ids.push(id);
+            self.positions.push(last.position as u32);
+            self.slots.push(Batch::NOWHERE);
+            self.spans.push(Span { row, ..last });
+            self.outputs.push(row as u32);
+        }
+    }
+
     /// All that was added.
     pub fn batch(&self) -> Batch<'_> {
         Batch {
@@ -79,5 +101,40 @@ impl Builder {
     /// Overwrites the ids.
     pub fn scrub(&mut self) -> Scrubbed {
         self.ids.wipe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_of_single_tokens_are_filled_up_with_copies() {
+        let limits = Limits { step_tokens: 8, sequences: 6, outputs: 8, blocks: 10, context: 640 };
+        let add = |builder: &mut Builder, id: u32, position: usize| {
+            builder.add(&[id], &[], position, &[2, 9], position, None);
+        };
+        let mut builder = Builder::new(limits);
+        builder.fill(|_| 4);
+        assert_eq!(builder.batch().ids.len(), 0);
+        (0..3).for_each(|i| add(&mut builder, 10 + i, 60 + i as usize));
+        builder.fill(|rows| rows + 1);
+        let batch = builder.batch();
+        assert_eq!(
+            (batch.ids, batch.positions, batch.tokens()),
+            (&[10, 11, 12, 12][..], &[60, 61, 62, 62][..], 3)
+        );
+        assert_eq!((batch.slots[2], batch.slots[3]), (2 * 64 + 62, Batch::NOWHERE));
+        assert_eq!((batch.outputs, batch.spans.len()), (&[0, 1, 2, 3][..], 4));
+        assert_eq!((batch.spans[3].row, batch.spans[3].table), (3, batch.spans[2].table));
+        builder.clear();
+        (0..3).for_each(|i| add(&mut builder, i, 5));
+        builder.fill(|_| 100);
+        assert_eq!(builder.batch().ids.len(), 6, "no more than sequences");
+        builder.clear();
+        add(&mut builder, 1, 5);
+        builder.add(&[1, 2], &[], 5, &[2], 5, None);
+        builder.fill(|_| 6);
+        assert_eq!(builder.batch().ids.len(), 3, "a prompt is not copied");
     }
 }

@@ -25,6 +25,7 @@ impl<B: Backend> Model<B> {
 
     /// Runs the batch.
     pub fn forward(&mut self) {
+        self.batch.fill(|rows| self.backend.filled(rows));
         let batch = self.batch.batch();
         self.dirty.mark(batch.ids.len(), batch.outputs.len());
         self.decoder.forward(&mut self.backend, &batch);

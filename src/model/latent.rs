@@ -124,5 +124,5 @@ fn folded(weights: &LatentWeights) -> Result<Tensor> {
     let turned: Vec<f32> = values.chunks_exact(still * rank).flat_map(of_head).collect();
     keys.forget(0..keys.rows());
     let like = weights.folded();
-    Ok(Tensor::made(Arc::new(Values(turned)), &like, like.dtype))
+    Ok(Tensor::made(Arc::new(Values(turned)), &like, like.dtype.worked_out()))
 }

@@ -567,10 +567,7 @@ impl Finder<'_> {
             self.problems.borrow_mut().add(problem);
             self.checkpoint.stand_in(name, &[rows, cols])
         });
-        let found = match self.options.dequantize && found.dtype.is_quantized() {
-            true => found.dequantized(),
-            false => found,
-        };
+        let found = if self.options.dequantize { found.dequantized() } else { found };
         match self.options.merged {
             Some(adapter) => self.merge(adapter, name, found),
             None => found,

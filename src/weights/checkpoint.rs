@@ -99,13 +99,18 @@ impl Tensor {
     /// The same in bf16, if it is quantized to whole numbers.
     pub fn dequantized(mut self) -> Self {
         match self.source {
-            Source::Coded(_) if self.dtype.is_quantized() => self.dtype = Dtype::Bf16,
+            Source::Coded(_) => self.dtype = self.dtype.dequantized(),
             Source::Stored { .. } if self.dtype.is_quantized() => {
                 return super::adapter::rounded(&self, Dtype::Bf16);
             }
             _ => {}
         }
         self
+    }
+
+    /// The same for who has no use for [`Dtype::F8`].
+    pub fn in_sixteen_bits(self) -> Self {
+        if self.dtype == Dtype::F8 { self.dequantized() } else { self }
     }
 
     /// Whether its rows are decoded, or of groups.

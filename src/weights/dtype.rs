@@ -19,6 +19,9 @@ pub enum Dtype {
     /// For each 32 columns a scale of f16 and 16 bytes: column i plus 8 in the low four bits of byte i, column i + 16
     /// plus 8 in the high ones. GGUF's `Q4_0`.
     Q4,
+    /// For each 32 columns a scale of f32 and as many floating point numbers of eight bits, [`f8_e4m3`]; value = scale *
+    /// number. Only of checkpoints that were published so: nothing is rounded to it.
+    F8,
 }
 
 impl Dtype {
@@ -29,6 +32,7 @@ impl Dtype {
             Self::F16 | Self::Bf16 => 2 * cols,
             Self::Q8 => 34 * cols.div_ceil(GROUP),
             Self::Q4 => 18 * cols.div_ceil(GROUP),
+            Self::F8 => 36 * cols.div_ceil(GROUP),
         }
     }
 
@@ -39,7 +43,12 @@ impl Dtype {
 
     /// What holds its values once they are not quantized any more.
     pub fn dequantized(self) -> Self {
-        if self.is_quantized() { Self::Bf16 } else { self }
+        if self.is_quantized() { Self::Bf16 } else { self.worked_out() }
+    }
+
+    /// What holds values that are worked out from those of this type.
+    pub fn worked_out(self) -> Self {
+        if self == Self::F8 { Self::Bf16 } else { self }
     }
 
     /// Of a row of `cols` columns the bytes of those from `first`, a multiple of 32, to the next such.
@@ -55,6 +64,7 @@ impl Dtype {
             Self::Bf16 => "bfloat16",
             Self::Q8 => "eight bits in groups",
             Self::Q4 => "four bits in groups",
+            Self::F8 => "float8 in groups",
         }
     }
 
@@ -106,6 +116,12 @@ impl Dtype {
                     values.iter_mut().zip(numbers).for_each(|(value, n)| *value = scale * f32::from(n));
                 }
             }
+            Self::F8 => {
+                for (group, values) in bytes.as_chunks::<36>().0.iter().zip(values.chunks_mut(GROUP)) {
+                    let (scale, codes) = f8_group(group);
+                    values.iter_mut().zip(codes).for_each(|(value, code)| *value = scale * f8_e4m3(*code));
+                }
+            }
         }
     }
 
@@ -150,8 +166,30 @@ impl Dtype {
             Self::Bf16 => half_finite::<0x7f80>(bytes),
             Self::Q8 => bytes.as_chunks::<34>().0.iter().all(|group| half_finite::<0x7c00>(&group[..2])),
             Self::Q4 => bytes.as_chunks::<18>().0.iter().all(|group| half_finite::<0x7c00>(&group[..2])),
+            Self::F8 => bytes.as_chunks::<36>().0.iter().all(|group| {
+                let (scale, codes) = f8_group(group);
+                scale.is_finite() && codes.iter().all(|code| code & 0x7f != 0x7f)
+            }),
         }
     }
+}
+
+/// A value of the type that has no infinities: one bit of sign, four of exponent, three of mantissa (Micikevicius et al.
+/// 2022, arXiv 2209.05433).
+pub fn f8_e4m3(code: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7));
+    let size = match (exponent, code & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => mantissa / 512.0,
+        _ => (1.0 + mantissa / 8.0) * f32::powi(2.0, exponent - 7),
+    };
+    if code & 0x80 == 0 { size } else { -size }
+}
+
+/// Scale and codes of a group of [`Dtype::F8`].
+pub fn f8_group(group: &[u8; 36]) -> (f32, &[u8]) {
+    let [a, b, c, d, codes @ ..] = group;
+    (f32::from_le_bytes([*a, *b, *c, *d]), codes)
 }
 
 /// The numbers of 16 bytes of [`Dtype::Q4`].
@@ -185,6 +223,30 @@ mod tests {
         assert_eq!(Dtype::F32.read(&1.5_f32.to_le_bytes()), 1.5);
         assert_eq!(Dtype::F16.read(&f16::from_f32(-0.25).to_le_bytes()), -0.25);
         assert_eq!(Dtype::Bf16.read(&bf16::from_f32(3.0).to_le_bytes()), 3.0);
+    }
+
+    #[test]
+    fn all_codes_of_eight_bits() {
+        assert_eq!(
+            [0x00, 0x01, 0x08, 0x38, 0x7e, 0xb8].map(f8_e4m3),
+            [0.0, 1.0 / 512.0, 1.0 / 64.0, 1.0, 448.0, -1.0]
+        );
+        assert!(f8_e4m3(0x7f).is_nan() && f8_e4m3(0xff).is_nan());
+        for code in 0..0x7e {
+            assert!(f8_e4m3(code) < f8_e4m3(code + 1), "{code}");
+            assert_eq!(f8_e4m3(code), -f8_e4m3(code | 0x80));
+        }
+        let mut group = [0x38; 36];
+        group[..4].copy_from_slice(&0.3_f32.to_le_bytes());
+        let mut values = [0.0; 32];
+        Dtype::F8.read_all(&group, &mut values);
+        assert!(values == [0.3; 32] && Dtype::F8.all_finite(&group));
+        for (at, bad) in [(3, 0x7f), (4, 0x7f), (35, 0xff)] {
+            let mut group = group;
+            group[at] = bad;
+            group[2] = if at == 3 { 0x80 } else { group[2] }; // an infinite scale
+            assert!(!Dtype::F8.all_finite(&group), "{at}");
+        }
     }
 
     #[test]

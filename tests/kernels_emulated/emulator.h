@@ -315,6 +315,9 @@ template <typename T> inline T emulated_shuffle(T value, unsigned from, int site
 struct uint2 {
     uint32_t x, y;
 };
+struct float2 {
+    float x, y;
+};
 struct alignas(16) uint4 {
     uint32_t x, y, z, w;
 };

@@ -43,7 +43,7 @@ impl Format {
             (Some(Quantize::Q8), _) | (None, Dtype::Q8) => Self::Q8,
             (None, Dtype::F32) => Self::F32,
             (None, Dtype::F16) => Self::F16,
-            (None, Dtype::Bf16) => Self::Bf16,
+            (None, Dtype::Bf16 | Dtype::F8) => Self::Bf16,
         }
     }
 

@@ -159,6 +159,7 @@ impl Weight {
             let values = tensor.finite_values()?;
             return Ok(Self { rows: 1, cols: values.len(), data: Data::Table(values), rounded: Rounded::No });
         };
+        let tensor = &tensor.clone().in_sixteen_bits();
         if !tensor.is_finite() {
             return Err(tensor.not_finite());
         }

@@ -87,7 +87,7 @@ fn tensors(folder: &Path, matrices: &[(Dtype, Vec<usize>, Vec<f32>)]) -> Vec<Ten
             Dtype::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
             Dtype::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
             Dtype::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
-            Dtype::Q8 | Dtype::Q4 => unreachable!("no safetensors type"),
+            Dtype::Q8 | Dtype::Q4 | Dtype::F8 => unreachable!("no safetensors type"),
         })
         .collect();
     let views = matrices.iter().zip(&bytes).enumerate().map(|(i, ((dtype, shape, _), bytes))| {
@@ -95,7 +95,7 @@ fn tensors(folder: &Path, matrices: &[(Dtype, Vec<usize>, Vec<f32>)]) -> Vec<Ten
             Dtype::F32 => safetensors::Dtype::F32,
             Dtype::F16 => safetensors::Dtype::F16,
             Dtype::Bf16 => safetensors::Dtype::BF16,
-            Dtype::Q8 | Dtype::Q4 => unreachable!("no safetensors type"),
+            Dtype::Q8 | Dtype::Q4 | Dtype::F8 => unreachable!("no safetensors type"),
         };
         (i.to_string(), safetensors::tensor::TensorView::new(dtype, shape.clone(), bytes).unwrap())
     });

@@ -59,6 +59,7 @@ impl Weight {
         let [rows, cols] = tensor.shape[..] else {
             return Self::vector(tensor);
         };
+        let tensor = &tensor.clone().in_sixteen_bits();
         let format = Format::of(tensor.dtype, quantize);
         let (dtype, row_bytes, block_bytes) = (tensor.dtype, tensor.row_bytes(), format.block_bytes(cols));
         let mut packed = pages(rows.div_ceil(LANES) * block_bytes)?;

@@ -5,8 +5,14 @@
 use super::driver::Driver;
 use crate::backend::{Batch, Counters};
 
-/// So many are kept; then the oldest goes.
+/// So many are kept; then the one goes that was done the longest time ago.
 const MOST: usize = 64;
+
+/// How many rows a step of `rows` has that is recorded: the next power of two, or multiple of eight, which is what matrix
+/// instructions take at once. So batches of up to 256 come in 36 sizes.
+pub fn bucket(rows: usize) -> usize {
+    if rows <= 8 { rows.next_power_of_two() } else { rows.next_multiple_of(8) }
+}
 
 /// What makes two steps alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +72,10 @@ impl<D: Driver> Graphs<D> {
 
     /// Does what was recorded of such a step, and returns what it counts, and the bytes of scratch that it writes; none
     /// if nothing was.
-    pub fn replay(&self, key: Key, driver: &D) -> Option<(Counters, usize)> {
-        let recorded = self.recorded.iter().find(|recorded| recorded.key == key)?;
+    pub fn replay(&mut self, key: Key, driver: &D) -> Option<(Counters, usize)> {
+        let at = self.recorded.iter().position(|recorded| recorded.key == key)?;
+        self.recorded[at..].rotate_left(1); // the last one is the latest
+        let recorded = self.recorded.last()?;
         driver.replay(&recorded.graph);
         Some((recorded.counted, recorded.parts_used))
     }
@@ -101,7 +109,7 @@ impl<D: Driver> Graphs<D> {
         let Some((key, before)) = self.recording.take() else { return };
         let counted = Counters {
             steps: counters.steps - before.steps,
-            tokens: counters.tokens - before.tokens,
+            tokens: 0, // a batch says how many
             weight_bytes: counters.weight_bytes - before.weight_bytes,
         };
         match driver.recorded() {

@@ -82,12 +82,19 @@ const KERNELS: &[&str] = &[
     "skinny_f16_32",
     "skinny_f16_64",
     "skinny_f16_8",
+    "skinny_f8_16",
+    "skinny_f8_32",
+    "skinny_f8_64",
+    "skinny_f8_8",
     "skinny_pair_bf16_16",
     "skinny_pair_bf16_32",
     "skinny_pair_bf16_8",
     "skinny_pair_f16_16",
     "skinny_pair_f16_32",
     "skinny_pair_f16_8",
+    "skinny_pair_f8_16",
+    "skinny_pair_f8_32",
+    "skinny_pair_f8_8",
     "skinny_pair_q4_16",
     "skinny_pair_q4_32",
     "skinny_pair_q4_8",
@@ -109,12 +116,18 @@ const KERNELS: &[&str] = &[
     "wide_f16_128",
     "wide_f16_32",
     "wide_f16_64",
+    "wide_f8_128",
+    "wide_f8_32",
+    "wide_f8_64",
     "wide_pair_bf16_128",
     "wide_pair_bf16_32",
     "wide_pair_bf16_64",
     "wide_pair_f16_128",
     "wide_pair_f16_32",
     "wide_pair_f16_64",
+    "wide_pair_f8_128",
+    "wide_pair_f8_32",
+    "wide_pair_f8_64",
     "wide_pair_q4_128",
     "wide_pair_q4_32",
     "wide_pair_q4_64",
@@ -179,6 +192,8 @@ pub struct Cuda<D: Driver> {
     graphs: Graphs<D>,
     /// Rows of logits of the last step.
     outputs: usize,
+    /// Rows of the step that are copies.
+    copies: usize,
     /// What is to be overwritten as soon as something else is asked for.
     pending: Vec<Place>,
     counters: Counters,
@@ -243,6 +258,7 @@ impl<D: Driver> Cuda<D> {
             experts: HashMap::new(),
             graphs: Graphs::default(),
             outputs: 0,
+            copies: 0,
             pending: Vec::new(),
             counters: Counters::default(),
             place: 0,
@@ -671,8 +687,13 @@ impl<D: Driver> Backend for Cuda<D> {
         Ok(())
     }
 
+    fn filled(&self, rows: usize) -> usize {
+        graphs::bucket(rows)
+    }
+
     fn begin(&mut self, batch: &Batch<'_>) -> bool {
         let known = self.graphs.knows(batch);
+        self.copies = batch.ids.len() - batch.tokens();
         self.outputs = batch.outputs.len();
         self.put(batch);
         if !known {
@@ -690,10 +711,11 @@ impl<D: Driver> Backend for Cuda<D> {
                 let _ = self.kv().block(block); // panics outside the cache
             }
             self.counters.steps += counted.steps;
-            self.counters.tokens += counted.tokens;
+            self.counters.tokens += batch.tokens() as u64;
             self.counters.weight_bytes += counted.weight_bytes;
             let arena = self.arena.as_mut().expect("reserved before the first verb");
             arena.parts_used = arena.parts_used.max(parts_used);
+            self.copies = 0;
             return false;
         }
         self.graphs.record(key, self.counters, &*self.driver);
@@ -701,6 +723,7 @@ impl<D: Driver> Backend for Cuda<D> {
     }
 
     fn end(&mut self) {
+        self.copies = 0;
         let parts_used = self.arena().parts_used;
         self.graphs.recorded(self.counters, parts_used, &*self.driver);
     }
@@ -708,7 +731,7 @@ impl<D: Driver> Backend for Cuda<D> {
     fn embed(&mut self, ids: &[u32], table: &Weight<D>, scale: f32, out: Buf) {
         self.graphs.limits.ids = table.rows;
         self.counters.steps += 1;
-        self.counters.tokens += ids.len() as u64;
+        self.counters.tokens += (ids.len() - self.copies) as u64;
         self.counters.weight_bytes += ids.len() as u64 * (table.bytes() / table.rows.max(1) as u64);
         self.lookup(Input::Ids, ids, table, scale, out, false);
     }
@@ -1002,7 +1025,7 @@ impl<D: Driver> Backend for Cuda<D> {
             v.cols == kv.kv_heads * kv.value_dim && batch.slots.len() == rows && layer < kv.layers,
             "rope: rows or layer differ"
         );
-        for &slot in batch.slots {
+        for &slot in batch.slots.iter().filter(|&&slot| slot != Batch::NOWHERE) {
             let _ = kv.block(slot / BLOCK as u32); // panics outside the cache
         }
         self.rotate(batch, (q, k, Some(v)), rope, layer);

@@ -9,8 +9,8 @@ use half::{bf16, f16};
 
 use super::args::{self, LinearArgs};
 use super::driver::{Address, Driver, Host, Memory};
+use super::weight::Format;
 use super::{Cuda, form, row_bytes, shape, small};
-use crate::backend::cpu::format::Format;
 use crate::backend::{Activation, Buf, Form, LANES};
 use crate::error::Result;
 use crate::memory::Layout;
@@ -34,33 +34,37 @@ const SKINNY: usize = 16;
 /// The same for experts, whose tokens are counted on the device.
 const SKINNY_EXPERTS: usize = 64;
 
-/// Kernels by format (bf16, f16, q8, q4) and by tokens that they take at once.
-const NAMES: [[&str; 4]; 4] = [
+/// Kernels by format (bf16, f16, q8, q4, f8) and by tokens that they take at once.
+const NAMES: [[&str; 4]; 5] = [
     ["skinny_bf16_8", "skinny_bf16_16", "skinny_bf16_32", "skinny_bf16_64"],
     ["skinny_f16_8", "skinny_f16_16", "skinny_f16_32", "skinny_f16_64"],
     ["skinny_q8_8", "skinny_q8_16", "skinny_q8_32", "skinny_q8_64"],
     ["skinny_q4_8", "skinny_q4_16", "skinny_q4_32", "skinny_q4_64"],
+    ["skinny_f8_8", "skinny_f8_16", "skinny_f8_32", "skinny_f8_64"],
 ];
 /// The same for pairs.
-const PAIRS: [[&str; 3]; 4] = [
+const PAIRS: [[&str; 3]; 5] = [
     ["skinny_pair_bf16_8", "skinny_pair_bf16_16", "skinny_pair_bf16_32"],
     ["skinny_pair_f16_8", "skinny_pair_f16_16", "skinny_pair_f16_32"],
     ["skinny_pair_q8_8", "skinny_pair_q8_16", "skinny_pair_q8_32"],
     ["skinny_pair_q4_8", "skinny_pair_q4_16", "skinny_pair_q4_32"],
+    ["skinny_pair_f8_8", "skinny_pair_f8_16", "skinny_pair_f8_32"],
 ];
 /// Those that share weights in a block, by [`WIDE_TOKENS`].
-const WIDE: [[&str; 3]; 4] = [
+const WIDE: [[&str; 3]; 5] = [
     ["wide_bf16_32", "wide_bf16_64", "wide_bf16_128"],
     ["wide_f16_32", "wide_f16_64", "wide_f16_128"],
     ["wide_q8_32", "wide_q8_64", "wide_q8_128"],
     ["wide_q4_32", "wide_q4_64", "wide_q4_128"],
+    ["wide_f8_32", "wide_f8_64", "wide_f8_128"],
 ];
 /// The same for pairs.
-const WIDE_PAIRS: [[&str; 3]; 4] = [
+const WIDE_PAIRS: [[&str; 3]; 5] = [
     ["wide_pair_bf16_32", "wide_pair_bf16_64", "wide_pair_bf16_128"],
     ["wide_pair_f16_32", "wide_pair_f16_64", "wide_pair_f16_128"],
     ["wide_pair_q8_32", "wide_pair_q8_64", "wide_pair_q8_128"],
     ["wide_pair_q4_32", "wide_pair_q4_64", "wide_pair_q4_128"],
+    ["wide_pair_f8_32", "wide_pair_f8_64", "wide_pair_f8_128"],
 ];
 
 /// Where a format stands in the tables above.
@@ -70,6 +74,7 @@ fn index(format: Format) -> usize {
         Format::F16 => 1,
         Format::Q8 => 2,
         Format::Q4 => 3,
+        Format::F8 => 4,
         Format::F32 => unreachable!("has a kernel of its own"),
     }
 }

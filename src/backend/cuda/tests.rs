@@ -7,9 +7,11 @@ use std::sync::Arc;
 use super::Cuda;
 use super::emulated::Emulated;
 use crate::Session;
-use crate::backend::{Backend, Batch, Buf, Kv, KvType, Span};
+use crate::backend::{Backend, Batch, Buf, Kv, KvType, Projection, Span};
 use crate::memory::Layout;
 use crate::model::decoder::Decoder;
+use crate::weights::dtype::f8_e4m3;
+use crate::weights::{Checkpoint, Dtype};
 
 /// A device with one buffer that holds something.
 fn filled(driver: Emulated) -> (Cuda<Emulated>, Buf) {
@@ -84,7 +86,7 @@ fn a_device_that_fails_gives_no_proof() {
 #[test]
 fn steps_are_recorded_and_done_again() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/families/phi3_longrope");
-    let logits = |again: bool| {
+    let logits = |again: bool, filled: bool| {
         let builder = Session::builder(&folder).max_sequences(4).step_tokens(8).kv_tokens(640);
         let parts = builder.parts().unwrap();
         let mut backend = Cuda::new(Arc::new(Emulated::default()));
@@ -95,22 +97,27 @@ fn steps_are_recorded_and_done_again() {
             // three requests, two behind the first; past 256 positions there is one more split
             let positions = [position, position / 2, position / 3];
             let table: Vec<u32> = (0..10).collect();
-            let spans = [0, 1, 2].map(|row| Span {
+            // and a copy of the last one
+            let of = |row: usize| row.min(2);
+            let spans = [0, 1, 2, 3].map(|row| Span {
                 row,
                 rows: 1,
-                position: positions[row] as usize,
-                table: [0, 5, 8][row],
+                position: positions[of(row)] as usize,
+                table: [0, 5, 8][of(row)],
                 adapter: None,
             });
-            let slots = [0, 1, 2].map(|row| table[spans[row].table] * 64 + positions[row]);
-            let ids = [3 + position % 50, 4, 5 + position % 7];
+            let mut slots = [0, 1, 2, 3].map(|row| table[spans[row].table] * 64 + positions[of(row)]);
+            slots[3] = Batch::NOWHERE;
+            let ids = [3 + position % 50, 4, 5 + position % 7, 5 + position % 7];
+            let positions = [0, 1, 2, 3].map(|row| positions[of(row)]);
+            let rows = if filled { backend.filled(3) } else { 3 };
             let batch = Batch {
-                ids: &ids,
-                positions: &positions,
-                slots: &slots,
-                spans: &spans,
+                ids: &ids[..rows],
+                positions: &positions[..rows],
+                slots: &slots[..rows],
+                spans: &spans[..rows],
                 blocks: &table,
-                outputs: &[0, 1, 2],
+                outputs: &[0, 1, 2, 3][..rows],
             };
             if !again {
                 backend.graphs = super::graphs::Graphs::default();
@@ -138,5 +145,62 @@ fn steps_are_recorded_and_done_again() {
         assert!(backend.is_zero());
         (all_bits, bytes)
     };
-    assert!(logits(true) == logits(false));
+    let all = logits(true, false);
+    assert!(all == logits(false, false));
+    assert!(all.0 == logits(true, true).0);
+    assert_eq!([1, 2, 3, 5, 8, 9, 17, 256].map(super::graphs::bucket), [1, 2, 4, 8, 8, 16, 24, 256]);
+}
+
+/// Every number of eight bits, multiplied with one, comes out as it was published: by each kernel, and by the embedding.
+#[test]
+fn floats_of_eight_bits_stay_exact() {
+    const ROWS: usize = 150;
+    const COLS: usize = 192;
+    let folder = tempfile::tempdir().unwrap();
+    let code = |row: usize, col: usize| {
+        let code = (row * 37 + col * 11) as u8;
+        if code & 0x7f == 0x7f { 0 } else { code }
+    };
+    let scale = |row: usize, col: usize| 0.01 + (row / 30 * 3 + col / 64) as f32;
+    let codes: Vec<u8> = (0..ROWS * COLS).map(|i| code(i / COLS, i % COLS)).collect();
+    let scales: Vec<u8> = (0..15).flat_map(|i| scale(i / 3 * 30, i % 3 * 64).to_le_bytes()).collect();
+    let view = |dtype, shape, bytes| safetensors::tensor::TensorView::new(dtype, shape, bytes).unwrap();
+    let all = [
+        ("m.weight", view(safetensors::Dtype::F8_E4M3, vec![ROWS, COLS], &codes)),
+        ("m.weight_scale_inv", view(safetensors::Dtype::F32, vec![5, 3], &scales)),
+    ];
+    std::fs::write(folder.path().join("model.safetensors"), safetensors::serialize(all, None).unwrap())
+        .unwrap();
+    let config = r#"{"quantization_config": {"quant_method": "fp8", "weight_block_size": [30, 64]}}"#;
+    std::fs::write(folder.path().join("config.json"), config).unwrap();
+    let matrix = Checkpoint::open(folder.path()).unwrap().matrix("m", ROWS, COLS).unwrap();
+    assert_eq!(matrix.dtype, Dtype::F8);
+
+    let mut backend = Cuda::new(Arc::new(Emulated::default()));
+    let weight = backend.upload(&matrix, None).unwrap();
+    assert_eq!(weight.bytes(), (ROWS.div_ceil(16) * COLS / 32 * (512 + 64)) as u64);
+    let ones = (0..COLS * COLS).map(|i| f32::from(i / COLS == i % COLS)).collect();
+    let ones = backend.upload_table(ones, COLS).unwrap();
+    let mut layout = Layout::default();
+    let [rows, x] =
+        [Buf::plan(&mut layout, COLS, COLS), Buf::plan_operand(&mut layout, COLS, COLS)].map(Option::unwrap);
+    let out = Buf::plan(&mut layout, COLS, ROWS).unwrap();
+    let region = layout.region(Kv::block_bytes(KvType::Bf16, 1, 1, [16; 2]).unwrap()).unwrap();
+    let kv = Kv { region, cache: KvType::Bf16, layers: 1, kv_heads: 1, head_dim: 16, value_dim: 16 };
+    backend.reserve(layout, kv).unwrap();
+    let x = x.of(backend.form(&[&weight]));
+    for (first, count) in [(0, 8), (100, 16), (8, 32), (30, 64), (64, 128), (0, 192)] {
+        let ids: Vec<u32> = (first as u32..(first + count) as u32).collect();
+        backend.embed(&ids, &ones, 1.0, rows);
+        backend.norm(count, rows, &crate::model::decoder::identity(), x);
+        backend.linear(count, x, &[Projection { weight: &weight, bias: None, out, add: None }]);
+        for token in 0..count {
+            let column: Vec<f32> =
+                (0..ROWS).map(|row| scale(row, first + token) * f8_e4m3(code(row, first + token))).collect();
+            assert_eq!(backend.read(out, token), column, "column {} of {count}", first + token);
+        }
+    }
+    backend.embed(&[149], &weight, 1.0, rows);
+    let row: Vec<f32> = (0..COLS).map(|col| scale(149, col) * f8_e4m3(code(149, col))).collect();
+    assert_eq!(backend.read(rows, 0), row);
 }

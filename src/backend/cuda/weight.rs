@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::args;
 use super::driver::{Driver, Host, Memory};
-use crate::backend::cpu::format::{Format, GROUP};
+use crate::backend::cpu::format::{self, GROUP};
 use crate::backend::{Form, LANES, Quantize};
 use crate::error::{Error, Result};
-use crate::weights::Tensor;
+use crate::weights::{Dtype, Tensor};
 
 /// Bytes that are packed before they are sent.
 const PIECE_BYTES: usize = 32 << 20;
@@ -27,14 +27,40 @@ pub struct Weight<D: Driver> {
     pub cols: usize,
 }
 
-/// Numbers of formats, as in `matrix.cuh`.
-fn number(format: Format) -> u32 {
-    match format {
-        Format::F32 => 0,
-        Format::F16 => 1,
-        Format::Bf16 => 2,
-        Format::Q8 => 3,
-        Format::Q4 => 4,
+/// How a matrix is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    F32,
+    F16,
+    Bf16,
+    Q8,
+    Q4,
+    F8,
+}
+
+impl Format {
+    /// The format of a matrix stored as `dtype`.
+    fn of(dtype: Dtype, quantize: Option<Quantize>) -> Self {
+        match (format::Format::of(dtype, quantize), dtype) {
+            (format::Format::Bf16, Dtype::F8) => Self::F8,
+            (format::Format::F32, _) => Self::F32,
+            (format::Format::F16, _) => Self::F16,
+            (format::Format::Bf16, _) => Self::Bf16,
+            (format::Format::Q8, _) => Self::Q8,
+            (format::Format::Q4, _) => Self::Q4,
+        }
+    }
+
+    /// Its number in `matrix.cuh`.
+    fn number(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Bf16 => 2,
+            Self::Q8 => 3,
+            Self::Q4 => 4,
+            Self::F8 => 5,
+        }
     }
 }
 
@@ -46,6 +72,7 @@ fn tile_bytes(format: Format) -> (usize, usize) {
         Format::F16 | Format::Bf16 => (2 * GROUP * LANES, 0),
         Format::Q8 => (GROUP * LANES, SCALES),
         Format::Q4 => (GROUP * LANES / 2, SCALES),
+        Format::F8 => (GROUP * LANES, 2 * SCALES),
     }
 }
 
@@ -166,7 +193,7 @@ impl<D: Driver> Weight<D> {
             scales: if of_scales > 0 { memory.at() + scales_at as u64 } else { 0 },
             rows: rows as u32,
             cols: cols as u32,
-            format: number(format),
+            format: format.number(),
             stride: if format == Format::F32 { (tiles * GROUP) as u32 } else { tiles as u32 },
         };
         Ok(Self { memory, matrix, format: Some(format), rows, cols })
@@ -226,7 +253,7 @@ impl<D: Driver> Weight<D> {
         match self.format() {
             Format::F32 => Form::F32,
             Format::F16 => Form::F16,
-            Format::Bf16 | Format::Q8 | Format::Q4 => Form::Bf16,
+            Format::Bf16 | Format::Q8 | Format::Q4 | Format::F8 => Form::Bf16,
         }
     }
 
@@ -281,8 +308,18 @@ fn pack(
                         tile_data[at..at + 2].copy_from_slice(value);
                     }
                 }
+                Format::F8 => {
+                    let (scale, codes) = bytes.split_at(4);
+                    let scale_at = tile * of_scales + (2 * g + below) * 4;
+                    scales[scale_at..scale_at + 4].copy_from_slice(scale);
+                    for (col, code) in codes.iter().enumerate() {
+                        let (t, half, far, odd) = place(col);
+                        tile_data[(4 * g + t) * 16 + half * 8 + below * 4 + 2 * far + odd] = *code;
+                    }
+                }
                 Format::Q8 | Format::Q4 => {
-                    let Ok((scale, numbers)) = format.numbers(tensor.dtype, bytes, count) else {
+                    let of = if format == Format::Q8 { format::Format::Q8 } else { format::Format::Q4 };
+                    let Ok((scale, numbers)) = of.numbers(tensor.dtype, bytes, count) else {
                         return TOO_LARGE;
                     };
                     let scale_at = tile * of_scales + (2 * g + below) * 2;

@@ -8,11 +8,11 @@
 
 use std::sync::Arc;
 
-use super::fp8::f8_e4m3;
 use super::{Coded, Found, GROUP, Row, packed};
 use crate::error::Result;
 use crate::weights::Dtype;
 use crate::weights::checkpoint::{Checkpoint, Raw};
+use crate::weights::dtype::f8_e4m3;
 use crate::weights::json::Json;
 
 /// The scheme of all matrices that are quantized.
@@ -135,6 +135,7 @@ impl Compressed {
         let scales = checkpoint.raw_floats(&scale_name, shape)?;
         let small = self.bits == 4 && self.symmetric && groups.is_none();
         let dtype = match self.float {
+            true if groups.is_none() && (shared[1].is_multiple_of(GROUP) || across == 1) => Dtype::F8,
             true => Dtype::Bf16,
             false if small && (shared[1].is_multiple_of(GROUP) || across == 1) => Dtype::Q4,
             false => Dtype::Q8,
@@ -176,6 +177,9 @@ impl Coded for Matrix {
         let scale = |col: usize| self.scales.float(self.scale_at(row, col));
         if self.float {
             let codes = &self.numbers.bytes()[row * out.cols()..];
+            if out.is_f8() {
+                return out.floats(codes, scale);
+            }
             out.values(|first, values| {
                 for (i, value) in values.iter_mut().enumerate() {
                     *value = f8_e4m3(codes[first + i]) * scale(first + i);

@@ -7,6 +7,7 @@ use super::{Coded, Found, Row};
 use crate::error::Result;
 use crate::weights::Dtype;
 use crate::weights::checkpoint::{Checkpoint, Raw};
+use crate::weights::dtype::{GROUP, f8_e4m3};
 use crate::weights::json::Json;
 
 /// The scheme.
@@ -61,53 +62,26 @@ impl Fp8 {
         };
         let scales = checkpoint.raw_floats(&scale, &shape)?;
         let matrix = Matrix { codes, scales, block, across: cols.div_ceil(block[1]) };
-        Ok(Some((Arc::new(matrix), Dtype::Bf16)))
+        let groups = matrix.across == 1 || block[1].is_multiple_of(GROUP);
+        Ok(Some((Arc::new(matrix), if groups { Dtype::F8 } else { Dtype::Bf16 })))
     }
 }
 
 impl Coded for Matrix {
     fn row(&self, row: usize, out: &mut Row<'_>) {
         let codes = &self.codes.bytes()[row * out.cols()..];
+        let scale = |col: usize| self.scales.float(row / self.block[0] * self.across + col / self.block[1]);
+        if out.is_f8() {
+            return out.floats(codes, scale);
+        }
         out.values(|first, values| {
             for (i, value) in values.iter_mut().enumerate() {
-                let scale =
-                    self.scales.float(row / self.block[0] * self.across + (first + i) / self.block[1]);
-                *value = f8_e4m3(codes[first + i]) * scale;
+                *value = f8_e4m3(codes[first + i]) * scale(first + i);
             }
         });
     }
 
     fn parts(&self) -> Vec<&Raw> {
         vec![&self.codes, &self.scales]
-    }
-}
-
-/// A value of the type that has no infinities: one bit of sign, four of exponent, three of mantissa (Micikevicius et al.
-/// 2022, arXiv 2209.05433).
-pub fn f8_e4m3(code: u8) -> f32 {
-    let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7));
-    let size = match (exponent, code & 7) {
-        (15, 7) => f32::NAN,
-        (0, _) => mantissa / 512.0,
-        _ => (1.0 + mantissa / 8.0) * f32::powi(2.0, exponent - 7),
-    };
-    if code & 0x80 == 0 { size } else { -size }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::f8_e4m3;
-
-    #[test]
-    fn all_codes() {
-        assert_eq!(
-            [0x00, 0x01, 0x08, 0x38, 0x7e, 0xb8].map(f8_e4m3),
-            [0.0, 1.0 / 512.0, 1.0 / 64.0, 1.0, 448.0, -1.0]
-        );
-        assert!(f8_e4m3(0x7f).is_nan() && f8_e4m3(0xff).is_nan());
-        for code in 0..0x7e {
-            assert!(f8_e4m3(code) < f8_e4m3(code + 1), "{code}");
-            assert_eq!(f8_e4m3(code), -f8_e4m3(code | 0x80));
-        }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Whole numbers with a scale for each group of columns become [`Dtype::Q8`] or [`Dtype::Q4`] without loss, where the
 //! groups are 32 columns or a multiple of that and scales fit f16; columns in another order, and levels that are not
-//! evenly spaced, are rounded to eight bits. Floating point of eight bits becomes bf16. Quantized activations, which some
+//! evenly spaced, are rounded to eight bits. Floating point of eight bits becomes [`Dtype::F8`], likewise without loss, or
+//! else bf16. Quantized activations, which some
 //! of these formats ask for, are not what the format says but what the backend does.
 
 mod awq;
@@ -73,6 +74,20 @@ impl<'a> Row<'a> {
                     self.put_values(first, &values[..count]);
                 }
             }
+        }
+    }
+
+    /// Whether it is of [`Dtype::F8`].
+    pub fn is_f8(&self) -> bool {
+        self.dtype == Dtype::F8
+    }
+
+    /// Floating point numbers of eight bits, one for each column, with the scale of each 32 columns by the first of them.
+    pub fn floats(&mut self, codes: &[u8], scale: impl Fn(usize) -> f32) {
+        for (first, codes) in (0..self.cols).step_by(GROUP).zip(codes[..self.cols].chunks(GROUP)) {
+            let group = self.group(first);
+            group[..4].copy_from_slice(&scale(first).to_le_bytes());
+            group[4..][..codes.len()].copy_from_slice(codes);
         }
     }
 
