@@ -22,6 +22,12 @@ const MODULES: [&str; 6] = [
     include_str!("../../../kernels/cuda/ptx/rows.ptx"),
 ];
 
+/// Kernels for tests.
+#[cfg(any(test, feature = "testing"))]
+const TEST_MODULES: &[&str] = &[include_str!("../../../kernels/cuda/ptx/listen.ptx")];
+#[cfg(not(any(test, feature = "testing")))]
+const TEST_MODULES: &[&str] = &[];
+
 /// The oldest compute capability that runs them: bf16 in tensor cores, and asynchronous copies.
 const OLDEST: (c_int, c_int) = (8, 0);
 
@@ -156,7 +162,7 @@ impl Native {
     }
 
     fn load(&mut self, device: usize) -> Result<()> {
-        for text in MODULES {
+        for &text in MODULES.iter().chain(TEST_MODULES) {
             let image = CString::new(text).expect("PTX is text");
             let mut module = null_mut();
             // SAFETY: text that ends with a zero.
@@ -173,6 +179,26 @@ impl Native {
             }
         }
         Ok(())
+    }
+
+    /// Calls something else of NVIDIA's with the stream, while the context is current; none once something has failed.
+    #[cfg(feature = "testing")]
+    pub fn with_stream<T>(&self, call: impl FnOnce(sys::CUstream) -> T) -> Option<T> {
+        if self.failed() {
+            return None;
+        }
+        let _current = Current::of(self.context);
+        Some(call(self.stream))
+    }
+
+    /// Has the driver itself overwrite memory with zeros.
+    ///
+    /// # Safety
+    /// It has the bytes.
+    #[cfg(feature = "testing")]
+    pub unsafe fn set(&self, at: Address, bytes: usize) {
+        // SAFETY: the caller's contract.
+        self.call(|| unsafe { sys::cuMemsetD8Async(at, 0, bytes, self.stream) });
     }
 
     /// Keeps in mind that something failed.
@@ -386,7 +412,7 @@ mod tests {
     /// The kernels that launchers name are those of the modules: whichever is missing would fail on a device only.
     #[test]
     fn every_kernel_that_is_launched_is_in_a_module() {
-        let compiled: Vec<&str> = MODULES.into_iter().flat_map(names).collect();
+        let compiled: Vec<&str> = MODULES.iter().chain(TEST_MODULES).flat_map(|&text| names(text)).collect();
         let source = include_str!("mod.rs");
         for name in super::super::KERNELS {
             assert!(compiled.contains(name), "{name} is in no module");
