@@ -25,7 +25,7 @@ struct Place {
     reply: usize,
 }
 
-const GPU: Place = Place { device: || Device::Cuda(0), prompt: 200, reply: 40 };
+const GPU: Place = Place { device: || Device::Cuda(0), prompt: 150, reply: 40 };
 const EMULATED: Place = Place { device: || Device::CudaEmulated, prompt: 20, reply: 6 };
 
 /// What a session does, which has ended when it returns; and what is to be looked for then.
@@ -44,7 +44,7 @@ fn open(place: &Place) -> Session {
 }
 
 fn ids(place: &Place, first: u32) -> Vec<u32> {
-    (0..place.prompt as u32).map(|i| 5 + (first + i * 37) % 200).collect()
+    (0..place.prompt as u32).map(|i| 5 + (first + i * 37) % 150).collect()
 }
 
 /// A request, and what its logits will be in.
@@ -66,7 +66,7 @@ fn closed(place: &Place) -> Vec<Vec<u8>> {
 fn dropped(place: &Place) -> Vec<Vec<u8>> {
     let session = open(place);
     let (request, tap) = request(place, 2);
-    let mut stream = session.stream(request.max_tokens(200)).unwrap();
+    let mut stream = session.stream(request.max_tokens(100)).unwrap();
     stream.by_ref().take(3).for_each(|piece| _ = piece.unwrap());
     let vocab = session.vocab_size();
     drop(stream);
