@@ -166,21 +166,22 @@ fn nothing_of_a_request_is_found_on_a_device() {
         let canary = canary(number as u8);
         device::whisper(0, &canary).unwrap();
         let patterns = scene(&GPU);
-        let heard = device::listen(0, &[&patterns[..], &[canary.clone()]].concat()).unwrap();
-        assert_eq!(heard.found, vec![0; patterns.len() + 1], "{name}: something stays in shared memory");
+        let all = [patterns.clone(), vec![canary]].concat();
+        let nothing = vec![0; all.len()];
+        let heard = device::listen(0, &all).unwrap();
+        assert_eq!(heard.found, nothing, "{name}: something stays in shared memory");
         let (found, searched) = device::search_free_memory(0, &patterns).unwrap();
-        assert_eq!(found, vec![0; patterns.len()], "{name}: something stays in the device's memory");
+        assert_eq!(found, nothing[1..], "{name}: something stays in the device's memory");
         assert!(searched > 1 << 30, "{searched} bytes are not much");
         println!("{name}: nothing in {} MiB of free memory; {}", searched >> 20, told(&heard));
-        let (found, heard) = in_another_process(&[&patterns[..], &[canary]].concat());
-        let nothing = vec![0; patterns.len() + 1];
-        assert_eq!((found, heard), (nothing.clone(), nothing), "{name}: another process finds something");
+        let elsewhere = in_another_process(&all);
+        assert_eq!(elsewhere, (nothing.clone(), nothing), "{name}: another process finds something");
     }
-    let left = canary(100);
-    let held = device::leave_behind(0, &left).unwrap();
-    assert_eq!(held, (64 << 20) / left.len(), "the search does not find what is there");
-    let (found, _) = device::search_free_memory(0, &[left.clone()]).unwrap();
-    let (elsewhere, _) = in_another_process(&[left]);
+    let left = [canary(100)];
+    let held = device::leave_behind(0, &left[0]).unwrap();
+    assert_eq!(held, (64 << 20) / left[0].len(), "the search does not find what is there");
+    let (found, _) = device::search_free_memory(0, &left).unwrap();
+    let (elsewhere, _) = in_another_process(&left);
     println!(
         "report: of {held} patterns in memory that nobody overwrote, {} found after it was given back, {} by another process",
         found[0], elsewhere[0]

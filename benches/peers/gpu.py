@@ -13,6 +13,7 @@ import datetime
 import gc
 import importlib.metadata
 import importlib.util
+import inspect
 import json
 import os
 import queue
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from statistics import median
 
@@ -85,6 +87,10 @@ def main():
     except SystemExit as end:
         report.note(f"ended early ({end.code}): the rest was not measured")
         status = 143 if end.code == 143 else 1
+    except Exception as error:
+        traceback.print_exc()
+        report.note(f"ended early ({named(error)}): the rest was not measured")
+        status = 1
     finally:
         report.print()
     sys.exit(status or int(report.ours_failed))
@@ -125,19 +131,28 @@ def parse_options():
     options.prefill = options.prefill or ([512, 2048] if options.quick else [512, 2048, 8192])
     options.decode = options.decode or ([1, 8, 64, 256] if options.quick else [1, 2, 4, 8, 16, 32, 64, 128, 256])
     options.until = time.monotonic() + options.budget
+    if max(options.decode) > STEP_TOKENS // 2:
+        parser.error(f"batches of {STEP_TOKENS // 2} at most")
     if options.engine_child:
         sys.exit(engine_child(options, *options.engine_child))
     return options
 
 
 def measure_all(options, report):
+    if not importlib.util.find_spec("numpy"):
+        sys.exit("numpy is not installed")
     programs = build(options)
     measure_ceilings(options, programs, report)
+    folders = {}
     for shape in options.shapes:
-        folder = checkpoint(options.work / f"llama-{shape}", SHAPES[shape])
-        for precision in options.precisions:
+        say(f"{shape}: weights")
+        folders[shape] = checkpoint(options.work / f"llama-{shape}", SHAPES[shape])
+    # what says the most comes first: the time may be over
+    for precision in options.precisions:
+        for shape, folder in folders.items():
             measure_shape(options, programs, report, shape, folder, precision)
-        for engine in options.engines:
+    for engine in options.engines:
+        for shape, folder in folders.items():
             if engine != "transformers":
                 alone(options, report, shape, folder, engine)
 
@@ -384,6 +399,9 @@ class Transformers:
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **kind)
         self.model = model.to(options.device).eval()
         self.vocab = model.config.vocab_size
+        # what the cache is called: newer versions have another name
+        known = inspect.signature(model.forward).parameters
+        self.cache_name = "cache" if "cache" in known else "past_key_values"
         self.ways = {"dynamic cache": (self.model, False), "static cache": (self.model, True)}
         if options.compile:
             compiled = torch.compile(self.model, mode="reduce-overhead", fullgraph=True)
@@ -400,7 +418,7 @@ class Transformers:
         return self.transformers.StaticCache(config=self.model.config, max_cache_len=length)
 
     def step(self, model, ids, cache):
-        logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        logits = model(input_ids=ids, use_cache=True, logits_to_keep=1, **{self.cache_name: cache}).logits
         return logits[:, -1:].argmax(-1)
 
     def ids(self, prompts):
@@ -592,7 +610,7 @@ ENGINES = {
 def alone(options, report, shape, folder, engine):
     missing = ENGINES[engine][1]()
     if missing:
-        report.note(f"{engine}: {' and '.join(missing)} not installed", once=True)
+        report.note(f"{engine}: not installed ({' and '.join(missing)})", once=True)
         return
     if over(options, report, f"{shape}, {engine}"):
         return
@@ -722,7 +740,7 @@ class Report:
         for what, rates, unit in (("Copies", self.copy, "GB/s"), ("Products in bf16", self.peak, "TFLOP/s")):
             scale = 1e9 if unit == "GB/s" else 1e12
             if rates:
-                print(f"{what}: {', '.join(f'{who} {rate / scale:.0f} {unit}' for who, rate in rates.items())}.")
+                print(f"{what}: {', '.join(f'{who} {rate / scale:.4g} {unit}' for who, rate in rates.items())}.")
         print("The larger one is the ceiling. Medians of rounds in turn, in tokens/s.")
         for shape in self.options.shapes:
             for precision in self.options.precisions:
@@ -752,9 +770,11 @@ class Report:
 
     def print_table(self, shape, precision):
         config = SHAPES[shape]
-        engines = [name for name in ENGINES if any(key[:3] == (shape, precision, name) for key in self.values)]
-        failed = [name for name in ENGINES if (shape, precision, name) in self.failures and name not in engines]
-        peers = engines + failed
+        measured = {key[2] for key in self.values if key[:2] == (shape, precision)}
+        failed = {key[2] for key in self.failures if key[:2] == (shape, precision)}
+        if not measured | failed:
+            return
+        peers = [name for name in ENGINES if name in measured | failed]
         name = {"none": "bf16"}.get(precision, precision)
         print(f"\n### Llama-shaped {shape}, {name}\n")
         heads = ["test", "amnesic", *(head for peer in peers for head in (peer, "ratio")), "share of the ceiling"]
@@ -764,7 +784,7 @@ class Report:
         for test in tests:
             mine = self.median(shape, precision, "amnesic", test)
             cells = [f"prefill, {test[1]} tokens" if test[0] == "prefill" else f"decode, batch {test[1]}"]
-            cells.append(number(mine) or ("failed" if (shape, precision, "amnesic") in self.failures else ""))
+            cells.append(number(mine) or ("failed" if "amnesic" in failed else ""))
             for peer in peers:
                 theirs = self.median(shape, precision, peer, test)
                 cells.append(number(theirs) or ("failed" if peer in failed else ""))

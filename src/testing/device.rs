@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::cuda::emulated::Emulated;
 use crate::backend::cuda::native::{self, Native};
-use crate::backend::cuda::rates::{Measured, Rates};
+use crate::backend::cuda::rates::{FORMATS, Measured, Rates};
 use crate::backend::cuda::search;
 pub use crate::backend::cuda::search::Heard;
 use crate::error::Result;
@@ -127,7 +127,7 @@ pub fn library_differences(
     tokens: &[usize],
     folder: &Path,
 ) -> Result<Option<Vec<f64>>> {
-    let mut rates = Rates::new(Arc::new(Native::open(device)?), 16, shape, tokens, folder)?;
+    let mut rates = Rates::new(Arc::new(Native::open(device)?), 16, shape, 1, tokens, folder)?;
     tokens.iter().map(|&tokens| rates.difference(tokens)).collect()
 }
 
@@ -138,7 +138,7 @@ fn rates_on<D: Measured>(
     (bytes, rounds): (usize, usize),
     folder: &Path,
 ) -> Result<Vec<Rate>> {
-    let mut rates = Rates::new(Arc::new(driver), bytes, shape, tokens, folder)?;
+    let mut rates = Rates::new(Arc::new(driver), bytes, shape, FORMATS.len(), tokens, folder)?;
     let mut all = Vec::new();
     for what in rates.all() {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());

@@ -128,7 +128,7 @@ impl std::fmt::Display for What {
 }
 
 /// The matrix's formats. The first is the library's.
-const FORMATS: [Option<Quantize>; 3] = [None, Some(Quantize::Q8), Some(Quantize::Q4)];
+pub const FORMATS: [Option<Quantize>; 3] = [None, Some(Quantize::Q8), Some(Quantize::Q4)];
 /// Matrices of each: several, so that no cache holds the one that comes next.
 const COPIES: usize = 4;
 /// Tokens that differ from each other.
@@ -160,11 +160,12 @@ impl<D: Measured> Rates<D> {
     /// So often is a thing done in one measurement.
     pub const AGAIN: u32 = 8;
 
-    /// Writes random weights to `folder`, and loads them.
+    /// Writes random weights to `folder`, and loads them in the first `formats` of [`FORMATS`].
     pub fn new(
         driver: Arc<D>,
         bytes: usize,
         shape: (usize, usize),
+        formats: usize,
         tokens: &[usize],
         folder: &Path,
     ) -> Result<Self> {
@@ -178,7 +179,7 @@ impl<D: Measured> Rates<D> {
         let mut layout = Layout::default();
         let too_large = || crate::Error::request("tokens", "fewer");
         let mut weights = Vec::new();
-        for quantize in FORMATS {
+        for &quantize in &FORMATS[..formats] {
             let all = (0..COPIES).map(|_| backend.upload(&tensor, quantize)).collect::<Result<Vec<_>>>()?;
             let x = Buf::plan_operand(&mut layout, most, cols).ok_or_else(too_large)?;
             let form = backend.form(&[&all[0]]);
@@ -238,7 +239,7 @@ impl<D: Measured> Rates<D> {
 
     /// All that can be measured.
     pub fn all(&self) -> Vec<What> {
-        let products = (0..FORMATS.len())
+        let products = (0..self.weights.len())
             .flat_map(|format| self.tokens.iter().map(move |&tokens| What::Product(format, tokens)));
         [What::Copy, What::Set, What::Scrub].into_iter().chain(products).collect()
     }
@@ -347,7 +348,7 @@ mod tests {
     fn products_are_those_of_plain_loops() {
         let folder = tempfile::tempdir().unwrap();
         let driver = Arc::new(Emulated::default());
-        let mut rates = Rates::new(driver, 1 << 12, (48, 70), &[1, 9, 70], folder.path()).unwrap();
+        let mut rates = Rates::new(driver, 1 << 12, (48, 70), 1, &[1, 9, 70], folder.path()).unwrap();
         for tokens in [1, 9, 70] {
             let difference = rates.difference(tokens).unwrap().unwrap();
             assert!(difference < 1e-5, "{tokens} tokens: {difference}");

@@ -85,8 +85,9 @@ pub fn free_memory<D: Driver>(driver: &Arc<D>, patterns: &[Vec<u8>]) -> Result<(
             taken.push(memory);
         }
     }
-    let found = seeker.found()?;
-    Ok((found, searched))
+    driver.synchronize();
+    drop(taken); // what follows takes some
+    Ok((seeker.found()?, searched))
 }
 
 /// Counts patterns in memory of a device, on the device: hundreds of gigabytes would take the host minutes.
