@@ -8,6 +8,10 @@ bench:
     cargo bench --features testing --bench scrub
     cargo bench --features testing --bench roofline
 
+# Everything that needs a CUDA device, and speed beside other engines there (see docs/devices.md).
+gpu:
+    tools/gpu_check --bench
+
 # Speed beside llama.cpp and candle, which it builds in the folder `work` (see benches/peers/README.md).
 peers work:
     benches/peers/run.py --work {{work}}

@@ -32,6 +32,7 @@ Usage: cargo bench --bench throughput -- --model DIR [OPTIONS]
   --kv-tokens N      tokens that the KV cache holds [default: 8192]
   --step-tokens N    tokens of one step: the chunks in which a prompt is computed [default: 512]
   --json             one JSON object a line
+  --wait             measure all of it again for each line of the standard input, until it ends
   --help             print this
 ";
 
@@ -62,12 +63,24 @@ fn run(options: &Options) -> Result<()> {
     let session = open(options)?;
     eprintln!("{}: {}", options.model.display(), session.device());
     prefill(&session, options.after)?; // touches every weight and starts the threads
+    if !options.wait {
+        return measure(&session, options);
+    }
+    options.report(&json!({ "test": "ready", "device": session.device() }));
+    for line in std::io::stdin().lines() {
+        line?;
+        measure(&session, options)?;
+    }
+    Ok(())
+}
+
+fn measure(session: &Session, options: &Options) -> Result<()> {
     for &tokens in &options.prefill {
-        let per_second = prefill(&session, tokens)?;
+        let per_second = prefill(session, tokens)?;
         options.report(&json!({ "test": "prefill", "tokens": tokens, "per_second": per_second }));
     }
     for &batch in &options.decode {
-        let per_second = decode(&session, batch, options)?;
+        let per_second = decode(session, batch, options)?;
         options.report(&json!({ "test": "decode", "batch": batch, "per_second": per_second }));
     }
     options.report(&json!({
@@ -164,6 +177,7 @@ struct Options {
     tokens: usize,
     kv_tokens: usize,
     json: bool,
+    wait: bool,
 }
 
 impl Options {
@@ -183,6 +197,7 @@ impl Options {
             tokens: 32,
             kv_tokens: 8192,
             json: false,
+            wait: false,
         };
         let mut parser = lexopt::Parser::from_env();
         while let Some(arg) = parser.next()? {
@@ -205,6 +220,7 @@ impl Options {
                 Long("tokens") => options.tokens = parser.value()?.parse()?,
                 Long("kv-tokens") => options.kv_tokens = parser.value()?.parse()?,
                 Long("json") => options.json = true,
+                Long("wait") => options.wait = true,
                 Long("bench") => {} // from cargo
                 Long("help") => return Ok(None),
                 _ => return Err(arg.unexpected().into()),

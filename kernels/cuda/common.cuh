@@ -259,3 +259,14 @@ INLINE uint2 load_once(const uint2 *from) {
     return v;
 #endif
 }
+
+// The number of the processor that runs the block.
+INLINE uint32_t processor() {
+#ifdef AMNESIC_EMULATED
+    return blockIdx.x % 2;
+#else
+    uint32_t number;
+    asm volatile("mov.u32 %0, %%smid;" : "=r"(number));
+    return number;
+#endif
+}

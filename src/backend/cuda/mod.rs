@@ -10,6 +10,8 @@
 #![expect(unsafe_code, reason = "asks for kernels; each names the sizes it checked")]
 
 mod args;
+#[cfg(feature = "testing")]
+pub mod blas;
 pub mod driver;
 #[cfg(any(test, feature = "testing"))]
 pub mod emulated;
@@ -62,6 +64,7 @@ const KERNELS: &[&str] = &[
     "copy_rows",
     "cut",
     "embed",
+    "listen",
     "mix",
     "norm",
     "order",
@@ -74,6 +77,7 @@ const KERNELS: &[&str] = &[
     "route",
     "sample",
     "scrub",
+    "seek",
     "skinny_bf16_16",
     "skinny_bf16_32",
     "skinny_bf16_64",
@@ -110,6 +114,7 @@ const KERNELS: &[&str] = &[
     "skinny_q8_64",
     "skinny_q8_8",
     "verify",
+    "whisper",
     "wide_bf16_128",
     "wide_bf16_32",
     "wide_bf16_64",
@@ -330,6 +335,14 @@ impl<D: Driver> Cuda<D> {
             self.ask("scrub", shape([blocks as usize, places.len(), 1], 256, 0), &args);
             self.ask("sample", shape([places.len(), 1, 1], 32, 0), &args);
         }
+    }
+
+    /// Overwrites what processors keep between kernels, after what is pending.
+    fn clean(&mut self) {
+        let shared_bytes = self.driver.shared_bytes() / 1024 * 1024;
+        let args = CleanArgs { shared_bytes };
+        let blocks = self.driver.processors() as usize;
+        self.launch("clean", shape([blocks, 1, 1], 1024, shared_bytes as usize), &args);
     }
 
     /// Puts memory down to be overwritten.
@@ -1232,11 +1245,7 @@ impl<D: Driver> Backend for Cuda<D> {
             let bytes = arena.host.bytes();
             let at = arena.memory.at() + arena.parts.offset() as u64;
             sum = sum.and(self.forget(at, used));
-            self.flush();
-            let shared_bytes = self.driver.shared_bytes() / 1024 * 1024;
-            let args = CleanArgs { shared_bytes };
-            let blocks = self.driver.processors() as usize;
-            self.launch("clean", shape([blocks, 1, 1], 1024, shared_bytes as usize), &args);
+            self.clean();
             let dirty = self.settle();
             // SAFETY: ours alone, and the device is done with it.
             let read = scrub(unsafe { std::slice::from_raw_parts_mut(host, bytes) });

@@ -32,6 +32,12 @@ const MODULES: [Module; 6] = modules!["attention", "linear", "memory", "rope", "
 /// The kernels for compute capability 9.0 whose instructions no other has.
 const HOPPER: &[u8] = include_bytes!("../../../kernels/cuda/compiled/hopper.cubin");
 
+/// Kernels for tests.
+#[cfg(any(test, feature = "testing"))]
+const TEST_MODULES: &[Module] = &modules!["listen"];
+#[cfg(not(any(test, feature = "testing")))]
+const TEST_MODULES: &[Module] = &[];
+
 /// The oldest compute capability that runs them: bf16 in tensor cores, and asynchronous copies.
 const OLDEST: (c_int, c_int) = (8, 0);
 
@@ -168,11 +174,11 @@ impl Native {
     }
 
     fn load(&mut self, device: usize) -> Result<()> {
-        for Module { ptx, sm_90 } in MODULES {
+        for Module { ptx, sm_90 } in MODULES.iter().chain(TEST_MODULES) {
             if self.has_wgmma {
                 self.load_module(device, sm_90, names(ptx))?;
             } else {
-                let image = CString::new(ptx).expect("PTX is text");
+                let image = CString::new(*ptx).expect("PTX is text");
                 self.load_module(device, image.as_bytes_with_nul(), names(ptx))?;
             }
         }
@@ -203,6 +209,26 @@ impl Native {
             self.kernels.insert(name, kernel);
         }
         Ok(())
+    }
+
+    /// Calls something else of NVIDIA's with the stream, while the context is current; none once something has failed.
+    #[cfg(feature = "testing")]
+    pub fn with_stream<T>(&self, call: impl FnOnce(sys::CUstream) -> T) -> Option<T> {
+        if self.failed() {
+            return None;
+        }
+        let _current = Current::of(self.context);
+        Some(call(self.stream))
+    }
+
+    /// Has the driver itself overwrite memory with zeros.
+    ///
+    /// # Safety
+    /// It has the bytes.
+    #[cfg(feature = "testing")]
+    pub unsafe fn set(&self, at: Address, bytes: usize) {
+        // SAFETY: the caller's contract.
+        self.call(|| unsafe { sys::cuMemsetD8Async(at, 0, bytes, self.stream) });
     }
 
     /// Keeps in mind that something failed.
@@ -420,14 +446,15 @@ mod tests {
     /// The kernels that launchers name are those of the modules: whichever is missing would fail on a device only.
     #[test]
     fn every_kernel_that_is_launched_is_in_a_module() {
-        let compiled: Vec<&str> = MODULES.iter().flat_map(|module| names(module.ptx)).collect();
+        let compiled: Vec<&str> =
+            MODULES.iter().chain(TEST_MODULES).flat_map(|module| names(module.ptx)).collect();
         let source = concat!(include_str!("mod.rs"), include_str!("products.rs"));
         for name in super::super::KERNELS {
             assert!(compiled.contains(name), "{name} is in no module");
             assert!(source.contains(&format!("\"{name}\"")), "{name} is not launched");
         }
         assert_eq!(compiled.len(), super::super::KERNELS.len(), "{compiled:?}");
-        for Module { ptx, sm_90 } in MODULES {
+        for Module { ptx, sm_90 } in MODULES.iter().chain(TEST_MODULES) {
             for symbol in names(ptx).map(|name| format!("\0{PREFIX}{name}\0").into_bytes()) {
                 assert!(sm_90.windows(symbol.len()).any(|at| at == symbol), "not of one source");
             }
