@@ -174,6 +174,9 @@ impl Native {
     }
 
     fn load(&mut self, device: usize) -> Result<()> {
+        // a driver that is older than the compiler may refuse machine code, and still take PTX
+        self.has_wgmma =
+            self.has_wgmma && self.load_module(device, HOPPER, super::HOPPER.iter().copied()).is_ok();
         for Module { ptx, sm_90 } in MODULES.iter().chain(TEST_MODULES) {
             if self.has_wgmma {
                 self.load_module(device, sm_90, names(ptx))?;
@@ -181,9 +184,6 @@ impl Native {
                 let image = CString::new(*ptx).expect("PTX is text");
                 self.load_module(device, image.as_bytes_with_nul(), names(ptx))?;
             }
-        }
-        if self.has_wgmma {
-            self.load_module(device, HOPPER, super::HOPPER.iter().copied())?;
         }
         Ok(())
     }
