@@ -91,6 +91,12 @@ impl Builder {
         self.faults.device_fails_in = Some(calls);
         self
     }
+
+    /// Has the host choose all tokens, as it does where a device cannot.
+    pub fn sample_on_host(mut self) -> Self {
+        self.faults.sample_on_host = true;
+        self
+    }
 }
 
 /// All known `model_type`s.

@@ -18,6 +18,9 @@ mod inputs;
 pub mod native;
 #[cfg(feature = "testing")]
 pub mod rates;
+mod sampling;
+#[cfg(test)]
+mod sampling_tests;
 #[cfg(feature = "testing")]
 pub mod search;
 #[cfg(test)]
@@ -35,8 +38,10 @@ use self::args::{
 use self::driver::{Address, Driver, Host, Memory, Shape};
 use self::graphs::{Graphs, Key};
 use self::inputs::{Input, Inputs};
+use self::sampling::Sampling;
 use self::weight::{Staging, Weight};
 use super::cpu::format::Format;
+use super::questions::Questions;
 use super::{
     Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, Form, Kv, KvType, LANES,
     Linear, Norm, NormKind, Pooling, Projection, Quantize, Rope, Routed, Routing, ScoreBiases, Scoring, Side,
@@ -50,11 +55,13 @@ use crate::weights::Tensor;
 /// Every kernel: what launchers name, what the sources have, and what the modules hold.
 #[cfg(any(test, feature = "testing"))]
 const KERNELS: &[&str] = &[
+    "adjust",
     "attention_bf16",
     "attention_f16",
     "attention_int8",
     "attention_merge",
     "attention_plain",
+    "choose",
     "clean",
     "combine",
     "copy_rows",
@@ -68,6 +75,7 @@ const KERNELS: &[&str] = &[
     "plain_pair",
     "point",
     "pool",
+    "rate",
     "rope_store",
     "route",
     "sample",
@@ -146,6 +154,8 @@ struct Arena<D: Driver> {
     told: Host<D>,
     /// For what else the host reads.
     host: Host<D>,
+    /// Where tokens are chosen, if there are logits.
+    sampling: Option<Sampling<D>>,
     /// Rows that lie there.
     read: Option<(Region, Range<usize>)>,
 }
@@ -742,7 +752,7 @@ impl<D: Driver> Backend for Cuda<D> {
         forms.reduce(|a, b| if a == b { a } else { Form::F32 }).expect("somebody reads it")
     }
 
-    fn reserve(&mut self, mut layout: Layout, kv: Kv) -> Result<()> {
+    fn reserve(&mut self, mut layout: Layout, kv: Kv, logits: Option<Buf>) -> Result<()> {
         self.driver.synchronize();
         self.staging = Staging::default();
         let slots = self.driver.processors() as usize * PARTS_EACH;
@@ -751,11 +761,24 @@ impl<D: Driver> Backend for Cuda<D> {
         let too_large = || Error::Memory { needed, what, limit: "that is more than there can be".into() };
         let parts = layout.region(slots * PART * size_of::<f32>()).ok_or_else(too_large)?;
         let status = layout.region(64).ok_or_else(too_large)?;
+        let sampling = logits.filter(|logits| logits.region.bytes() > 0);
+        let sampling =
+            sampling.map(|logits| Sampling::plan(&self.driver, &mut layout, logits)).transpose()?;
         let memory = Memory::new(&self.driver, layout.bytes(), what)?;
         let (told, host) = (Host::new(&self.driver, 16)?, Host::new(&self.driver, 4096)?);
         let regions = layout.regions();
-        self.arena =
-            Some(Arena { memory, kv, regions, parts, parts_used: slots, status, told, host, read: None });
+        self.arena = Some(Arena {
+            memory,
+            kv,
+            regions,
+            parts,
+            parts_used: slots,
+            status,
+            told,
+            host,
+            sampling,
+            read: None,
+        });
         // it holds what the last owner left
         self.pending.push(Place { at: self.address(status), bytes: 16, middle: 0 });
         self.flush();
@@ -1234,6 +1257,14 @@ impl<D: Driver> Backend for Cuda<D> {
         unsafe { std::slice::from_raw_parts(self.arena().host.at().add(at).cast::<f32>(), buf.cols) }
     }
 
+    fn chooses(&self) -> bool {
+        self.arena().sampling.is_some()
+    }
+
+    fn choose(&mut self, logits: Buf, questions: &mut Questions) {
+        self.answer(logits, questions);
+    }
+
     fn scrub(&mut self, buf: Buf, rows: usize) -> Scrubbed {
         self.graphs.abandon(&*self.driver);
         let region = buf.rows(rows);
@@ -1273,6 +1304,7 @@ impl<D: Driver> Backend for Cuda<D> {
     fn scrub_threads(&mut self) -> Scrubbed {
         self.graphs.abandon(&*self.driver);
         let mut sum = self.inputs.forget(&mut self.pending);
+        sum = sum.and(self.forget_sampling());
         if let Some(arena) = &mut self.arena {
             let used = std::mem::take(&mut arena.parts_used) * PART * size_of::<f32>();
             let host = arena.host.at();
@@ -1369,7 +1401,8 @@ impl<D: Driver> Cuda<D> {
         let rest = all[..status + 8].iter().chain(&all[status + 16..]);
         // SAFETY: ours alone.
         let read = unsafe { std::slice::from_raw_parts(arena.host.at(), arena.host.bytes()) };
-        rest.chain(read).all(|&byte| byte == 0) && self.inputs.is_zero()
+        let told = arena.sampling.as_ref().map_or(&[][..], Sampling::told);
+        rest.chain(read).chain(told).all(|&byte| byte == 0) && self.inputs.is_zero()
     }
 
     /// Writes rows of an operand.

@@ -13,13 +13,14 @@ use super::driver::{Address, Driver, Shape};
 use crate::error::{DeviceReason, Error, Result};
 
 /// The kernels, compiled by `tools/build_kernels`.
-const MODULES: [&str; 6] = [
+const MODULES: [&str; 7] = [
     include_str!("../../../kernels/cuda/ptx/attention.ptx"),
     include_str!("../../../kernels/cuda/ptx/linear.ptx"),
     include_str!("../../../kernels/cuda/ptx/memory.ptx"),
     include_str!("../../../kernels/cuda/ptx/rope.ptx"),
     include_str!("../../../kernels/cuda/ptx/route.ptx"),
     include_str!("../../../kernels/cuda/ptx/rows.ptx"),
+    include_str!("../../../kernels/cuda/ptx/sample.ptx"),
 ];
 
 /// The oldest compute capability that runs them: bf16 in tensor cores, and asynchronous copies.

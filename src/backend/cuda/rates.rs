@@ -83,7 +83,7 @@ impl<D: Driver> Rates<D> {
         let region = layout.region(block).ok_or_else(too_large)?;
         let kv = Kv { region, cache: KvType::Bf16, layers: 1, kv_heads: 1, head_dim: 16, value_dim: 16 };
         let table = backend.upload_table((0..cols).map(|i| (i as f32).sin()).collect(), cols)?;
-        backend.reserve(layout, kv)?;
+        backend.reserve(layout, kv, None)?;
         // rates on zeros would be too good
         backend.embed(&vec![0; most], &table, 1.0, values);
         let x = x.of(backend.form(&[&weights[0]]));

@@ -19,7 +19,7 @@ fn filled(driver: Emulated) -> (Cuda<Emulated>, Buf) {
     let region = layout.region(Kv::block_bytes(KvType::Bf16, 1, 1, [16; 2]).unwrap()).unwrap();
     let kv = Kv { region, cache: KvType::Bf16, layers: 1, kv_heads: 1, head_dim: 16, value_dim: 16 };
     let table = backend.upload_table(vec![7.0; 5 * 40], 40).unwrap();
-    backend.reserve(layout, kv).unwrap();
+    backend.reserve(layout, kv, None).unwrap();
     backend.embed(&[0, 1, 2, 3, 4], &table, 1.0, buf);
     (backend, buf)
 }
