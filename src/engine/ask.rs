@@ -2,9 +2,24 @@
 //! the same for what is not.
 
 use super::scheduler::Turn;
+use super::sequence::Sequence;
 use super::worker::Worker;
 use crate::backend::Backend;
-use crate::sample::Sampler;
+use crate::backend::questions::Questions;
+use crate::sample::{Context, Sampler};
+
+/// Asks for a token of each of these from the draft model's rows of logits.
+pub(super) fn guesses<'a>(
+    of: impl Iterator<Item = &'a Sequence>,
+    sampler: &mut Sampler,
+    questions: &mut Questions,
+) {
+    questions.clear();
+    for (row, sequence) in of.enumerate() {
+        let context = Context { mask: None, ..sequence.context() };
+        sampler.ask(row, &sequence.sampling, &context, false, questions);
+    }
+}
 
 impl<B: Backend> Worker<B> {
     /// Whether the draft model's device chooses.

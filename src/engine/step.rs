@@ -2,6 +2,7 @@
 
 use std::sync::PoisonError;
 
+use super::ask;
 use super::scheduler::{Id, Turn};
 use super::sequence::Sequence;
 use super::speculate;
@@ -130,14 +131,10 @@ impl<B: Backend> Worker<B> {
                 sequence.draft_cached = end;
             }
             draft.forward();
-            self.questions.clear();
             if by_device {
                 let drawn = asking.iter().map(|(turn, _)| &self.sequences[&turn.id]);
                 let drawn = drawn.filter(|sequence| sequence.draft_cached == sequence.ids.expose().len());
-                for (row, sequence) in drawn.enumerate() {
-                    let context = Context { mask: None, ..sequence.context() };
-                    self.sampler.ask(row, &sequence.sampling, &context, false, &mut self.questions);
-                }
+                ask::guesses(drawn, &mut self.sampler, &mut self.questions);
                 draft.choose(&mut self.questions);
             }
             let mut row = 0;

@@ -1,5 +1,6 @@
 //! Where tests look into the worker, stop it, and break it (feature `testing`).
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -109,6 +110,8 @@ pub struct Faults {
     pub(crate) panic_in: Option<usize>,
     /// Calls until an emulated device fails.
     pub(crate) device_fails_in: Option<i64>,
+    /// An emulated device counts here the bytes that are copied to the host.
+    pub(crate) read_bytes: Option<&'static AtomicU64>,
     /// Devices are not asked to choose tokens.
     pub(crate) sample_on_host: bool,
 }

@@ -10,6 +10,7 @@ pub mod forensics;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use crate::backend::cpu::Cpu;
 use crate::backend::{Batch, Span};
@@ -89,6 +90,12 @@ impl Builder {
     /// Has [`Device::CudaEmulated`](crate::Device::CudaEmulated) fail for good after so many calls.
     pub fn device_fails_in(mut self, calls: i64) -> Self {
         self.faults.device_fails_in = Some(calls);
+        self
+    }
+
+    /// Has an emulated device count the bytes that are copied to the host.
+    pub fn count_read_bytes(mut self, count: &'static AtomicU64) -> Self {
+        self.faults.read_bytes = Some(count);
         self
     }
 

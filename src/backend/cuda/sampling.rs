@@ -80,6 +80,7 @@ impl<D: Driver> Cuda<D> {
             (sampling.at_once, sampling.rows, sampling.keys, sampling.answers);
         let vocab = logits.cols;
         assert!(at_once * vocab * size_of::<f32>() <= rows.bytes(), "choose: columns differ");
+        assert!(questions.words().iter().skip(2).step_by(QUESTION).all(|&given| (given as usize) < vocab));
         let rows_asked = questions.words().iter().step_by(QUESTION).map(|&row| row as usize + 1);
         let args = SampleArgs {
             logits: self.at(logits, rows_asked.max().unwrap_or(0)),

@@ -199,7 +199,7 @@ fn compare(backend: &mut Cuda<Emulated>, logits: Buf, cases: &[Case], what: &str
 fn a_device_chooses_what_the_sampler_does() {
     let mut seen = [0; 4];
     for (vocab, launches) in
-        [(1, 6), (2, 6), (31, 10), (63, 10), (64, 10), (65, 12), (130, 12), (600, 6), (1000, 6)]
+        [(1, 3), (2, 3), (31, 6), (63, 6), (64, 6), (65, 6), (130, 6), (600, 3), (1000, 3)]
     {
         // more rows than questions of a launch
         let (mut backend, logits) = device(80, vocab);
@@ -253,4 +253,86 @@ fn nothing_of_questions_stays() {
     assert!(!proof.is_dirty() && !backend.is_zero());
     let proof = backend.scrub_threads();
     assert!(!proof.is_dirty() && backend.is_zero());
+}
+
+/// Sessions on the emulated device, which need the feature.
+#[cfg(feature = "testing")]
+mod sessions {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use crate::testing::LogitsTap;
+    use crate::{Builder, Device, Dry, Reply, Request, ResponseFormat, Session, Speculation};
+
+    /// Requests that ask for all that sampling does, with each other's seeds.
+    fn requests() -> Vec<Request> {
+        let ask = |seed| Request::prompt("The struct is a struct").max_tokens(7).temperature(0.9).seed(seed);
+        let lookup = Speculation::PromptLookup { ngram: 2, tokens: 3 };
+        vec![
+            ask(1).temperature(0.0).logprobs(0),
+            ask(2).n(3).logprobs(2).top_k(40),
+            ask(3).repetition_penalty(1.3).frequency_penalty(0.4).presence_penalty(0.2).dry(Dry::default()),
+            ask(4).top_p(0.9).logprobs(5).prompt_logprobs(3),
+            ask(5).speculate(lookup).n(2).logprobs(1),
+            ask(6).speculate(Speculation::Draft { tokens: 3 }).typical_p(0.8),
+            ask(7).response_format(ResponseFormat::regex("(yes|no|maybe)!")).n(2).logprobs(20),
+            ask(8).response_format(ResponseFormat::json_object()).speculate(lookup),
+            ask(9).logit_bias(7, -100.0).logit_bias(300, 5.0).min_tokens(6).min_p(0.01),
+        ]
+    }
+
+    fn builder() -> Builder {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/default");
+        let builder = Session::builder(&folder).device(Device::CudaEmulated).draft(&folder);
+        builder.max_sequences(16).step_tokens(32).kv_tokens(2048)
+    }
+
+    /// All that a reply says of its tokens.
+    fn content(reply: &Reply) -> String {
+        let record = |of: crate::TokenLogprobs<'_>| {
+            let top: Vec<(u32, u32)> = of.top().map(|(id, logprob)| (id, logprob.to_bits())).collect();
+            (of.token, of.logprob.to_bits(), of.rank, top)
+        };
+        let records = |of: &crate::Logprobs| of.iter().map(record).collect::<Vec<_>>();
+        let choices = reply.choices().iter().map(|choice| {
+            (choice.tokens().to_vec(), records(choice.logprobs()), format!("{:?}", choice.finish_reason))
+        });
+        format!("{:?} {:?}", choices.collect::<Vec<_>>(), records(reply.prompt_logprobs()))
+    }
+
+    #[test]
+    fn replies_do_not_tell_who_chose_their_tokens() {
+        let replies = |builder: Builder| -> Vec<String> {
+            let session = builder.open().unwrap();
+            let replies = session.generate_batch(requests()).unwrap();
+            let content = replies.iter().map(content).collect();
+            assert!(session.close().is_ok());
+            content
+        };
+        let (mine, expected) = (replies(builder()), replies(builder().sample_on_host()));
+        for (number, (mine, expected)) in mine.iter().zip(&expected).enumerate() {
+            assert_eq!(mine, expected, "request {number}");
+        }
+    }
+
+    /// Answers of 192 bytes, and now and then a few words of how a scrub went.
+    #[test]
+    fn no_row_of_logits_is_copied_to_the_host() {
+        let read = |builder: Builder, request: Request| {
+            let count: &'static AtomicU64 = Box::leak(Box::new(AtomicU64::new(0)));
+            let session = builder.count_read_bytes(count).open().unwrap();
+            let before = count.load(Ordering::Relaxed);
+            session.generate(request).unwrap();
+            count.load(Ordering::Relaxed) - before
+        };
+        let request =
+            || Request::prompt("The struct").max_tokens(8).temperature(1.0).top_p(0.9).seed(3).logprobs(3);
+        let bytes = read(builder(), request());
+        assert!(bytes >= 8 * 192 && bytes < 8 * (192 + 16) + 1024, "{bytes}");
+        let row = 4 * 4096;
+        assert!(read(builder().sample_on_host(), request()) >= 8 * row, "the count sees it");
+        let tap = LogitsTap::default();
+        assert!(read(builder(), request().tap_logits(&tap)) >= 8 * row);
+        assert_eq!(tap.values().len(), 8 * 4096);
+    }
 }
