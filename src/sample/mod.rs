@@ -131,6 +131,12 @@ impl Sampler {
     }
 }
 
+/// The sum of all weights at temperature 1: what a log probability is made of.
+#[cfg(test)]
+pub fn total_weight(logits: &[f32]) -> f64 {
+    softmax::Scale { max: softmax::largest(logits), temperature: 1.0 }.total(logits)
+}
+
 /// Whether anything comes between the model's logits and the temperature.
 fn changes(sampling: &Sampling, context: &Context<'_>) -> bool {
     context.bias.is_some_and(|bias| !bias.is_empty())
