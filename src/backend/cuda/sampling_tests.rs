@@ -350,7 +350,7 @@ mod sessions {
         let request =
             || Request::prompt("The struct").max_tokens(8).temperature(1.0).top_p(0.9).seed(3).logprobs(3);
         let bytes = read(builder(), request());
-        assert!(bytes >= 8 * 192 && bytes < 8 * (192 + 16) + 1024, "{bytes}");
+        assert!((8 * 192..8 * (192 + 16) + 1024).contains(&bytes), "{bytes}");
         let row = 4 * 4096;
         assert!(read(builder().sample_on_host(), request()) >= 8 * row, "the count sees it");
         let tap = LogitsTap::default();
