@@ -373,7 +373,8 @@ impl Builder {
             #[cfg(feature = "testing")]
             Device::CudaEmulated => {
                 let calls = self.faults.device_fails_in.unwrap_or(i64::MAX);
-                let driver = Arc::new(crate::backend::cuda::emulated::Emulated::failing_after(calls));
+                let driver = crate::backend::cuda::emulated::Emulated::failing_after(calls);
+                let driver = Arc::new(driver.counting(self.faults.read_bytes));
                 self.start_on(found, &device_memory(&*driver), || Ok(Cuda::new(driver.clone())))
             }
             Device::Auto => {

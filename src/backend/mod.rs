@@ -9,7 +9,9 @@
 
 pub mod cpu;
 pub mod cuda;
+pub mod questions;
 
+use self::questions::Questions;
 use crate::error::Result;
 use crate::memory::ledger::NotCovered;
 use crate::memory::{Layout, Region, Scrubbed, arena::Closed};
@@ -602,12 +604,12 @@ pub trait Backend: Send {
     /// common.
     fn form(&self, readers: &[&Self::Weight]) -> Form;
 
-    /// Maps the planned memory, with what scratch it needs itself. Called once, after all uploads and before any verb
-    /// below.
+    /// Maps the planned memory, with what scratch it needs itself: for [`Backend::choose`] too, if there are `logits`.
+    /// Called once, after all uploads and before any verb below.
     ///
     /// # Errors
     /// The memory is not to be had.
-    fn reserve(&mut self, layout: Layout, kv: Kv) -> Result<()>;
+    fn reserve(&mut self, layout: Layout, kv: Kv, logits: Option<Buf>) -> Result<()>;
 
     /// To how many rows a step of `rows` requests with one token each is best filled up with copies of the last one, so
     /// that fewer kinds of steps come.
@@ -732,6 +734,17 @@ pub trait Backend: Send {
 
     /// One row of a buffer, for the sampler to read.
     fn read(&mut self, buf: Buf, row: usize) -> &[f32];
+
+    /// Whether [`Backend::choose`] does anything.
+    fn chooses(&self) -> bool {
+        false
+    }
+
+    /// Answers questions about rows of logits: chooses tokens, looks up log probabilities. To the bit as `sample::Sampler`
+    /// does it, which does it where this is not called.
+    fn choose(&mut self, logits: Buf, questions: &mut Questions) {
+        let _ = (logits, questions);
+    }
 
     /// Overwrites the first `rows` rows of a buffer.
     fn scrub(&mut self, buf: Buf, rows: usize) -> Scrubbed;

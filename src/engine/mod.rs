@@ -7,6 +7,7 @@
 //! **Invariant:** requests join and leave between steps only; a request's end is told to its caller after everything
 //! of it is overwritten, never before.
 
+mod ask;
 pub mod batch;
 pub mod encode;
 pub mod intake;

@@ -2,6 +2,7 @@
 
 use super::batch::Builder;
 use super::scheduler::{Id, Store};
+use crate::backend::questions::Questions;
 use crate::backend::{Backend, Counters};
 use crate::memory::ledger::{Accounts, HOST, Ledger, NotCovered};
 use crate::memory::{Scrubbed, registers, workspace::Dirty};
@@ -35,6 +36,16 @@ impl<B: Backend> Model<B> {
     /// The logits of output `row` of the last step: (vocab).
     pub fn logits(&mut self, row: usize) -> &[f32] {
         self.decoder.logits(&mut self.backend, row)
+    }
+
+    /// Whether [`Model::choose`] does anything.
+    pub fn chooses(&self) -> bool {
+        self.backend.chooses()
+    }
+
+    /// Has the device answer questions about the logits of the last step.
+    pub fn choose(&mut self, questions: &mut Questions) {
+        self.decoder.choose(&mut self.backend, questions);
     }
 
     /// What was computed so far.

@@ -83,10 +83,14 @@ impl Sequence {
         let mut ids = Secret::<[u32]>::default();
         ids.reserve(self.most_tokens());
         ids.extend(self.ids.expose());
-        let sampling = Sampling { seed: self.sampling.seed.wrapping_add(choice as u64), ..self.sampling };
-        let mut fork = Self::new(ids, sampling, self.common.clone(), pieces);
+        let mut fork = Self::new(ids, self.sampling_of(choice), self.common.clone(), pieces);
         (fork.job, fork.choice, fork.guide) = (self.job, choice, guide);
         fork
+    }
+
+    /// How another choice of the same request is sampled.
+    pub fn sampling_of(&self, choice: usize) -> Sampling {
+        Sampling { seed: self.sampling.seed.wrapping_add(choice as u64), ..self.sampling }
     }
 
     /// Makes room for all that it may become, so that nothing of it moves while it runs.

@@ -2,6 +2,7 @@
 
 use std::sync::PoisonError;
 
+use super::ask;
 use super::scheduler::{Id, Turn};
 use super::sequence::Sequence;
 use super::speculate;
@@ -33,6 +34,7 @@ impl<B: Backend> Worker<B> {
         *self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner) = self.models.main.counters();
         #[cfg(feature = "testing")]
         self.faults.after_forward();
+        self.ask(&turns);
         if self.models.failed() {
             return self.fail_all();
         }
@@ -96,6 +98,7 @@ impl<B: Backend> Worker<B> {
     /// Lets the draft model go on from each sequence that asks for it, one token at a time. It draws as the main model
     /// will, with the same random numbers: so the better it is, the more often both choose the same.
     fn ask_draft(&mut self, turns: &[Turn]) {
+        let by_device = self.asks_draft();
         let Some(draft) = &mut self.models.draft else { return };
         let mut asked = Vec::new();
         for turn in turns.iter().filter(|turn| turn.drafts > 0) {
@@ -128,17 +131,25 @@ impl<B: Backend> Worker<B> {
                 sequence.draft_cached = end;
             }
             draft.forward();
+            if by_device {
+                let drawn = asking.iter().map(|(turn, _)| &self.sequences[&turn.id]);
+                let drawn = drawn.filter(|sequence| sequence.draft_cached == sequence.ids.expose().len());
+                ask::guesses(drawn, &mut self.sampler, &mut self.questions);
+                draft.choose(&mut self.questions);
+            }
             let mut row = 0;
             asking.retain(|(turn, known)| {
                 let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
                 if sequence.draft_cached < sequence.ids.expose().len() {
                     return false; // a long prompt is caught up with over several steps
                 }
-                let (logits, context) = (draft.logits(row), Context { mask: None, ..sequence.context() });
-                row += 1;
-                let Ok(token) = self.sampler.sample(logits, &sequence.sampling, &context) else {
-                    return false;
+                let context = Context { mask: None, ..sequence.context() };
+                let token = match by_device {
+                    true => self.questions.answer(row).token(),
+                    false => self.sampler.sample(draft.logits(row), &sequence.sampling, &context),
                 };
+                row += 1;
+                let Ok(token) = token else { return false };
                 sequence.ids.push(token);
                 sequence.ids.expose().len() < known + turn.drafts
             });
@@ -173,9 +184,11 @@ impl<B: Backend> Worker<B> {
         if sequence.common.prompt_logprobs {
             let job = &self.jobs[&sequence.job];
             for position in outputs_from..end.min(known - 1) {
-                let logits = self.models.main.logits(first_row + position - outputs_from);
-                let token = sequence.ids.expose()[position + 1];
-                let told = job.outbox.prompt_logprobs(|out| self.sampler.logprobs(logits, token, out));
+                let (row, token) = (first_row + position - outputs_from, sequence.ids.expose()[position + 1]);
+                let told = job.outbox.prompt_logprobs(|out| match self.asked.get(&(row, sequence.choice)) {
+                    Some(&asked) => out.take(self.questions.answer(asked)),
+                    None => self.sampler.logprobs(self.models.main.logits(row), token, out),
+                });
                 if let Err(error) = told {
                     return ended.push((turn.id, Err(error)));
                 }
@@ -272,24 +285,30 @@ impl<B: Backend> Worker<B> {
     /// mask was not computed beside the model.
     fn choose(&mut self, id: Id, row: usize, look: bool) -> Result<Option<FinishReason>> {
         let sequence = self.sequences.get_mut(&id).expect("who has a turn has not ended");
-        let logits = self.models.main.logits(row);
         #[cfg(feature = "testing")]
-        sequence.taps.at(sequence.generated(), logits)?;
+        sequence.taps.at(sequence.generated(), || self.models.main.logits(row))?;
+        let asked = self.asked.get(&(row, sequence.choice)).map(|&asked| self.questions.answer(asked));
         if let Some(guide) = sequence.guide.as_mut().filter(|_| look) {
             guide.look()?;
         }
-        let token = self.sampler.sample(logits, &sequence.sampling, &sequence.context())?;
+        let token = match asked {
+            Some(answer) => answer.token()?,
+            None => {
+                let logits = self.models.main.logits(row);
+                self.sampler.sample(logits, &sequence.sampling, &sequence.context())?
+            }
+        };
         if let Some(guide) = &mut sequence.guide {
             guide.accept(token)?;
         }
         let outbox = &self.jobs[&sequence.job].outbox;
         let wanted = sequence.common.logprobs;
         let pieces: Option<&Pieces> = self.text.as_deref().map(Text::pieces);
-        let (sampler, mut told) = (&mut self.sampler, Ok(()));
-        let ended = sequence.take(token, pieces, outbox, |out| {
-            if wanted {
-                told = sampler.logprobs(logits, token, out);
-            }
+        let mut told = Ok(());
+        let ended = sequence.take(token, pieces, outbox, |out| match asked {
+            _ if !wanted => {}
+            Some(answer) => told = out.take(answer),
+            None => told = self.sampler.logprobs(self.models.main.logits(row), token, out),
         });
         told.map(|()| ended)
     }

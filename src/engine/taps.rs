@@ -1,5 +1,6 @@
 //! Where tests look into the worker, stop it, and break it (feature `testing`).
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -86,9 +87,11 @@ pub(crate) struct Taps {
 }
 
 impl Taps {
-    /// The logits of token `generated` are there, and nothing was made of them yet.
-    pub fn at(&self, generated: usize, logits: &[f32]) -> Result<()> {
-        self.logits.iter().for_each(|tap| tap.take(logits));
+    /// The logits of token `generated` are there, and nothing was made of them yet. `logits` are read if a tap wants them.
+    pub fn at<'a>(&self, generated: usize, logits: impl FnOnce() -> &'a [f32]) -> Result<()> {
+        if let Some(tap) = &self.logits {
+            tap.take(logits());
+        }
         for (_, act) in self.acts.iter().filter(|(at, _)| *at == generated) {
             match act {
                 Act::Stop(gate) => gate.pass(),
@@ -107,6 +110,10 @@ pub struct Faults {
     pub(crate) panic_in: Option<usize>,
     /// Calls until an emulated device fails.
     pub(crate) device_fails_in: Option<i64>,
+    /// An emulated device counts here the bytes that are copied to the host.
+    pub(crate) read_bytes: Option<&'static AtomicU64>,
+    /// Devices are not asked to choose tokens.
+    pub(crate) sample_on_host: bool,
 }
 
 impl Faults {

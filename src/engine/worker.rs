@@ -14,6 +14,7 @@ use super::models::Models;
 use super::receipts::Receipts;
 use super::scheduler::{Arrival, Id, Key, Scheduler, Turn};
 use super::sequence::Sequence;
+use crate::backend::questions::Questions;
 use crate::backend::{Backend, Counters};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -83,6 +84,10 @@ pub struct Worker<B: Backend> {
     /// No later than the first deadline of all.
     pub(super) deadline: Option<Instant>,
     pub(super) sampler: Sampler,
+    /// For the device, about the rows of the step at hand.
+    pub(super) questions: Questions,
+    /// Their numbers, by row and choice.
+    pub(super) asked: HashMap<(usize, usize), usize>,
     pub(super) masks: Option<Masks>,
     pub(super) turns: Vec<Turn>,
     receipts: Receipts,
@@ -116,6 +121,8 @@ impl<B: Backend> Worker<B> {
             paused: Vec::new(),
             deadline: None,
             sampler: Sampler::new(vocab),
+            questions: Questions::default(),
+            asked: HashMap::new(),
             masks: None,
             turns: Vec::with_capacity(limits.sequences),
             receipts,
@@ -405,7 +412,7 @@ impl<B: Backend> Worker<B> {
 
     fn scrub_steps(&mut self, guides: Vec<Guide>) {
         self.models.scrub_steps();
-        self.models.ledger.scrubbed(HOST, 1, &self.sampler.scrub());
+        self.models.ledger.scrubbed(HOST, 1, &self.sampler.scrub().and(self.questions.scrub()));
         if let Some(masks) = self.masks.as_ref().filter(|_| !guides.is_empty()) {
             self.models.ledger.scrubbed(HOST, 1, &masks.forget(guides));
         }

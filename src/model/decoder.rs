@@ -27,6 +27,7 @@ use super::weights::{
     Deltas, FeedWeights, LayerWeights, LinearWeights, LookupWeights, MixtureWeights, MlpWeights, NormWeights,
     Site, Weights,
 };
+use crate::backend::questions::Questions;
 use crate::backend::{
     Attention, BLOCK, Backend, Batch, Buf, Cap, Expert, Form, Kv, KvType, Linear, Norm, NormKind, Projection,
     Quantize, Rope, Routed, ScoreBiases, Span,
@@ -353,7 +354,7 @@ impl<B: Backend> Decoder<B> {
         });
         let ropes = ropes.collect::<Result<_>>()?;
         let head_form = backend.form(&[head.as_ref().unwrap_or(&embed)]);
-        backend.reserve(plan.layout, plan.kv)?;
+        backend.reserve(plan.layout, plan.kv, Some(plan.buffers.logits))?;
         let buffers = plan.buffers;
         let one_layer = plan.kv.layers == 1;
         Ok(Self {
@@ -699,6 +700,11 @@ impl<B: Backend> Decoder<B> {
     /// The logits of output `row` of the last step: (vocab).
     pub fn logits<'a>(&self, backend: &'a mut B, row: usize) -> &'a [f32] {
         backend.read(self.buffers.logits, row)
+    }
+
+    /// Has the device answer questions about the logits of the last step.
+    pub fn choose(&self, backend: &mut B, questions: &mut Questions) {
+        backend.choose(self.buffers.logits, questions);
     }
 
     /// The embedding table.

@@ -66,7 +66,7 @@ impl LogitBias {
         }
     }
 
-    fn iter(&self) -> impl Iterator<Item = (u32, f32)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, f32)> {
         self.entries.expose().iter().map(|&entry| ((entry >> 32) as u32, f32::from_bits(entry as u32)))
     }
 }

@@ -13,14 +13,30 @@ use crate::memory::Secret;
 /// it bounds the scratch.
 pub const MAX_MATCH: usize = 1024;
 
-/// Lowers the logits of tokens that would prolong a repetition. `context.breakers` are sorted ids over which no
-/// repetition reaches, and which are never penalised.
+/// Lowers the logits of tokens that would prolong a repetition.
 pub fn apply(
     dry: &Dry,
     context: &Context<'_>,
     matches: &mut Secret<[u32]>,
     tally: &mut Tally,
     logits: &mut [f32],
+) {
+    each_repeat(dry, context, matches, (tally, logits.len()), |id, penalty| {
+        let logit = &mut logits[id as usize];
+        if *logit != BANNED {
+            *logit = bounded((f64::from(*logit) - penalty) as f32);
+        }
+    });
+}
+
+/// Calls `found` once with each token that would prolong a repetition, of a vocabulary, and what it loses.
+/// `context.breakers` are sorted ids over which no repetition reaches, and which are never penalised.
+pub fn each_repeat(
+    dry: &Dry,
+    context: &Context<'_>,
+    matches: &mut Secret<[u32]>,
+    (tally, vocab): (&mut Tally, usize),
+    mut found: impl FnMut(u32, f64),
 ) {
     let range = if dry.range == 0 { usize::MAX } else { dry.range };
     let ids = &context.ids[context.ids.len().saturating_sub(range)..];
@@ -29,7 +45,7 @@ pub fn apply(
     if dry.multiplier == 0.0 || limit < dry.allowed_length {
         return;
     }
-    let longest = tally.slots(logits.len());
+    let longest = tally.slots(vocab);
     each_match(ids, limit, matches, |length, next| {
         if length >= dry.allowed_length
             && !breaks(&next)
@@ -39,12 +55,10 @@ pub fn apply(
         }
     });
     for &id in ids {
-        let (Some(slot), Some(logit)) = (longest.get_mut(id as usize), logits.get_mut(id as usize)) else {
-            continue;
-        };
+        let Some(slot) = longest.get_mut(id as usize) else { continue };
         let length = std::mem::take(slot) as usize;
-        if length > 0 && *logit != BANNED {
-            *logit = bounded((f64::from(*logit) - penalty(dry, length)) as f32);
+        if length > 0 {
+            found(id, penalty(dry, length));
         }
     }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 
 use super::Sampler;
 use super::softmax::{Scale, finite, largest};
+use crate::backend::questions::Answer;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
 
@@ -79,6 +80,40 @@ impl Logprobs {
         Self { top: self.top, words: Secret::copy(words) }
     }
 
+    /// Appends the record of a token that a device was asked for.
+    ///
+    /// # Errors
+    /// A logit is not finite.
+    pub(crate) fn take(&mut self, answer: Answer<'_>) -> Result<()> {
+        let (token, [max, own]) = (answer.token()?, answer.max_and_own());
+        self.push((token, own, answer.rank()), (max, answer.total()), answer.top());
+        Ok(())
+    }
+
+    /// Appends a record: of a token, its logit and rank; of all, the largest logit and the sum of weights.
+    fn push(
+        &mut self,
+        (token, own, rank): (u32, f32, u32),
+        (max, total): (f32, f64),
+        top: impl ExactSizeIterator<Item = (u32, f32)>,
+    ) {
+        let ln_total = total.ln();
+        // differences of the largest floats overflow f32: they end at its edge
+        let logprob = |logit: f32| {
+            let exact = f64::from(logit) - f64::from(max) - ln_total;
+            (exact as f32).max(f32::MIN).to_bits()
+        };
+        let end = self.words.expose().len() + self.width();
+        let top = top.take(self.top);
+        self.words.extend(&[token, logprob(own), rank, top.len() as u32]);
+        for (id, logit) in top {
+            self.words.extend(&[id, logprob(logit)]);
+        }
+        while self.words.expose().len() < end {
+            self.words.push(0); // a vocabulary smaller than `top`
+        }
+    }
+
     fn width(&self) -> usize {
         4 + 2 * self.top
     }
@@ -106,26 +141,14 @@ impl Sampler {
             return Err(Error::request("tokens", format!("token ids below {}", logits.len())));
         };
         let scale = Scale { max: largest(logits), temperature: 1.0 };
-        let ln_total = scale.total(logits).ln();
-        // differences of the largest floats overflow f32: they end at its edge
-        let logprob = |logit: f32| {
-            let exact = f64::from(logit) - f64::from(scale.max) - ln_total;
-            (exact as f32).max(f32::MIN).to_bits()
-        };
+        let total = scale.total(logits);
         let before = |ids: &[f32], or_equal| -> u32 {
             ids.iter().map(|&logit| u32::from(logit > own || or_equal && logit == own)).sum()
         };
         let (lower, higher) = logits.split_at(token as usize);
         let rank = 1 + before(lower, true) + before(higher, false);
-        let end = out.words.expose().len() + out.width();
         let top = self.filters.top(logits, out.top);
-        out.words.extend(&[token, logprob(own), rank, top.len() as u32]);
-        for (id, logit) in top {
-            out.words.extend(&[id, logprob(logit)]);
-        }
-        while out.words.expose().len() < end {
-            out.words.push(0); // a vocabulary smaller than `top`
-        }
+        out.push((token, own, rank), (scale.max, total), top);
         Ok(())
     }
 }

@@ -61,9 +61,15 @@ fn of_reply(sampling: &Sampling) -> bool {
     sampling.presence_penalty != 0.0 || sampling.frequency_penalty != 0.0
 }
 
-/// Repetition penalty over prompt and reply, then frequency and presence penalties over the reply.
-pub fn apply(sampling: &Sampling, context: &Context<'_>, tally: &mut Tally, logits: &mut [f32]) {
-    let slots = tally.slots(logits.len());
+/// Calls `found` once with each token that is penalised, of `vocab`, and how often it is in the reply.
+pub fn each_seen(
+    sampling: &Sampling,
+    context: &Context<'_>,
+    tally: &mut Tally,
+    vocab: usize,
+    mut found: impl FnMut(u32, u32),
+) {
+    let slots = tally.slots(vocab);
     let prompt = context.prompt.min(context.ids.len());
     let first = if sampling.repetition_penalty == 1.0 { prompt } else { 0 };
     // bit 0: seen; above: how often in the reply
@@ -73,22 +79,29 @@ pub fn apply(sampling: &Sampling, context: &Context<'_>, tally: &mut Tally, logi
         }
     }
     for &id in &context.ids[first..] {
-        let (Some(slot), Some(logit)) = (slots.get_mut(id as usize), logits.get_mut(id as usize)) else {
-            continue;
-        };
+        let Some(slot) = slots.get_mut(id as usize) else { continue };
         let seen = std::mem::take(slot);
-        if seen == 0 || *logit == BANNED {
-            continue; // each token once
+        if seen > 0 {
+            found(id, seen >> 1);
+        }
+    }
+}
+
+/// Repetition penalty over prompt and reply, then frequency and presence penalties over the reply.
+pub fn apply(sampling: &Sampling, context: &Context<'_>, tally: &mut Tally, logits: &mut [f32]) {
+    each_seen(sampling, context, tally, logits.len(), |id, count| {
+        let logit = &mut logits[id as usize];
+        if *logit == BANNED {
+            return;
         }
         let penalty = sampling.repetition_penalty;
         let mut value = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
-        let count = seen >> 1;
         if count > 0 {
             value -= sampling.frequency_penalty * count as f32;
             value -= sampling.presence_penalty;
         }
         *logit = bounded(value);
-    }
+    });
 }
 
 /// A penalty never bans, nor makes a logit infinite.

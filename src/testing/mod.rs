@@ -10,6 +10,7 @@ pub mod forensics;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use crate::backend::cpu::Cpu;
 use crate::backend::{Batch, Span};
@@ -89,6 +90,18 @@ impl Builder {
     /// Has [`Device::CudaEmulated`](crate::Device::CudaEmulated) fail for good after so many calls.
     pub fn device_fails_in(mut self, calls: i64) -> Self {
         self.faults.device_fails_in = Some(calls);
+        self
+    }
+
+    /// Has an emulated device count the bytes that are copied to the host.
+    pub fn count_read_bytes(mut self, count: &'static AtomicU64) -> Self {
+        self.faults.read_bytes = Some(count);
+        self
+    }
+
+    /// Has the host choose all tokens, as it does where a device cannot.
+    pub fn sample_on_host(mut self) -> Self {
+        self.faults.sample_on_host = true;
         self
     }
 }

@@ -312,6 +312,16 @@ template <typename T> inline T emulated_shuffle(T value, unsigned from, int site
 #define __shfl_xor_sync(all, value, mask) emulated_shuffle_xor(value, mask, __LINE__)
 #define __shfl_sync(all, value, from) emulated_shuffle(value, from, __LINE__)
 
+// Threads change places at barriers only, so that these are not interrupted.
+inline uint32_t atomicAdd(uint32_t *at, uint32_t value) {
+    uint32_t before = *at;
+    *at += value;
+    return before;
+}
+
+inline void atomicOr(uint32_t *at, uint32_t value) { *at |= value; }
+inline void atomicMax(uint32_t *at, uint32_t value) { *at = value > *at ? value : *at; }
+
 struct uint2 {
     uint32_t x, y;
 };

@@ -404,7 +404,7 @@ impl Backend for Cpu {
         Ok(Weight::from_table(values, cols))
     }
 
-    fn reserve(&mut self, mut layout: Layout, kv: Kv) -> Result<()> {
+    fn reserve(&mut self, mut layout: Layout, kv: Kv, _: Option<Buf>) -> Result<()> {
         self.scratch = layout.region(scratch_bytes(&kv) * self.team.size());
         self.memory.reserve(&layout, kv)
     }

@@ -335,7 +335,7 @@ impl Backend for Reference {
         Form::F32 // what whole numbers are multiplied with is rounded as it is read
     }
 
-    fn reserve(&mut self, layout: Layout, kv: Kv) -> Result<()> {
+    fn reserve(&mut self, layout: Layout, kv: Kv, _: Option<Buf>) -> Result<()> {
         self.memory.reserve(&layout, kv)
     }
 

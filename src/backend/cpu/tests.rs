@@ -214,7 +214,7 @@ fn reserve<B: Backend>(
     let bufs = shapes.iter().map(plan).collect();
     let region = layout.region(blocks * Kv::block_bytes(cache, 2, kv_heads, dims).unwrap()).unwrap();
     let [head_dim, value_dim] = dims;
-    backend.reserve(layout, Kv { region, cache, layers: 2, kv_heads, head_dim, value_dim }).unwrap();
+    backend.reserve(layout, Kv { region, cache, layers: 2, kv_heads, head_dim, value_dim }, None).unwrap();
     bufs
 }
 
@@ -949,7 +949,7 @@ impl Body for Mixture {
         let [gate, out, gated] = [1, hidden, hidden].map(|cols| Buf::plan(&mut layout, rows, cols).unwrap());
         let region = layout.region(Kv::block_bytes(KvType::F32, 1, 1, [2; 2]).unwrap()).unwrap();
         let kv = Kv { region, cache: KvType::F32, layers: 1, kv_heads: 1, head_dim: 2, value_dim: 2 };
-        backend.reserve(layout, kv).unwrap();
+        backend.reserve(layout, kv, None).unwrap();
         let form = backend.form(&[&experts[0].gate.weight]);
         let x = x.of(form);
         routed.x = routed.x.of(form);

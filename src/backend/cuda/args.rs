@@ -201,6 +201,16 @@ args! {
         jitter: f32,
     }
     PlaceArgs { experts: Address, places: Address, starts: Address, pairs: u32, all: u32 }
+    SampleArgs {
+        logits: Address,
+        questions: Address,
+        lists: Address,
+        answers: Address,
+        rows: Address,
+        keys: Address,
+        vocab: u32,
+        stride: u32,
+    }
     /// As in `memory.cu`.
     Place { at: Address, bytes: u64, middle: u64 }
     ScrubArgs { places: [Place; ScrubArgs::MOST], dirty: Address, count: u32 }

@@ -7,7 +7,7 @@ use std::ffi::{CString, c_void};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::driver::{Address, Driver, Shape};
@@ -30,6 +30,8 @@ pub struct Emulated {
     /// Calls until one fails.
     left: AtomicI64,
     failed: AtomicBool,
+    /// Counts the bytes that are copied to the host.
+    read_bytes: Option<&'static AtomicU64>,
 }
 
 /// Something that was asked for.
@@ -58,7 +60,13 @@ impl Emulated {
             asked: Mutex::default(),
             left: AtomicI64::new(calls),
             failed: AtomicBool::new(false),
+            read_bytes: None,
         }
+    }
+
+    /// Has it count the bytes that are copied to the host.
+    pub fn counting(self, read_bytes: Option<&'static AtomicU64>) -> Self {
+        Self { read_bytes, ..self }
     }
 
     /// A device on which a kernel does nothing.
@@ -136,7 +144,7 @@ fn kernels() -> &'static HashMap<&'static str, Kernel> {
             // SAFETY: `KERNEL` in emulator.h declares it so.
             (*name, unsafe { std::mem::transmute::<*mut c_void, Kernel>(symbol) })
         };
-        super::KERNELS.iter().chain(super::HOPPER).map(find).collect()
+        super::kernels::KERNELS.iter().chain(super::kernels::HOPPER).map(find).collect()
     })
 }
 
@@ -260,6 +268,9 @@ impl Driver for Emulated {
     }
 
     unsafe fn read(&self, from: Address, to: *mut u8, bytes: usize) {
+        if let Some(count) = self.read_bytes {
+            count.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
         self.ask(Step::Copy(to as Address, from, bytes));
     }
 

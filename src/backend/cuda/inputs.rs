@@ -27,9 +27,13 @@ pub enum Input {
     Outputs,
     /// Texts to be pooled: first row, and the one behind the last.
     Texts,
+    /// Questions about logits.
+    Questions,
+    /// Their lists.
+    Lists,
 }
 
-const COUNT: usize = Input::Texts as usize + 1;
+const COUNT: usize = Input::Lists as usize + 1;
 
 /// Words at both ends of the bus.
 #[derive(Debug)]
@@ -40,6 +44,8 @@ struct Words<D: Driver> {
     count: usize,
     /// The most there were since they were overwritten.
     most: usize,
+    /// Whether the device may still read the pinned memory.
+    under_way: bool,
 }
 
 /// All of them.
@@ -47,16 +53,14 @@ struct Words<D: Driver> {
 pub struct Inputs<D: Driver> {
     driver: Arc<D>,
     words: [Option<Words<D>>; COUNT],
-    /// Whether the device may still read pinned memory.
-    under_way: bool,
-    /// How often something moved.
+    /// How often something moved that recorded steps read.
     generation: u64,
 }
 
 impl<D: Driver> Inputs<D> {
     /// None yet.
     pub fn new(driver: Arc<D>) -> Self {
-        Self { driver, words: [const { None }; COUNT], under_way: false, generation: 0 }
+        Self { driver, words: [const { None }; COUNT], generation: 0 }
     }
 
     /// Changes when an address did.
@@ -67,7 +71,7 @@ impl<D: Driver> Inputs<D> {
     /// Where the device finds these words.
     pub fn put(&mut self, input: Input, words: impl ExactSizeIterator<Item = u32> + Clone) -> Address {
         let count = words.len();
-        let slot = &mut self.words[input as usize];
+        let slot = &self.words[input as usize];
         if let Some(there) = slot
             && there.count == count
         {
@@ -77,14 +81,15 @@ impl<D: Driver> Inputs<D> {
                 return there.device.at();
             }
         }
-        if std::mem::take(&mut self.under_way) {
-            self.driver.synchronize();
+        if slot.as_ref().is_some_and(|there| there.under_way) {
+            self.wait();
         }
+        let slot = &mut self.words[input as usize];
         if slot.as_ref().is_none_or(|there| there.device.bytes() < 4 * count) {
             if let Some(there) = slot.take() {
                 self.overwrite(&there);
             }
-            self.generation += 1;
+            self.generation += u64::from(!matches!(input, Input::Questions | Input::Lists));
             let bytes = (4 * count).next_power_of_two().max(4096);
             let both = Host::new(&self.driver, bytes)
                 .and_then(|host| Ok((host, Memory::new(&self.driver, bytes, "what a step is told")?)));
@@ -93,7 +98,8 @@ impl<D: Driver> Inputs<D> {
                     // SAFETY: both have the bytes; what is written next waits for it.
                     unsafe { self.driver.write(device.at(), host.at(), bytes) };
                     self.driver.synchronize();
-                    self.words[input as usize] = Some(Words { host, device, count: 0, most: 0 });
+                    self.words[input as usize] =
+                        Some(Words { host, device, count: 0, most: 0, under_way: false });
                 }
                 Err(_) => {
                     self.driver.fail();
@@ -109,8 +115,16 @@ impl<D: Driver> Inputs<D> {
         there.most = there.most.max(count);
         // SAFETY: both have the bytes; `under_way` keeps them as they are until they are waited for.
         unsafe { self.driver.write(there.device.at(), there.host.at(), 4 * count) };
-        self.under_way = true;
+        there.under_way = true;
         there.device.at()
+    }
+
+    /// Waits until the device has read all of it.
+    fn wait(&mut self) {
+        if self.words.iter().flatten().any(|words| words.under_way) {
+            self.driver.synchronize();
+        }
+        self.words.iter_mut().flatten().for_each(|words| words.under_way = false);
     }
 
     /// Overwrites what grew too small: by a copy of zeros, since nothing may come between.
@@ -142,9 +156,7 @@ impl<D: Driver> Inputs<D> {
 
     /// Overwrites the host's side, and puts the device's down to be.
     pub fn forget(&mut self, pending: &mut Vec<Place>) -> Scrubbed {
-        if std::mem::take(&mut self.under_way) {
-            self.driver.synchronize();
-        }
+        self.wait();
         let mut sum = Scrubbed::nothing();
         for words in self.words.iter_mut().flatten() {
             let bytes = 4 * std::mem::take(&mut words.most);

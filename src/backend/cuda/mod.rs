@@ -17,10 +17,14 @@ pub mod driver;
 pub mod emulated;
 mod graphs;
 mod inputs;
+mod kernels;
 pub mod native;
 mod products;
 #[cfg(feature = "testing")]
 pub mod rates;
+mod sampling;
+#[cfg(test)]
+mod sampling_tests;
 #[cfg(feature = "testing")]
 pub mod search;
 #[cfg(test)]
@@ -39,7 +43,9 @@ use self::driver::{Address, Driver, Host, Memory, Shape};
 use self::graphs::{Graphs, Key};
 use self::inputs::{Input, Inputs};
 use self::products::{Multiply, Several, To, product, wgmma_agrees};
+use self::sampling::Sampling;
 use self::weight::{Staging, Weight};
+use super::questions::Questions;
 use super::{
     Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, Form, Kv, KvType, LANES,
     Linear, Norm, NormKind, Pooling, Projection, Quantize, Rope, Routed, Routing, ScoreBiases, Scoring, Side,
@@ -49,106 +55,6 @@ use crate::memory::ledger::NotCovered;
 use crate::memory::scrub::SAMPLE_BYTES;
 use crate::memory::{Layout, Region, Scrubbed, arena::Closed, scrub};
 use crate::weights::Tensor;
-
-/// Every kernel: what launchers name, what the sources have, and what the modules hold.
-#[cfg(any(test, feature = "testing"))]
-const KERNELS: &[&str] = &[
-    "add_slices",
-    "attention_bf16",
-    "attention_f16",
-    "attention_int8",
-    "attention_merge",
-    "attention_plain",
-    "clean",
-    "combine",
-    "copy_rows",
-    "cut",
-    "embed",
-    "listen",
-    "mix",
-    "norm",
-    "order",
-    "place",
-    "plain",
-    "plain_pair",
-    "point",
-    "pool",
-    "rope_store",
-    "route",
-    "sample",
-    "scrub",
-    "seek",
-    "skinny_bf16_16",
-    "skinny_bf16_32",
-    "skinny_bf16_64",
-    "skinny_bf16_8",
-    "skinny_f16_16",
-    "skinny_f16_32",
-    "skinny_f16_64",
-    "skinny_f16_8",
-    "skinny_f8_16",
-    "skinny_f8_32",
-    "skinny_f8_64",
-    "skinny_f8_8",
-    "skinny_pair_bf16_16",
-    "skinny_pair_bf16_32",
-    "skinny_pair_bf16_8",
-    "skinny_pair_f16_16",
-    "skinny_pair_f16_32",
-    "skinny_pair_f16_8",
-    "skinny_pair_f8_16",
-    "skinny_pair_f8_32",
-    "skinny_pair_f8_8",
-    "skinny_pair_q4_16",
-    "skinny_pair_q4_32",
-    "skinny_pair_q4_8",
-    "skinny_pair_q8_16",
-    "skinny_pair_q8_32",
-    "skinny_pair_q8_8",
-    "skinny_q4_16",
-    "skinny_q4_32",
-    "skinny_q4_64",
-    "skinny_q4_8",
-    "skinny_q8_16",
-    "skinny_q8_32",
-    "skinny_q8_64",
-    "skinny_q8_8",
-    "verify",
-    "whisper",
-    "wide_bf16_128",
-    "wide_bf16_32",
-    "wide_bf16_64",
-    "wide_f16_128",
-    "wide_f16_32",
-    "wide_f16_64",
-    "wide_f8_128",
-    "wide_f8_32",
-    "wide_f8_64",
-    "wide_pair_bf16_128",
-    "wide_pair_bf16_32",
-    "wide_pair_bf16_64",
-    "wide_pair_f16_128",
-    "wide_pair_f16_32",
-    "wide_pair_f16_64",
-    "wide_pair_f8_128",
-    "wide_pair_f8_32",
-    "wide_pair_f8_64",
-    "wide_pair_q4_128",
-    "wide_pair_q4_32",
-    "wide_pair_q4_64",
-    "wide_pair_q8_128",
-    "wide_pair_q8_32",
-    "wide_pair_q8_64",
-    "wide_q4_128",
-    "wide_q4_32",
-    "wide_q4_64",
-    "wide_q8_128",
-    "wide_q8_32",
-    "wide_q8_64",
-];
-
-/// Those of `hopper.cu`, which not all devices run.
-const HOPPER: &[&str] = &["hopper_bf16", "hopper_f16", "hopper_pair_bf16", "hopper_pair_f16"];
 
 /// Positions of a split, as in `attention.cu`.
 const SPLIT: usize = 256;
@@ -177,6 +83,8 @@ struct Arena<D: Driver> {
     told: Host<D>,
     /// For what else the host reads.
     host: Host<D>,
+    /// Where tokens are chosen, if there are logits.
+    sampling: Option<Sampling<D>>,
     /// Rows that lie there.
     read: Option<(Region, Range<usize>)>,
 }
@@ -674,7 +582,7 @@ impl<D: Driver> Backend for Cuda<D> {
         forms.reduce(|a, b| if a == b { a } else { Form::F32 }).expect("somebody reads it")
     }
 
-    fn reserve(&mut self, mut layout: Layout, kv: Kv) -> Result<()> {
+    fn reserve(&mut self, mut layout: Layout, kv: Kv, logits: Option<Buf>) -> Result<()> {
         self.driver.synchronize();
         self.staging = Staging::default();
         self.wgmma = wgmma_agrees(&self.driver)?;
@@ -688,11 +596,24 @@ impl<D: Driver> Backend for Cuda<D> {
         let too_large = || Error::Memory { needed, what, limit: "that is more than there can be".into() };
         let parts = layout.region(slots * PART * size_of::<f32>()).ok_or_else(too_large)?;
         let status = layout.region(64).ok_or_else(too_large)?;
+        let sampling = logits.filter(|logits| logits.region.bytes() > 0);
+        let sampling =
+            sampling.map(|logits| Sampling::plan(&self.driver, &mut layout, logits)).transpose()?;
         let memory = Memory::new(&self.driver, layout.bytes(), what)?;
         let (told, host) = (Host::new(&self.driver, 16)?, Host::new(&self.driver, 4096)?);
         let regions = layout.regions();
-        self.arena =
-            Some(Arena { memory, kv, regions, parts, parts_used: 0, status, told, host, read: None });
+        self.arena = Some(Arena {
+            memory,
+            kv,
+            regions,
+            parts,
+            parts_used: 0,
+            status,
+            told,
+            host,
+            sampling,
+            read: None,
+        });
         // it holds what the last owner left
         self.pending.push(Place { at: self.address(status), bytes: 16, middle: 0 });
         self.flush();
@@ -1200,6 +1121,14 @@ impl<D: Driver> Backend for Cuda<D> {
         unsafe { std::slice::from_raw_parts(self.arena().host.at().add(at).cast::<f32>(), buf.cols) }
     }
 
+    fn chooses(&self) -> bool {
+        self.arena().sampling.is_some()
+    }
+
+    fn choose(&mut self, logits: Buf, questions: &mut Questions) {
+        self.answer(logits, questions);
+    }
+
     fn scrub(&mut self, buf: Buf, rows: usize) -> Scrubbed {
         self.graphs.abandon(&*self.driver);
         let region = buf.rows(rows);
@@ -1239,6 +1168,7 @@ impl<D: Driver> Backend for Cuda<D> {
     fn scrub_threads(&mut self) -> Scrubbed {
         self.graphs.abandon(&*self.driver);
         let mut sum = self.inputs.forget(&mut self.pending);
+        sum = sum.and(self.forget_sampling());
         if let Some(arena) = &mut self.arena {
             let used = std::mem::take(&mut arena.parts_used);
             let host = arena.host.at();
@@ -1336,7 +1266,8 @@ impl<D: Driver> Cuda<D> {
         let rest = all[..status + 8].iter().chain(&all[status + 16..]);
         // SAFETY: ours alone.
         let read = unsafe { std::slice::from_raw_parts(arena.host.at(), arena.host.bytes()) };
-        rest.chain(read).all(|&byte| byte == 0) && self.inputs.is_zero()
+        let told = arena.sampling.as_ref().map_or(&[][..], Sampling::told);
+        rest.chain(read).chain(told).all(|&byte| byte == 0) && self.inputs.is_zero()
     }
 
     /// Writes rows of an operand.

@@ -27,7 +27,7 @@ macro_rules! modules {
     }),*]};
 }
 
-const MODULES: [Module; 6] = modules!["attention", "linear", "memory", "rope", "route", "rows"];
+const MODULES: [Module; 7] = modules!["attention", "linear", "memory", "rope", "route", "rows", "sample"];
 
 /// The kernels for compute capability 9.0 whose instructions no other has.
 const HOPPER: &[u8] = include_bytes!("../../../kernels/cuda/compiled/hopper.cubin");
@@ -175,8 +175,8 @@ impl Native {
 
     fn load(&mut self, device: usize) -> Result<()> {
         // a driver that is older than the compiler may refuse machine code, and still take PTX
-        self.has_wgmma =
-            self.has_wgmma && self.load_module(device, HOPPER, super::HOPPER.iter().copied()).is_ok();
+        self.has_wgmma = self.has_wgmma
+            && self.load_module(device, HOPPER, super::kernels::HOPPER.iter().copied()).is_ok();
         for Module { ptx, sm_90 } in MODULES.iter().chain(TEST_MODULES) {
             if self.has_wgmma {
                 self.load_module(device, sm_90, names(ptx))?;
@@ -448,18 +448,23 @@ mod tests {
     fn every_kernel_that_is_launched_is_in_a_module() {
         let compiled: Vec<&str> =
             MODULES.iter().chain(TEST_MODULES).flat_map(|module| names(module.ptx)).collect();
-        let source = concat!(include_str!("mod.rs"), include_str!("products.rs"));
-        for name in super::super::KERNELS {
+        let source = concat!(
+            include_str!("mod.rs"),
+            include_str!("products.rs"),
+            include_str!("sampling.rs"),
+            include_str!("search.rs"),
+        );
+        for name in super::super::kernels::KERNELS {
             assert!(compiled.contains(name), "{name} is in no module");
             assert!(source.contains(&format!("\"{name}\"")), "{name} is not launched");
         }
-        assert_eq!(compiled.len(), super::super::KERNELS.len(), "{compiled:?}");
+        assert_eq!(compiled.len(), super::super::kernels::KERNELS.len(), "{compiled:?}");
         for Module { ptx, sm_90 } in MODULES.iter().chain(TEST_MODULES) {
             for symbol in names(ptx).map(|name| format!("\0{PREFIX}{name}\0").into_bytes()) {
                 assert!(sm_90.windows(symbol.len()).any(|at| at == symbol), "not of one source");
             }
         }
-        for name in super::super::HOPPER {
+        for name in super::super::kernels::HOPPER {
             let symbol = format!("\0{PREFIX}{name}\0").into_bytes();
             assert!(HOPPER.windows(symbol.len()).any(|at| at == symbol), "{name} is not in its cubin");
             assert!(source.contains(&format!("\"{name}\"")), "{name} is not launched");

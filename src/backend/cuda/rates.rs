@@ -192,7 +192,7 @@ impl<D: Measured> Rates<D> {
         let kv = Kv { region, cache: KvType::Bf16, layers: 1, kv_heads: 1, head_dim: 16, value_dim: 16 };
         let table = (0..TOKENS * cols).map(|i| (i as f32).sin()).collect();
         let table = backend.upload_table(table, cols)?;
-        backend.reserve(layout, kv)?;
+        backend.reserve(layout, kv, None)?;
         // rates on zeros would be too good
         let ids: Vec<u32> = (0..most).map(|token| (token % TOKENS) as u32).collect();
         backend.embed(&ids, &table, 1.0, values);

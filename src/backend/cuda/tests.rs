@@ -21,7 +21,7 @@ fn filled(driver: Emulated) -> (Cuda<Emulated>, Buf) {
     let region = layout.region(Kv::block_bytes(KvType::Bf16, 1, 1, [16; 2]).unwrap()).unwrap();
     let kv = Kv { region, cache: KvType::Bf16, layers: 1, kv_heads: 1, head_dim: 16, value_dim: 16 };
     let table = backend.upload_table(vec![7.0; 5 * 40], 40).unwrap();
-    backend.reserve(layout, kv).unwrap();
+    backend.reserve(layout, kv, None).unwrap();
     backend.embed(&[0, 1, 2, 3, 4], &table, 1.0, buf);
     (backend, buf)
 }
@@ -187,7 +187,7 @@ fn floats_of_eight_bits_stay_exact() {
     let out = Buf::plan(&mut layout, COLS, ROWS).unwrap();
     let region = layout.region(Kv::block_bytes(KvType::Bf16, 1, 1, [16; 2]).unwrap()).unwrap();
     let kv = Kv { region, cache: KvType::Bf16, layers: 1, kv_heads: 1, head_dim: 16, value_dim: 16 };
-    backend.reserve(layout, kv).unwrap();
+    backend.reserve(layout, kv, None).unwrap();
     let x = x.of(backend.form(&[&weight]));
     for (first, count) in [(0, 8), (100, 16), (8, 32), (30, 64), (64, 128), (0, 192)] {
         let ids: Vec<u32> = (first as u32..(first + count) as u32).collect();
