@@ -90,7 +90,8 @@ fn the_kernels_of_cuda_devices_hold_every_fixture() {
 
 /// With quantized weights, what differs from the reference is next to nothing beside what quantizing costs. Only where
 /// norms are bf16 may it be as much: then activations of the first layer, whole numbers times eight-bit weights, come to
-/// lie exactly between two steps, and the last bit of a sum decides which is taken.
+/// lie exactly between two steps, and the last bit of a sum decides which is taken. And on a CUDA device, which rounds
+/// activations to bf16 and not to eight bits.
 #[test]
 fn quantized_sessions_agree_with_the_reference() {
     for name in fixtures() {
@@ -118,7 +119,8 @@ fn quantized_sessions_agree_with_the_reference() {
             for device in instruction_sets() {
                 let off = errors(&logits(device, Some(quantize)), &reference).1;
                 println!("{name} {quantize:?} {device:?}: off by {off:.2e}, quantizing costs {cost:.2e}");
-                let allowed = if ties { cost } else { cost / 1000.0 };
+                let rounds_otherwise = matches!(device, Device::Cuda(_) | Device::CudaEmulated);
+                let allowed = if ties || rounds_otherwise { cost } else { cost / 1000.0 };
                 assert!(off <= allowed, "{name}, {quantize:?}, {device:?}: off by {off}, it costs {cost}");
                 assert!(cost > 0.0, "{name}: {quantize:?} changes nothing");
             }
