@@ -37,6 +37,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     print(&rates);
+    if device::count() > 0 {
+        println!(
+            "{}",
+            match device::wgmma(0)? {
+                None => "The device, or its driver, does not run our kernels for Hopper.",
+                Some(true) => "wgmma gives the same bits as mma, and multiplies many tokens.",
+                Some(false) => "wgmma does not give the same bits as mma: it is not used.",
+            }
+        );
+    }
     Ok(())
 }
 

@@ -542,7 +542,7 @@ impl Builder {
                 return MemoryPlan {
                     weights_bytes: weights.bytes::<B>(self.quantize) + steps_bytes,
                     kv_bytes: plan.kv_bytes(),
-                    workspace_bytes: plan.bytes() - plan.kv_bytes(),
+                    workspace_bytes: plan.bytes() - plan.kv_bytes() + B::scratch_bytes(None),
                     kv_tokens: limits.blocks * crate::backend::BLOCK,
                 };
             }
@@ -554,10 +554,11 @@ impl Builder {
             workspace_bytes: 0,
             kv_tokens: parts.limits.blocks * crate::backend::BLOCK,
         };
-        for Parts { weights, plan, .. } in [parts].into_iter().chain(draft) {
+        for Parts { weights, plan, arch, limits, .. } in [parts].into_iter().chain(draft) {
             memory.weights_bytes += weights.bytes::<B>(self.quantize);
             memory.kv_bytes += plan.kv_bytes();
-            memory.workspace_bytes += plan.bytes() - plan.kv_bytes();
+            let scratch_bytes = B::scratch_bytes(Some((limits.outputs, arch.vocab)));
+            memory.workspace_bytes += plan.bytes() - plan.kv_bytes() + scratch_bytes;
         }
         memory
     }

@@ -604,6 +604,13 @@ pub trait Backend: Send {
     /// common.
     fn form(&self, readers: &[&Self::Weight]) -> Form;
 
+    /// Bytes of what [`Backend::reserve`] takes besides the planned memory, at most. `logits`: rows and columns of those
+    /// that tokens are chosen from.
+    fn scratch_bytes(logits: Option<(usize, usize)>) -> u64 {
+        let _ = logits;
+        0
+    }
+
     /// Maps the planned memory, with what scratch it needs itself: for [`Backend::choose`] too, if there are `logits`.
     /// Called once, after all uploads and before any verb below.
     ///

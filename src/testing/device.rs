@@ -4,16 +4,27 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::emulated::Emulated;
 use crate::backend::cuda::native::{self, Native};
 use crate::backend::cuda::rates::{FORMATS, Measured, Rates};
 use crate::backend::cuda::search;
+use crate::backend::cuda::wgmma_agrees;
 pub use crate::backend::cuda::search::Heard;
 use crate::error::Result;
 
 /// How many devices the driver has; 0 without a driver.
 pub fn count() -> usize {
     native::count()
+}
+
+/// Whether a device's wgmma gives the same bits as its mma: only then do sessions use it. None where it has none.
+///
+/// # Errors
+/// The device is not to be had.
+pub fn wgmma(device: usize) -> Result<Option<bool>> {
+    let driver = Arc::new(Native::open(device)?);
+    Ok(if driver.has_wgmma() { Some(wgmma_agrees(&driver)?) } else { None })
 }
 
 /// Takes all free memory of a device as it is, and counts on the device how often each pattern begins there at a multiple of

@@ -42,7 +42,8 @@ use self::args::{
 use self::driver::{Address, Driver, Host, Memory, Shape};
 use self::graphs::{Graphs, Key};
 use self::inputs::{Input, Inputs};
-use self::products::{Multiply, Several, To, product, wgmma_agrees};
+pub(crate) use self::products::wgmma_agrees;
+use self::products::{Multiply, Several, To, product};
 use self::sampling::Sampling;
 use self::weight::{Staging, Weight};
 use super::questions::Questions;
@@ -66,6 +67,8 @@ const VALUES: usize = 128;
 const PART: usize = VALUES * QUERIES + 2 * QUERIES;
 /// Splits for each processor that have a place for their result.
 const PARTS_EACH: usize = 32;
+/// Bytes of all of them, at most.
+const PARTS_BYTES: usize = 48 << 20;
 
 /// What is reserved once all weights are there.
 #[derive(Debug)]
@@ -582,6 +585,10 @@ impl<D: Driver> Backend for Cuda<D> {
         forms.reduce(|a, b| if a == b { a } else { Form::F32 }).expect("somebody reads it")
     }
 
+    fn scratch_bytes(logits: Option<(usize, usize)>) -> u64 {
+        (PARTS_BYTES + logits.map_or(0, sampling::scratch_bytes)) as u64
+    }
+
     fn reserve(&mut self, mut layout: Layout, kv: Kv, logits: Option<Buf>) -> Result<()> {
         self.driver.synchronize();
         self.staging = Staging::default();
@@ -590,11 +597,11 @@ impl<D: Driver> Backend for Cuda<D> {
         {
             self.wgmma &= !self.plain;
         }
-        let slots = self.driver.processors() as usize * PARTS_EACH;
+        let parts_bytes = self.driver.processors() as usize * PARTS_EACH * PART * size_of::<f32>();
         let needed = layout.bytes() as u64;
         let what = "activations and KV cache";
         let too_large = || Error::Memory { needed, what, limit: "that is more than there can be".into() };
-        let parts = layout.region(slots * PART * size_of::<f32>()).ok_or_else(too_large)?;
+        let parts = layout.region(parts_bytes.min(PARTS_BYTES)).ok_or_else(too_large)?;
         let status = layout.region(64).ok_or_else(too_large)?;
         let sampling = logits.filter(|logits| logits.region.bytes() > 0);
         let sampling =

@@ -39,6 +39,17 @@ pub struct Sampling<D: Driver> {
     answered: usize,
 }
 
+/// Questions of a launch about `rows` rows of so many bytes.
+fn at_once(rows: usize, row: usize) -> usize {
+    (SCRATCH_BYTES / (3 * row.max(1))).clamp(1, rows.clamp(1, AT_ONCE))
+}
+
+/// Bytes that are planned for (rows, cols) of logits.
+pub fn scratch_bytes((rows, cols): (usize, usize)) -> usize {
+    let row = cols * size_of::<f32>();
+    at_once(rows, row) * (3 * row + ANSWER_BYTES)
+}
+
 impl<D: Driver> Sampling<D> {
     /// Plans it for rows of those logits.
     ///
@@ -49,8 +60,7 @@ impl<D: Driver> Sampling<D> {
         let too_large =
             || Error::Memory { needed: u64::MAX, what, limit: "that does not fit the address space".into() };
         let row = logits.cols * size_of::<f32>();
-        let most = (logits.region.bytes() / row).clamp(1, AT_ONCE);
-        let at_once = (SCRATCH_BYTES / (3 * row)).clamp(1, most);
+        let at_once = at_once(logits.region.bytes() / row, row);
         let mut region = |bytes| layout.region(bytes).ok_or_else(too_large);
         Ok(Self {
             at_once,
