@@ -2,9 +2,10 @@
 //
 // A warp takes 16 queries: the heads that share keys, of one token or several. Scores and mixes are mma.m16n8k16, 64
 // positions at a time, with a running softmax. **Batch invariance:** positions come in splits of 256, at multiples of
-// 256; each has a softmax of its own, and they are merged in order. Where there are few tokens each split has a warp and
-// `attention_merge` merges; else one warp goes through them and merges as it goes, by the same operations. So a token
-// gets the same bits in a prompt, alone, and in any batch.
+// 256; each has a softmax of its own, and they are merged in order. Where there are few tokens each split has a block of
+// four warps (`attention_shared_*`, or where shared memory does not hold it a warp) and `attention_merge` merges; else one
+// warp goes through them and merges as it goes, by the same operations. So a token gets the same bits in a prompt, alone,
+// and in any batch.
 //
 // Values wider than 128 are cut: each piece has a warp, which computes the scores again. Caches of f32 are read by
 // `attention_plain`, in single precision.
@@ -138,20 +139,134 @@ template <uint32_t TYPE> INLINE void read_values(const uint8_t *row, uint32_t t,
     }
 }
 
-// One split. `queries`: what this lane brings of q to each mma, (dimensions / 16) of 16 bytes.
-template <uint32_t TYPE>
-INLINE void attend(const AttentionArgs &a, const Tile &tile, uint32_t split, const uint4 *queries, Mixed &mixed) {
-    constexpr bool HALF = TYPE == CACHE_F16, INT8 = TYPE == CACHE_INT8;
-    const uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const uint32_t chunks = padded(a.cache.head_dim) / 16, row_bytes = padded(a.cache.head_dim) * (INT8 ? 1 : 2);
-    const uint32_t value_from = tile.piece * VALUES, value_end = padded(a.cache.value_dim);
+// What a lane's two queries, g and g + 8, see.
+struct Rows {
     uint32_t first[2], last[2], position[2], head[2];
     bool is_query[2];
+};
+
+INLINE Rows rows_of(const AttentionArgs &a, const Tile &tile) {
+    Rows rows;
     for (int r = 0; r < 2; r++) {
         uint32_t token;
-        is_query[r] = query_of(a, tile, g + 8 * r, token, head[r]);
-        position[r] = tile.span.position + token;
-        seen(a, tile.span, position[r], first[r], last[r]);
+        rows.is_query[r] = query_of(a, tile, threadIdx.x % 32 / 4 + 8 * r, token, rows.head[r]);
+        rows.position[r] = tile.span.position + token;
+        seen(a, tile.span, rows.position[r], rows.first[r], rows.last[r]);
+    }
+    return rows;
+}
+
+// The positions of a split that any of a tile's tokens sees, from the start of a block.
+INLINE void bounds(const Tile &tile, uint32_t split, uint32_t &from, uint32_t &end) {
+    from = split * SPLIT;
+    end = from + SPLIT;
+    if (from < tile.first / BLOCK * BLOCK) from = tile.first / BLOCK * BLOCK;
+    if (end > tile.last + 1) end = tile.last + 1;
+}
+
+// The scores of a block of positions from `at` on. `queries`: what this lane brings of q to each mma, (dimensions / 16) of
+// 16 bytes; `keys`: rows so many bytes apart.
+template <uint32_t TYPE>
+INLINE void score(const AttentionArgs &a, const Rows &rows, const uint4 *queries, const uint8_t *keys, uint32_t row_bytes,
+                  const float *scales, uint32_t at, float s[8][4]) {
+    constexpr bool HALF = TYPE == CACHE_F16, INT8 = TYPE == CACHE_INT8;
+    const uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, chunks = padded(a.cache.head_dim) / 16;
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+#pragma unroll
+        for (int c = 0; c < 4; c++) s[j][c] = 0.0f;
+    for (uint32_t c = 0; c < chunks; c++) {
+        uint4 q = queries[c * 32];
+        const uint32_t of_q[4] = {q.x, q.y, q.z, q.w};
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            uint2 k = read_keys<TYPE>(keys + (8 * j + g) * row_bytes, 16 * c + 4 * t);
+            const uint32_t of_k[2] = {k.x, k.y};
+            mma<HALF>(s[j], of_q, of_k);
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+#pragma unroll
+        for (int c = 0; c < 4; c++) {
+            const int r = c / 2;
+            const uint32_t offset = 8 * j + 2 * t + c % 2, past = at + offset;
+            float value = s[j][c];
+            if (INT8) value *= scales[offset];
+            value *= a.scale;
+            const bool is_seen = rows.is_query[r] && past >= rows.first[r] && past <= rows.last[r];
+            if (a.distances != nullptr && is_seen)
+                value += a.distances[size_t(rows.head[r]) * 2 * a.reach + a.reach + past - rows.position[r]];
+            if (a.softcap != 0.0f) value = a.softcap * tanhf(value / a.softcap);
+            s[j][c] = is_seen ? value : -INFINITY;
+        }
+}
+
+// Takes a block's scores into the running softmax: the weights of its values as mma takes them, and what becomes of the
+// mix so far.
+template <uint32_t TYPE>
+INLINE void weigh(const float s[8][4], const float *scales, float most[2], float sum[2], float keep[2], uint32_t p[8][2]) {
+    constexpr bool HALF = TYPE == CACHE_F16, INT8 = TYPE == CACHE_INT8;
+    const uint32_t t = threadIdx.x % 4;
+    float top[2] = {-INFINITY, -INFINITY};
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+#pragma unroll
+        for (int c = 0; c < 4; c++) top[c / 2] = larger(top[c / 2], s[j][c]);
+    float base[2];
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        top[r] = larger(top[r], __shfl_xor_sync(ALL, top[r], 1));
+        top[r] = larger(top[r], __shfl_xor_sync(ALL, top[r], 2));
+        top[r] = larger(top[r], most[r]);
+        keep[r] = most[r] == -INFINITY ? 0.0f : expf(most[r] - top[r]);
+        base[r] = top[r] == -INFINITY ? 0.0f : top[r];
+        most[r] = top[r];
+    }
+    float sums[2] = {0.0f, 0.0f};
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+        float weights[4];
+#pragma unroll
+        for (int c = 0; c < 4; c++) {
+            weights[c] = expf(s[j][c] - base[c / 2]);
+            sums[c / 2] += weights[c];
+            if (INT8) weights[c] *= scales[8 * j + 2 * t + c % 2];
+        }
+        p[j][0] = pair_of<HALF>(weights[0], weights[1]);
+        p[j][1] = pair_of<HALF>(weights[2], weights[3]);
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        sums[r] += __shfl_xor_sync(ALL, sums[r], 1);
+        sums[r] += __shfl_xor_sync(ALL, sums[r], 2);
+        sum[r] = fmaf(sum[r], keep[r], sums[r]);
+    }
+}
+
+// Adds a block's values in eight dimensions to the mix. `row`: the values of dimension g.
+template <uint32_t TYPE> INLINE void mix(float o[4], const float keep[2], const uint32_t p[8][2], const uint8_t *row) {
+    uint32_t of_v[8];
+    read_values<TYPE>(row, threadIdx.x % 4, of_v);
+#pragma unroll
+    for (int c = 0; c < 4; c++) o[c] *= keep[c / 2];
+#pragma unroll
+    for (int j = 0; j < 8; j += 2) {
+        const uint32_t of_p[4] = {p[j][0], p[j][1], p[j + 1][0], p[j + 1][1]};
+        mma<TYPE == CACHE_F16>(o, of_p, of_v + j);
+    }
+}
+
+// Of a value of the cache.
+template <uint32_t TYPE> INLINE constexpr uint32_t bytes_of() { return TYPE == CACHE_INT8 ? 1 : 2; }
+
+// One split, by a warp.
+template <uint32_t TYPE>
+INLINE void attend(const AttentionArgs &a, const Tile &tile, uint32_t split, const uint4 *queries, Mixed &mixed) {
+    const uint32_t g = threadIdx.x % 32 / 4, row_bytes = padded(a.cache.head_dim) * bytes_of<TYPE>();
+    const uint32_t value_from = tile.piece * VALUES, value_end = padded(a.cache.value_dim);
+    const Rows rows = rows_of(a, tile);
+    for (int r = 0; r < 2; r++) {
         mixed.most[r] = -INFINITY;
         mixed.sum[r] = 0.0f;
     }
@@ -159,92 +274,30 @@ INLINE void attend(const AttentionArgs &a, const Tile &tile, uint32_t split, con
     for (int n = 0; n < int(VALUE_TILES); n++)
 #pragma unroll
         for (int c = 0; c < 4; c++) mixed.o[n][c] = 0.0f;
-    uint32_t from = split * SPLIT, end = from + SPLIT;
-    if (from < tile.first / BLOCK * BLOCK) from = tile.first / BLOCK * BLOCK;
-    if (end > tile.last + 1) end = tile.last + 1;
+    uint32_t from, end;
+    bounds(tile, split, from, end);
 #pragma unroll 1
     for (uint32_t at = from; at < end; at += BLOCK) {
         const uint32_t block = a.blocks[tile.span.table + at / BLOCK];
         uint8_t *keys = keys_of(a.cache, block, a.layer, tile.kv_head);
         uint8_t *values = values_of(a.cache, block, a.layer, tile.kv_head);
-        float s[8][4] = {};
-        for (uint32_t c = 0; c < chunks; c++) {
-            uint4 q = queries[c * 32];
-            const uint32_t of_q[4] = {q.x, q.y, q.z, q.w};
-#pragma unroll
-            for (int j = 0; j < 8; j++) {
-                uint2 k = read_keys<TYPE>(keys + (8 * j + g) * row_bytes, 16 * c + 4 * t);
-                const uint32_t of_k[2] = {k.x, k.y};
-                mma<HALF>(s[j], of_q, of_k);
-            }
-        }
-        float top[2] = {-INFINITY, -INFINITY};
-#pragma unroll
-        for (int j = 0; j < 8; j++)
-#pragma unroll
-            for (int c = 0; c < 4; c++) {
-                const int r = c / 2;
-                const uint32_t offset = 8 * j + 2 * t + c % 2, past = at + offset;
-                float score = s[j][c];
-                if (INT8) score *= scales_of(keys, a.cache.head_dim)[offset];
-                score *= a.scale;
-                const bool is_seen = is_query[r] && past >= first[r] && past <= last[r];
-                if (a.distances != nullptr && is_seen)
-                    score += a.distances[size_t(head[r]) * 2 * a.reach + a.reach + past - position[r]];
-                if (a.softcap != 0.0f) score = a.softcap * tanhf(score / a.softcap);
-                s[j][c] = is_seen ? score : -INFINITY;
-                top[r] = larger(top[r], s[j][c]);
-            }
-        float keep[2], base[2];
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            top[r] = larger(top[r], __shfl_xor_sync(ALL, top[r], 1));
-            top[r] = larger(top[r], __shfl_xor_sync(ALL, top[r], 2));
-            top[r] = larger(top[r], mixed.most[r]);
-            keep[r] = mixed.most[r] == -INFINITY ? 0.0f : expf(mixed.most[r] - top[r]);
-            base[r] = top[r] == -INFINITY ? 0.0f : top[r];
-            mixed.most[r] = top[r];
-        }
-        float sums[2] = {0.0f, 0.0f};
+        float s[8][4], keep[2];
         uint32_t p[8][2];
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-            float weights[4];
-#pragma unroll
-            for (int c = 0; c < 4; c++) {
-                weights[c] = expf(s[j][c] - base[c / 2]);
-                sums[c / 2] += weights[c];
-                if (INT8) weights[c] *= scales_of(values, a.cache.value_dim)[8 * j + 2 * t + c % 2];
-            }
-            p[j][0] = pair_of<HALF>(weights[0], weights[1]);
-            p[j][1] = pair_of<HALF>(weights[2], weights[3]);
-        }
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            sums[r] += __shfl_xor_sync(ALL, sums[r], 1);
-            sums[r] += __shfl_xor_sync(ALL, sums[r], 2);
-            mixed.sum[r] = fmaf(mixed.sum[r], keep[r], sums[r]);
-        }
+        score<TYPE>(a, rows, queries, keys, row_bytes, scales_of(keys, a.cache.head_dim), at, s);
+        weigh<TYPE>(s, scales_of(values, a.cache.value_dim), mixed.most, mixed.sum, keep, p);
 #pragma unroll
         for (int n = 0; n < int(VALUE_TILES); n++) {
             if (value_from + 8 * n >= value_end) continue;
-            uint32_t of_v[8];
-            read_values<TYPE>(values + (value_from + 8 * n + g) * BLOCK * (INT8 ? 1 : 2), t, of_v);
-#pragma unroll
-            for (int c = 0; c < 4; c++) mixed.o[n][c] *= keep[c / 2];
-#pragma unroll
-            for (int j = 0; j < 8; j += 2) {
-                const uint32_t of_p[4] = {p[j][0], p[j][1], p[j + 1][0], p[j + 1][1]};
-                mma<HALF>(mixed.o[n], of_p, of_v + j);
-            }
+            mix<TYPE>(mixed.o[n], keep, p, values + (value_from + 8 * n + g) * BLOCK * bytes_of<TYPE>());
         }
     }
 }
 
-// Brings this lane's queries to shared memory as mma takes them: each lane writes and reads its own.
-template <bool HALF> INLINE void read_queries(const AttentionArgs &a, const Tile &tile, uint4 *queries) {
+// Brings this lane's queries to shared memory as mma takes them: each lane writes and reads its own. `warps` share the work.
+template <bool HALF>
+INLINE void read_queries(const AttentionArgs &a, const Tile &tile, uint4 *queries, uint32_t warp = 0, uint32_t warps = 1) {
     const uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, dim = a.cache.head_dim;
-    for (uint32_t c = 0; c < padded(dim) / 16; c++) {
+    for (uint32_t c = warp; c < padded(dim) / 16; c += warps) {
         float v[2][4];
         for (int r = 0; r < 2; r++) {
             uint32_t token, head;
@@ -356,6 +409,110 @@ KERNEL(attention_int8, 128, AttentionArgs) {
     attention<CACHE_INT8>(a, shared);
 }
 
+constexpr uint32_t WARPS = SPLIT / BLOCK;           // of a split
+constexpr uint32_t KEY_GAP = 32;                    // bytes between rows of keys: no two lanes read from one bank
+constexpr uint32_t SHARE = VALUES / WARPS;          // values of a warp, at most
+
+// A split by four warps, so that all it reads is under way at once: keys and values come to shared memory, each warp scores a
+// block of positions, and then mixes a quarter of the values over all of them. The same operations as `attend`.
+//
+// Shared: queries; scores, (blocks, 32, lanes); keys, (positions, dimensions and a gap); values, (blocks, those of a piece,
+// BLOCK).
+template <uint32_t TYPE> INLINE void attention_shared(const AttentionArgs &a, unsigned char *shared) {
+    constexpr uint32_t BYTES = bytes_of<TYPE>();
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
+    const uint32_t split = blockIdx.z % a.splits, span = blockIdx.z / a.splits;
+    const Tile tile = tile_of(a, blockIdx.x, blockIdx.y, span);
+    if (!tile.any || split < tile.first / SPLIT || split > tile.last / SPLIT) return;
+    const uint32_t dim_bytes = padded(a.cache.head_dim) * BYTES, key_bytes = dim_bytes + KEY_GAP;
+    const uint32_t value_from = tile.piece * VALUES, value_end = padded(a.cache.value_dim);
+    const uint32_t wide = value_end < VALUES ? value_end : VALUES, share = (wide + 8 * WARPS - 1) / (8 * WARPS) * 8;
+    const uint32_t first = value_from + warp * share;  // of this warp's values
+    const uint32_t count = first >= value_end ? 0 : value_end - first < share ? value_end - first : share;
+    uint4 *queries = (uint4 *)shared;
+    float *scores = (float *)(shared + padded(a.cache.head_dim) / 16 * 512);
+    uint8_t *keys = (uint8_t *)(scores + WARPS * 32 * 32), *values = keys + SPLIT * key_bytes;
+    uint32_t from, end;
+    bounds(tile, split, from, end);
+    // this warp's block of keys, then its quarter of all values
+    const uint32_t mine = split * SPLIT + warp * BLOCK;
+    const bool has_block = mine >= from && mine < end;
+    uint8_t *plane = nullptr;
+    if (has_block) {
+        plane = keys_of(a.cache, a.blocks[tile.span.table + mine / BLOCK], a.layer, tile.kv_head);
+        const uint32_t pieces = dim_bytes / 16;
+        for (uint32_t i = lane; i < BLOCK * pieces; i += 32)
+            copy_async(keys + (warp * BLOCK + i / pieces) * key_bytes + i % pieces * 16, plane + i * 16, 16);
+    }
+    copy_commit();
+    for (uint32_t at = from; at < end; at += BLOCK) {
+        const uint8_t *all = values_of(a.cache, a.blocks[tile.span.table + at / BLOCK], a.layer, tile.kv_head);
+        uint8_t *to = values + ((at - split * SPLIT) / BLOCK * wide + warp * share) * BLOCK * BYTES;
+        for (uint32_t i = lane; i < count * BLOCK * BYTES / 16; i += 32)
+            copy_async(to + i * 16, all + first * BLOCK * BYTES + i * 16, 16);
+    }
+    copy_commit();
+    read_queries<TYPE == CACHE_F16>(a, tile, queries + lane, warp, WARPS);
+    copy_wait<1>();
+    __syncthreads();  // queries are there, and this warp's keys
+    if (has_block) {
+        float s[8][4];
+        score<TYPE>(a, rows_of(a, tile), queries + lane, keys + warp * BLOCK * key_bytes, key_bytes,
+                    scales_of(plane, a.cache.head_dim), mine, s);
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+#pragma unroll
+            for (int c = 0; c < 4; c++) scores[(warp * 32 + j * 4 + c) * 32 + lane] = s[j][c];
+    }
+    copy_wait<0>();
+    __syncthreads();
+    float o[SHARE / 8][4] = {}, most[2] = {-INFINITY, -INFINITY}, sum[2] = {0.0f, 0.0f};
+#pragma unroll 1
+    for (uint32_t at = from; at < end; at += BLOCK) {
+        const uint32_t index = (at - split * SPLIT) / BLOCK;
+        float s[8][4], keep[2];
+        uint32_t p[8][2];
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+#pragma unroll
+            for (int c = 0; c < 4; c++) s[j][c] = scores[(index * 32 + j * 4 + c) * 32 + lane];
+        uint8_t *all = values_of(a.cache, a.blocks[tile.span.table + at / BLOCK], a.layer, tile.kv_head);
+        weigh<TYPE>(s, scales_of(all, a.cache.value_dim), most, sum, keep, p);
+#pragma unroll
+        for (int n = 0; n < int(SHARE / 8); n++) {
+            if (8u * n >= count) continue;
+            mix<TYPE>(o[n], keep, p, values + (index * wide + warp * share + 8 * n + g) * BLOCK * BYTES);
+        }
+    }
+    uint64_t at = ((uint64_t(span) * a.tiles + blockIdx.x) * gridDim.y + blockIdx.y) * a.splits + split;
+    float *part = a.parts + at * PART;
+#pragma unroll
+    for (int n = 0; n < int(SHARE / 8); n++)
+#pragma unroll
+        for (int c = 0; c < 4; c++)
+            if (8u * n < count) part[((warp * share / 8 + n) * 4 + c) * 32 + lane] = o[n][c];
+    if (warp == 0 && lane % 4 == 0)
+        for (int r = 0; r < 2; r++) {
+            part[VALUES * QUERIES + g + 8 * r] = most[r];
+            part[VALUES * QUERIES + QUERIES + g + 8 * r] = sum[r];
+        }
+}
+
+KERNEL(attention_shared_bf16, 128, AttentionArgs) {
+    SHARED(shared);
+    attention_shared<CACHE_BF16>(a, shared);
+}
+
+KERNEL(attention_shared_f16, 128, AttentionArgs) {
+    SHARED(shared);
+    attention_shared<CACHE_F16>(a, shared);
+}
+
+KERNEL(attention_shared_int8, 128, AttentionArgs) {
+    SHARED(shared);
+    attention_shared<CACHE_INT8>(a, shared);
+}
+
 // Blocks: (tiles of a span, as above, spans), a warp each. Merges the splits in order.
 KERNEL(attention_merge, 32, AttentionArgs) {
     const uint32_t lane = threadIdx.x;
@@ -372,10 +529,12 @@ KERNEL(attention_merge, 32, AttentionArgs) {
         }
         Merging m = merge_sums(most, sum, next_most, next_sum);
 #pragma unroll
-        for (int n = 0; n < int(VALUE_TILES); n++)
+        for (int n = 0; n < int(VALUE_TILES); n++) {
+            if (tile.piece * VALUES + 8 * n >= padded(a.cache.value_dim)) continue;  // nobody wrote it
 #pragma unroll
             for (int c = 0; c < 4; c++)
                 total[n][c] = merge(total[n][c], m.keep[c / 2], part[(n * 4 + c) * 32 + lane], m.take[c / 2]);
+        }
     }
 #pragma unroll
     for (int n = 0; n < int(VALUE_TILES); n++) write_values(a, tile, n, total[n], most, sum);

@@ -9,8 +9,8 @@ use crate::backend::cuda::emulated::Emulated;
 use crate::backend::cuda::native::{self, Native};
 use crate::backend::cuda::rates::{FORMATS, Measured, Rates};
 use crate::backend::cuda::search;
-use crate::backend::cuda::wgmma_agrees;
 pub use crate::backend::cuda::search::Heard;
+use crate::backend::cuda::wgmma_agrees;
 use crate::error::Result;
 
 /// How many devices the driver has; 0 without a driver.

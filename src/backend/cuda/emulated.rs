@@ -222,7 +222,7 @@ impl Driver for Emulated {
     }
 
     fn shared_bytes(&self) -> u32 {
-        99 * 1024
+        163 * 1024
     }
 
     fn has_wgmma(&self) -> bool {

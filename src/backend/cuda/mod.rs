@@ -1010,7 +1010,9 @@ impl<D: Driver> Backend for Cuda<D> {
         let (tiles, y) = (longest[0].div_ceil(QUERIES / each), kv.kv_heads * sets * pieces);
         let splits = splits_of(batch);
         let places = batch.spans.len() * tiles * y * splits;
-        let wanted = splits > 1 && kv.cache != KvType::F32;
+        // where there is little to do each split has a block, be it the only one
+        let few = batch.spans.len() * tiles * y < 8 * self.driver.processors() as usize;
+        let wanted = (splits > 1 || few) && kv.cache != KvType::F32;
         let parts = if wanted { self.parts(places * PART * size_of::<f32>()) } else { None };
         let split = parts.is_some();
         let args = AttentionArgs {
@@ -1049,7 +1051,20 @@ impl<D: Driver> Backend for Cuda<D> {
         let queries = kv.padded_dim(Side::K) / 16 * 512;
         if split {
             let grid = [tiles, y, batch.spans.len() * splits];
-            self.launch(name, self::shape(grid, 32, queries), &args);
+            // as `attention_shared` lays it out
+            let keys = SPLIT * (kv.padded_dim(Side::K) * kv.cache.bytes() + 32);
+            let values = SPLIT * kv.padded_dim(Side::V).min(VALUES) * kv.cache.bytes();
+            let shared = queries + SPLIT / BLOCK * 32 * 32 * 4 + keys + values;
+            if tiles == 1 && shared <= self.driver.shared_bytes() as usize {
+                let name = match kv.cache {
+                    KvType::F16 => "attention_shared_f16",
+                    KvType::Int8 => "attention_shared_int8",
+                    KvType::Bf16 | KvType::F32 => "attention_shared_bf16",
+                };
+                self.launch(name, self::shape(grid, 128, shared), &args);
+            } else {
+                self.launch(name, self::shape(grid, 32, queries), &args);
+            }
             let grid = [tiles, y, batch.spans.len()];
             return self.launch("attention_merge", self::shape(grid, 32, 0), &args);
         }
