@@ -7,8 +7,8 @@
 // are asked into the second cache some steps before. Products of one step run while the next step's operands arrive.
 //
 // **Batch invariance:** slices and order are those of linear.cu. That wgmma adds up the sixteen products of an instruction
-// to the same bits as mma is nowhere promised: a session compares both on random numbers when it opens
-// (`Cuda::reserve`), and stays with `wide_*` where they differ.
+// to the same bits as mma is nowhere promised: both are compared on random numbers before the first session uses it
+// (`wgmma_agrees`), and where they differ `wide_*` stays.
 //
 // By the hardware's numbers a step of a block takes the tensor cores 512 clocks (4096 operations each), in which shared
 // memory, good for 64 KB, gives 32 KB to products and takes 16 KB of copies. Weights in shared memory too would be 16 KB

@@ -23,8 +23,8 @@ pub fn count() -> usize {
 /// # Errors
 /// The device is not to be had.
 pub fn wgmma(device: usize) -> Result<Option<bool>> {
-    let driver = Arc::new(Native::open(device)?);
-    Ok(if driver.has_wgmma() { Some(wgmma_agrees(&driver)?) } else { None })
+    let driver = Native::open(device)?;
+    Ok(driver.has_wgmma().then(|| driver.trusts_wgmma(wgmma_agrees)))
 }
 
 /// Takes all free memory of a device as it is, and counts on the device how often each pattern begins there at a multiple of

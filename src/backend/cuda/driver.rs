@@ -44,6 +44,15 @@ pub trait Driver: Send + Sync + 'static {
         false
     }
 
+    /// Whether those kernels do what `try_out` wants of them: tried where a fault of theirs would do no harm.
+    fn trusts_wgmma(&self, try_out: fn(&Arc<Self>) -> Result<bool>) -> bool
+    where
+        Self: Sized,
+    {
+        let _ = try_out;
+        false
+    }
+
     /// Bytes of memory that are free.
     fn free_bytes(&self) -> u64;
 

@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::driver::{Address, Driver, Shape};
 use crate::error::{Error, Result};
@@ -227,6 +227,11 @@ impl Driver for Emulated {
 
     fn has_wgmma(&self) -> bool {
         self.has_wgmma
+    }
+
+    fn trusts_wgmma(&self, try_out: fn(&Arc<Self>) -> Result<bool>) -> bool {
+        let alone = Self { has_wgmma: true, left_out: self.left_out, ..Self::default() };
+        self.has_wgmma && try_out(&Arc::new(alone)).unwrap_or(false)
     }
 
     fn free_bytes(&self) -> u64 {

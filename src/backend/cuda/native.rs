@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys;
 
@@ -44,6 +45,7 @@ const OLDEST: (c_int, c_int) = (8, 0);
 /// A device.
 #[derive(Debug)]
 pub struct Native {
+    device: usize,
     context: sys::CUcontext,
     stream: sys::CUstream,
     marks: [sys::CUevent; 2],
@@ -148,6 +150,7 @@ impl Native {
         // SAFETY: takes it off.
         let _ = unsafe { sys::cuCtxPopCurrent_v2(&raw mut context) };
         let mut this = Self {
+            device,
             context,
             stream: null_mut(),
             marks: [null_mut(); 2],
@@ -291,6 +294,22 @@ impl Driver for Native {
 
     fn has_wgmma(&self) -> bool {
         self.has_wgmma
+    }
+
+    fn trusts_wgmma(&self, try_out: fn(&Arc<Self>) -> Result<bool>) -> bool {
+        /// What was found out of each device, once for the process.
+        static TRIED: Mutex<Vec<(usize, bool)>> = Mutex::new(Vec::new());
+        if !self.has_wgmma {
+            return false;
+        }
+        let mut tried = TRIED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, trusted)) = tried.iter().find(|(device, _)| *device == self.device) {
+            return *trusted;
+        }
+        // in a context of its own: a fault would end that one, and not the session's
+        let trusted = Self::open(self.device).and_then(|alone| try_out(&Arc::new(alone))).unwrap_or(false);
+        tried.push((self.device, trusted));
+        trusted
     }
 
     fn free_bytes(&self) -> u64 {
