@@ -39,12 +39,8 @@ pub trait Driver: Send + Sync + 'static {
     /// Bytes of shared memory that a block may have.
     fn shared_bytes(&self) -> u32;
 
-    /// Whether it runs the kernels of `hopper.cu`.
-    fn has_wgmma(&self) -> bool {
-        false
-    }
-
-    /// Whether those kernels do what `try_out` wants of them: tried where a fault of theirs would do no harm.
+    /// Whether it runs the kernels of `hopper.cu`, and they do what `try_out` wants of them: tried where a fault of theirs
+    /// would do no harm.
     fn trusts_wgmma(&self, try_out: fn(&Arc<Self>) -> Result<bool>) -> bool
     where
         Self: Sized,

@@ -225,10 +225,6 @@ impl Driver for Emulated {
         163 * 1024
     }
 
-    fn has_wgmma(&self) -> bool {
-        self.has_wgmma
-    }
-
     fn trusts_wgmma(&self, try_out: fn(&Arc<Self>) -> Result<bool>) -> bool {
         let alone = Self { has_wgmma: true, left_out: self.left_out, ..Self::default() };
         self.has_wgmma && try_out(&Arc::new(alone)).unwrap_or(false)

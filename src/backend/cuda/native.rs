@@ -234,6 +234,12 @@ impl Native {
         self.call(|| unsafe { sys::cuMemsetD8Async(at, 0, bytes, self.stream) });
     }
 
+    /// Whether it runs the kernels of `hopper.cu`.
+    #[cfg(feature = "testing")]
+    pub fn has_wgmma(&self) -> bool {
+        self.has_wgmma
+    }
+
     /// Keeps in mind that something failed.
     fn note(&self, result: sys::CUresult) {
         if result != sys::CUresult::CUDA_SUCCESS {
@@ -290,10 +296,6 @@ impl Driver for Native {
 
     fn shared_bytes(&self) -> u32 {
         self.shared_bytes
-    }
-
-    fn has_wgmma(&self) -> bool {
-        self.has_wgmma
     }
 
     fn trusts_wgmma(&self, try_out: fn(&Arc<Self>) -> Result<bool>) -> bool {
