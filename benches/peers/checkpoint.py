@@ -116,16 +116,18 @@ def gguf_name(name):
         return "token_embd.weight"
     if name == "model.norm.weight":
         return "output_norm.weight"
+    if name == "lm_head.weight":
+        return "output.weight"
     _, _, layer, *middle, kind = name.split(".")
     return f"blk.{layer}.{LAYER['.'.join(middle)]}.{kind}"
 
 
-def write_gguf(folder, path):
-    """Matrices stay bf16, vectors become f32, which llama.cpp asks for."""
-    config = json.loads((folder / "config.json").read_text())
-    head = config["hidden_size"] // config["num_attention_heads"]
+def write_gguf_file(path, architecture, config, tensors):
+    """`tensors`: names as Hugging Face has them, with bf16 as whole numbers. Matrices stay bf16, vectors become f32, which
+    llama.cpp asks for."""
+    head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     partial = path.with_name(path.name + ".partial")
-    writer = gguf.GGUFWriter(partial, "qwen2")
+    writer = gguf.GGUFWriter(partial, architecture)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
@@ -140,7 +142,7 @@ def write_gguf(folder, path):
     writer.add_vocab_size(config["vocab_size"])
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
     writer.add_tokenizer_model("none")
-    for name, values in read_folder(folder):
+    for name, values in tensors:
         if values.ndim == 1:
             writer.add_tensor(gguf_name(name), (values.astype(np.uint32) << 16).view(np.float32))
         else:
@@ -151,6 +153,10 @@ def write_gguf(folder, path):
     writer.write_tensors_to_file()
     writer.close()
     os.replace(partial, path)
+
+
+def write_gguf(folder, path):
+    write_gguf_file(path, "qwen2", json.loads((folder / "config.json").read_text()), read_folder(folder))
 
 
 if __name__ == "__main__":

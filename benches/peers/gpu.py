@@ -546,51 +546,17 @@ def lines_of(command):
 
 def gguf_file(folder, config):
     """The shape for llama.cpp, with random weights of its own."""
-    import gguf
     import numpy as np
+    from checkpoint import write_gguf_file  # needs gguf
 
     path = folder / "model.gguf"
     if path.exists():
         return path
-    names = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-             "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
-             "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
-    whole = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight",
-             "lm_head.weight": "output.weight"}
-    partial = path.with_suffix(".partial")
-    writer = gguf.GGUFWriter(partial, "llama")
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_key_length(config["head_dim"])
-    writer.add_value_length(config["head_dim"])
-    writer.add_rope_dimension_count(config["head_dim"])
-    writer.add_rope_freq_base(config["rope_theta"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_vocab_size(config["vocab_size"])
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
-    writer.add_tokenizer_model("none")
     pool = (0.02 * np.random.default_rng(1).standard_normal(1 << 22, np.float32)).view(np.uint32)
     pool = (pool >> 16).astype("<u2")
-    for name, shape in tensors(config):
-        if name in whole:
-            name = whole[name]
-        else:
-            _, _, layer, *middle, kind = name.split(".")
-            name = f"blk.{layer}.{names['.'.join(middle)]}.{kind}"
-        if len(shape) == 1:
-            writer.add_tensor(name, np.ones(shape, np.float32))
-        else:
-            values = np.resize(pool, shape)
-            writer.add_tensor(name, values, raw_shape=shape, raw_dtype=gguf.GGMLQuantizationType.BF16)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    os.replace(partial, path)
+    one = 0x3F80
+    values = ((name, np.full(shape, one, "<u2") if len(shape) == 1 else np.resize(pool, shape)) for name, shape in tensors(config))
+    write_gguf_file(path, "llama", config, values)
     return path
 
 

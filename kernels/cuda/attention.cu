@@ -394,20 +394,15 @@ template <uint32_t TYPE> INLINE void attention(const AttentionArgs &a, unsigned 
     pad(a, tile);
 }
 
-KERNEL(attention_bf16, 128, AttentionArgs) {
-    SHARED(shared);
-    attention<CACHE_BF16>(a, shared);
-}
+#define ATTENTION(name, body, type)     \
+    KERNEL(name, 128, AttentionArgs) {  \
+        SHARED(shared);                 \
+        body<type>(a, shared);          \
+    }
 
-KERNEL(attention_f16, 128, AttentionArgs) {
-    SHARED(shared);
-    attention<CACHE_F16>(a, shared);
-}
-
-KERNEL(attention_int8, 128, AttentionArgs) {
-    SHARED(shared);
-    attention<CACHE_INT8>(a, shared);
-}
+ATTENTION(attention_bf16, attention, CACHE_BF16)
+ATTENTION(attention_f16, attention, CACHE_F16)
+ATTENTION(attention_int8, attention, CACHE_INT8)
 
 constexpr uint32_t WARPS = SPLIT / BLOCK;           // of a split
 constexpr uint32_t KEY_GAP = 32;                    // bytes between rows of keys: no two lanes read from one bank
@@ -498,20 +493,9 @@ template <uint32_t TYPE> INLINE void attention_shared(const AttentionArgs &a, un
         }
 }
 
-KERNEL(attention_shared_bf16, 128, AttentionArgs) {
-    SHARED(shared);
-    attention_shared<CACHE_BF16>(a, shared);
-}
-
-KERNEL(attention_shared_f16, 128, AttentionArgs) {
-    SHARED(shared);
-    attention_shared<CACHE_F16>(a, shared);
-}
-
-KERNEL(attention_shared_int8, 128, AttentionArgs) {
-    SHARED(shared);
-    attention_shared<CACHE_INT8>(a, shared);
-}
+ATTENTION(attention_shared_bf16, attention_shared, CACHE_BF16)
+ATTENTION(attention_shared_f16, attention_shared, CACHE_F16)
+ATTENTION(attention_shared_int8, attention_shared, CACHE_INT8)
 
 // Blocks: (tiles of a span, as above, spans), a warp each. Merges the splits in order.
 KERNEL(attention_merge, 32, AttentionArgs) {

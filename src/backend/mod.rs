@@ -523,6 +523,69 @@ impl Attention {
             Some(window) => ((position + 1).saturating_sub(window), last.min(position + window - 1)),
         }
     }
+
+    /// What kernels rely on. `sinks`: how many there are; `reach`: of the distances.
+    ///
+    /// # Panics
+    /// If it does not hold.
+    fn check(
+        &self,
+        batch: &Batch<'_>,
+        kv: &Kv,
+        [q, out]: [Buf; 2],
+        sinks: Option<usize>,
+        reach: Option<usize>,
+    ) {
+        let rows = batch.ids.len();
+        assert!(
+            sinks.is_none_or(|sinks| sinks == self.heads && self.softcap.is_none()),
+            "attention: sinks differ"
+        );
+        assert!(reach.is_none() || self.softcap.is_none(), "attention: distances and a soft-cap");
+        let cols = [kv.head_dim, kv.value_dim].map(|dim| self.heads * dim);
+        assert!([q.cols, out.cols] == cols, "attention: columns differ");
+        for span in batch.spans {
+            let last = span.position + span.rows;
+            for &block in &batch.blocks[span.table..span.table + last.div_ceil(BLOCK)] {
+                let _ = kv.block(block); // panics outside the cache
+            }
+            assert!(
+                span.row + span.rows <= rows && self.layer < kv.layers,
+                "attention: rows or layer differ"
+            );
+            assert!(self.causal || span.position == 0, "attention: half of a text");
+            // from the last row back to the first, and on to the end of the last row's block
+            assert!(reach.is_none_or(|reach| last + BLOCK <= reach), "attention: distances are too short");
+        }
+    }
+}
+
+/// The values of one head in a [`Backend::by_head`].
+struct HeadSizes {
+    /// That are multiplied.
+    ins: usize,
+    /// That come of them.
+    outs: usize,
+    /// In x.
+    from: usize,
+    /// In `out`.
+    to: usize,
+}
+
+impl HeadSizes {
+    /// Checks them. `weight`: its rows and columns.
+    ///
+    /// # Panics
+    /// If they do not fit together.
+    fn of(heads: usize, [rows, ins]: [usize; 2], x: Buf, pieces: Buf, out: Buf) -> Self {
+        let outs = rows / heads;
+        let [from, to] = [x, out].map(|buf| buf.cols / heads);
+        assert!(rows == heads * outs && outs.is_multiple_of(LANES), "heads: rows differ");
+        assert!(x.cols == heads * from && out.cols == heads * to, "heads: columns differ");
+        assert!(pieces.cols == ins && from >= ins && from - ins + outs == to, "heads: columns differ");
+        assert!(x.form == Form::F32, "heads: x is not of f32");
+        Self { ins, outs, from, to }
+    }
 }
 
 /// What comes to the scores of an attention besides the products.

@@ -110,7 +110,7 @@ impl Tensor {
 
     /// The same for who has no use for [`Dtype::F8`].
     pub fn in_sixteen_bits(self) -> Self {
-        if self.dtype == Dtype::F8 { self.dequantized() } else { self }
+        Self { dtype: self.dtype.worked_out(), ..self }
     }
 
     /// Whether its rows are decoded, or of groups.

@@ -41,6 +41,28 @@ struct Copy {
     unsigned bytes;  // of 16, zeros behind them
 };
 
+// What is asynchronous: in groups that are committed and waited for, oldest first.
+template <typename T> struct Queue {
+    std::vector<T> open;
+    std::vector<std::vector<T>> committed;
+
+    void commit() {
+        committed.push_back(std::move(open));
+        open.clear();
+    }
+    template <typename Do> void wait(size_t left, Do done) {
+        while (committed.size() > left) {
+            for (const T &t : committed.front()) done(t);
+            committed.erase(committed.begin());
+        }
+    }
+    bool empty() const { return open.empty() && committed.empty(); }
+    void clear() {
+        open.clear();
+        committed.clear();
+    }
+};
+
 struct Fibre {
     jmp_buf at;
     ucontext_t start;
@@ -49,10 +71,8 @@ struct Fibre {
     State state = State::ready;
     int site = 0;
     unsigned meetings = 0;
-    std::vector<Copy> open;                    // not committed
-    std::vector<std::vector<Copy>> committed;  // oldest first
-    std::vector<std::function<void()>> later;  // likewise, of what is not a copy
-    std::vector<std::vector<std::function<void()>>> promised;
+    Queue<Copy> copies;
+    Queue<std::function<void()>> products;
 };
 
 struct Warp {
@@ -97,8 +117,8 @@ inline void enter() {
     b.body(b.args);
     Block &after = block();
     Fibre &f = after.fibres[after.current];
-    if (!f.open.empty() || !f.committed.empty()) stop("a copy was never waited for");
-    if (!f.later.empty() || !f.promised.empty()) stop("a product was never waited for");
+    if (!f.copies.empty()) stop("a copy was never waited for");
+    if (!f.products.empty()) stop("a product was never waited for");
     f.state = State::done;
     after.finished++;
     _longjmp(after.scheduler, 1);
@@ -135,10 +155,8 @@ inline void run_block(Block &b) {
         f.started = false;
         f.state = State::ready;
         f.meetings = 0;
-        f.open.clear();
-        f.committed.clear();
-        f.later.clear();
-        f.promised.clear();
+        f.copies.clear();
+        f.products.clear();
     }
     for (Warp &w : b.warps) {
         w.arrived = 0;
@@ -235,53 +253,33 @@ inline void arrive(const Copy &c) {
     std::memcpy(c.to, c.from, c.bytes);
 }
 
+inline Fibre &current() {
+    Block &b = block();
+    return b.fibres[b.current];
+}
+
 // Arrives at once too, or only when it is waited for.
 inline void copy_async(void *to, const void *from, unsigned bytes) {
-    Block &b = block();
-    b.fibres[b.current].open.push_back({to, from, bytes});
-    if (random(b) >> 32 & 1) arrive({to, from, bytes});
+    current().copies.open.push_back({to, from, bytes});
+    if (random(block()) >> 32 & 1) arrive({to, from, bytes});
 }
 
-inline void copy_commit() {
-    Block &b = block();
-    Fibre &f = b.fibres[b.current];
-    f.committed.push_back(std::move(f.open));
-    f.open.clear();
-}
+inline void copy_commit() { current().copies.commit(); }
 
-inline void copy_wait(size_t left) {
-    Block &b = block();
-    Fibre &f = b.fibres[b.current];
-    while (f.committed.size() > left) {
-        for (const Copy &c : f.committed.front()) arrive(c);
-        f.committed.erase(f.committed.begin());
-    }
-}
+inline void copy_wait(size_t left) { current().copies.wait(left, arrive); }
 
-// What is asynchronous and no copy.
-inline void later(std::function<void()> what) {
-    Block &b = block();
-    b.fibres[b.current].later.push_back(std::move(what));
-}
+inline void later(std::function<void()> what) { current().products.open.push_back(std::move(what)); }
 
 inline void later_wait(size_t left) {
-    Block &b = block();
-    Fibre &f = b.fibres[b.current];
-    while (f.promised.size() > left) {
-        for (const auto &what : f.promised.front()) what();
-        f.promised.erase(f.promised.begin());
-    }
+    current().products.wait(left, [](const std::function<void()> &what) { what(); });
 }
 
 // Done at once, with what comes before it, or when it is waited for.
 inline void later_commit() {
-    Block &b = block();
-    Fibre &f = b.fibres[b.current];
-    f.promised.push_back(std::move(f.later));
-    f.later.clear();
-    if (random(b) >> 32 & 1) {
+    current().products.commit();
+    if (random(block()) >> 32 & 1) {
         later_wait(0);
-        f.promised.assign(1, {});  // it must be waited for nevertheless
+        current().products.committed.assign(1, {});  // it must be waited for nevertheless
     }
 }
 

@@ -13,11 +13,10 @@ use super::pool::pool;
 use super::route::route;
 use super::rows::{ActivateJob, CombineJob, ConvertJob, MixJob, NormJob, NormTo, RopeJob, ScaleJob};
 use super::team::{Part, Team};
-use super::vector::LANES;
 use super::weight::Weight;
 use crate::backend::{
-    Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, Form, Kv, Linear, Norm,
-    NormKind, Pooling, Projection, Quantize, Rope, Routed, Routing, ScoreBiases,
+    Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, Form, HeadSizes, Kv, Linear,
+    Norm, NormKind, Pooling, Projection, Quantize, Rope, Routed, Routing, ScoreBiases,
 };
 use crate::error::Result;
 use crate::memory::ledger::NotCovered;
@@ -480,12 +479,8 @@ impl Backend for Cpu {
     }
 
     fn by_head(&mut self, rows: usize, x: Buf, heads: usize, weight: &Weight, pieces: Buf, out: Buf) {
-        let (ins, outs) = (weight.cols, weight.rows / heads);
-        let [from, to] = [x, out].map(|buf| buf.cols / heads);
-        assert!(weight.rows == heads * outs && outs.is_multiple_of(LANES), "heads: rows differ");
-        assert!(x.cols == heads * from && out.cols == heads * to, "heads: columns differ");
-        assert!(pieces.cols == ins && from >= ins && from - ins + outs == to, "heads: columns differ");
-        assert!(x.form == Form::F32, "heads: x is not of f32");
+        let HeadSizes { ins, outs, from, to } =
+            HeadSizes::of(heads, [weight.rows, weight.cols], x, pieces, out);
         self.counters.weight_bytes += weight.bytes();
         let job = HeadsJob {
             rows,
@@ -675,29 +670,9 @@ impl Backend for Cpu {
     ) {
         let (rows, kv) = (batch.ids.len(), self.memory.kv());
         let [sinks, distances] = [biases.sinks, biases.distances].map(|bias| bias.map(Weight::table));
-        assert!(
-            sinks.is_none_or(|sinks| sinks.len() == shape.heads && shape.softcap.is_none()),
-            "attention: sinks differ"
-        );
         let reach = distances.map(|distances| distances.len() / shape.heads / 2);
-        assert!(reach.is_none() || shape.softcap.is_none(), "attention: distances and a soft-cap");
-        let cols = [kv.head_dim, kv.value_dim].map(|dim| shape.heads * dim);
-        assert!([q.cols, out.cols] == cols, "attention: columns differ");
-        let mut work = 0;
-        for span in batch.spans {
-            let last = span.position + span.rows;
-            for &block in &batch.blocks[span.table..span.table + last.div_ceil(BLOCK)] {
-                let _ = kv.block(block); // panics outside the cache
-            }
-            assert!(
-                span.row + span.rows <= rows && shape.layer < kv.layers,
-                "attention: rows or layer differ"
-            );
-            assert!(shape.causal || span.position == 0, "attention: half of a text");
-            // from the last row back to the first, and on to the end of the last row's block
-            assert!(reach.is_none_or(|reach| last + BLOCK <= reach), "attention: distances are too short");
-            work += span.rows * last * q.cols;
-        }
+        shape.check(batch, &kv, [q, out], sinks.map(<[f32]>::len), reach);
+        let work = batch.spans.iter().map(|span| span.rows * (span.position + span.rows) * q.cols).sum();
         let operand = out.form;
         // a group of int8 that spans two heads is written once both are there
         let written = if writes(operand, kv.value_dim) { operand } else { Form::F32 };

@@ -39,6 +39,15 @@ macro_rules! on_device {
     };
 }
 
+/// Types of matrices, and what they are quantized to.
+const PRECISIONS: [(Dtype, Option<Quantize>); 5] = [
+    (Dtype::F32, None),
+    (Dtype::F16, None),
+    (Dtype::Bf16, None),
+    (Dtype::Bf16, Some(Quantize::Q8)),
+    (Dtype::F32, Some(Quantize::Q4)),
+];
+
 /// A seeded source of shapes and values.
 struct Source {
     seed: u64,
@@ -298,13 +307,7 @@ fn linear_agrees_with_the_reference() {
 /// A row's products are the same bits whatever rows are beside it.
 #[test]
 fn linear_is_batch_invariant() {
-    for (dtype, quantize) in [
-        (Dtype::F32, None),
-        (Dtype::F16, None),
-        (Dtype::Bf16, None),
-        (Dtype::Bf16, Some(Quantize::Q8)),
-        (Dtype::F32, Some(Quantize::Q4)),
-    ] {
+    for (dtype, quantize) in PRECISIONS {
         let mut source = Source::new(99);
         let (rows, ins, outs) = (35, 150, 70);
         let folder = tempfile::tempdir().unwrap();
@@ -787,13 +790,7 @@ fn products_by_head_agree_with_the_reference() {
 /// On a CUDA device few rows and many go through different kernels.
 #[test]
 fn products_of_a_device_are_batch_invariant() {
-    for (dtype, quantize) in [
-        (Dtype::F32, None),
-        (Dtype::F16, None),
-        (Dtype::Bf16, None),
-        (Dtype::Bf16, Some(Quantize::Q8)),
-        (Dtype::F32, Some(Quantize::Q4)),
-    ] {
+    for (dtype, quantize) in PRECISIONS {
         let mut source = Source::new(77);
         let (rows, ins, outs) = (140, 390, 150);
         let folder = tempfile::tempdir().unwrap();

@@ -43,11 +43,7 @@ pub trait Driver: Send + Sync + 'static {
     /// would do no harm.
     fn trusts_wgmma(&self, try_out: fn(&Arc<Self>) -> Result<bool>) -> bool
     where
-        Self: Sized,
-    {
-        let _ = try_out;
-        false
-    }
+        Self: Sized;
 
     /// Bytes of memory that are free.
     fn free_bytes(&self) -> u64;

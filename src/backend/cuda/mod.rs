@@ -48,8 +48,9 @@ use self::sampling::Sampling;
 use self::weight::{Staging, Weight};
 use super::questions::Questions;
 use super::{
-    Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, Form, Kv, KvType, LANES,
-    Linear, Norm, NormKind, Pooling, Projection, Quantize, Rope, Routed, Routing, ScoreBiases, Scoring, Side,
+    Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, Form, HeadSizes, Kv, KvType,
+    LANES, Linear, Norm, NormKind, Pooling, Projection, Quantize, Rope, Routed, Routing, ScoreBiases,
+    Scoring, Side,
 };
 use crate::error::{Error, Result};
 use crate::memory::ledger::NotCovered;
@@ -722,12 +723,8 @@ impl<D: Driver> Backend for Cuda<D> {
     }
 
     fn by_head(&mut self, rows: usize, x: Buf, heads: usize, weight: &Weight<D>, pieces: Buf, out: Buf) {
-        let (ins, outs) = (weight.cols, weight.rows / heads);
-        let [from, to] = [x, out].map(|buf| buf.cols / heads);
-        assert!(weight.rows == heads * outs && outs.is_multiple_of(LANES), "heads: rows differ");
-        assert!(x.cols == heads * from && out.cols == heads * to, "heads: columns differ");
-        assert!(pieces.cols == ins && from >= ins && from - ins + outs == to, "heads: columns differ");
-        assert!(x.form == Form::F32, "heads: x is not of f32");
+        let HeadSizes { ins, outs, from, to } =
+            HeadSizes::of(heads, [weight.rows, weight.cols], x, pieces, out);
         self.counters.weight_bytes += weight.bytes();
         let args = CutArgs {
             x: self.at(x, rows),
@@ -982,32 +979,13 @@ impl<D: Driver> Backend for Cuda<D> {
     ) {
         let (rows, kv) = (batch.ids.len(), self.kv());
         let ScoreBiases { sinks, distances } = biases;
-        assert!(
-            sinks.is_none_or(|sinks| sinks.cols == shape.heads && shape.softcap.is_none()),
-            "attention: sinks differ"
-        );
         let reach = distances.map(|distances| distances.rows * distances.cols / shape.heads / 2);
-        assert!(reach.is_none() || shape.softcap.is_none(), "attention: distances and a soft-cap");
-        let cols = [kv.head_dim, kv.value_dim].map(|dim| shape.heads * dim);
-        assert!([q.cols, out.cols] == cols, "attention: columns differ");
-        let mut longest = [0, 0];
-        for span in batch.spans {
-            let last = span.position + span.rows;
-            for &block in &batch.blocks[span.table..span.table + last.div_ceil(BLOCK)] {
-                let _ = kv.block(block); // panics outside the cache
-            }
-            assert!(
-                span.row + span.rows <= rows && shape.layer < kv.layers,
-                "attention: rows or layer differ"
-            );
-            assert!(shape.causal || span.position == 0, "attention: half of a text");
-            assert!(reach.is_none_or(|reach| last + BLOCK <= reach), "attention: distances are too short");
-            longest = [longest[0].max(span.rows), longest[1].max(last)];
-        }
+        shape.check(batch, &kv, [q, out], sinks.map(|sinks| sinks.cols), reach);
+        let longest = batch.spans.iter().map(|span| span.rows).max().unwrap_or(0);
         let group = shape.heads / kv.kv_heads;
         let each = group.min(QUERIES);
         let (sets, pieces) = (group.div_ceil(each), kv.value_dim.div_ceil(VALUES));
-        let (tiles, y) = (longest[0].div_ceil(QUERIES / each), kv.kv_heads * sets * pieces);
+        let (tiles, y) = (longest.div_ceil(QUERIES / each), kv.kv_heads * sets * pieces);
         let splits = splits_of(batch);
         let places = batch.spans.len() * tiles * y * splits;
         // where there is little to do each split has a block, be it the only one
@@ -1038,15 +1016,15 @@ impl<D: Driver> Backend for Cuda<D> {
             pieces: small(pieces),
             splits: small(splits),
         };
-        let name = match kv.cache {
+        let [by_warps, in_shared] = match kv.cache {
             KvType::F32 => {
-                let grid = [longest[0], shape.heads, batch.spans.len()];
+                let grid = [longest, shape.heads, batch.spans.len()];
                 let shared = (BLOCK + kv.value_dim) * 4;
                 return self.launch("attention_plain", self::shape(grid, 32, shared), &args);
             }
-            KvType::F16 => "attention_f16",
-            KvType::Bf16 => "attention_bf16",
-            KvType::Int8 => "attention_int8",
+            KvType::F16 => ["attention_f16", "attention_shared_f16"],
+            KvType::Bf16 => ["attention_bf16", "attention_shared_bf16"],
+            KvType::Int8 => ["attention_int8", "attention_shared_int8"],
         };
         let queries = kv.padded_dim(Side::K) / 16 * 512;
         if split {
@@ -1056,14 +1034,9 @@ impl<D: Driver> Backend for Cuda<D> {
             let values = SPLIT * kv.padded_dim(Side::V).min(VALUES) * kv.cache.bytes();
             let shared = queries + SPLIT / BLOCK * 32 * 32 * 4 + keys + values;
             if tiles == 1 && shared <= self.driver.shared_bytes() as usize {
-                let name = match kv.cache {
-                    KvType::F16 => "attention_shared_f16",
-                    KvType::Int8 => "attention_shared_int8",
-                    KvType::Bf16 | KvType::F32 => "attention_shared_bf16",
-                };
-                self.launch(name, self::shape(grid, 128, shared), &args);
+                self.launch(in_shared, self::shape(grid, 128, shared), &args);
             } else {
-                self.launch(name, self::shape(grid, 32, queries), &args);
+                self.launch(by_warps, self::shape(grid, 32, queries), &args);
             }
             let grid = [tiles, y, batch.spans.len()];
             return self.launch("attention_merge", self::shape(grid, 32, 0), &args);
@@ -1071,7 +1044,7 @@ impl<D: Driver> Backend for Cuda<D> {
         let of_warp = queries + VALUES * QUERIES * 4;
         let warps = tiles.min(4).min(self.driver.shared_bytes() as usize / of_warp).max(1);
         let grid = [tiles.div_ceil(warps), y, batch.spans.len()];
-        self.launch(name, self::shape(grid, 32 * warps, warps * of_warp), &args);
+        self.launch(by_warps, self::shape(grid, 32 * warps, warps * of_warp), &args);
     }
 
     fn scale(&mut self, rows: usize, x: Buf, scale: f32, cap: Cap) {

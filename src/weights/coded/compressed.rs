@@ -12,7 +12,6 @@ use super::{Coded, Found, GROUP, Row, packed};
 use crate::error::Result;
 use crate::weights::Dtype;
 use crate::weights::checkpoint::{Checkpoint, Raw};
-use crate::weights::dtype::f8_e4m3;
 use crate::weights::json::Json;
 
 /// The scheme of all matrices that are quantized.
@@ -133,11 +132,11 @@ impl Compressed {
             return Err(index.wrong(format!("hold numbers below {across}, the number of groups")));
         }
         let scales = checkpoint.raw_floats(&scale_name, shape)?;
-        let small = self.bits == 4 && self.symmetric && groups.is_none();
+        let in_groups = groups.is_none() && (shared[1].is_multiple_of(GROUP) || across == 1);
         let dtype = match self.float {
-            true if groups.is_none() && (shared[1].is_multiple_of(GROUP) || across == 1) => Dtype::F8,
+            true if in_groups => Dtype::F8,
             true => Dtype::Bf16,
-            false if small && (shared[1].is_multiple_of(GROUP) || across == 1) => Dtype::Q4,
+            false if in_groups && self.bits == 4 && self.symmetric => Dtype::Q4,
             false => Dtype::Q8,
         };
         let (bits, float) = (self.bits, self.float);
@@ -177,14 +176,7 @@ impl Coded for Matrix {
         let scale = |col: usize| self.scales.float(self.scale_at(row, col));
         if self.float {
             let codes = &self.numbers.bytes()[row * out.cols()..];
-            if out.is_f8() {
-                return out.floats(codes, scale);
-            }
-            out.values(|first, values| {
-                for (i, value) in values.iter_mut().enumerate() {
-                    *value = f8_e4m3(codes[first + i]) * scale(first + i);
-                }
-            });
+            out.floats(codes, scale);
         } else if self.groups.is_none() && (self.shared[1].is_multiple_of(GROUP) || self.across == 1) {
             out.numbers(|first, numbers| {
                 numbers.iter_mut().enumerate().for_each(|(i, n)| *n = self.number(row, first + i));

@@ -3,11 +3,10 @@
 
 use std::sync::Arc;
 
-use super::{Coded, Found, Row};
+use super::{Coded, Found, GROUP, Row};
 use crate::error::Result;
 use crate::weights::Dtype;
 use crate::weights::checkpoint::{Checkpoint, Raw};
-use crate::weights::dtype::{GROUP, f8_e4m3};
 use crate::weights::json::Json;
 
 /// The scheme.
@@ -71,14 +70,7 @@ impl Coded for Matrix {
     fn row(&self, row: usize, out: &mut Row<'_>) {
         let codes = &self.codes.bytes()[row * out.cols()..];
         let scale = |col: usize| self.scales.float(row / self.block[0] * self.across + col / self.block[1]);
-        if out.is_f8() {
-            return out.floats(codes, scale);
-        }
-        out.values(|first, values| {
-            for (i, value) in values.iter_mut().enumerate() {
-                *value = f8_e4m3(codes[first + i]) * scale(first + i);
-            }
-        });
+        out.floats(codes, scale);
     }
 
     fn parts(&self) -> Vec<&Raw> {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use half::f16;
 
 use super::checkpoint::{Checkpoint, Raw, Tensor};
-use super::dtype::{Dtype, GROUP};
+use super::dtype::{Dtype, GROUP, f8_e4m3};
 use super::gguf::{self, Kind};
 use super::json::Json;
 use crate::error::Result;
@@ -77,13 +77,15 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Whether it is of [`Dtype::F8`].
-    pub fn is_f8(&self) -> bool {
-        self.dtype == Dtype::F8
-    }
-
-    /// Floating point numbers of eight bits, one for each column, with the scale of each 32 columns by the first of them.
+    /// Floating point numbers of eight bits and the scales of columns; in [`Dtype::F8`] each 32 have that of the first.
     pub fn floats(&mut self, codes: &[u8], scale: impl Fn(usize) -> f32) {
+        if self.dtype != Dtype::F8 {
+            return self.values(|first, values| {
+                for (i, value) in values.iter_mut().enumerate() {
+                    *value = f8_e4m3(codes[first + i]) * scale(first + i);
+                }
+            });
+        }
         for (first, codes) in (0..self.cols).step_by(GROUP).zip(codes[..self.cols].chunks(GROUP)) {
             let group = self.group(first);
             group[..4].copy_from_slice(&scale(first).to_le_bytes());
