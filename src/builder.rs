@@ -13,13 +13,12 @@ use crate::chat::Templates;
 use crate::clock::{Clock, SystemClock};
 use crate::engine::encode;
 use crate::engine::encode::reader::{Reader, Settings};
-use crate::engine::intake::{Defaults, Intake};
+use crate::engine::intake::{Defaults, Intake, Vocabulary};
 use crate::engine::models::{Model, Models};
 use crate::engine::receipts::{OnReceipt, Receipts};
 use crate::engine::worker::{Shared, Worker};
 use crate::error::{Error, Result};
-use crate::grammar::Grammars;
-use crate::memory::thread::{Depth, spawn};
+use crate::memory::thread::{self, Depth, spawn};
 use crate::model::arch::Arch;
 use crate::model::decoder::{Decoder, Limits, Plan, blocks_for};
 use crate::model::encoder::{self, Encoder, EncoderPlan};
@@ -666,6 +665,13 @@ impl Builder {
         let defaults = self.defaults(&parts.source, &parts.arch, limits)?;
         let text = parts.source.text(parts.arch.vocab)?.map(Arc::new);
         let templates = parts.source.templates()?;
+        // while weights are read; it holds nothing of a request, so it need not be `confined`
+        let vocabulary = text.clone().map(|text| {
+            let (vocab, eos) = (defaults.vocab, defaults.eos.clone());
+            let build = move || Vocabulary::new(text.pieces(), vocab, &eos);
+            thread::builder("amnesic-vocabulary", Depth::Parsers).spawn(build).map_err(Error::Thread)
+        });
+        let vocabulary = vocabulary.transpose()?;
         let all = [Some(&parts), draft.as_ref()].into_iter().flatten();
         let mut progress =
             Progress { done_bytes: 0, total_bytes: all.map(|parts| parts.weights.file_bytes()).sum() };
@@ -682,6 +688,9 @@ impl Builder {
         let (device, main) = load(parts)?;
         let draft = draft.map(|parts| load(parts).map(|(_, model)| model)).transpose()?;
         let models = Models::new(main, draft);
+        let vocabulary = vocabulary.map(|thread| {
+            thread.join().map_err(|_| Error::Thread(std::io::Error::other("the vocabulary's thread panicked")))
+        });
         let (context, vocab) = (limits.context, defaults.vocab);
         let shared = Arc::new(Shared::default());
         let (telemetry, receipts) = tellers(
@@ -708,7 +717,7 @@ impl Builder {
             worker.debug_sampler = self.debug_sampler;
         }
         let intake = Intake {
-            grammars: Grammars::new(vocab, &defaults.eos),
+            vocabulary: vocabulary.transpose()?,
             longest_token: text.as_deref().map_or(1, |text| text.pieces().longest()),
             visible: Arc::new(visible(text.as_deref(), templates.as_ref())),
             text: text.clone(),
@@ -719,7 +728,6 @@ impl Builder {
             worker: to_worker.clone(),
             session: telemetry.session,
             accepted: 0,
-            breakers: None,
         };
         let worker =
             spawn("amnesic-worker", Depth::Kernels, move || worker.run(&messages)).map_err(Error::Thread)?;

@@ -30,6 +30,7 @@ mod sample;
 mod session;
 mod source;
 mod stream;
+mod tenant;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod text;
@@ -52,4 +53,5 @@ pub use response::{Choice, FinishReason, Piece, Reply, RequestId, Timing, Usage}
 pub use sample::{Dry, Logprobs, TokenLogprobs};
 pub use session::{Load, Session};
 pub use stream::Stream;
+pub use tenant::Tenant;
 pub use weights::progress::Progress;

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::grammar::ResponseFormat;
 use crate::memory::Secret;
 use crate::sample::{Dry, LogitBias, Logprobs, Sampling};
+use crate::tenant::Tenant;
 
 /// A prompt and how to continue it. Overwritten when it drops; `Debug` prints lengths only.
 ///
@@ -32,6 +33,7 @@ pub struct Request {
     pub(crate) format: ResponseFormat,
     pub(crate) chat: ChatOptions,
     pub(crate) speculation: Option<Speculation>,
+    pub(crate) tenant: Option<Tenant>,
     pub(crate) priority: Priority,
     pub(crate) deadline: Option<Instant>,
     pub(crate) timeout: Option<Duration>,
@@ -131,6 +133,10 @@ impl Priority {
 
 /// Guessing tokens ahead: several are checked in one step, and those that are right save steps of their own. It never
 /// changes a token: a guess counts only where it is the token that would have been chosen anyway.
+///
+/// How many are right depends on what the reply says. So that nobody else can see it, a choice guesses as long as only
+/// requests of its own tenant ([`Request::tenant`]) are in the session, and never again once it met another's.
+/// [`crate::Usage::drafted_tokens`] says what came of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Speculation {
@@ -349,6 +355,25 @@ impl Request {
     /// A variable for the chat template, such as `enable_thinking`. A setting, no content: it is not overwritten.
     pub fn template_variable(mut self, name: impl Into<String>, value: impl Into<serde_json::Value>) -> Self {
         self.chat.variables.insert(name.into(), value.into());
+        self
+    }
+
+    /// Whose request this is. Without this each request is a tenant of its own, but for the turns of a
+    /// [`crate::Conversation`], which are one, as the choices of a request are. Requests of one tenant go on guessing
+    /// ([`Request::speculate`]) when they run at the same time; those of a batch are one tenant's only if they say so.
+    ///
+    /// ```no_run
+    /// use amnesic::{Request, Session, Speculation};
+    ///
+    /// let session = Session::open("path/to/checkpoint")?;
+    /// let guess = Speculation::PromptLookup { ngram: 3, tokens: 6 };
+    /// let files = ["fn a() {}", "fn b() {}"];
+    /// let requests = files.map(|file| Request::prompt(file).speculate(guess).tenant("customer 17"));
+    /// let replies = session.generate_batch(requests)?;
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
+    pub fn tenant(mut self, tenant: impl Into<Tenant>) -> Self {
+        self.tenant = Some(tenant.into());
         self
     }
 

@@ -1,5 +1,7 @@
 //! The handle: a session on a checkpoint.
 
+#[cfg(feature = "schema")]
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, sync_channel};
@@ -17,6 +19,8 @@ use crate::engine::job::Kept;
 use crate::engine::mailbox::Outbox;
 use crate::engine::worker::{Message, Shared};
 use crate::error::{Error, Result};
+#[cfg(feature = "schema")]
+use crate::memory::thread::{self, Depth, confined};
 use crate::privacy::trace::{Telemetry, Trace};
 use crate::privacy::{Operation, ScrubReceipt};
 use crate::request::Request;
@@ -185,18 +189,28 @@ impl Session {
         stream.finish()
     }
 
-    /// Runs one request whose reply is a JSON text for `T`, and parses it.
+    /// Runs one request whose reply is a JSON text for `T`, and parses it on a thread of its own, whose stack is
+    /// overwritten before this returns, as are, by the scrubbing allocator, the parts and messages that parsing made and
+    /// dropped. What is in the value is the caller's.
     ///
     /// # Errors
-    /// As [`Session::generate`]; [`Error::Incomplete`] if the reply ended before the JSON text did.
+    /// As [`Session::generate`]; [`Error::Incomplete`] if the reply ended before the JSON text did; [`Error::Thread`].
+    ///
+    /// # Panics
+    /// If `T` panics while it is parsed.
     #[cfg(feature = "schema")]
     pub fn generate_as<T>(&self, request: Request) -> Result<T>
     where
-        T: serde::de::DeserializeOwned + schemars::JsonSchema,
+        T: serde::de::DeserializeOwned + schemars::JsonSchema + Send,
     {
         let reply = self.generate(request.response_format(crate::ResponseFormat::schema_of::<T>()))?;
         let finish_reason = reply.finish_reason();
-        serde_json::from_str(reply.text()).map_err(|_| Error::Incomplete { finish_reason })
+        let parse = || confined(Depth::Parsers, || serde_json::from_str(reply.text()).ok());
+        let parsed = std::thread::scope(|scope| {
+            let thread = thread::builder("amnesic-parse", Depth::Parsers).spawn_scoped(scope, parse);
+            thread.map_err(Error::Thread).map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        });
+        parsed?.ok_or(Error::Incomplete { finish_reason })
     }
 
     /// Runs requests together; replies come in the same order. Each reply is the one that its request gets alone.

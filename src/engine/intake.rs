@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError};
 use super::job::Job;
 use super::mailbox::Outbox;
 use super::masks::Guide;
-use super::scheduler::{Arrival, Prefix};
+use super::scheduler::{Arrival, Owner, Prefix};
 use super::sequence::{Common, Sequence};
 use super::worker::{Message, Prepared, Shared};
 use crate::chat::{self, ChatInput, Style, Templates};
@@ -23,7 +23,7 @@ use crate::privacy::trace::Trace;
 use crate::request::{Prompt, Request, Speculation};
 use crate::response::{RequestId, Timing, Usage};
 use crate::sample::{Logprobs, Sampling};
-use crate::text::{Text, stop};
+use crate::text::{Pieces, Text, stop};
 
 /// What the checkpoint and the session say where a request is silent.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ pub struct Intake {
     pub templates: Option<Templates>,
     /// Special tokens that a chat's replies show: marks of tool calls and of reasoning.
     pub visible: Arc<Vec<u32>>,
-    pub grammars: Grammars,
+    pub vocabulary: Option<Vocabulary>,
     pub defaults: Defaults,
     /// Bytes of the longest token.
     pub longest_token: usize,
@@ -74,8 +74,48 @@ pub struct Intake {
     /// Names the session in request ids.
     pub session: u64,
     pub accepted: u64,
-    /// Tokens at which DRY stops when a request names none: worked out with the first one.
-    pub breakers: Option<Arc<Secret<[u32]>>>,
+}
+
+/// What reading requests needs to know of all tokens at once. Worked out when the session opens: if the first request
+/// that needs it did that, the next one could tell from its own time that there had been one.
+#[derive(Debug)]
+pub struct Vocabulary {
+    grammars: Grammars,
+    /// Tokens at which DRY stops when a request names none.
+    breakers: Arc<Secret<[u32]>>,
+}
+
+impl Vocabulary {
+    /// For a model of `vocab` tokens, of which `end_tokens` end a reply. Takes some 0.2 s for 150,000.
+    pub fn new(pieces: &Pieces, vocab: usize, end_tokens: &[u32]) -> Self {
+        let grammars = Grammars::new(pieces, vocab, end_tokens);
+        Self { grammars, breakers: Arc::new(tokens_with(pieces, vocab, &BREAKERS)) }
+    }
+}
+
+/// Whether no turn was before it: neither of its conversation nor, in a chat that is sent whole, in its messages.
+#[cfg(feature = "debug-sampler")]
+fn begins(request: &Request) -> bool {
+    let turns = request.prefix.as_ref().filter(|reuse| !reuse.public);
+    let first = turns.is_none_or(|reuse| {
+        reuse.ids.lock().unwrap_or_else(PoisonError::into_inner).expose().is_empty()
+    });
+    let answered = match &request.prompt {
+        Prompt::Chat(messages) => messages.iter().any(|message| message.role() == chat::Role::Assistant),
+        Prompt::Text(_) | Prompt::Tokens(_) => false,
+    };
+    first && !answered
+}
+
+/// Tokens whose text holds one of `texts`, rising.
+fn tokens_with(pieces: &Pieces, vocab: usize, texts: &[&str]) -> Secret<[u32]> {
+    let holds = |id: &u32| {
+        let bytes = pieces.bytes(*id);
+        texts.iter().any(|text| stop::find(bytes, text.as_bytes()).is_some())
+    };
+    let mut ids = Secret::<[u32]>::default();
+    (0..vocab as u32).filter(holds).for_each(|id| ids.push(id));
+    ids
 }
 
 /// A prompt that was read.
@@ -210,6 +250,8 @@ impl Intake {
             });
         });
         outbox.prompt_logprobs(|out| *out = Logprobs::new(request.prompt_logprobs.unwrap_or(0)));
+        #[cfg(feature = "debug-sampler")]
+        let begins = begins(&request);
         let mut sequence = self.sequence(&mut request, ids, sampling, (max_tokens, adapter))?;
         sequence.guide = guides.next();
         let unborn = (1..choices).map(|choice| (choice, guides.next())).collect();
@@ -224,6 +266,8 @@ impl Intake {
             accepted,
             began: self.clock.wall(),
             captures: 0,
+            #[cfg(feature = "debug-sampler")]
+            begins,
             accounts: Accounts::default(),
             deadline: request.deadline.into_iter().chain(until).min(),
             timing: Timing::default(),
@@ -234,8 +278,15 @@ impl Intake {
             failed: None,
         };
         let outputs_from = if request.prompt_logprobs.is_some() { 0 } else { prompt_tokens - 1 };
-        let arrival =
-            Arrival { handicap: request.priority.handicap(), known: prompt_tokens, outputs_from, prefix };
+        let conversation = job.reuse.as_ref().filter(|reuse| !reuse.public);
+        let conversation = conversation.map(|reuse| Owner::Conversation(reuse.kept.key));
+        let arrival = Arrival {
+            handicap: request.priority.handicap(),
+            known: prompt_tokens,
+            outputs_from,
+            prefix,
+            owner: request.tenant.map(|tenant| Owner::Tenant(tenant.0)).or(conversation),
+        };
         Ok(Prepared { job, sequence, arrival })
     }
 
@@ -289,27 +340,17 @@ impl Intake {
         let Some(name) = &request.adapter else { return Ok(None) };
         let found = self.defaults.adapters.iter().position(|known| known == name);
         found.map(|index| Some(index as u32)).ok_or_else(|| {
-            let known = self.defaults.adapters.join(", ");
-            Error::request("adapter", format!("one of the session's ({known}): see Builder::adapter"))
+            // which others there are is nothing to tell: their names may be those of other tenants
+            Error::request("adapter", "the name of one of the session's adapters: see Builder::adapter")
         })
     }
 
-    /// Tokens whose text holds one of `texts`.
-    fn breakers(&mut self, texts: Option<&[Secret<str>]>) -> Arc<Secret<[u32]>> {
-        let Some(text) = &self.text else { return Arc::default() };
-        let find = |texts: &[&str]| {
-            let holds = |id: &u32| {
-                let bytes = text.pieces().bytes(*id);
-                texts.iter().any(|text| stop::find(bytes, text.as_bytes()).is_some())
-            };
-            let mut ids = Secret::<[u32]>::default();
-            (0..self.defaults.vocab as u32).filter(holds).for_each(|id| ids.push(id));
-            Arc::new(ids)
-        };
-        match texts {
-            Some(texts) => find(&texts.iter().map(|text| text.expose()).collect::<Vec<_>>()),
-            None => self.breakers.get_or_insert_with(|| find(&BREAKERS)).clone(),
-        }
+    /// Tokens at which DRY stops: those whose text holds one of `texts`.
+    fn breakers(&self, texts: Option<&[Secret<str>]>) -> Arc<Secret<[u32]>> {
+        let (Some(text), Some(vocabulary)) = (&self.text, &self.vocabulary) else { return Arc::default() };
+        let Some(texts) = texts else { return vocabulary.breakers.clone() };
+        let texts: Vec<&str> = texts.iter().map(Secret::expose).collect();
+        Arc::new(tokens_with(text.pieces(), self.defaults.vocab, &texts))
     }
 
     /// A grammar for each choice.
@@ -317,9 +358,9 @@ impl Intake {
         if request.format.is_text() {
             return Ok(Vec::new());
         }
-        let pieces = self.text()?.pieces();
+        let vocabulary = self.vocabulary.as_ref().ok_or_else(|| self.no_tokenizer())?;
         let compile = |_| {
-            let matcher = self.grammars.compile(pieces, &request.format)?;
+            let matcher = vocabulary.grammars.compile(&request.format)?;
             Ok(matcher.map(Guide::new))
         };
         (0..choices).map(compile).filter_map(Result::transpose).collect()
@@ -340,7 +381,11 @@ impl Intake {
     }
 
     fn text(&self) -> Result<&Text> {
-        self.text.as_deref().ok_or_else(|| Error::NoTokenizer { file: self.defaults.tokenizer_file.clone() })
+        self.text.as_deref().ok_or_else(|| self.no_tokenizer())
+    }
+
+    fn no_tokenizer(&self) -> Error {
+        Error::NoTokenizer { file: self.defaults.tokenizer_file.clone() }
     }
 
     /// Reads the whole prompt.

@@ -55,6 +55,9 @@ pub struct Job {
     pub began: SystemTime,
     /// Copies that the debug sampler sealed.
     pub captures: u64,
+    /// Whether it begins a conversation, as far as the session can tell: the debug sampler draws no other.
+    #[cfg(feature = "debug-sampler")]
+    pub begins: bool,
     /// What was overwritten on its account.
     pub accounts: Accounts,
     pub deadline: Option<Instant>,

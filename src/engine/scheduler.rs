@@ -13,6 +13,11 @@
 //! run out later, idle caches give theirs first, then sequences whose reader is slow, then the last in rank: it loses
 //! its blocks, waits, and is computed again from its tokens. As no result depends on the batch, that never changes a
 //! token. The first in rank can have all the rest, so it always goes on.
+//!
+//! **Guesses.** How many are right is content, and whoever shares steps would see it in their number and length. So a
+//! sequence guesses while all that are here, those that wait or pause included, are one owner's; and never again once it
+//! met another's, or that one could come and go between its steps and see how far it has come meanwhile. From when two
+//! owners meet, each gets one token in a step, whatever it says.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -34,6 +39,17 @@ pub type Id = u64;
 
 /// Names what is kept between requests: a conversation's or a public prompt's blocks.
 pub type Key = u64;
+
+/// Whose a sequence is. Only guessing asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Owner {
+    /// A tenant that the application named.
+    Tenant(u128),
+    /// A conversation: the name of what is kept of it.
+    Conversation(Key),
+    /// A request that belongs to nothing else: the first of its sequences.
+    Request(Id),
+}
 
 /// A sequence's place in the order: less is sooner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,6 +76,8 @@ pub struct Arrival {
     pub outputs_from: usize,
     /// What it may continue.
     pub prefix: Option<Prefix>,
+    /// Whose it is, if not its own.
+    pub owner: Option<Owner>,
 }
 
 /// A sequence, in numbers.
@@ -75,16 +93,24 @@ pub struct Entry {
     /// Its KV blocks; entry i holds positions `i * BLOCK..`.
     pub table: Vec<u32>,
     /// Tokens that it would like to guess at while it decodes.
-    pub drafts: usize,
+    drafts: usize,
     /// Tokens that it found in the cache when it was first admitted.
     pub reused: Option<usize>,
     /// How often it got blocks for all its tokens.
     pub admissions: u64,
     prefix: Option<Prefix>,
+    owner: Owner,
+    /// Whether a sequence of another owner was here at any time since it arrived.
+    met_others: bool,
     paused: bool,
 }
 
 impl Entry {
+    /// Tokens that it may guess at.
+    fn may_guess(&self) -> usize {
+        if self.met_others { 0 } else { self.drafts }
+    }
+
     /// Tokens that are not in the cache yet: 1 while it decodes.
     fn left(&self) -> usize {
         self.known - self.cached
@@ -128,6 +154,8 @@ pub struct Scheduler {
     running: Vec<Rank>,
     waiting: BTreeSet<Rank>,
     kept: HashMap<Key, Kept>,
+    /// How many sequences each owner has here.
+    owners: HashMap<Owner, usize>,
     /// Tokens computed so far.
     clock: u64,
     turns: Vec<Turn>,
@@ -145,6 +173,7 @@ impl Scheduler {
             running: Vec::with_capacity(limits.sequences),
             waiting: BTreeSet::new(),
             kept: HashMap::new(),
+            owners: HashMap::new(),
             clock: 0,
             turns: Vec::with_capacity(limits.sequences),
             dead: Vec::with_capacity(limits.blocks),
@@ -155,6 +184,8 @@ impl Scheduler {
     /// Takes a sequence in.
     pub fn arrive(&mut self, id: Id, arrival: Arrival) {
         let rank = Rank { key: self.clock + arrival.handicap, id };
+        let owner = arrival.owner.unwrap_or(Owner::Request(id));
+        let met_others = self.meet(owner);
         let entry = Entry {
             rank,
             known: arrival.known,
@@ -165,10 +196,23 @@ impl Scheduler {
             reused: None,
             admissions: 0,
             prefix: arrival.prefix,
+            owner,
+            met_others,
             paused: false,
         };
         self.entries.insert(id, entry);
         self.waiting.insert(rank);
+    }
+
+    /// Counts a sequence in; whether any other owner has one. If so, all that are here have met others.
+    fn meet(&mut self, owner: Owner) -> bool {
+        let alone = self.owners.len() <= 1;
+        *self.owners.entry(owner).or_default() += 1;
+        let met_others = self.owners.len() > 1;
+        if alone && met_others {
+            self.entries.values_mut().for_each(|entry| entry.met_others = true);
+        }
+        met_others
     }
 
     /// A sequence's numbers.
@@ -266,8 +310,11 @@ impl Scheduler {
             admissions: u64::from(runs),
             // what a conversation keeps is the first choice's; a public prompt helps again after a preemption
             prefix: from.prefix.filter(|prefix| self.kept.get(&prefix.key).is_some_and(|kept| kept.public)),
+            owner: from.owner,
+            met_others: from.met_others,
             paused: false,
         };
+        *self.owners.entry(entry.owner).or_default() += 1;
         self.pool.share(&entry.table);
         if runs {
             let place = self.running.partition_point(|other| *other < rank);
@@ -283,6 +330,12 @@ impl Scheduler {
         let mut entry = self.entries.remove(&id).expect("a sequence ends once");
         self.running.retain(|rank| *rank != entry.rank);
         self.waiting.remove(&entry.rank);
+        if let Some(count) = self.owners.get_mut(&entry.owner) {
+            *count -= 1;
+            if *count == 0 {
+                self.owners.remove(&entry.owner);
+            }
+        }
         let kept = entry.prefix.and_then(|prefix| self.kept.get_mut(&prefix.key));
         if let Some(kept) = kept.filter(|kept| keep && !kept.public) {
             std::mem::swap(&mut kept.table, &mut entry.table);
@@ -431,7 +484,7 @@ impl Scheduler {
             if turn == 0 {
                 prefill.push(place);
             }
-            guesses += usize::from(turn == 1 && entry.drafts > 0);
+            guesses += usize::from(turn == 1 && entry.may_guess() > 0);
             self.turns.push(Turn { id: entry.rank.id, tokens: turn, drafts: 0 });
         }
         let mut give = |turn: &mut Turn, entry: &Entry, most: usize, tokens: &mut usize| {
@@ -455,8 +508,8 @@ impl Scheduler {
         }
         // what is left may be guessed at, in equal parts
         for (turn, entry) in self.turns.iter_mut().zip(&active).filter(|(_, entry)| entry.left() == 1) {
-            if entry.drafts > 0 {
-                turn.drafts = entry.drafts.min(tokens.min(outputs) / guesses);
+            if entry.may_guess() > 0 {
+                turn.drafts = entry.may_guess().min(tokens.min(outputs) / guesses);
                 guesses -= 1;
                 tokens -= turn.drafts;
                 outputs -= turn.drafts;

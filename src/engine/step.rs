@@ -80,7 +80,10 @@ impl<B: Backend> Worker<B> {
             sequence.drafts.truncate(0);
             // a guess that can only be the last token saves nothing
             turn.drafts = turn.drafts.min(sequence.common.max_tokens - sequence.generated() - 1);
-            if let Some(Speculation::PromptLookup { ngram, .. }) = sequence.common.speculation {
+            // who may not guess does not search either: how long that takes depends on the text
+            if let Some(Speculation::PromptLookup { ngram, .. }) =
+                sequence.common.speculation.filter(|_| turn.drafts > 0)
+            {
                 let Sequence { ids, drafts, .. } = sequence;
                 speculate::lookup(ids.expose(), ngram, turn.drafts, &mut |id| drafts.push(id));
             }

@@ -361,7 +361,8 @@ impl<B: Backend> Worker<B> {
         }
     }
 
-    /// Lets the debug sampler draw, once for each request: when its first choice ends.
+    /// Lets the debug sampler draw, once for each conversation: when the first choice of its first turn ends. A later
+    /// turn holds all that were before it, so one that is drawn among turns would hold more of long conversations.
     #[cfg(feature = "debug-sampler")]
     fn sample(&mut self, id: Id, finish_reason: Option<FinishReason>) {
         use crate::privacy::debug_sampler::Capture;
@@ -370,8 +371,11 @@ impl<B: Backend> Worker<B> {
         if sequence.choice != 0 {
             return;
         }
-        let Some(permit) = sampler.wants(self.clock.now()) else { return };
         let job = self.jobs.get_mut(&sequence.job).expect("a member's job");
+        if !job.begins {
+            return;
+        }
+        let Some(permit) = sampler.wants(self.clock.now()) else { return };
         let (prompt_ids, reply_ids) = sequence.ids.expose().split_at(sequence.common.prompt_tokens);
         let (request, at) = (job.id, self.clock.wall());
         let captured = job.outbox.output(0, |output| {

@@ -55,6 +55,9 @@ struct Sequence {
     forks: u64,
     /// Differs between forks of one prompt.
     seed: u64,
+    tenant: u128,
+    /// Another tenant's sequence was here since it arrived.
+    met_others: bool,
 }
 
 impl Sequence {
@@ -91,6 +94,8 @@ struct Simulation {
     ids: u64,
     random: Random,
     ended: usize,
+    /// Turns with guesses.
+    guessed: usize,
     waited: HashMap<Id, Rank>,
 }
 
@@ -104,6 +109,7 @@ impl Simulation {
             ids: 0,
             random: Random(seed),
             ended: 0,
+            guessed: 0,
             waited: HashMap::new(),
         }
     }
@@ -135,15 +141,25 @@ impl Simulation {
         self.ids += 1;
         let outputs_from = if self.random.below(5) == 0 { 0 } else { prompt as usize - 1 };
         let handicap = [0, 500, 4000][self.random.below(3) as usize];
-        let arrival = Arrival { handicap, known: prompt as usize, outputs_from, prefix };
+        // mostly the one who is there already: else nobody would guess
+        let there = self.sequences.values().map(|other| other.tenant).max();
+        let tenant = there.filter(|_| self.random.below(12) > 0).unwrap_or(self.ids.into());
+        let owner = Some(Owner::Tenant(tenant));
+        let arrival = Arrival { handicap, known: prompt as usize, outputs_from, prefix, owner };
         self.scheduler.arrive(self.ids, arrival);
-        if self.random.below(4) == 0 {
+        if self.random.below(2) == 0 {
             self.scheduler.wish_drafts(self.ids, 4);
         }
         let forks = if self.random.below(4) == 0 { self.random.below(4) } else { 0 };
-        let sequence = Sequence { tokens, prompt: prompt as usize, most: most as usize, key, forks, seed: 0 };
+        let (prompt, most) = (prompt as usize, most as usize);
+        let sequence =
+            Sequence { tokens, prompt, most, key, forks, seed: 0, tenant, met_others: false };
         self.waited.insert(self.ids, self.scheduler.entry(self.ids).rank);
         self.sequences.insert(self.ids, sequence);
+        let mut here = self.sequences.values().map(|other| other.tenant);
+        if here.any(|other| other != tenant) {
+            self.sequences.values_mut().for_each(|other| other.met_others = true);
+        }
     }
 
     fn step(&mut self) {
@@ -169,6 +185,13 @@ impl Simulation {
             })
             .sum();
         assert!(rows <= limits.outputs, "{rows} rows of logits");
+        for turn in turns.iter().filter(|turn| turn.drafts > 0) {
+            self.guessed += 1;
+            let sequence = &self.sequences[&turn.id];
+            assert!(!sequence.met_others, "it guesses, and another tenant could see how far that brings it");
+            let alone = self.sequences.values().all(|other| other.tenant == sequence.tenant);
+            assert!(alone, "it guesses in a step that it shares with another tenant");
+        }
         // who decodes always decodes; the first in rank always goes on
         let active = |rank: &&Rank| !self.scheduler.entry(rank.id).paused;
         for rank in self.scheduler.running.iter().filter(active) {
@@ -346,6 +369,7 @@ fn random_requests_all_end_with_the_tokens_they_get_alone() {
             simulation.run(500);
             let scheduler = &simulation.scheduler;
             assert!(scheduler.preemptions() > 0 || blocks == 1, "memory was never short: a lame test");
+            assert!(simulation.guessed > 50, "{} turns with guesses: a lame test", simulation.guessed);
         }
     }
 }
@@ -375,7 +399,7 @@ fn decode_goes_first_then_half_to_the_eldest_then_the_shortest() {
 fn a_better_rank_takes_the_place_of_a_worse_one_and_an_old_one_is_not_overtaken() {
     let mut scheduler = Scheduler::new(limits(2, 4, 64));
     let mut cells = Cells(vec![0; 2 * BLOCK]);
-    let long = |handicap| Arrival { handicap, known: 65, outputs_from: 64, prefix: None };
+    let long = |handicap| Arrival { handicap, known: 65, outputs_from: 64, ..Arrival::default() };
     scheduler.arrive(1, long(1000));
     assert_eq!(scheduler.plan(&mut cells)[0].id, 1);
     scheduler.arrive(2, long(0));
@@ -392,7 +416,7 @@ fn a_better_rank_takes_the_place_of_a_worse_one_and_an_old_one_is_not_overtaken(
 fn a_conversation_continues_its_blocks_and_others_do_not() {
     let mut scheduler = Scheduler::new(limits(8, 4, 512));
     let mut cells = Cells(vec![0; 8 * BLOCK]);
-    let arrival = |known, prefix| Arrival { known, outputs_from: known - 1, prefix, handicap: 0 };
+    let arrival = |known, prefix| Arrival { known, outputs_from: known - 1, prefix, ..Arrival::default() };
     scheduler.keep(9, false);
     scheduler.arrive(1, arrival(100, Some(Prefix { key: 9, tokens: 0 })));
     scheduler.plan(&mut cells);
@@ -406,4 +430,48 @@ fn a_conversation_continues_its_blocks_and_others_do_not() {
     assert_eq!((scheduler.entry(2).reused, scheduler.entry(3).reused), (Some(0), Some(90)));
     assert_eq!(scheduler.entry(3).table[..2], table);
     assert!(scheduler.entry(2).table.iter().all(|block| !table.contains(block)));
+}
+
+/// All turns of a session in which sequence 1 guesses and `right` of four guesses are right each time, while others come
+/// and go: sequence 2 from the third step on, whose it is says `other`, for ten tokens; then 3, 4 and so on, each for one.
+fn turns_beside(right: usize, other: Owner) -> Vec<Vec<Turn>> {
+    let mut scheduler = Scheduler::new(Limits { context: 10_000, ..limits(40, 8, 64) });
+    let mut cells = Cells(vec![0; 40 * BLOCK]);
+    let arrival = |owner| Arrival { known: 8, outputs_from: 7, owner: Some(owner), ..Arrival::default() };
+    scheduler.arrive(1, arrival(Owner::Tenant(7)));
+    let (mut all, mut next, mut left) = (Vec::new(), 2, 0);
+    for step in 0..60 {
+        if step >= 2 && left == 0 && step % 3 == 2 {
+            scheduler.arrive(next, arrival(other));
+            left = if next == 2 { 10 } else { 1 };
+        }
+        let turns = scheduler.plan(&mut cells).to_vec();
+        for turn in &turns {
+            let (cached, known) = (scheduler.entry(turn.id).cached, scheduler.entry(turn.id).known);
+            let accepted = right.min(turn.drafts);
+            scheduler.advance(turn.id, cached + turn.tokens + accepted, known + 1 + accepted, known + accepted);
+            scheduler.wish_drafts(turn.id, if turn.id == 1 { 4 } else { 0 });
+            if turn.id == next {
+                left -= 1;
+            }
+        }
+        if left == 0 && turns.iter().any(|turn| turn.id == next) {
+            scheduler.end(next, false, &mut cells);
+            next += 1;
+        }
+        all.push(turns);
+    }
+    all
+}
+
+#[test]
+fn from_when_two_tenants_meet_the_steps_do_not_tell_what_is_guessed_right() {
+    let other = Owner::Request(2);
+    let shared = turns_beside(4, other);
+    assert_eq!(shared, turns_beside(0, other), "right guesses show");
+    assert!(shared[1][0].drafts == 4, "it guesses while it is alone");
+    assert!(shared[2..].iter().flatten().all(|turn| turn.drafts == 0 && (turn.id > 1 || turn.tokens == 1)));
+    assert!(shared.iter().flatten().filter(|turn| turn.id > 3).count() > 5, "others come and go");
+    let same = turns_beside(4, Owner::Tenant(7));
+    assert!(same.iter().skip(1).all(|turns| turns[0].drafts == 4), "one tenant goes on guessing");
 }

@@ -73,12 +73,13 @@ impl Fixture {
         let tokenizer = Tokenizer::from_bytes(file.to_string()).unwrap();
         let ends = ends(&|word| tokenizer.token_to_id(word).unwrap());
         let pieces = Pieces::new(&tokenizer, vocab).unwrap();
-        Self { pieces, vocab, grammars: Grammars::new(vocab, &ends), ends }
+        let grammars = Grammars::new(&pieces, vocab, &ends);
+        Self { pieces, vocab, grammars, ends }
     }
 
     fn compile(&self, format: &ResponseFormat) -> Result<Matcher> {
         self.grammars
-            .compile(&self.pieces, format)
+            .compile(format)
             .map(|matcher| matcher.expect("no text format in this test"))
     }
 
@@ -119,7 +120,8 @@ fn default_model() -> Fixture {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/default");
     let tokenizer = Tokenizer::from_file(folder.join("tokenizer.json")).unwrap();
     let pieces = Pieces::new(&tokenizer, VOCAB).unwrap();
-    Fixture { pieces, vocab: VOCAB, ends: vec![0], grammars: Grammars::new(VOCAB, &[0]) }
+    let grammars = Grammars::new(&pieces, VOCAB, &[0]);
+    Fixture { pieces, vocab: VOCAB, ends: vec![0], grammars }
 }
 
 /// The allowed ids.

@@ -1,8 +1,9 @@
 //! Which requests are captured: few, drawn in advance, never more than the caps.
 //!
-//! Requests are counted in windows of w, the least whole number with w · fraction >= 1. In each window but the first
-//! one request is drawn, uniformly, before the window begins; nothing that a requester does changes which. If the
-//! hour's cap is used up when its turn comes, it is passed over: not made up for by a later one, which could be told.
+//! Requests are counted, those that begin a conversation, in windows of w, the least whole number with
+//! w · fraction >= 1. In each window but the first one request is drawn, uniformly, before the window begins; nothing that a
+//! requester does changes which. If the hour's cap is used up when its turn comes, it is passed over: not made up for by a
+//! later one, which could be told.
 //!
 //! **The caps hold for every sequence of times and draws.**
 //!

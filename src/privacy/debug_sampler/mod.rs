@@ -1,15 +1,21 @@
-//! The one exception to "content is never kept" (feature `debug-sampler`): a few requests, drawn at random, sealed for
-//! a key that the application holds elsewhere, so that failures can be looked into. Off unless the application hands a
-//! [`DebugSampler`] to its session.
+//! The one exception to "content is never kept" (feature `debug-sampler`): a few conversations, drawn at random, of which
+//! the first turn is sealed for a key that the application holds elsewhere, so that failures can be looked into. Off unless
+//! the application hands a [`DebugSampler`] to its session.
 //!
 //! Lives here: the caps ([`Fraction`], and captures per hour), the sealing ([`Recipient`], [`Sealed`]) and the ways out
 //! ([`Sink`], [`Folder`]). Never lives here: a key that decrypts, a way out for plaintext, content that outlives a call.
 //!
 //! **Hard caps**, for every sequence of requests, times and random numbers: never more captures than the fraction of
-//! the requests seen so far, at most one in a hundred, and so none among the first 1/fraction; never more than
-//! `per_hour` within any 3600 seconds. They hold for one sampler: who restarts a process begins again, with no request
-//! seen. Which request is captured is drawn before it comes, uniformly, so that no requester can bring it about for
-//! another or avoid it; only by sending many requests does one get a larger share of the captures.
+//! the conversations seen so far, at most one in a hundred, and so none among the first 1/fraction; never more than
+//! `per_hour` within any 3600 seconds. They hold for one sampler: who restarts a process begins again, with none seen.
+//! Which one is captured is drawn before it comes, uniformly, so that no requester can bring it about for another or
+//! avoid it, unless he pretends to be in the middle of a chat; only by sending many requests does one get a larger share of
+//! the captures.
+//!
+//! **Conversations, not requests, are counted**, and of each the first turn only: a later one holds all that were before
+//! it, so that one in a hundred requests could hold most of what was said. A later turn is one of a
+//! [`crate::Conversation`] that had a turn, and a chat with a message of the assistant. Every other request counts as a
+//! conversation; what a prompt tells as plain text of turns before it, nobody here can see.
 //!
 //! **What a capture is**: an age file that decrypts to one JSON object, then newlines to hide its length:
 //!
@@ -128,7 +134,7 @@ pub enum CaptureError {
     SinkPanicked,
 }
 
-/// Draws requests, seals them, and hands them to a sink. See the [module](self).
+/// Draws conversations, seals their first turns, and hands them to a sink. See the [module](self).
 pub struct DebugSampler {
     purpose: Purpose,
     fraction: Fraction,
@@ -145,7 +151,7 @@ impl DebugSampler {
     /// Most captures in an hour that can be asked for.
     pub const MAX_PER_HOUR: u32 = 3600;
 
-    /// Captures at most `fraction` of the requests, and `per_hour` in any 3600 seconds, for `recipient` to read.
+    /// Captures at most `fraction` of the conversations, and `per_hour` in any 3600 seconds, for `recipient` to read.
     ///
     /// # Errors
     /// [`Error::DebugSampler`] with the field `per_hour`: it is not 1 to [`DebugSampler::MAX_PER_HOUR`].
@@ -233,7 +239,7 @@ impl fmt::Debug for Capture<'_> {
 }
 
 impl DebugSampler {
-    /// Counts a request that ends at `now`; a permit if it was drawn and the hour has room.
+    /// Counts a conversation whose first turn ends at `now`; a permit if it was drawn and the hour has room.
     pub(crate) fn wants(&mut self, now: Instant) -> Option<Permit> {
         let rng = &mut self.rng;
         let drawn = self.budget.spend(now, || contained(rng).flatten());
