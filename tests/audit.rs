@@ -1,9 +1,19 @@
-//! The audit of prompt caches by time (Gu et al., "Auditing Prompt Caching in Language Model APIs", 2025): whether the
-//! time to the first token tells what others have asked.
+//! The audit of what one tenant of a session can tell of another's requests, by time and by counting.
 //!
-//! 250 prompts that somebody has sent before and 250 that nobody has, shuffled, and a two-sample Kolmogorov-Smirnov test
-//! on the times: for 250 each, p < 1e-8 is D >= 0.272. Within one conversation the difference must show, or the test
-//! would see nothing; between tenants it must not.
+//! It began as the audit of prompt caches (Gu et al., "Auditing Prompt Caching in Language Model APIs", 2025): 250 prompts
+//! that somebody has sent before and 250 that nobody has, shuffled, and a two-sample Kolmogorov-Smirnov test on the times to
+//! the first token. For 250 each, p < 1e-8 is D >= 0.272. Every other channel is audited alike: 250 trials in which the
+//! other tenant does one thing and 250 in which it does another, shuffled, and what the onlooker sees of each.
+//!
+//! Trials are shuffled, so where nothing is told the two samples are exchangeable however noisy the machine is: D is above
+//! the bound once in 10^8 runs. Where something must be told, so that the audit is seen to see, the numbers are counted
+//! (`audit/steps.rs`), or the difference is as large as a whole prompt. `cargo test --release --test audit -- --nocapture`
+//! prints the table of SECURITY.md.
+
+#[path = "audit/earlier.rs"]
+mod earlier;
+#[path = "audit/steps.rs"]
+mod steps;
 
 mod common;
 
@@ -40,6 +50,35 @@ fn kolmogorov_smirnov(hits: &mut [f64], misses: &mut [f64]) -> f64 {
         |times: &[f64], at: f64| times.partition_point(|&time| time <= at) as f64 / times.len() as f64;
     let all = hits.iter().chain(misses.iter());
     all.map(|&at| (share(hits, at) - share(misses, at)).abs()).fold(0.0, f64::max)
+}
+
+/// What an onlooker sees, in `N` numbers, of 250 trials of each of two kinds; how far apart their distributions are.
+/// `trial` is told which kind it is.
+fn distances<const N: usize>(
+    channel: &str,
+    seen: [&str; N],
+    random: &mut Random,
+    mut trial: impl FnMut(&mut Random, bool) -> [f64; N],
+) -> [f64; N] {
+    let mut samples = [const { (Vec::new(), Vec::new()) }; N];
+    for kind in shuffled(random) {
+        for (number, (ones, others)) in trial(random, kind).into_iter().zip(&mut samples) {
+            if kind { ones } else { others }.push(number);
+        }
+    }
+    let distances = samples.map(|(mut ones, mut others)| kolmogorov_smirnov(&mut ones, &mut others));
+    for (what, distance) in seen.iter().zip(distances) {
+        println!("| {channel} | {what} | {distance:.3} |");
+    }
+    distances
+}
+
+fn assert_untold<const N: usize>(distances: [f64; N]) {
+    assert!(distances.iter().all(|&distance| distance < DETECTED), "{distances:?}: another tenant's content shows");
+}
+
+fn assert_told<const N: usize>(distances: [f64; N]) {
+    assert!(distances.iter().all(|&distance| distance >= DETECTED), "{distances:?}: the audit would see nothing");
 }
 
 /// The time until a first token, as the one who asks sees it, and the tokens that were cached.

@@ -38,7 +38,8 @@ fn mixed(random: &mut Random, count: usize) -> Vec<Box<dyn Fn() -> Request>> {
             let prompt: Vec<u32> = (0..1 + random.below(150)).map(|_| random.below(VOCAB) as u32).collect();
             let (max, seed, kind) = (1 + random.below(90), random.next(), random.below(6));
             Box::new(move || {
-                let request = Request::tokens(prompt.clone()).max_tokens(max).seed(seed);
+                // one tenant's, or none would guess beside others
+                let request = Request::tokens(prompt.clone()).max_tokens(max).seed(seed).tenant(1_u64);
                 match kind {
                     0 => request,
                     1 => request.temperature(1.0).n(3),
@@ -490,7 +491,10 @@ fn guesses_change_no_token_and_save_steps() {
     let request =
         |i: u32| Request::tokens(vec![i, 8, i]).max_tokens(60 + i as usize).temperature(0.7).seed(9);
     let plain: Vec<_> = (0..12).map(|i| session.generate(request(i)).unwrap().tokens().to_vec()).collect();
-    let guessing = (0..12).map(|i| request(i).speculate(Speculation::Draft { tokens: 1 + i as usize % 5 }));
+    let guessing = (0..12).map(|i| {
+        let speculation = Speculation::Draft { tokens: 1 + i as usize % 5 };
+        request(i).speculate(speculation).tenant("all of them")
+    });
     let replies = session.generate_batch(guessing).unwrap();
     assert!(replies.iter().zip(&plain).all(|(reply, plain)| reply.tokens() == plain));
     assert!(replies.iter().map(|reply| reply.usage.drafted_tokens).sum::<usize>() > 100);

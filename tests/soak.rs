@@ -26,7 +26,8 @@ fn request(random: &mut Random, public: &Public) -> Request {
     let mut text = String::with_capacity(128);
     CANARY.iter().for_each(|&byte| text.push(char::from(!byte)));
     (0..random.below(60)).for_each(|_| text.push(char::from(b'a' + random.below(26) as u8)));
-    let mut request = Request::prompt(text).max_tokens(1 + random.below(12)).temperature(1.0);
+    // one tenant's, or none would guess beside others
+    let mut request = Request::prompt(text).max_tokens(1 + random.below(12)).temperature(1.0).tenant("soak");
     if random.below(20) == 0 {
         request = request.max_tokens(120);
     }
