@@ -454,3 +454,16 @@ impl Intake {
         templates.render(&input, self.clock.wall())
     }
 }
+
+#[cfg(all(test, feature = "debug-sampler"))]
+mod tests {
+    use super::*;
+    use crate::chat::{assistant, system, user};
+
+    #[test]
+    fn a_chat_that_was_answered_is_no_first_turn() {
+        assert!(begins(&Request::prompt("a text")) && begins(&Request::tokens([1])));
+        assert!(begins(&Request::chat([system("be kind"), user("hello")])));
+        assert!(!begins(&Request::chat([user("hello"), assistant("hello"), user("and?")])));
+    }
+}

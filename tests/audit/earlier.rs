@@ -83,7 +83,7 @@ fn the_script_of_another_tenants_prompt_does_not_show() {
         assert_untold(apart);
     }
     let own = distances("script of the own prompt", SEEN, random, |random, other| {
-        [seconds(&session, Request::prompt(words(random, if other { GEORGIAN } else { LATIN }, 60)))]
+        [seconds(&session, Request::prompt(words(random, if other { GEORGIAN } else { LATIN }, 30)))]
     });
     assert_told(own);
 }

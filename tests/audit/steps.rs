@@ -115,7 +115,7 @@ fn guesses_that_are_right_do_not_show_to_who_comes_and_goes() {
     let session = session_by_work();
     let random = &mut Random(72);
     let speculation = WAYS[0].1;
-    let mut probe = |random: &mut Random, repeats, tenant: Option<Tenant>| {
+    let probe = |random: &mut Random, repeats, tenant: Option<Tenant>| {
         let named = |request: Request| match tenant {
             Some(tenant) => request.tenant(tenant),
             None => request,
@@ -150,7 +150,7 @@ fn guesses_that_are_right_do_not_show_by_the_clock() {
     let folder = checkpoint(7);
     let session = Session::builder(folder.path()).threads(1).kv_tokens(2 * CONTEXT).open().unwrap();
     let random = &mut Random(73);
-    let mut watch = |random: &mut Random, repeats, tenant: Option<Tenant>| {
+    let watch = |random: &mut Random, repeats, tenant: Option<Tenant>| {
         let named = |request: Request| match tenant {
             Some(tenant) => request.tenant(tenant),
             None => request,
