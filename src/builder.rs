@@ -715,7 +715,9 @@ impl Builder {
         let draft = draft.map(|parts| load(parts).map(|(_, model)| model)).transpose()?;
         let models = Models::new(main, draft);
         let vocabulary = vocabulary.map(|thread| {
-            thread.join().map_err(|_| Error::Thread(std::io::Error::other("the vocabulary's thread panicked")))
+            thread
+                .join()
+                .map_err(|_| Error::Thread(std::io::Error::other("the vocabulary's thread panicked")))
         });
         let (context, vocab) = (limits.context, defaults.vocab);
         let shared = Arc::new(Shared::default());

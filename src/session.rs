@@ -208,7 +208,9 @@ impl Session {
         let parse = || confined(Depth::Parsers, || serde_json::from_str(reply.text()).ok());
         let parsed = std::thread::scope(|scope| {
             let thread = thread::builder("amnesic-parse", Depth::Parsers).spawn_scoped(scope, parse);
-            thread.map_err(Error::Thread).map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            thread
+                .map_err(Error::Thread)
+                .map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
         });
         parsed?.ok_or(Error::Incomplete { finish_reason })
     }

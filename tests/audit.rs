@@ -74,11 +74,17 @@ fn distances<const N: usize>(
 }
 
 fn assert_untold<const N: usize>(distances: [f64; N]) {
-    assert!(distances.iter().all(|&distance| distance < DETECTED), "{distances:?}: another tenant's content shows");
+    assert!(
+        distances.iter().all(|&distance| distance < DETECTED),
+        "{distances:?}: another tenant's content shows"
+    );
 }
 
 fn assert_told<const N: usize>(distances: [f64; N]) {
-    assert!(distances.iter().all(|&distance| distance >= DETECTED), "{distances:?}: the audit would see nothing");
+    assert!(
+        distances.iter().all(|&distance| distance >= DETECTED),
+        "{distances:?}: the audit would see nothing"
+    );
 }
 
 /// The time until a first token, as the one who asks sees it, and the tokens that were cached.

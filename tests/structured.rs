@@ -80,7 +80,8 @@ fn batches_choices_and_guesses_change_no_token() {
         assert_eq!((pair[0].tokens(), pair[1].tokens()), (form.tokens(), free.tokens()));
     }
     let guess = Speculation::PromptLookup { ngram: 2, tokens: 5 };
-    let guessed = session.generate_batch((0..8).map(|seed| request(seed).speculate(guess).tenant("one"))).unwrap();
+    let guessed =
+        session.generate_batch((0..8).map(|seed| request(seed).speculate(guess).tenant("one"))).unwrap();
     assert!(guessed.iter().zip(&alone).all(|(guessed, alone)| guessed.tokens() == alone.tokens()));
     assert!(guessed.iter().map(|reply| reply.usage.drafted_tokens).sum::<usize>() > 0);
     let choices = session.generate(request(0).n(4)).unwrap();

@@ -97,9 +97,8 @@ impl Vocabulary {
 #[cfg(feature = "debug-sampler")]
 fn begins(request: &Request) -> bool {
     let turns = request.prefix.as_ref().filter(|reuse| !reuse.public);
-    let first = turns.is_none_or(|reuse| {
-        reuse.ids.lock().unwrap_or_else(PoisonError::into_inner).expose().is_empty()
-    });
+    let first = turns
+        .is_none_or(|reuse| reuse.ids.lock().unwrap_or_else(PoisonError::into_inner).expose().is_empty());
     let answered = match &request.prompt {
         Prompt::Chat(messages) => messages.iter().any(|message| message.role() == chat::Role::Assistant),
         Prompt::Text(_) | Prompt::Tokens(_) => false,

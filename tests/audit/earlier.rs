@@ -111,14 +111,18 @@ fn grammars_that_another_tenant_used_do_not_show() {
     let apart = distances("the same grammar before, two tenants", SEEN, random, |random, used| {
         let mine = words(random, LATIN, 3);
         let other = if used { mine.clone() } else { words(random, LATIN, 3) };
-        let request = |text: &str| Request::prompt("abc").response_format(ResponseFormat::regex(format!("({text})+")));
+        let request =
+            |text: &str| Request::prompt("abc").response_format(ResponseFormat::regex(format!("({text})+")));
         session.generate(request(&other).max_tokens(1)).unwrap();
         [seconds(&session, request(&mine))]
     });
     assert_untold(apart);
     let own = distances("a grammar of one's own", SEEN, random, |_, used| {
         let request = Request::prompt("abc");
-        [seconds(&session, if used { request.response_format(ResponseFormat::json_object()) } else { request })]
+        [seconds(
+            &session,
+            if used { request.response_format(ResponseFormat::json_object()) } else { request },
+        )]
     });
     assert_told(own);
 }

@@ -78,7 +78,8 @@ const WAYS: [(&str, Speculation); 2] = [
 /// What an onlooker sees that is there from the other's first step to its last one, and then for a while.
 fn beside(session: &Session, name: Option<Tenant>, way: usize, random: &mut Random) -> [f64; 3] {
     let (way, speculation) = WAYS[way];
-    let channel = format!("speculation, {way}, {}", if name.is_some() { "one tenant" } else { "two tenants" });
+    let channel =
+        format!("speculation, {way}, {}", if name.is_some() { "one tenant" } else { "two tenants" });
     let seen = ["tokens meanwhile", "time to the first token", "time to the last token"];
     distances(&channel, seen, random, |random, repeats| {
         let mut both = [reply(random, repeats, speculation), onlooker(2 * REPLY)];
@@ -180,8 +181,7 @@ fn guesses_that_are_right_do_not_show_by_the_clock() {
             (onlooker.join().unwrap(), from, to)
         });
         let meanwhile: Vec<Instant> = times.into_iter().filter(|time| (from..to).contains(time)).collect();
-        let mut gaps: Vec<f64> =
-            meanwhile.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
+        let mut gaps: Vec<f64> = meanwhile.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
         gaps.sort_by(f64::total_cmp);
         let median = gaps.get(gaps.len() / 2).copied().unwrap_or_default();
         [meanwhile.len() as f64, median, (to - from).as_secs_f64()]

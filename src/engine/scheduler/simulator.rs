@@ -153,8 +153,7 @@ impl Simulation {
         }
         let forks = if self.random.below(4) == 0 { self.random.below(4) } else { 0 };
         let (prompt, most) = (prompt as usize, most as usize);
-        let sequence =
-            Sequence { tokens, prompt, most, key, forks, seed: 0, tenant, met_others: false };
+        let sequence = Sequence { tokens, prompt, most, key, forks, seed: 0, tenant, met_others: false };
         self.waited.insert(self.ids, self.scheduler.entry(self.ids).rank);
         self.sequences.insert(self.ids, sequence);
         let mut here = self.sequences.values().map(|other| other.tenant);
@@ -461,7 +460,12 @@ fn turns_beside(right: usize, other: Owner) -> Vec<Vec<Turn>> {
         for turn in &turns {
             let (cached, known) = (scheduler.entry(turn.id).cached, scheduler.entry(turn.id).known);
             let accepted = right.min(turn.drafts);
-            scheduler.advance(turn.id, cached + turn.tokens + accepted, known + 1 + accepted, known + accepted);
+            scheduler.advance(
+                turn.id,
+                cached + turn.tokens + accepted,
+                known + 1 + accepted,
+                known + accepted,
+            );
             scheduler.wish_drafts(turn.id, if turn.id == 1 { 4 } else { 0 });
             if turn.id == next {
                 left -= 1;

@@ -78,9 +78,7 @@ impl Fixture {
     }
 
     fn compile(&self, format: &ResponseFormat) -> Result<Matcher> {
-        self.grammars
-            .compile(format)
-            .map(|matcher| matcher.expect("no text format in this test"))
+        self.grammars.compile(format).map(|matcher| matcher.expect("no text format in this test"))
     }
 
     fn schema(&self, schema: Value) -> Matcher {
