@@ -25,6 +25,9 @@ const RESERVATIONS: [usize; 5] = [64 << 30, 8 << 30, 1 << 30, 128 << 20, 16 << 2
 const KEPT_RUNS: usize = 32;
 const KEPT_BYTES: usize = 8 << 20;
 
+/// What may be done to them. A search of this process, which tests make, reads them: they must be zero.
+const KEPT_RIGHTS: libc::c_int = if cfg!(feature = "testing") { libc::PROT_READ } else { libc::PROT_NONE };
+
 /// The range, for those who only ask whether a block is inside: no lock.
 static BASE: AtomicUsize = AtomicUsize::new(0);
 static END: AtomicUsize = AtomicUsize::new(0);
@@ -184,7 +187,7 @@ impl Pages {
             while self.kept_count == KEPT_RUNS || self.kept_bytes + bytes > KEPT_BYTES {
                 self.forget_oldest();
             }
-            if self.protect(first, libc::PROT_NONE) {
+            if self.protect(first, KEPT_RIGHTS) {
                 self.states_mut()[first] = state::KEPT;
                 self.kept[self.kept_count] = first as u32;
                 self.kept_count += 1;
@@ -289,7 +292,7 @@ impl Pages {
         for first in 0..self.records_open {
             let rights = match self.state(first) {
                 state::SMALL | state::LARGE | state::LOST => libc::PROT_READ | libc::PROT_WRITE,
-                state::KEPT => libc::PROT_NONE,
+                state::KEPT => KEPT_RIGHTS,
                 _ => continue,
             };
             let Record { mapped, secret, .. } = *self.record(first);

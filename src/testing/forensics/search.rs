@@ -15,6 +15,8 @@ use super::findings::{Finding, Findings};
 use super::needles::{Needle, Needles};
 #[cfg(target_os = "linux")]
 use super::own::OwnMemory;
+#[cfg(target_os = "linux")]
+use crate::memory::heap;
 use crate::memory::scrub;
 
 /// Bytes that are read at once: they stay in the processor's cache while they are searched.
@@ -62,7 +64,14 @@ impl Needles {
         let own = std::slice::from_ref(&own);
         let memory = OwnMemory::open()?;
         let read = |buffer: &mut [u8], at| memory.read_at(buffer, at);
-        search.process("self", &read, own, |mapping| mapping.is_writable())?;
+        // with what the heap for secrets keeps for later, which nobody may write to
+        let kept = |range: &std::ops::Range<u64>| {
+            heap::contains(std::ptr::without_provenance(usize::try_from(range.start).unwrap_or(0)))
+        };
+        let wanted = |mapping: &Mapping<'_>| {
+            mapping.is_writable() || (mapping.rights.starts_with('r') && kept(&mapping.range))
+        };
+        search.process("self", &read, own, wanted)?;
         Ok(search.findings)
     }
 
