@@ -30,12 +30,8 @@ impl Fault {
                 "amnesic: a block of the heap for secrets was freed with another size than it has\n"
             }
             Self::WrittenAfterFree => "amnesic: a block of memory was written to after it had been freed\n",
-            Self::WrittenOutside => {
-                "amnesic: memory beside a block of the heap for secrets was written to\n"
-            }
-            Self::NotReplaced => {
-                "amnesic: no memory for the heap for secrets of a forked child\n"
-            }
+            Self::WrittenOutside => "amnesic: memory beside a block of the heap for secrets was written to\n",
+            Self::NotReplaced => "amnesic: no memory for the heap for secrets of a forked child\n",
         }
     }
 }

@@ -143,7 +143,8 @@ fn child(test: &str, what: &str) -> std::process::Output {
 /// A block of 16 KiB that ends where its slab ends, and three that do not.
 fn last_of_a_slab() -> NonNull<u8> {
     let blocks = std::iter::repeat_with(|| allocate(LARGEST_SMALL, 16).unwrap());
-    let mut last = blocks.take(64).filter(|block| (block.as_ptr().addr() + LARGEST_SMALL).is_multiple_of(SLAB));
+    let mut last =
+        blocks.take(64).filter(|block| (block.as_ptr().addr() + LARGEST_SMALL).is_multiple_of(SLAB));
     last.next().expect("a slab has four")
 }
 
@@ -282,7 +283,9 @@ fn each_fault_ends_the_process() {
                     assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{memory}: {fault:?}: {printed}");
                     assert!(printed.contains(fault.message()), "{memory}: {fault:?}: {printed}");
                 }
-                Err(signal) => assert_eq!(output.status.signal(), Some(signal), "{memory}: {fault}: {printed}"),
+                Err(signal) => {
+                    assert_eq!(output.status.signal(), Some(signal), "{memory}: {fault}: {printed}")
+                }
             }
         }
     }

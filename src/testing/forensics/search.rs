@@ -187,7 +187,13 @@ impl<'a> Search<'a> {
     }
 
     /// Searches `range` of what `source` reads, whose byte `origin` is the first of a place of that name.
-    fn read(&mut self, source: &Read<'_>, range: std::ops::Range<u64>, place: &str, origin: u64) -> io::Result<()> {
+    fn read(
+        &mut self,
+        source: &Read<'_>,
+        range: std::ops::Range<u64>,
+        place: &str,
+        origin: u64,
+    ) -> io::Result<()> {
         let Self { needles, window: Pages(buffer), findings } = self;
         let matcher = needles.matcher();
         let (mut at, mut kept) = (range.start, 0);
