@@ -113,29 +113,36 @@ fn cleaned<T>(act: impl FnOnce() -> T) -> T {
 mod tests {
     use super::*;
 
+    const CONTENT: [u8; 30] = *b"The patient Zebulon Quartzwick";
+
+    fn opens(
+        key: &SealingKey,
+        nonce: u8,
+        context: &[u8],
+        mut sealed: [u8; 30],
+        tag: &[u8; TAG_BYTES],
+    ) -> bool {
+        key.open(&[nonce; NONCE_BYTES], context, &mut sealed, tag) && sealed == CONTENT
+    }
+
     #[test]
     fn what_is_sealed_opens_under_its_key_and_as_it_was_only() {
-        let (key, nonce) = (SealingKey::new(&mut [3; 32]), [5; NONCE_BYTES]);
-        let content = *b"The patient Zebulon Quartzwick";
-        let mut sealed = content;
-        let tag = key.seal(&nonce, b"v1", &mut sealed).unwrap();
-        assert!(!sealed.windows(4).any(|window| content.windows(4).any(|plain| plain == window)));
-        let opens = |key: &SealingKey, nonce, context: &[u8], mut sealed: [u8; 30], tag| {
-            key.open(nonce, context, &mut sealed, tag) && sealed == content
-        };
-        assert!(opens(&key, &nonce, b"v1", sealed, &tag));
-        assert!(!opens(&SealingKey::new(&mut [4; 32]), &nonce, b"v1", sealed, &tag));
-        assert!(!opens(&key, &[6; NONCE_BYTES], b"v1", sealed, &tag));
-        assert!(!opens(&key, &nonce, b"v2", sealed, &tag));
+        let (key, mut sealed) = (SealingKey::new(&mut [3; 32]), CONTENT);
+        let tag = key.seal(&[5; NONCE_BYTES], b"v1", &mut sealed).unwrap();
+        assert!(!sealed.windows(4).any(|window| CONTENT.windows(4).any(|plain| plain == window)));
+        assert!(opens(&key, 5, b"v1", sealed, &tag));
+        assert!(!opens(&SealingKey::new(&mut [4; 32]), 5, b"v1", sealed, &tag));
+        assert!(!opens(&key, 6, b"v1", sealed, &tag));
+        assert!(!opens(&key, 5, b"v2", sealed, &tag));
         for bit in 0..8 * sealed.len() {
             let mut changed = sealed;
             changed[bit / 8] ^= 1 << (bit % 8);
-            assert!(!opens(&key, &nonce, b"v1", changed, &tag), "bit {bit}");
+            assert!(!opens(&key, 5, b"v1", changed, &tag), "bit {bit}");
         }
         for byte in 0..TAG_BYTES {
             let mut changed = tag;
             changed[byte] ^= 1;
-            assert!(!opens(&key, &nonce, b"v1", sealed, &changed));
+            assert!(!opens(&key, 5, b"v1", sealed, &changed));
         }
     }
 
