@@ -93,7 +93,7 @@ impl std::fmt::Display for NotCovered {
                 f.write_str("keys and values of idle conversations are not encrypted on this device")
             }
             Self::HeapTemporaries => {
-                f.write_str("heap temporaries of third-party crates (install alloc::Scrubbing)")
+                f.write_str("heap temporaries of third-party crates (amnesic::install_scrubbing_allocator!)")
             }
         }
     }
