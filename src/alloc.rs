@@ -11,8 +11,9 @@ use crate::memory::heap;
 /// temporaries inside third-party crates, such as the tokenizer's copies of the prompt. What the session's own threads
 /// allocate comes from the heap for secrets: locked where the system allows, out of core dumps, zeros in forked children.
 ///
-/// Debug builds keep freed blocks a while and check that they are zero still when they are used again: a write after a
-/// free ends the process.
+/// On that heap a block that is freed twice, at a wrong address or with a wrong size, and one that is written to after it
+/// was freed, end the process. So does a write after a free elsewhere, in debug builds: they keep freed blocks a while, and
+/// check that they are zero still when they are used again.
 ///
 /// A session opens only where this is the program's global allocator, or where
 /// [`Builder::accept_unscrubbed_heap`](crate::Builder::accept_unscrubbed_heap) says that it need not be. One line
@@ -121,22 +122,6 @@ unsafe impl GlobalAlloc for Scrubbing {
     // one as it was.
 }
 
-/// Debug builds: ends the process if a block that is used again is not zero any more. Somebody wrote to it after he had
-/// freed it; what he wrote would be content that nobody overwrites.
-#[cfg(debug_assertions)]
-pub(crate) fn check_still_zero(block: &[u8]) {
-    #[cfg(feature = "testing")]
-    if crate::memory::scrub::faults::are_in_use() {
-        return;
-    }
-    if !crate::memory::scrub::is_zero(block) {
-        const MESSAGE: &[u8] = b"amnesic: a block of memory was written to after it had been freed\n";
-        // SAFETY: writes a constant; nothing here may allocate or unwind.
-        unsafe { libc::write(libc::STDERR_FILENO, MESSAGE.as_ptr().cast(), MESSAGE.len()) };
-        std::process::abort();
-    }
-}
-
 /// Debug builds: blocks that were freed stay here a while, to be used again by who asks for the same size, and are
 /// checked to be zero still when they leave.
 #[cfg(debug_assertions)]
@@ -144,6 +129,8 @@ mod quarantine {
     use std::alloc::Layout;
     use std::cell::UnsafeCell;
     use std::sync::atomic::{AtomicBool, Ordering};
+
+    use crate::memory::heap::fault::{Fault, check_zero};
 
     const PLACES: usize = 1024;
     /// Larger blocks go back to the system at once.
@@ -194,7 +181,9 @@ mod quarantine {
 
     fn check(block: *mut u8, layout: Layout) {
         // SAFETY: a block of the system's that is ours alone, all of which was overwritten.
-        super::check_still_zero(unsafe { std::slice::from_raw_parts(block, layout.size()) });
+        let block = unsafe { std::slice::from_raw_parts(block, layout.size()) };
+        // what was written to it would be content that nobody overwrites
+        check_zero(block, Fault::WrittenAfterFree);
     }
 }
 

@@ -11,6 +11,7 @@ use crate::backend::cuda::native::Native;
 use crate::backend::{Backend, KvType, Pooling, Quantize};
 use crate::chat::Templates;
 use crate::clock::{Clock, SystemClock};
+use crate::conversation::Identity;
 use crate::engine::encode;
 use crate::engine::encode::reader::{Reader, Settings};
 use crate::engine::intake::{Defaults, Intake, Vocabulary};
@@ -678,6 +679,24 @@ impl Builder {
         })
     }
 
+    /// What the bits of a conversation depend on. Read now: files may be out of reach later.
+    fn identity(&self, arithmetic: &str, vocab: usize) -> Result<Identity> {
+        let hash = |folders: &[&Path]| Identity::of_files(folders).map_err(Error::read(folders[0]));
+        let main: Vec<&Path> = [&self.folder].into_iter().chain(&self.merged).map(PathBuf::as_path).collect();
+        let adapter = |(name, folder): &(String, PathBuf)| Ok((name.clone(), hash(&[folder])?));
+        let settings = [
+            ("arithmetic", arithmetic.to_owned()),
+            ("kv cache", format!("{:?}", self.kv_cache)),
+            ("quantize", format!("{:?}, {}", self.quantize, self.dequantize)),
+        ];
+        Ok(Identity {
+            model: hash(&main)?,
+            arithmetic: Identity::of_settings(&settings),
+            adapters: self.adapters.iter().map(adapter).collect::<Result<_>>()?,
+            vocab,
+        })
+    }
+
     fn start<B: Backend + 'static>(
         self,
         (parts, draft): (Parts, Option<Parts>),
@@ -689,6 +708,7 @@ impl Builder {
     {
         let (limits, model_type) = (parts.limits, Alias::new(parts.arch.family.model_type)?);
         let defaults = self.defaults(&parts.source, &parts.arch, limits)?;
+        let (context, vocab) = (limits.context, defaults.vocab);
         let text = parts.source.text(parts.arch.vocab)?.map(Arc::new);
         let templates = parts.source.templates()?;
         // while weights are read; it holds nothing of a request, so it need not be `confined`
@@ -709,17 +729,18 @@ impl Builder {
             };
             let mut backend = backend()?;
             let decoder = Decoder::new(arch, &weights, plan, self.quantize, &mut backend, loaded)?;
-            Ok::<_, Error>((backend.name(), Model::new(backend, decoder, limits)))
+            let arithmetic = backend.arithmetic();
+            Ok::<_, Error>((backend.name(), Model::new(backend, decoder, limits), arithmetic))
         };
-        let (device, main) = load(parts)?;
-        let draft = draft.map(|parts| load(parts).map(|(_, model)| model)).transpose()?;
+        let (device, main, arithmetic) = load(parts)?;
+        let draft = draft.map(|parts| load(parts).map(|(_, model, _)| model)).transpose()?;
+        let identity = self.identity(arithmetic, vocab)?;
         let models = Models::new(main, draft);
         let vocabulary = vocabulary.map(|thread| {
             thread
                 .join()
                 .map_err(|_| Error::Thread(std::io::Error::other("the vocabulary's thread panicked")))
         });
-        let (context, vocab) = (limits.context, defaults.vocab);
         let shared = Arc::new(Shared::default());
         let (telemetry, receipts) = tellers(
             self.model_name.unwrap_or(model_type),
@@ -759,7 +780,8 @@ impl Builder {
         };
         let worker =
             spawn("amnesic-worker", Depth::Kernels, move || worker.run(&messages)).map_err(Error::Thread)?;
-        let line = Line { asks, worker: to_worker, shared, keys: Arc::default(), telemetry };
+        let identity = Some(Arc::new(identity));
+        let line = Line { asks, worker: to_worker, shared, keys: Arc::default(), telemetry, identity };
         // from here on dropping the session ends the worker
         let mut session = Session {
             line,
@@ -882,7 +904,7 @@ impl Builder {
         }
         let worker =
             spawn("amnesic-worker", Depth::Kernels, move || worker.run(&messages)).map_err(Error::Thread)?;
-        let line = Line { asks, worker: to_worker, shared, keys: Arc::default(), telemetry };
+        let line = Line { asks, worker: to_worker, shared, keys: Arc::default(), telemetry, identity: None };
         let context = limits.context;
         // from here on dropping the session ends the worker
         let mut session = Session {

@@ -86,6 +86,9 @@ pub enum Error {
     /// The name of a model cannot be set or used.
     #[error("model alias: {0}")]
     ModelAlias(AliasReason),
+    /// A conversation cannot be sealed, or what was given is no conversation for this session.
+    #[error("sealed conversation: {0}")]
+    Sealed(SealedReason),
     /// A setting of the debug sampler is out of bounds.
     #[cfg(feature = "debug-sampler")]
     #[error("debug sampler: `{field}` must be {expected}")]
@@ -314,6 +317,7 @@ pub enum ErrorKind {
     Lockdown,
     Disclosure,
     ModelAlias,
+    Sealed,
     DebugSampler,
     Hub,
 }
@@ -350,6 +354,7 @@ impl ErrorKind {
             Self::Grammar => "grammar",
             Self::DebugSampler => "debug_sampler",
             Self::ModelAlias => "model_alias",
+            Self::Sealed => "sealed",
             Self::Disclosure => "disclosure",
             Self::Lockdown => "lockdown",
             Self::Hub => "hub",
@@ -361,6 +366,44 @@ impl std::fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(self.as_str())
     }
+}
+
+/// What is wrong with a sealed conversation. See [`crate::Conversation::import`].
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SealedReason {
+    /// It does not begin or end as one does.
+    #[error("these bytes are none")]
+    NotOne,
+    /// Another version of the library wrote it.
+    #[error("its format has version {found}, and this library reads {known}")]
+    Version {
+        /// The version that it names.
+        found: u16,
+        /// The version that this library reads.
+        known: u16,
+    },
+    /// The key is another one, or a byte was changed or cut off.
+    #[error("it was sealed with another key, or was changed since")]
+    KeyOrContent,
+    /// The session's checkpoint differs from the one it was exported from.
+    #[error("it is of another model: the checkpoints' files differ")]
+    OtherModel,
+    /// Weights or cache are of another type, or the device rounds otherwise: it would not go on with the same bits.
+    #[error("its session computed in other types, or on another kind of device")]
+    OtherArithmetic,
+    /// The session lacks the adapter that its last turn ran with, or has another under its name.
+    #[error("this session does not have the adapter that it was computed with")]
+    OtherAdapter,
+    /// It was sealed with this key, but not by this library.
+    #[error("its content is not a conversation of this vocabulary")]
+    Malformed,
+    /// More than 256 GiB.
+    #[error("it is too long")]
+    TooLong,
+    /// The system gave no random numbers for a key or a nonce.
+    #[error("the system has no random numbers")]
+    NoRandomNumbers,
 }
 
 impl Error {
@@ -396,6 +439,7 @@ impl Error {
             #[cfg(feature = "debug-sampler")]
             Self::DebugSampler { .. } => ErrorKind::DebugSampler,
             Self::ModelAlias(_) => ErrorKind::ModelAlias,
+            Self::Sealed(_) => ErrorKind::Sealed,
             Self::Disclosure(_) => ErrorKind::Disclosure,
             Self::Lockdown(_) => ErrorKind::Lockdown,
             #[cfg(feature = "hub")]

@@ -42,13 +42,14 @@ pub use backend::{Counters, Quantize};
 pub use builder::{Builder, Device, KvCache, MemoryPlan};
 pub use cancel::CancelToken;
 pub use chat::{Message, PieceKind, Role, Tool, ToolCall, assistant, system, tool, user};
-pub use conversation::{Conversation, ConversationStream, Public};
+pub use conversation::{Conversation, ConversationStream, Messages, Public};
 pub use embed::{EmbedRequest, Embeddings, Ranking, RerankRequest};
-pub use error::{DeviceReason, Error, ErrorKind, Result};
+pub use error::{DeviceReason, Error, ErrorKind, Result, SealedReason};
 pub use grammar::{GrammarReason, ResponseFormat};
 #[cfg(feature = "hub")]
 pub use hub::{Download, Hub};
 pub use memory::poison::PoisonReason;
+pub use memory::seal::SealingKey;
 pub use privacy::ScrubReceipt;
 pub use request::{Priority, Request, Speculation};
 pub use response::{Choice, FinishReason, Piece, Reply, RequestId, Timing, Usage};

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use crate::backend::Counters;
 use crate::builder::{Builder, MemoryPlan};
 use crate::cancel::CancelToken;
-use crate::conversation::{Conversation, Public};
+use crate::conversation::{Conversation, Identity, Public};
 use crate::embed::{EmbedRequest, Embeddings, Ranking, RerankRequest};
 use crate::engine::encode::job::{Ask as TextsAsk, Done, Ticket, Wanted};
 use crate::engine::intake::Ask;
@@ -72,6 +72,8 @@ pub(crate) struct Line {
     /// Names what is kept between requests.
     pub keys: Arc<AtomicU64>,
     pub telemetry: Arc<Telemetry>,
+    /// What conversations depend on; none where a session has none.
+    pub identity: Option<Arc<Identity>>,
 }
 
 impl Line {
@@ -130,6 +132,14 @@ impl Line {
         let done = sent.and_then(|()| answered.recv().map_err(|_| self.closed())).flatten();
         // of one that was accepted the worker told
         done.inspect_err(|error| trace.refused(error.kind()))
+    }
+
+    /// What its conversations depend on.
+    ///
+    /// # Errors
+    /// It has none: it does not generate.
+    pub fn identity(&self) -> Result<&Identity> {
+        self.identity.as_deref().ok_or(Error::WrongTask { asked: "generate", can: "embed or rerank" })
     }
 
     /// Why nobody answers.

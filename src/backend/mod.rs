@@ -822,6 +822,12 @@ pub trait Backend: Send {
     /// Copies one KV block to another.
     fn copy_block(&mut self, from: u32, to: u32);
 
+    /// Lends the bytes of a KV block, to be encrypted in place. Not where they are out of this process's reach.
+    fn with_block(&mut self, _block: u32, _act: &mut dyn FnMut(&mut [u8])) {}
+
+    /// Names what its results depend on: backends and instruction sets of one name give the same bits.
+    fn arithmetic(&self) -> &'static str;
+
     /// Overwrites KV blocks.
     fn scrub_blocks(&mut self, blocks: &[u32]) -> Scrubbed;
 

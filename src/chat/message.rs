@@ -79,6 +79,16 @@ impl Message {
         }
     }
 
+    /// One of all its parts; the optional ones are reasoning, the id of the call that it answers, and the name.
+    pub(crate) fn of(
+        role: Role,
+        content: Secret<str>,
+        [reasoning, tool_call_id, name]: [Option<Secret<str>>; 3],
+        tool_calls: Vec<ToolCall>,
+    ) -> Self {
+        Self { role, content, reasoning, tool_calls, tool_call_id, name }
+    }
+
     /// What the model thought before it answered; templates call it `reasoning_content`, and many leave it out.
     pub fn with_reasoning(mut self, reasoning: impl Into<String>) -> Self {
         self.reasoning = Some(Secret::new(reasoning.into()));
@@ -121,6 +131,16 @@ impl Message {
     /// See [`Message::with_tool_calls`].
     pub fn tool_calls(&self) -> &[ToolCall] {
         &self.tool_calls
+    }
+
+    /// See [`Message::with_tool_call_id`].
+    pub(crate) fn tool_call_id(&self) -> Option<&str> {
+        self.tool_call_id.as_ref().map(|text| text.expose())
+    }
+
+    /// See [`Message::with_name`].
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.name.as_ref().map(|text| text.expose())
     }
 
     /// Bytes of content in all fields.
@@ -225,6 +245,11 @@ impl ToolCall {
             name: Secret::new(name.into()),
             arguments: Secret::new(arguments_json.into()),
         }
+    }
+
+    /// One of its id, name and arguments.
+    pub(crate) fn of([id, name, arguments]: [Secret<str>; 3]) -> Self {
+        Self { id, name, arguments }
     }
 
     /// What the answer must name (see [`tool`]); unique within a reply.

@@ -5,6 +5,7 @@ use super::scheduler::{Id, Store};
 use crate::backend::questions::Questions;
 use crate::backend::{Backend, Counters};
 use crate::memory::ledger::{Accounts, HOST, Ledger, NotCovered};
+use crate::memory::seal::SealingKey;
 use crate::memory::{Scrubbed, registers, workspace::Dirty};
 use crate::model::decoder::{Decoder, Limits};
 use crate::privacy::receipt::DeviceReceipt;
@@ -70,12 +71,19 @@ pub struct Models<B: Backend> {
     pub ledger: Ledger,
     /// What was overwritten for sequences when they let blocks go, to be entered in their requests' accounts.
     pub owed: Vec<(Id, Accounts)>,
+    /// None if the system had no random numbers: then blocks stay as they are.
+    key: Option<SealingKey>,
+    /// How often blocks were sealed.
+    seals: u64,
+    /// Of each block which of those times was its last; 0 where it is not sealed.
+    sealed: Vec<u64>,
 }
 
 impl<B: Backend> Models<B> {
     /// With nothing entered yet.
     pub fn new(main: Model<B>, draft: Option<Model<B>>) -> Self {
-        Self { main, draft, ledger: Ledger::default(), owed: Vec::new() }
+        let (key, ledger) = (SealingKey::random(), Ledger::default());
+        Self { main, draft, ledger, owed: Vec::new(), key, seals: 0, sealed: Vec::new() }
     }
 
     /// Each with its place in [`Accounts`].
@@ -92,8 +100,18 @@ impl<B: Backend> Models<B> {
 
     /// Overwrites all memory of both.
     pub fn scrub_all(&mut self) {
+        self.sealed.clear();
         let proofs: Vec<_> = self.each().map(|(place, model)| (place, model.backend.scrub_all())).collect();
         proofs.iter().for_each(|(place, proof)| self.ledger.scrubbed(*place, 1, proof));
+    }
+
+    /// Encrypts a block, or decrypts it, in the caches of both.
+    fn mask(&mut self, block: u32, count: u64) {
+        let Self { main, draft, key, .. } = self;
+        let Some(key) = key else { return };
+        for (place, model) in (0..).zip([main].into_iter().chain(draft)) {
+            model.backend.with_block(block, &mut |bytes| key.mask(count, place, bytes));
+        }
     }
 
     /// Whether the device of one failed.
@@ -139,6 +157,9 @@ impl<B: Backend> Models<B> {
 impl<B: Backend> Store for Models<B> {
     fn scrub(&mut self, blocks: &[u32], whose: Option<Id>) -> Scrubbed {
         let before = self.ledger.accounts;
+        for &block in blocks {
+            self.sealed.get_mut(block as usize).into_iter().for_each(|count| *count = 0);
+        }
         let proofs: Vec<_> =
             self.each().map(|(place, model)| (place, model.backend.scrub_blocks(blocks))).collect();
         let mut sum = Scrubbed::nothing();
@@ -152,5 +173,28 @@ impl<B: Backend> Store for Models<B> {
 
     fn copy(&mut self, from: u32, to: u32) {
         self.each().for_each(|(_, model)| model.backend.copy_block(from, to));
+    }
+
+    fn seal(&mut self, blocks: &[u32]) {
+        for &block in blocks {
+            let place = block as usize;
+            if place >= self.sealed.len() {
+                self.sealed.resize(place + 1, 0);
+            }
+            if self.sealed[place] == 0 {
+                self.seals += 1;
+                self.sealed[place] = self.seals;
+                self.mask(block, self.seals);
+            }
+        }
+    }
+
+    fn open(&mut self, blocks: &[u32]) {
+        for &block in blocks {
+            let count = self.sealed.get_mut(block as usize).map_or(0, std::mem::take);
+            if count > 0 {
+                self.mask(block, count);
+            }
+        }
     }
 }

@@ -32,6 +32,10 @@ pub trait Store {
     fn scrub(&mut self, blocks: &[u32], whose: Option<Id>) -> Scrubbed;
     /// Copies one block's bytes to another.
     fn copy(&mut self, from: u32, to: u32);
+    /// Encrypts blocks that nobody reads before [`Store::open`]. Those that are sealed stay as they are.
+    fn seal(&mut self, blocks: &[u32]);
+    /// Makes sealed blocks what they were. Others stay as they are.
+    fn open(&mut self, blocks: &[u32]);
 }
 
 /// Names a sequence; rises in order of arrival.
@@ -357,6 +361,13 @@ impl Scheduler {
         }
     }
 
+    /// A conversation's turn is over, with all of its choices: what is kept of it is sealed until the next one.
+    pub fn rest(&mut self, key: Key, store: &mut impl Store) {
+        let Some(kept) = self.kept.get(&key).filter(|kept| !kept.public) else { return };
+        assert!(kept.table.iter().all(|&block| !self.pool.is_shared(block)), "nobody else holds it any more");
+        store.seal(&kept.table);
+    }
+
     fn let_go(&mut self, table: Vec<u32>, whose: Option<Id>, store: &mut impl Store) {
         self.pool.let_go(table, &mut self.dead);
         if !self.dead.is_empty() {
@@ -432,6 +443,9 @@ impl Scheduler {
             kept.cached = 0;
         }
         let reused = entry.cached;
+        if !kept.public {
+            store.open(&entry.table);
+        }
         self.let_go(spare, Some(id), store);
         reused
     }

@@ -345,8 +345,11 @@ impl<B: Backend> Worker<B> {
         if over.is_empty() && guides.is_empty() {
             return;
         }
+        for reuse in over.iter().filter_map(|job| job.reuse.as_ref()).filter(|reuse| !reuse.public) {
+            self.scheduler.rest(reuse.kept.key, &mut self.models);
+        }
         let before = self.models.ledger.accounts;
-        self.scrub_steps(guides);
+        self.scrub_steps(guides); // with what the cipher left on the stack
         let (account, took) = (self.models.ledger.since(before), self.clock.now() - began);
         if self.models.ledger.is_dirty() {
             self.shared.poison.set(self.doubt());

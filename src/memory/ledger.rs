@@ -53,6 +53,9 @@ pub enum NotCovered {
         /// Bytes that it held.
         bytes: u64,
     },
+    /// Between the turns of a conversation its keys and values lie in the device's memory as they are; messages and token ids
+    /// are encrypted.
+    IdleCacheNotSealed,
     /// Heap temporaries inside third-party crates are freed, not overwritten: the tokenizer's copies of the text, what
     /// chat templates render, the state of grammars. [`crate::alloc::Scrubbing`] is not this process's global allocator.
     HeapTemporaries,
@@ -85,6 +88,9 @@ impl std::fmt::Display for NotCovered {
             }
             Self::DeviceFailed { bytes } => {
                 write!(f, "{bytes} bytes of the device's memory were not overwritten: it failed")
+            }
+            Self::IdleCacheNotSealed => {
+                f.write_str("keys and values of idle conversations are not encrypted on this device")
             }
             Self::HeapTemporaries => {
                 f.write_str("heap temporaries of third-party crates (amnesic::install_scrubbing_allocator!)")

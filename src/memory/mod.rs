@@ -2,7 +2,7 @@
 //!
 //! Lives here: overwriting ([`mod@scrub`]), owners that overwrite when they let go ([`secret`]), the locked arena
 //! ([`arena`]) and what divides it ([`blocks`], [`workspace`]), the account of it all ([`ledger`]), the sticky
-//! failure flag ([`poison`]) and the stack cleaner ([`stack`]).
+//! failure flag ([`poison`]), the stack cleaner ([`stack`]) and the encryption of what rests ([`seal`]).
 //!
 //! **Invariant:** nothing here knows a model, a request or a device. A region is scrubbed when it is released,
 //! never at its next use, and releasing takes a [`Scrubbed`] token that only `scrub.rs` can make.
@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod poison;
 pub mod registers;
 pub mod scrub;
+pub mod seal;
 pub mod secret;
 pub mod stack;
 pub mod thread;

@@ -157,7 +157,6 @@ pub mod faults {
     }
 
     /// Whether any test has asked for a fault.
-    #[cfg(debug_assertions)]
     pub fn are_in_use() -> bool {
         are_no_ops() || WATCHING.load(Ordering::Relaxed)
     }

@@ -145,6 +145,12 @@ impl<T: Plain> Secret<[T]> {
         self.0.values_mut()
     }
 
+    /// How many values it can take before it must grow.
+    #[cfg(feature = "testing")]
+    pub fn capacity(&self) -> usize {
+        self.0.capacity()
+    }
+
     /// Makes room for `capacity` values in all, so that none of them moves later.
     pub fn reserve(&mut self, capacity: usize) {
         if capacity > self.0.capacity() {

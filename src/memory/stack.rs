@@ -50,6 +50,16 @@ pub fn scrub_deep() -> Scrubbed {
     overwrite::<{ DEEP_BYTES / 8 }>()
 }
 
+/// How far below the caller [`scrub_shallow`] cleans.
+const SHALLOW_BYTES: usize = 16 * 1024;
+
+/// As [`scrub_below`], on any thread, for what a cipher leaves: the application's threads have no more stack than they need.
+#[cfg_attr(feature = "testing", track_caller)]
+#[inline(never)]
+pub fn scrub_shallow() -> Scrubbed {
+    overwrite::<{ SHALLOW_BYTES / 8 }>()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -116,6 +116,39 @@ pub fn scrub(bytes: &mut [u8]) -> u64 {
     crate::memory::scrub(bytes).bytes()
 }
 
+/// From now on this process's heap for secrets behaves as on a kernel without `memfd_secret`. What is there stays.
+pub fn without_secret_memory() {
+    crate::memory::heap::secretmem::do_without();
+}
+
+/// Bytes of the heap for secrets that are `memfd_secret`: 0 where the kernel has none to give.
+pub fn secret_memory_bytes() -> u64 {
+    crate::memory::heap::status().secret
+}
+
+/// A block of the heap for secrets by itself, for benches.
+#[derive(Debug)]
+pub struct SecretBytes(Secret<[u8]>);
+
+impl SecretBytes {
+    /// Of so many bytes, all zero.
+    pub fn new(len: usize) -> Self {
+        Self(Secret::with_capacity(len))
+    }
+
+    /// Writes a cache line of it, or all.
+    pub fn touch(&mut self) {
+        let count = self.len().min(64);
+        self.0.refill(std::iter::repeat_n(7, count));
+    }
+
+    /// Bytes that it can hold.
+    #[expect(clippy::len_without_is_empty, reason = "none is")]
+    pub fn len(&self) -> usize {
+        self.0.capacity()
+    }
+}
+
 /// Telemetry without a session, for benches.
 #[derive(Debug)]
 pub struct Telling(Arc<Telemetry>);

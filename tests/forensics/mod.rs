@@ -203,8 +203,12 @@ fn judge(job: Job, told: &Told, with_allocator: bool) -> Option<String> {
         }
     }
     let covered = |name: &str| with_allocator || !job.is_third_party(name);
-    let places =
-        [("after the end", &told.after), ("after the session", &told.dropped), ("in a fork", &told.forked)];
+    let places = [
+        ("in an idle conversation", &told.idle),
+        ("after the end", &told.after),
+        ("after the session", &told.dropped),
+        ("in a fork", &told.forked),
+    ];
     let dumped =
         ["in a core dump in the middle", "in a core dump after the end"].into_iter().zip(&told.dumped);
     let mut left: Vec<String> = places
@@ -220,6 +224,7 @@ fn judge(job: Job, told: &Told, with_allocator: bool) -> Option<String> {
     let searched = |findings: &Findings| findings.bytes() > 1 << 20;
     if !searched(&told.dropped)
         || (job.is(Ending::Fork) && !searched(&told.forked))
+        || (job == Job::Scene("open conversation") && !searched(&told.idle))
         || (job.is(Ending::Core) && told.dumped.len() != 2)
     {
         left.push("a search that there must be is missing".to_owned());

@@ -15,6 +15,9 @@ pub struct Told {
     pub alive: Findings,
     /// Found at that moment in a fork of the child.
     pub forked: Findings,
+    /// Found while a conversation was idle.
+    #[serde(default)]
+    pub idle: Findings,
     /// Found after the request's end, the session still open.
     pub after: Findings,
     /// Found after the session was gone.

@@ -210,11 +210,12 @@ fn chat_turns(session: Session, _: &Known, _: &mut Told) -> Option<Session> {
     Some(session)
 }
 
-/// The session closes while a conversation is still there: the cache holds it to the end.
+/// Between two turns a conversation is sealed, text, ids and cache; and the session closes while it is still there.
 fn open_conversation(session: Session, known: &Known, told: &mut Told) -> Option<Session> {
     let mut conversation = session.conversation();
     drop(conversation.generate(canary().max_tokens(REPLY_TOKENS)).unwrap());
-    told.alive = known.needles.search_self().unwrap();
+    assert!(session.load().kv_blocks_used > 0, "its part of the cache stays");
+    told.idle = known.needles.search_self().unwrap();
     told.trouble = session.close().err().map(|error| error.to_string());
     drop(conversation);
     told.dropped = known.needles.search_self().unwrap();

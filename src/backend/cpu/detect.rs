@@ -29,6 +29,14 @@ pub struct Isa {
 }
 
 impl Isa {
+    /// Those that multiply bf16 by bf16 in hardware round such products in their own way; all others give the same bits.
+    pub fn arithmetic(&self) -> &'static str {
+        match self.name {
+            own @ ("amx" | "avx512bf16" | "neonbf16") => own,
+            _ => "ieee754",
+        }
+    }
+
     /// Every instruction set that this machine has, best first. The last, `portable`, is always there.
     pub fn available() -> Vec<Isa> {
         let mut all = Vec::new();

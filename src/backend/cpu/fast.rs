@@ -739,6 +739,14 @@ impl Backend for Cpu {
         self.memory.copy_block(from, to);
     }
 
+    fn with_block(&mut self, block: u32, act: &mut dyn FnMut(&mut [u8])) {
+        self.memory.with_block(block, act);
+    }
+
+    fn arithmetic(&self) -> &'static str {
+        self.isa.arithmetic()
+    }
+
     fn scrub_blocks(&mut self, blocks: &[u32]) -> Scrubbed {
         self.memory.scrub_blocks(blocks)
     }

@@ -91,6 +91,12 @@ impl Memory {
         to.copy_from_slice(from);
     }
 
+    /// Lends the bytes of a KV block.
+    pub fn with_block(&mut self, block: u32, act: &mut dyn FnMut(&mut [u8])) {
+        let region = self.kv().block(block);
+        act(self.arena().slice_mut::<u8>(region));
+    }
+
     /// Overwrites KV blocks.
     pub fn scrub_blocks(&mut self, blocks: &[u32]) -> Scrubbed {
         let kv = self.kv();

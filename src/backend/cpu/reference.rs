@@ -655,6 +655,14 @@ impl Backend for Reference {
         self.memory.copy_block(from, to);
     }
 
+    fn with_block(&mut self, block: u32, act: &mut dyn FnMut(&mut [u8])) {
+        self.memory.with_block(block, act);
+    }
+
+    fn arithmetic(&self) -> &'static str {
+        "reference"
+    }
+
     fn scrub_blocks(&mut self, blocks: &[u32]) -> Scrubbed {
         self.memory.scrub_blocks(blocks)
     }

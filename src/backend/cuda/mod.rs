@@ -1138,6 +1138,10 @@ impl<D: Driver> Backend for Cuda<D> {
         unsafe { self.driver.copy(self.address(from), self.address(to), from.bytes()) };
     }
 
+    fn arithmetic(&self) -> &'static str {
+        "cuda"
+    }
+
     fn scrub_blocks(&mut self, blocks: &[u32]) -> Scrubbed {
         self.graphs.abandon(&*self.driver);
         let mut sum = Scrubbed::nothing();
@@ -1186,10 +1190,11 @@ impl<D: Driver> Backend for Cuda<D> {
     }
 
     fn protection(&self) -> (u64, Vec<NotCovered>) {
-        // the device's memory is not swapped, dumped or forked
+        // the device's memory is not swapped, dumped or forked; but it is out of the reach of the host's ciphers
+        let unsealed = self.arena.as_ref().map(|_| NotCovered::IdleCacheNotSealed);
         let arena = self.arena.as_ref().filter(|_| self.driver.failed());
         let failed = arena.map(|arena| NotCovered::DeviceFailed { bytes: arena.memory.bytes() as u64 });
-        (0, failed.into_iter().collect())
+        (0, failed.into_iter().chain(unsealed).collect())
     }
 
     fn failed(&self) -> bool {

@@ -39,6 +39,21 @@ impl Store for Cells {
         assert!(self.block(to).iter().all(|&cell| cell == 0), "a block was given out before it was scrubbed");
         self.0.copy_within(from as usize * BLOCK..(from as usize + 1) * BLOCK, to as usize * BLOCK);
     }
+
+    /// All hashes are odd, zeros and what is sealed are even; so a block cannot be sealed or opened twice unseen.
+    fn seal(&mut self, blocks: &[u32]) {
+        for &block in blocks {
+            let cells = &mut self.0[block as usize * BLOCK..][..BLOCK];
+            cells.iter_mut().filter(|cell| **cell % 2 == 1).for_each(|cell| *cell = !*cell);
+        }
+    }
+
+    fn open(&mut self, blocks: &[u32]) {
+        for &block in blocks {
+            let cells = &mut self.0[block as usize * BLOCK..][..BLOCK];
+            cells.iter_mut().filter(|cell| **cell != 0 && **cell % 2 == 0).for_each(|cell| *cell = !*cell);
+        }
+    }
 }
 
 impl Cells {
@@ -282,6 +297,13 @@ impl Simulation {
             self.kept.insert(key, (false, sequence.tokens[..cached].to_vec()));
         }
         self.scheduler.end(id, keep, &mut self.cells);
+        // a request is over when none of its choices holds what it left
+        if let Some(key) = sequence.key.filter(|key| key % 2 == 1) {
+            let kept = self.scheduler.kept.get(&key).map_or(&[][..], |kept| &kept.table);
+            if kept.iter().all(|&block| !self.scheduler.pool.is_shared(block)) {
+                self.scheduler.rest(key, &mut self.cells);
+            }
+        }
         self.waited.remove(&id);
         self.ended += 1;
     }
@@ -429,13 +451,17 @@ fn a_conversation_continues_its_blocks_and_others_do_not() {
     scheduler.plan(&mut cells);
     let table = scheduler.entry(1).table.clone();
     scheduler.advance(1, 100, 101, 100);
+    cells.0[table[0] as usize * BLOCK] = 7;
     scheduler.end(1, true, &mut cells);
     assert_eq!(scheduler.blocks_in_use(), 2);
+    scheduler.rest(9, &mut cells);
+    assert_ne!(cells.block(table[0])[0], 7, "nobody reads it between two turns");
     scheduler.arrive(2, arrival(150, None));
     scheduler.arrive(3, arrival(150, Some(Prefix { key: 9, tokens: 90 })));
     scheduler.plan(&mut cells);
     assert_eq!((scheduler.entry(2).reused, scheduler.entry(3).reused), (Some(0), Some(90)));
     assert_eq!(scheduler.entry(3).table[..2], table);
+    assert_eq!(cells.block(table[0])[0], 7, "the next turn reads what was there");
     assert!(scheduler.entry(2).table.iter().all(|block| !table.contains(block)));
 }
 

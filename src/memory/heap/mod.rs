@@ -1,40 +1,47 @@
-//! The heap for secrets: locked, out of core dumps, zeros in forked children, overwritten when freed.
+//! The heap for secrets: where the kernel can, out of the kernel's own reach; locked, out of core dumps, zeros in forked
+//! children, overwritten when freed.
 //!
 //! [`super::Secret`] allocates here, whatever the program's global allocator is. With [`crate::alloc::Scrubbing`] as that
 //! allocator, everything else that the session's own threads allocate comes from here too ([`enter`]): temporaries of the
 //! tokenizer, templates, the state of grammars.
 //!
-//! Blocks of up to [`LARGEST_SMALL`] bytes come from slabs of one size class each; larger ones are runs of slabs of their
-//! own, whose memory goes back to the system when they are freed. One process has one such heap: a range of addresses
-//! reserved at first use, of which as much is accessible as was ever needed at once. Guarded by a spin lock, which is held
-//! for a few instructions or, where it grows, a few system calls: an allocator cannot use a lock that allocates.
+//! Blocks of up to [`LARGEST_SMALL`] bytes come from slabs of one size class each ([`slabs`]); a larger one is a run of slabs
+//! of its own, at whose end it lies. One process has one such heap: a range of addresses reserved at first use, of which as
+//! much is accessible as is needed ([`pages`]). Guarded by a spin lock, which is held for a few instructions or, where it
+//! grows, a few system calls: an allocator cannot use a lock that allocates.
 //!
-//! Free blocks are linked through their first word. In a forked child all of them read as zeros, so that these lists end
-//! early: memory is lost there, and nothing else.
+//! **Invariant:** all that the heap knows is out of the blocks' reach, and each fault that it can see ends the process
+//! ([`fault`]): a block that is freed twice, at an address inside it or with another size; one that is written to after it
+//! was freed, or beside its bounds, or out of its run. In hardened_malloc's way, at the cost that `benches/heap.rs` prints.
+//! What it cannot see: a write from one block into the middle of its neighbour, and a wrong size of the same class.
+//!
+//! A forked child has zeros where its parent has secrets, and goes on with a heap of its own at the same addresses. A child
+//! that a bare `clone` made, past the C library's handlers, has nothing there where the parent's is [`secretmem`], and ends if
+//! it touches it.
 #![expect(unsafe_code, reason = "an allocator")]
 
+pub(crate) mod fault;
 mod pages;
+pub mod secretmem;
+mod slabs;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, UnsafeCell};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::scrub::{Scrubbed, scrub};
-use pages::{Pages, SLAB};
-
-/// The largest block that comes from a slab which it shares.
-const LARGEST_SMALL: usize = SLAB / 4;
-
-/// Four classes for each doubling, from 16 bytes on.
-const CLASSES: usize = 4 * (LARGEST_SMALL.ilog2() - 4) as usize + 1;
+use fault::Fault;
+use pages::{Pages, SLAB, state};
+use slabs::{LARGEST_SMALL, Slabs, Slot, class};
 
 /// Every block is aligned to this at least.
 const ALIGN: usize = 16;
 
 struct Heap {
     pages: Pages,
-    /// The first free block of each class, or null.
-    free: [*mut u8; CLASSES],
+    slabs: Slabs,
 }
 
 struct Shared {
@@ -47,7 +54,7 @@ unsafe impl Sync for Shared {}
 
 static SHARED: Shared = Shared {
     held: AtomicBool::new(false),
-    heap: UnsafeCell::new(Heap { pages: Pages::new(), free: [std::ptr::null_mut(); CLASSES] }),
+    heap: UnsafeCell::new(Heap { pages: Pages::new(), slabs: Slabs::new() }),
 };
 
 /// Bytes of secrets that had to be put on the ordinary heap, at the most at once so far.
@@ -74,89 +81,114 @@ impl Shared {
     }
 }
 
-/// The class of blocks of `bytes` (from 1 to [`LARGEST_SMALL`]), and the bytes of its blocks.
-fn class(bytes: usize) -> (usize, usize) {
-    if bytes <= ALIGN {
-        return (0, ALIGN);
-    }
-    // 2^n < bytes <= 2^(n + 1), in four steps of a quarter of 2^n each
-    let n = (bytes - 1).ilog2();
-    let step = (bytes - 1 - (1 << n)) >> (n - 2);
-    (4 * (n as usize - 4) + step + 1, (1 << n) + ((step + 1) << (n - 2)))
+/// Where a block of a size and an alignment belongs.
+#[derive(Clone, Copy)]
+enum Room {
+    Small {
+        class: usize,
+        /// Bytes of the class's blocks.
+        size: usize,
+    },
+    /// In a run of its own, so many bytes before its end.
+    Large(usize),
 }
 
-/// What is set aside for a block of this size and alignment; none where that is too much.
-fn rounded(bytes: usize, align: usize) -> Option<usize> {
-    match align {
-        ..=ALIGN if bytes > ALIGN * 4 => Some(bytes),
-        // a power of two is aligned to itself in its slab; small classes between are multiples of 4 bytes only
-        ..=SLAB => bytes.max(align).max(1).checked_next_power_of_two(),
-        _ => None,
+impl Room {
+    /// None where the alignment is above a slab's, or the size more than there are addresses.
+    fn of(bytes: usize, align: usize) -> Option<Self> {
+        let small = match align {
+            ..=ALIGN if bytes > ALIGN * 4 => bytes,
+            // a power of two is aligned to itself in its slab; small classes between are multiples of 4 bytes only
+            ..=SLAB => bytes.max(align).max(1).checked_next_power_of_two()?,
+            _ => return None,
+        };
+        if small <= LARGEST_SMALL {
+            let (class, size) = class(small);
+            return Some(Self::Small { class, size });
+        }
+        bytes.max(1).checked_next_multiple_of(align.max(ALIGN)).map(Self::Large)
     }
 }
 
 /// A block of zeros; none if the system has no memory for it, or the alignment is above a slab's.
 ///
-/// In debug builds a block that is used again is checked to be zero still: somebody who wrote to it after it was freed
-/// is noticed, and the process ends.
+/// A block that is used again is checked to be zero still: if somebody wrote to it after it was freed, the process ends.
 pub fn allocate(bytes: usize, align: usize) -> Option<NonNull<u8>> {
-    let bytes = rounded(bytes, align)?;
-    if bytes > LARGEST_SMALL {
-        return SHARED.with(|heap| heap.pages.take(bytes.div_ceil(SLAB)));
+    match Room::of(bytes, align)? {
+        Room::Small { class, size } => {
+            let block = SHARED.with(|heap| heap.slabs.take(&mut heap.pages, class, size))?;
+            // SAFETY: a free block of `size` bytes that nobody else knows any more.
+            let held = unsafe { std::slice::from_raw_parts(block.as_ptr(), size) };
+            fault::check_zero(held, Fault::WrittenAfterFree);
+            Some(block)
+        }
+        Room::Large(room) => SHARED.with(|heap| {
+            let (first, end) = heap.pages.take(room, state::LARGE)?;
+            heap.pages.record(first).bytes = bytes;
+            // SAFETY: the run is at least that long.
+            Some(unsafe { end.sub(room) })
+        }),
     }
-    let (class, size) = class(bytes);
-    let block = SHARED.with(|heap| heap.small(class, size))?;
-    // SAFETY: a free block of `size` bytes that nobody else knows any more.
-    unsafe {
-        block.cast::<*mut u8>().write(std::ptr::null_mut());
-        #[cfg(debug_assertions)]
-        crate::alloc::check_still_zero(std::slice::from_raw_parts(block.as_ptr(), size));
-        #[cfg(not(debug_assertions))]
-        let _ = size;
-    }
-    Some(block)
+}
+
+/// A block of this heap that is to be freed.
+enum Found {
+    Small(Slot),
+    /// The first slab of its run.
+    Large(usize),
 }
 
 /// Overwrites a block and takes it back.
 ///
 /// # Safety
-/// The block came from [`allocate`] with the same size and alignment, and nobody uses it any more.
+/// The block came from [`allocate`] with the same size and alignment, and nobody uses it any more. What can be seen not to be
+/// so ends the process.
 #[cfg_attr(feature = "testing", track_caller)]
 pub unsafe fn free(block: NonNull<u8>, bytes: usize, align: usize) -> Scrubbed {
+    let Some(room) = Room::of(bytes, align) else { fault::end(Fault::WrongSize) };
+    let found = SHARED.with(|heap| heap.find(block.as_ptr(), bytes, room));
+    if let Room::Small { size, .. } = room {
+        // SAFETY: the block has `size` bytes, and is the caller's until it is given back below.
+        let spare = unsafe { std::slice::from_raw_parts(block.as_ptr().add(bytes), size - bytes) };
+        fault::check_zero(spare, Fault::WrittenOutside);
+    }
     // SAFETY: the caller gives up this many bytes.
     let scrubbed = scrub(unsafe { std::slice::from_raw_parts_mut(block.as_ptr(), bytes) });
-    let bytes = rounded(bytes, align).expect("it was allocated with this alignment");
-    if bytes > LARGEST_SMALL {
-        SHARED.with(|heap| heap.pages.give_back(block, bytes.div_ceil(SLAB)));
-        return scrubbed;
-    }
-    let (class, _) = class(bytes);
-    SHARED.with(|heap| {
-        // SAFETY: the block is ours again, and at least a word long.
-        unsafe { block.cast::<*mut u8>().write(heap.free[class]) };
-        heap.free[class] = block.as_ptr();
+    SHARED.with(|heap| match found {
+        Found::Small(slot) => heap.slabs.give_back(&mut heap.pages, slot),
+        Found::Large(first) => match heap.pages.state(first) {
+            state::LARGE => heap.pages.give_back(first),
+            _ => fault::end(Fault::FreedTwice), // by another thread at the same time
+        },
     });
     scrubbed
 }
 
 impl Heap {
-    fn small(&mut self, class: usize, size: usize) -> Option<NonNull<u8>> {
-        if let Some(block) = NonNull::new(self.free[class]) {
-            // SAFETY: a free block begins with the address of the next one.
-            self.free[class] = unsafe { block.cast::<*mut u8>().read() };
-            return Some(block);
+    /// Ends the process if the block is not one that was allocated so.
+    fn find(&mut self, block: *const u8, bytes: usize, room: Room) -> Found {
+        let Self { pages, slabs } = self;
+        let room = match room {
+            Room::Small { class, size } => return Found::Small(slabs.find(pages, block, class, size)),
+            Room::Large(room) => room,
+        };
+        let mut first = pages.slab_of(block);
+        while pages.state(first) == state::INSIDE {
+            first -= 1;
         }
-        let slab = self.pages.take(1)?;
-        // Linked from the last to the first, so that they are handed out in order.
-        for index in (0..SLAB / size).rev() {
-            // SAFETY: inside the slab, which is ours alone.
-            unsafe {
-                let block = slab.add(index * size);
-                block.cast::<*mut u8>().write(self.free[class]);
-                self.free[class] = block.as_ptr();
-            }
+        match pages.state(first) {
+            state::LARGE => {}
+            state::SMALL => fault::end(Fault::WrongSize),
+            state::KEPT | state::FREE => fault::end(Fault::FreedTwice), // most likely: somebody had this address
+            _ => fault::end(Fault::NotABlock),
         }
-        self.small(class, size)
+        if pages.record(first).bytes != bytes {
+            fault::end(Fault::WrongSize);
+        }
+        if pages.end(first).addr() - room != block.addr() {
+            fault::end(Fault::NotABlock);
+        }
+        Found::Large(first)
     }
 }
 
@@ -170,6 +202,8 @@ pub fn contains(block: *const u8) -> bool {
 pub struct Status {
     /// Bytes in use or kept for use.
     pub bytes: u64,
+    /// How many of them the kernel itself cannot reach ([`secretmem`]).
+    pub secret: u64,
     /// How many of them could not be locked.
     pub unlocked: u64,
     /// Bytes of secrets that are on the ordinary heap, for want of memory here: most at once.
@@ -223,130 +257,14 @@ extern "C" fn before_fork() {
     SHARED.lock();
 }
 
-/// After it, in both processes.
-extern "C" fn after_fork() {
+/// After it, in the process that goes on.
+extern "C" fn after_fork_parent() {
     SHARED.unlock();
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::memory::scrub::is_zero;
-
-    fn bytes<'a>(block: NonNull<u8>, len: usize) -> &'a mut [u8] {
-        // SAFETY: tests ask for what they allocated.
-        unsafe { std::slice::from_raw_parts_mut(block.as_ptr(), len) }
-    }
-
-    #[test]
-    fn classes_hold_what_is_asked_and_waste_a_quarter_at_most() {
-        let mut last = 0;
-        for size in 1..=LARGEST_SMALL {
-            let (class, held) = class(size);
-            assert!(held >= size && class < CLASSES && class >= last, "{size}");
-            assert!(size <= ALIGN || held <= size + size / 4 + 4, "{size} in {held}");
-            last = class;
-        }
-        assert_eq!(last, CLASSES - 1);
-    }
-
-    #[test]
-    fn blocks_are_zero_aligned_and_apart() {
-        let mut blocks = Vec::new();
-        for round in 0..3 {
-            for (size, align) in
-                [(1, 1), (8, 8), (24, 8), (72, 16), (100, 64), (5000, 8), (20_000, 4096), (300_000, 16)]
-            {
-                let block = allocate(size, align).unwrap();
-                assert!(contains(block.as_ptr()) && block.as_ptr().addr().is_multiple_of(align));
-                assert!(is_zero(bytes(block, size)), "{size} bytes in round {round}");
-                bytes(block, size).fill(0xa5);
-                blocks.push((block, size, align));
-            }
-            if round == 1 {
-                for (block, size, align) in blocks.drain(..) {
-                    assert!(bytes(block, size).iter().all(|&byte| byte == 0xa5), "somebody else wrote to it");
-                    // SAFETY: allocated above.
-                    let scrubbed = unsafe { free(block, size, align) };
-                    assert!(scrubbed.bytes() == size as u64 && !scrubbed.is_dirty());
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_freed_is_overwritten_and_used_again() {
-        let first = allocate(3000, 8).unwrap();
-        bytes(first, 3000).fill(1);
-        // SAFETY: allocated above.
-        let _ = unsafe { free(first, 3000, 8) };
-        // behind the word that links free blocks; another test may have it by now, and then it is zero or that test's 0xa5
-        assert!(bytes(first, 3000)[8..].iter().all(|&byte| byte != 1));
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn the_kernel_knows_the_protections() {
-        let block = allocate(100_000, 16).unwrap();
-        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let mut inside = false;
-        let mut flags = None;
-        for line in smaps.lines() {
-            if let Some((from, to)) = line.split(' ').next().and_then(|range| range.split_once('-')) {
-                let [from, to] = [from, to].map(|edge| usize::from_str_radix(edge, 16).unwrap_or(0));
-                inside = (from..to).contains(&block.as_ptr().addr());
-            } else if inside && line.starts_with("VmFlags:") {
-                flags = Some(line.to_owned());
-            }
-        }
-        let flags = flags.unwrap();
-        let locked = (status().unlocked == 0).then_some("lo");
-        for flag in ["dd", "wf"].into_iter().chain(locked) {
-            assert!(flags.split_whitespace().any(|word| word == flag), "{flag} is missing in {flags}");
-        }
-        // SAFETY: allocated above.
-        let _ = unsafe { free(block, 100_000, 16) };
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn a_forked_child_reads_zeros_and_can_allocate() {
-        let block = allocate(1000, 16).unwrap();
-        bytes(block, 1000).fill(0xaa);
-        // SAFETY: the child makes system calls, reads memory, and uses this heap, whose lock is free in it.
-        let status = unsafe {
-            let child = libc::fork();
-            if child == 0 {
-                let clean = is_zero(bytes(block, 1000)) && allocate(64, 8).is_some();
-                libc::_exit(i32::from(!clean));
-            }
-            let mut status = -1;
-            assert_eq!(libc::waitpid(child, &mut status, 0), child);
-            status
-        };
-        assert_eq!(status, 0, "the child saw the parent's bytes");
-        assert!(bytes(block, 1000).iter().all(|&byte| byte == 0xaa), "the parent keeps them");
-    }
-
-    #[test]
-    fn many_threads_share_it() {
-        let work = |seed: usize| {
-            let mut held = Vec::new();
-            for i in 0..2000_usize {
-                let size = 1 + (i * 7919 + seed * 104_729) % 3000;
-                let block = allocate(size, 8).unwrap();
-                bytes(block, size).fill(seed as u8);
-                held.push((block, size));
-                if held.len() > 40 {
-                    let (block, size) = held.swap_remove(i % 40);
-                    assert!(bytes(block, size).iter().all(|&byte| byte == seed as u8));
-                    // SAFETY: allocated above.
-                    let _ = unsafe { free(block, size, 8) };
-                }
-            }
-            // SAFETY: allocated above.
-            held.into_iter().for_each(|(block, size)| drop(unsafe { free(block, size, 8) }));
-        };
-        std::thread::scope(|scope| (1..5).for_each(|seed| drop(scope.spawn(move || work(seed)))));
-    }
+/// After it, in the child.
+extern "C" fn after_fork_child() {
+    // SAFETY: the thread that forked holds the lock, and there is no other in the child.
+    unsafe { (*SHARED.heap.get()).pages.in_child() };
+    SHARED.unlock();
 }

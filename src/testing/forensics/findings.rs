@@ -22,6 +22,8 @@ pub struct Finding {
 pub struct Findings {
     found: Vec<Finding>,
     bytes: u64,
+    #[serde(default)]
+    unread: u64,
 }
 
 impl Findings {
@@ -50,6 +52,12 @@ impl Findings {
         self.bytes
     }
 
+    /// Bytes of memory that was to be searched and could not be read: it was gone meanwhile, or it is another process's
+    /// `memfd_secret`.
+    pub fn unread(&self) -> u64 {
+        self.unread
+    }
+
     /// What was found and `keep` wants.
     pub fn filter(mut self, keep: impl Fn(&Finding) -> bool) -> Self {
         self.found.retain(keep);
@@ -59,12 +67,17 @@ impl Findings {
     /// Both.
     pub fn and(mut self, other: Self) -> Self {
         self.bytes += other.bytes;
+        self.unread += other.unread;
         other.found.into_iter().for_each(|finding| self.add(finding));
         self
     }
 
     pub(super) fn searched(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
+    }
+
+    pub(super) fn skipped(&mut self, bytes: u64) {
+        self.unread += bytes;
     }
 
     pub(super) fn add(&mut self, finding: Finding) {

@@ -81,7 +81,8 @@
 //!
 //! # Not found
 //! What was encrypted, compressed, or computed from content in a way that no needle names; other forms of numbers, such
-//! as `f64`; content split between pages that are not neighbours. Memory of the kernel and of devices.
+//! as `f64`; content split between pages that are not neighbours. Memory of the kernel and of devices. From outside, what a
+//! process has in `memfd_secret`, which nobody else can read: [`Findings::unread`] counts it; a search from inside reads it.
 //!
 //! Lives here: needles, the search, and learning rows. Never will: anything that holds content in the clear, and
 //! anything that changes what a session does.
@@ -90,6 +91,8 @@ mod findings;
 mod learn;
 mod matcher;
 mod needles;
+#[cfg(target_os = "linux")]
+mod own;
 mod search;
 #[cfg(test)]
 mod tests;

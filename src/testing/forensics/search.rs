@@ -1,10 +1,11 @@
 //! Where needles are looked for: bytes, files, this process, another one.
 //!
-//! Memory is read through /proc/PID/mem in windows, into one buffer that is itself left out and overwritten at the end.
+//! Memory is read through /proc/PID/mem in windows, into one buffer that is itself left out and overwritten at the end; what
+//! this process cannot read of itself in that way it reads in another ([`OwnMemory`]).
 //! A search takes no block of the heap that somebody may have freed, but for small ones: that is where it looks.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -12,6 +13,10 @@ use memmap2::MmapMut;
 
 use super::findings::{Finding, Findings};
 use super::needles::{Needle, Needles};
+#[cfg(target_os = "linux")]
+use super::own::OwnMemory;
+#[cfg(target_os = "linux")]
+use crate::memory::heap;
 use crate::memory::scrub;
 
 /// Bytes that are read at once: they stay in the processor's cache while they are searched.
@@ -39,7 +44,7 @@ impl Needles {
         let bytes = file.metadata()?.len();
         let place = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
         let mut search = Search::new(self)?;
-        search.read(&file, 0..bytes, &place, 0)?;
+        search.read(&|buffer, at| file.read_at(buffer, at), 0..bytes, &place, 0)?;
         Ok(search.findings)
     }
 
@@ -51,13 +56,32 @@ impl Needles {
     ///
     /// # Errors
     /// /proc/self cannot be read: it is not Linux, or this process may not.
+    #[cfg(target_os = "linux")]
     pub fn search_self(&self) -> io::Result<Findings> {
         let mut search = Search::new(self)?;
         let buffer = search.window.0.as_ptr_range();
         let own = buffer.start as u64..buffer.end as u64;
         let own = std::slice::from_ref(&own);
-        search.process("self", own, |mapping| mapping.is_writable())?;
+        let memory = OwnMemory::open()?;
+        let read = |buffer: &mut [u8], at| memory.read_at(buffer, at);
+        // with what the heap for secrets keeps for later, which nobody may write to
+        let kept = |range: &std::ops::Range<u64>| {
+            heap::contains(std::ptr::without_provenance(usize::try_from(range.start).unwrap_or(0)))
+        };
+        let wanted = |mapping: &Mapping<'_>| {
+            mapping.is_writable() || (mapping.rights.starts_with('r') && kept(&mapping.range))
+        };
+        search.process("self", &read, own, wanted)?;
         Ok(search.findings)
+    }
+
+    /// Searches this process, on Linux: elsewhere this always fails.
+    ///
+    /// # Errors
+    /// It is not Linux.
+    #[cfg(not(target_os = "linux"))]
+    pub fn search_self(&self) -> io::Result<Findings> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// Searches another process: its writable memory, and what else of its memory is no file's. To see something while
@@ -67,7 +91,10 @@ impl Needles {
     /// There is no such process, or this one may not read its memory.
     pub fn search_process(&self, pid: u32) -> io::Result<Findings> {
         let mut search = Search::new(self)?;
-        search.process(&pid.to_string(), &[], |mapping| mapping.is_writable() || mapping.is_anonymous())?;
+        let memory = File::open(format!("/proc/{pid}/mem"))?;
+        let read = |buffer: &mut [u8], at| memory.read_at(buffer, at);
+        let wanted = |mapping: &Mapping<'_>| mapping.is_writable() || mapping.is_anonymous();
+        search.process(&pid.to_string(), &read, &[], wanted)?;
         Ok(search.findings)
     }
 
@@ -105,6 +132,9 @@ impl<'a> Mapping<'a> {
     }
 }
 
+/// Reads bytes from a place on; how many.
+type Read<'a> = dyn Fn(&mut [u8], u64) -> io::Result<usize> + 'a;
+
 /// A search under way.
 struct Search<'a> {
     needles: &'a Needles,
@@ -121,19 +151,19 @@ impl<'a> Search<'a> {
     fn process(
         &mut self,
         pid: &str,
+        read: &Read<'_>,
         without: &[std::ops::Range<u64>],
         wanted: impl Fn(&Mapping<'_>) -> bool,
     ) -> io::Result<()> {
         let (maps, len) = read_whole(Path::new(&format!("/proc/{pid}/maps")))?;
         let maps = str::from_utf8(&maps[..len]).map_err(io::Error::other)?;
-        let memory = File::open(format!("/proc/{pid}/mem"))?;
         for mapping in maps.lines().filter_map(Mapping::parse).filter(|mapping| wanted(mapping)) {
             let mut start = mapping.range.start;
             for hole in without.iter().filter(|hole| mapping.range.contains(&hole.start)) {
-                self.read_memory(&memory, start..hole.start, &mapping);
+                self.read_memory(read, start..hole.start, &mapping);
                 start = hole.end;
             }
-            self.read_memory(&memory, start..mapping.range.end, &mapping);
+            self.read_memory(read, start..mapping.range.end, &mapping);
         }
         if self.findings.bytes() == 0 {
             return Err(io::Error::other("none of the process's memory could be read"));
@@ -141,8 +171,8 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    /// Pages that cannot be read, since they are gone meanwhile or their file is too short, are left out.
-    fn read_memory(&mut self, memory: &File, range: std::ops::Range<u64>, mapping: &Mapping<'_>) {
+    /// Pages that cannot be read, since they are gone meanwhile or their file is too short, are left out and counted.
+    fn read_memory(&mut self, memory: &Read<'_>, range: std::ops::Range<u64>, mapping: &Mapping<'_>) {
         let mut start = range.start;
         while start < range.end {
             let before = self.findings.bytes();
@@ -150,18 +180,26 @@ impl<'a> Search<'a> {
                 return;
             }
             let read = self.findings.bytes() - before;
-            start = (start + read) / PAGE * PAGE + PAGE;
+            let next = (start + read) / PAGE * PAGE + PAGE;
+            self.findings.skipped(next.min(range.end) - (start + read));
+            start = next;
         }
     }
 
-    /// Searches `range` of a file, whose byte `origin` is the first of a place of that name.
-    fn read(&mut self, file: &File, range: std::ops::Range<u64>, place: &str, origin: u64) -> io::Result<()> {
+    /// Searches `range` of what `source` reads, whose byte `origin` is the first of a place of that name.
+    fn read(
+        &mut self,
+        source: &Read<'_>,
+        range: std::ops::Range<u64>,
+        place: &str,
+        origin: u64,
+    ) -> io::Result<()> {
         let Self { needles, window: Pages(buffer), findings } = self;
         let matcher = needles.matcher();
         let (mut at, mut kept) = (range.start, 0);
         while at < range.end {
             let most = (buffer.len() - kept).min(usize::try_from(range.end - at).unwrap_or(usize::MAX));
-            let read = file.read_at(&mut buffer[kept..kept + most], at)?;
+            let read = source(&mut buffer[kept..kept + most], at)?;
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

@@ -1,0 +1,365 @@
+//! What may outlive a request: a [`Conversation`], and a [`Public`] prompt.
+//!
+//! Lives here: the two, what a conversation is in bytes ([`record`]), and how it leaves its session sealed ([`export`]) for
+//! one that computes alike ([`identity`]).
+
+mod export;
+mod identity;
+mod record;
+
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::chat::Message;
+pub(crate) use crate::engine::job::Reuse;
+use crate::engine::worker;
+use crate::error::{Error, Result, SealedReason};
+use crate::memory::Secret;
+use crate::memory::seal::{NONCE_BYTES, SealingKey, TAG_BYTES};
+use crate::request::{Prompt, Request};
+use crate::response::{Piece, Reply};
+use crate::session::{Line, Session};
+use crate::stream::Stream;
+pub(crate) use identity::Identity;
+use record::Record;
+
+/// A chat or a text of several turns.
+///
+/// What a turn has in common with those before it stays in the KV cache and is not computed again
+/// ([`crate::Usage::cached_tokens`]); nobody else can use it. When other requests need the memory, an idle
+/// conversation's goes first, and is computed again with its next turn: that costs time and changes no token.
+///
+/// - [`Request::chat`]: its messages are added to those so far; all of them go through the template; the reply's first
+///   choice is added as the assistant's.
+/// - [`Request::prompt`] and [`Request::tokens`]: go on behind the text or tokens so far.
+///
+/// **Between two turns it is sealed**: messages, token ids, and on the CPU its part of the KV cache, are encrypted where they
+/// lie, under keys that this process keeps apart; a turn opens them, and its end closes them again. It can leave its session,
+/// too, sealed under a key of the application's: [`Conversation::export`].
+///
+/// Dropping it overwrites all of it, and returns when that is done.
+#[derive(Debug)]
+pub struct Conversation {
+    line: Line,
+    reuse: Reuse,
+    /// Empty between turns.
+    messages: Arc<Vec<Message>>,
+    /// None if the system had no random numbers: then no turn begins.
+    key: Option<SealingKey>,
+    /// How often it was sealed: no nonce comes twice.
+    count: u64,
+    /// None in a turn, and before the first.
+    resting: Option<Resting>,
+}
+
+/// A record, sealed.
+struct Resting {
+    content: Secret<[u8]>,
+    tag: [u8; TAG_BYTES],
+}
+
+impl std::fmt::Debug for Resting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resting").field("bytes", &self.content.expose().len()).finish_non_exhaustive()
+    }
+}
+
+/// A conversation's messages, opened: [`Conversation::messages`]. A slice of them; dropping it overwrites them.
+#[derive(Debug)]
+pub struct Messages(Vec<Message>);
+
+impl std::ops::Deref for Messages {
+    type Target = [Message];
+
+    fn deref(&self) -> &[Message] {
+        &self.0
+    }
+}
+
+impl Conversation {
+    pub(crate) fn new(line: Line) -> Self {
+        let reuse = Reuse { kept: line.keep(), ids: Arc::default(), adapter: Arc::default(), public: false };
+        let key = SealingKey::random();
+        Self { line, reuse, messages: Arc::default(), key, count: 0, resting: None }
+    }
+
+    /// The chat's messages so far: a copy, which is opened for the caller and overwritten when he drops it.
+    pub fn messages(&self) -> Messages {
+        Messages(self.opened().map(|record| record.messages).unwrap_or_default())
+    }
+
+    /// Seals the conversation under a key of the application's, to be stored and gone on with later, here or in another
+    /// session of the same checkpoint: [`Conversation::import`]. It stays as it is, and so does its place in the cache.
+    ///
+    /// The bytes hold messages and token ids, no keys and values: those are computed again, to the same bits. Their number
+    /// tells how long the conversation is, rounded up to 4 KiB; the first 74 tell which model and types it was computed
+    /// with, as hashes.
+    ///
+    /// ```no_run
+    /// use amnesic::{Conversation, Request, SealingKey, Session};
+    ///
+    /// # fn stored_key() -> [u8; 32] { [0; 32] }
+    /// let key = SealingKey::new(&mut stored_key());
+    /// let session = Session::open("models/default")?;
+    /// let mut conversation = session.conversation();
+    /// conversation.generate(Request::prompt("Once upon a time"))?;
+    /// let sealed: Vec<u8> = conversation.export(&key)?;
+    /// drop(conversation);
+    ///
+    /// let mut conversation = Conversation::import(&session, &sealed, &key)?;
+    /// conversation.generate(Request::prompt(" there was"))?;
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::WrongTask`] if the session does not generate; [`Error::Sealed`] if the system has no random numbers.
+    pub fn export(&self, key: &SealingKey) -> Result<Vec<u8>> {
+        let identity = self.line.identity()?;
+        let content = match &self.resting {
+            Some(_) => self.open()?,
+            None => record::encode(&[], &[], None),
+        };
+        export::seal(content, identity, key)
+    }
+
+    /// Goes on with a conversation that [`Conversation::export`] sealed. Its next turn computes what is in no cache any more,
+    /// and gives the tokens that it would have given, bit for bit.
+    ///
+    /// # Errors
+    /// [`Error::Sealed`] with the reason: another key, changed bytes, another checkpoint, types or device, an adapter that
+    /// this session lacks. Nothing says more of the content.
+    pub fn import(session: &Session, sealed: &[u8], key: &SealingKey) -> Result<Self> {
+        let Record { messages, ids, adapter } = export::open(sealed, session.line.identity()?, key)?;
+        let mut conversation = Self::new(session.line.clone());
+        conversation.messages = Arc::new(messages);
+        *conversation.reuse.ids.lock().unwrap_or_else(PoisonError::into_inner) = ids;
+        *conversation.reuse.adapter.lock().unwrap_or_else(PoisonError::into_inner) =
+            adapter.map(|(name, _)| name);
+        match conversation.rest() {
+            true => Ok(conversation),
+            false => Err(Error::Sealed(SealedReason::NoRandomNumbers)),
+        }
+    }
+
+    /// The next turn.
+    ///
+    /// # Errors
+    /// As [`crate::Session::generate`]; then the turn has not been.
+    pub fn generate(&mut self, request: Request) -> Result<Reply> {
+        self.wake()?;
+        let before = self.messages.len();
+        let reply = self.next_turn(request, false).and_then(|request| {
+            let chat = matches!(request.prompt, Prompt::Chat(_));
+            let readers = self.line.submit(vec![request], false).map_err(|(_, error)| error);
+            Ok((readers?.remove(0).reply()?, chat))
+        });
+        self.settle(before, reply)
+    }
+
+    /// The next turn, as it comes. If the stream is dropped before it is finished, the turn has not been.
+    ///
+    /// # Errors
+    /// As [`crate::Session::stream`].
+    pub fn stream(&mut self, request: Request) -> Result<ConversationStream<'_>> {
+        self.wake()?;
+        let before = self.messages.len();
+        let readers = self.next_turn(request, true).and_then(|request| {
+            let chat = matches!(request.prompt, Prompt::Chat(_));
+            Ok((self.line.submit(vec![request], true).map_err(|(_, error)| error)?, chat))
+        });
+        match readers {
+            Ok((mut readers, chat)) => {
+                let stream = Some(Stream::new(readers.remove(0)));
+                Ok(ConversationStream { stream, conversation: self, before, chat })
+            }
+            Err(error) => {
+                self.take_back(before);
+                Err(error)
+            }
+        }
+    }
+
+    /// The request with all that was before it.
+    fn next_turn(&mut self, mut request: Request, stream: bool) -> Result<Request> {
+        let named = request.prefix.replace(self.reuse.clone());
+        let wrong = match named {
+            Some(_) => Err(Error::request("shares", "left out in a conversation")),
+            None => request.check(),
+        };
+        if let Err(error) = wrong {
+            self.line.telemetry.trace(&request, stream).refused(error.kind());
+            return Err(error);
+        }
+        if matches!(request.prompt, Prompt::Chat(_))
+            && let Prompt::Chat(new) = std::mem::take(&mut request.prompt)
+        {
+            let (all, new) = (Arc::get_mut(&mut self.messages), Arc::into_inner(new));
+            let (Some(all), Some(new)) = (all, new) else { return Err(Error::Closed) };
+            all.extend(new);
+            request.prompt = Prompt::Chat(self.messages.clone());
+        }
+        Ok(request)
+    }
+
+    /// After a turn: adds the reply to a chat, or takes back what the turn added.
+    fn settle(&mut self, before: usize, reply: Result<(Reply, bool)>) -> Result<Reply> {
+        match reply {
+            Ok((reply, chat)) => {
+                if let Some(messages) = Arc::get_mut(&mut self.messages).filter(|_| chat) {
+                    messages.push(reply.choices()[0].message());
+                }
+                self.rest();
+                Ok(reply)
+            }
+            Err(error) => {
+                self.take_back(before);
+                Err(error)
+            }
+        }
+    }
+
+    /// A turn has not been.
+    fn take_back(&mut self, count: usize) {
+        if let Some(messages) = Arc::get_mut(&mut self.messages) {
+            messages.truncate(count);
+        }
+        self.rest();
+    }
+
+    /// Opens what rests, for a turn.
+    fn wake(&mut self) -> Result<()> {
+        if self.key.is_none() {
+            return Err(Error::Sealed(SealedReason::NoRandomNumbers));
+        }
+        if let Some(record) = self.opened() {
+            self.messages = Arc::new(record.messages);
+            *self.reuse.ids.lock().unwrap_or_else(PoisonError::into_inner) = record.ids;
+            self.resting = None;
+        }
+        Ok(())
+    }
+
+    /// Seals what a turn leaves; the plain of it is overwritten. False if there is no key.
+    fn rest(&mut self) -> bool {
+        let Some(key) = &self.key else { return false };
+        let mut ids = self.reuse.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut content = {
+            let adapter = self.reuse.adapter.lock().unwrap_or_else(PoisonError::into_inner);
+            let hash = |name: &String| self.line.identity.as_ref().and_then(|all| all.adapter(name));
+            let adapter = adapter.as_ref().and_then(|name| Some((name.as_str(), hash(name)?)));
+            record::encode(&self.messages, ids.expose(), adapter)
+        };
+        self.count += 1;
+        let Some(tag) = key.seal(&nonce(self.count), &[], content.expose_mut()) else { return false };
+        *ids = Secret::default();
+        drop(ids);
+        self.messages = Arc::default();
+        self.resting = Some(Resting { content, tag });
+        true
+    }
+
+    /// The bytes of the record that rests, in the clear.
+    fn open(&self) -> Result<Secret<[u8]>> {
+        let broken = Error::Sealed(SealedReason::KeyOrContent);
+        let (Some(key), Some(Resting { content, tag })) = (&self.key, &self.resting) else {
+            return Err(broken);
+        };
+        let mut content = Secret::<[u8]>::copy(content.expose());
+        match key.open(&nonce(self.count), &[], content.expose_mut(), tag) {
+            true => Ok(content),
+            false => Err(broken),
+        }
+    }
+
+    /// What rests, in the clear.
+    fn opened(&self) -> Option<Record> {
+        record::decode(self.open().ok()?.expose())
+    }
+}
+
+/// The nonce of the `count`-th time.
+fn nonce(count: u64) -> [u8; NONCE_BYTES] {
+    let mut nonce = [0; NONCE_BYTES];
+    nonce[..8].copy_from_slice(&count.to_le_bytes());
+    nonce
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        let (done, answer) = sync_channel(1);
+        if self.line.worker.send(worker::Message::Forget(self.reuse.kept.key, Some(done))).is_ok() {
+            let _ = answer.recv(); // a session that closes overwrites it too
+        }
+    }
+}
+
+/// A turn of a conversation as it comes. See [`Conversation::stream`].
+#[derive(Debug)]
+pub struct ConversationStream<'a> {
+    /// None once it was finished.
+    stream: Option<Stream>,
+    conversation: &'a mut Conversation,
+    before: usize,
+    chat: bool,
+}
+
+impl ConversationStream<'_> {
+    /// Ends the turn within one step; [`ConversationStream::finish`] gives what was produced so far.
+    pub fn interrupt(&self) {
+        self.stream.iter().for_each(Stream::interrupt);
+    }
+
+    /// Waits for the end, and gives the whole reply.
+    ///
+    /// # Errors
+    /// As [`Stream::finish`].
+    pub fn finish(mut self) -> Result<Reply> {
+        let reply = self.stream.take().ok_or(Error::Closed)?.finish();
+        let chat = self.chat;
+        self.conversation.settle(self.before, reply.map(|reply| (reply, chat)))
+    }
+}
+
+impl Iterator for ConversationStream<'_> {
+    type Item = Result<Piece>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.stream.as_mut()?.next()
+    }
+}
+
+impl Drop for ConversationStream<'_> {
+    fn drop(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            drop(stream); // cancels the request, and returns when it is scrubbed
+            self.conversation.take_back(self.before);
+        }
+    }
+}
+
+/// A prompt that requests may share, because the application declared it public: [`crate::Session::publish`].
+///
+/// Clones name the same prompt. When neither they nor requests name it any more, its part of the cache is overwritten.
+#[derive(Clone, Debug)]
+pub struct Public {
+    reuse: Reuse,
+    tokens: usize,
+}
+
+impl Public {
+    pub(crate) fn new(line: &Line, ids: Secret<[u32]>, adapter: Option<String>) -> Self {
+        let tokens = ids.expose().len();
+        let (kept, ids) = (line.keep(), Arc::new(Mutex::new(ids)));
+        let reuse = Reuse { kept, ids, adapter: Arc::new(Mutex::new(adapter)), public: true };
+        Self { reuse, tokens }
+    }
+
+    /// Tokens of the prompt. Whole blocks of 64 of them are shared.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    pub(crate) fn reuse(&self) -> Reuse {
+        self.reuse.clone()
+    }
+}
