@@ -4,8 +4,7 @@ mod common;
 #[path = "differential/mod.rs"]
 mod compared;
 
-#[global_allocator]
-static ALLOCATOR: amnesic::alloc::Scrubbing = amnesic::alloc::Scrubbing;
+amnesic::install_scrubbing_allocator!();
 
 fn main() {
     compared::main(true);

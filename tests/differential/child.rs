@@ -40,7 +40,8 @@ impl Clock for Hands {
 /// A request on its way to the child.
 pub fn encode(content: &Content) -> Vec<u8> {
     let texts = [&content.prompt, &content.grammar, &content.stop].map(|text| text.as_bytes());
-    [&texts.concat()[..], &content.end.to_le_bytes()].concat()
+    let lengths = texts.map(|text| u32::try_from(text.len()).unwrap().to_le_bytes());
+    [&lengths.concat()[..], &texts.concat(), &content.end.to_le_bytes()].concat()
 }
 
 /// Straight from the pipe into the buffer: no copy that somebody else would hold.
@@ -59,8 +60,11 @@ fn receive(bytes: usize) -> Option<Vec<u8>> {
     Some(buffer)
 }
 
-fn receive_content([prompt, grammar, stop]: [usize; 3]) -> Option<(Content, Vec<u8>)> {
-    let mut text = |bytes: usize| Some(String::from_utf8(receive(bytes)?).unwrap());
+fn receive_content() -> Option<(Content, Vec<u8>)> {
+    let lengths = receive(12)?;
+    let length = |at: usize| u32::from_le_bytes(lengths[at..at + 4].try_into().unwrap()) as usize;
+    let [prompt, grammar, stop] = [0, 4, 8].map(length);
+    let text = |bytes: usize| Some(String::from_utf8(receive(bytes)?).unwrap());
     let content = Content { prompt: text(prompt)?, grammar: text(grammar)?, stop: text(stop)?, end: 0 };
     Some((content, receive(4)?))
 }
@@ -79,7 +83,7 @@ struct Child {
     folder: std::path::PathBuf,
 }
 
-pub fn run(cell: Cell, fault: &str, lengths: [usize; 3], folder: &Path) {
+pub fn run(cell: Cell, fault: &str, folder: &Path) {
     let child = Child { cell, clock: Hands(Arc::default(), Instant::now()), folder: folder.to_owned() };
     // what panics is told nobody, with its time and thread
     std::panic::set_hook(Box::new(|info| {
@@ -93,7 +97,7 @@ pub fn run(cell: Cell, fault: &str, lengths: [usize; 3], folder: &Path) {
     let mut session = (!each_its_own).then(|| child.open());
     let mut kept: Vec<Vec<u8>> = Vec::new();
     let mut sum = vec![0_u8; 64];
-    while let Some((content, end)) = receive_content(lengths) {
+    while let Some((content, end)) = receive_content() {
         match fault {
             "KeepsAByte" => {
                 sum[20] =

@@ -14,9 +14,9 @@ pub mod search;
 mod shapes;
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -27,6 +27,9 @@ use shapes::{Content, SCRIPTS};
 
 /// Runs of each request before the first snapshot: buffers have their sizes then.
 const WARM_UP: usize = 3;
+
+/// The simplest cell.
+const PLAIN: Cell = Cell { ending: Ending::Length, way: Way::Generate };
 
 /// One process of the test.
 #[derive(Clone, Copy, Debug)]
@@ -89,12 +92,11 @@ fn third_party(cell: Cell) -> Option<&'static str> {
 /// no flags choose cells by parts of their names.
 pub fn main(with_allocator: bool) {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [flag, name, fault, lengths @ .., folder] = &arguments[..]
+    if let [flag, name, fault, folder] = &arguments[..]
         && flag == "--differential"
     {
         let cell = Cell::all().find(|cell| cell.name() == *name).expect("a cell");
-        let lengths: Vec<usize> = lengths.iter().map(|length| length.parse().unwrap()).collect();
-        return child::run(cell, fault, lengths.try_into().expect("three lengths"), Path::new(folder));
+        return child::run(cell, fault, Path::new(folder));
     }
     let setting = |name: &str| std::env::var(name).ok();
     let everything = setting("AMNESIC_DIFFERENTIAL").is_some_and(|value| value == "all");
@@ -108,13 +110,18 @@ pub fn main(with_allocator: bool) {
     let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
     let mut jobs = Job::all(everything);
     jobs.retain(|job| wanted.is_empty() || wanted.iter().any(|wanted| job.name().contains(*wanted)));
-    let first =
-        Job { cell: Cell { ending: Ending::Length, way: Way::Generate }, script: 0, fault: Fault::None };
     if wanted.is_empty() {
-        jobs.extend([Fault::KeepsAByte, Fault::KeepsWords].map(|fault| Job { fault, ..first }));
+        jobs.extend([Fault::KeepsAByte, Fault::KeepsWords].map(|fault| Job {
+            cell: PLAIN,
+            script: 0,
+            fault,
+        }));
     }
     println!("\nrunning {} tests", jobs.len());
     let failed = Mutex::new(0);
+    if wanted.is_empty() || wanted.iter().any(|wanted| "for good".contains(*wanted)) {
+        *failed.lock().unwrap() += changed_for_good(folder.path());
+    }
     search::two_at_a_time(&jobs, |job| {
         let began = Instant::now();
         let content = shapes::pair(&session, job.cell, job.script);
@@ -136,29 +143,45 @@ pub fn main(with_allocator: bool) {
     std::process::exit(i32::from(failed > 0));
 }
 
+/// How many scripts there are that change something for good.
+fn changed_for_good(folder: &Path) -> usize {
+    let mut failed = 0;
+    for (script, changes) in for_good(folder).unwrap_or_else(|error| panic!("{error}")) {
+        let complaint = changes.iter().any(|change| explained(change).is_none());
+        failed += usize::from(complaint);
+        let verdict = if complaint { "FAILED" } else { "ok" };
+        println!("test differential: for good, after {script} ... {verdict}: {}", summary(&changes));
+    }
+    failed
+}
+
+/// Where there was something, and how much.
+fn summary(found: &[Separation]) -> String {
+    let mut places: BTreeMap<(bool, &str), (usize, u32)> = BTreeMap::new();
+    for separation in found {
+        let entry = places.entry((explained(separation).is_none(), &separation.place)).or_default();
+        entry.0 += 1;
+        entry.1 += separation.bytes;
+    }
+    let mut line = if found.is_empty() { "nothing".to_owned() } else { String::new() };
+    for ((unexplained, place), (words, bytes)) in places {
+        let what = if unexplained { "UNEXPLAINED" } else { "pointers" };
+        line += &format!("[{what} in {place}: {bytes} bytes in {words} words]");
+    }
+    if std::env::var_os("AMNESIC_DIFFERENTIAL_LIST").is_some() {
+        found.iter().for_each(|separation| line += &format!("\n    {separation}"));
+    }
+    line
+}
+
 /// Whether there is something to complain of, and what was seen.
 fn judge(job: Job, taken: &[(&str, Snapshots)], with_allocator: bool) -> (bool, String) {
     let (mut told, mut unexplained) = (Vec::new(), 0);
     for (when, snapshots) in taken {
         let found = snapshots.separations();
-        let mut places: BTreeMap<(bool, &str), (usize, u32)> = BTreeMap::new();
-        for separation in &found {
-            let reason = explained(separation);
-            let entry = places.entry((reason.is_none(), &separation.place)).or_default();
-            entry.0 += 1;
-            entry.1 += separation.bytes;
-            unexplained += usize::from(reason.is_none());
-        }
+        unexplained += found.iter().filter(|separation| explained(separation).is_none()).count();
         let gib = snapshots.bytes() as f64 / f64::from(1 << 30);
-        let mut line = format!("{when}, {} snapshots, {gib:.2} GiB", snapshots.len());
-        for ((unexplained, place), (words, bytes)) in places {
-            let what = if unexplained { "UNEXPLAINED" } else { "pointers" };
-            line += &format!(", {what} in {place}: {bytes} bytes in {words} words");
-        }
-        if std::env::var_os("AMNESIC_DIFFERENTIAL_LIST").is_some() {
-            found.iter().for_each(|separation| line += &format!("\n    {separation}"));
-        }
-        told.push(line);
+        told.push(format!("{when}, {} snapshots, {gib:.2} GiB: {}", snapshots.len(), summary(&found)));
     }
     let complaint = match job.fault {
         Fault::None if unexplained == 0 => false,
@@ -175,6 +198,57 @@ fn judge(job: Job, taken: &[(&str, Snapshots)], with_allocator: bool) -> (bool, 
     (complaint, told.join("; "))
 }
 
+/// A child that runs what it is sent.
+struct Running {
+    child: Child,
+    input: ChildStdin,
+    output: ChildStdout,
+    log: tempfile::NamedTempFile,
+}
+
+impl Running {
+    fn start(cell: Cell, fault: Fault, folder: &Path) -> Self {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--differential", &cell.name(), &format!("{fault:?}")])
+            .arg(folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log.reopen().unwrap())
+            .spawn()
+            .unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        Self { child, input, output, log }
+    }
+
+    /// Has it run a request. `look` is told of each moment at which a process is to be looked at: what moment, and which
+    /// process.
+    fn ask(&mut self, request: &[u8], mut look: impl FnMut(u8, u32) -> io::Result<()>) -> io::Result<()> {
+        self.input.write_all(request)?;
+        loop {
+            let mut word = [0; 5];
+            self.output.read_exact(&mut word)?;
+            let [moment, number @ ..] = word;
+            if moment == child::DONE {
+                return look(moment, self.child.id());
+            }
+            look(moment, u32::from_le_bytes(number))?;
+            self.input.write_all(&[0])?;
+        }
+    }
+
+    /// Its end; an error if it failed, or what was done with it.
+    fn end(mut self, done: io::Result<()>) -> Result<(), String> {
+        drop(self.input);
+        let status = self.child.wait().unwrap();
+        if done.is_err() || !status.success() {
+            let log = std::fs::read_to_string(self.log.path()).unwrap();
+            return Err(format!("the child failed: {done:?}, {status}: {log}"));
+        }
+        Ok(())
+    }
+}
+
 /// Runs both requests in a child, many times, and remembers its memory: after each run, and for some endings in its
 /// middle, too.
 fn compare(
@@ -183,48 +257,54 @@ fn compare(
     runs: usize,
     folder: &Path,
 ) -> Result<Vec<(&'static str, Snapshots)>, String> {
-    let [a, b] = content.each_ref().map(|content| child::encode(content));
-    let lengths =
-        [&content[0].prompt, &content[0].grammar, &content[0].stop].map(|text| text.len().to_string());
+    let [a, b] = content.each_ref().map(child::encode);
     assert_eq!(a.len(), b.len());
-    let log = tempfile::NamedTempFile::new().unwrap();
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--differential", &job.cell.name(), &format!("{:?}", job.fault)])
-        .args(lengths)
-        .arg(folder)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(log.reopen().unwrap())
-        .spawn()
-        .unwrap();
-    let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-    let order =
-        (0..2 * WARM_UP).map(|index| if index % 2 == 0 { Last::A } else { Last::B }).chain(schedule(runs));
+    let mut running = Running::start(job.cell, job.fault, folder);
+    let warm_up = (0..2 * WARM_UP).map(|index| if index % 2 == 0 { Last::A } else { Last::B });
     let (mut after, mut middle, mut forked) = (Snapshots::new(), Snapshots::new(), Snapshots::new());
-    let mut each = |index: usize, last: Last| -> std::io::Result<()> {
-        let keep = index >= 2 * WARM_UP;
-        input.write_all(if last == Last::A { &a } else { &b })?;
-        loop {
-            let mut word = [0; 5];
-            output.read_exact(&mut word)?;
-            let number = u32::from_le_bytes([word[1], word[2], word[3], word[4]]);
-            match word[0] {
-                child::DONE if keep => return after.take(child.id(), last, Scope::Writable),
-                child::DONE => return Ok(()),
-                child::IN_DUMP if keep => middle.take(number, last, Scope::Dumpable)?,
-                child::IN_FORK if keep => forked.take(number, last, Scope::Writable)?,
-                _ => {}
-            }
-            input.write_all(&[0])?;
-        }
-    };
-    let done = order.enumerate().try_for_each(|(index, last)| each(index, last));
-    drop(input);
-    let status = child.wait().unwrap();
-    if done.is_err() || !status.success() {
-        let log = std::fs::read_to_string(log.path()).unwrap();
-        return Err(format!("the child failed: {done:?}, {status}: {log}"));
-    }
+    let done = warm_up.chain(schedule(runs)).enumerate().try_for_each(|(index, last)| {
+        running.ask(if last == Last::A { &a } else { &b }, |moment, process| match moment {
+            _ if index < 2 * WARM_UP => Ok(()),
+            child::DONE => after.take(process, last, Scope::Writable),
+            child::IN_DUMP => middle.take(process, last, Scope::Dumpable),
+            child::IN_FORK => forked.take(process, last, Scope::Writable),
+            _ => Err(io::Error::other("an unknown moment")),
+        })
+    });
+    running.end(done)?;
     let all = [("after the end", after), ("in a core dump in the middle", middle), ("in a fork", forked)];
     Ok(all.into_iter().filter(|(_, snapshots)| !snapshots.is_empty()).collect())
+}
+
+/// Whether one request in each script changes something for good: a Latin request runs some times before and after it,
+/// and what is in memory after it must be the same. Returns what is wrong for each script.
+fn for_good(folder: &Path) -> Result<Vec<(&'static str, Vec<Separation>)>, String> {
+    const RUNS: usize = 5;
+    let latin = child::encode(&shapes::same_bytes(0, 1));
+    let mut running = Running::start(PLAIN, Fault::None, folder);
+    let mut snapshots = Snapshots::new();
+    let phase = |running: &mut Running, snapshots: &mut Snapshots, keep: bool| -> io::Result<()> {
+        (0..RUNS).try_for_each(|_| {
+            running.ask(&latin, |_, process| match keep {
+                true => snapshots.take(process, Last::A, Scope::Writable),
+                false => Ok(()),
+            })
+        })
+    };
+    let done = (|| {
+        // so that no buffer has to grow for what comes
+        running.ask(&child::encode(&shapes::same_bytes(0, 4)), |_, _| Ok(()))?;
+        phase(&mut running, &mut snapshots, false)?;
+        phase(&mut running, &mut snapshots, true)?;
+        for script in 0..SCRIPTS.len() {
+            running.ask(&child::encode(&shapes::same_bytes(script, 1)), |_, _| Ok(()))?;
+            phase(&mut running, &mut snapshots, true)?;
+        }
+        Ok(())
+    })();
+    running.end(done)?;
+    let of = |script: usize| {
+        snapshots.changes(script * RUNS..(script + 1) * RUNS, (script + 1) * RUNS..(script + 2) * RUNS)
+    };
+    Ok(SCRIPTS.iter().enumerate().map(|(index, (name, ..))| (*name, of(index))).collect())
 }

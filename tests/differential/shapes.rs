@@ -58,6 +58,14 @@ fn words(script: usize, random: &mut Random, lengths: &[usize]) -> String {
     text
 }
 
+/// A prompt in a script, of the same number of bytes in each: 40, times `times` and spaces between.
+pub fn same_bytes(script: usize, times: usize) -> Content {
+    let width = SCRIPTS[script].1.len_utf8();
+    let lengths = [12, 6, 6, 6, 6].map(|length| length / width).repeat(times);
+    let prompt = words(script, &mut Random(900 + script as u64), &lengths);
+    Content { prompt, grammar: String::new(), stop: String::new(), end: 0 }
+}
+
 /// Two requests of this cell that differ in nothing but content.
 pub fn pair(session: &Session, cell: Cell, script: usize) -> [Content; 2] {
     let mut random = Random(1 + script as u64);

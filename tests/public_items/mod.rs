@@ -3,6 +3,8 @@
 //! Follows `pub use` and `pub mod` from `src/lib.rs`, as rustdoc would; that needs a nightly compiler to say what it
 //! found. A `pub use` that leads nowhere is an error, so that nothing is passed over in silence.
 
+#![allow(dead_code, reason = "each test takes what it needs")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -207,6 +209,11 @@ pub fn signatures() -> Vec<Signature> {
         }
     }
     found
+}
+
+/// The library's source, but for its tests.
+pub fn sources() -> Vec<(PathBuf, String)> {
+    files(&src()).into_iter().map(|file| (file.clone(), read(&file))).collect()
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

@@ -195,25 +195,25 @@ impl Snapshots {
         })
     }
 
-    /// All words with bytes that did not change in the first `before` snapshots, nor in those from then on, but between
-    /// them: what one run in the middle changed for good. Words that rise from each snapshot to the next are left out: they
-    /// count, and their upper bytes change at some time.
+    /// All words with bytes that did not change in the snapshots `before`, nor in those `after`, but between them: what
+    /// happened in the middle changed them for good. Words that rise from each of these snapshots to the next are left out:
+    /// they count, and their upper bytes change at some time.
     ///
     /// # Panics
     /// If there are not at least two snapshots on each side.
-    pub fn changes(&self, before: usize) -> Vec<Separation> {
-        assert!(before > 1 && before + 1 < self.taken.len(), "{before} of {} snapshots", self.taken.len());
+    pub fn changes(&self, before: Range<usize>, after: Range<usize>) -> Vec<Separation> {
+        assert!(before.len() > 1 && after.len() > 1, "{} and {} snapshots", before.len(), after.len());
         self.words(|series| {
             let moved = |series: &[u64]| series.iter().fold(0, |moved, word| moved | (word ^ series[0]));
-            let (first, then) = series.split_at(before);
-            let bits = (first[0] ^ then[0]) & !moved(first) & !moved(then);
-            let whole = bits.to_le_bytes().iter().enumerate().fold(0, |mask, (at, byte)| {
-                let still = (moved(first) | moved(then)) >> (8 * at) & 0xff == 0;
-                mask | if *byte != 0 && still { 0xff << (8 * at) } else { 0 }
-            });
-            let rises = |part: fn(u64) -> u64| series.windows(2).all(|pair| part(pair[1]) > part(pair[0]));
+            let (first, then) = (&series[before.clone()], &series[after.clone()]);
+            let (changed, moving) = (first[0] ^ then[0], moved(first) | moved(then));
+            let byte = |word: u64, at: usize| word >> (8 * at) & 0xff;
+            let tells = (0..8).filter(|&at| byte(changed, at) != 0 && byte(moving, at) == 0);
+            let tells = tells.fold(0, |mask, at| mask | 0xff << (8 * at));
+            let both: Vec<u64> = first.iter().chain(then).copied().collect();
+            let rises = |part: fn(u64) -> u64| both.windows(2).all(|pair| part(pair[1]) > part(pair[0]));
             let counts = rises(|word| word) || rises(|word| word & 0xffff_ffff) || rises(|word| word >> 32);
-            if counts { 0 } else { whole }
+            if counts { 0 } else { tells }
         })
     }
 
@@ -414,7 +414,7 @@ mod tests {
             ]
         });
         let found: Vec<(u64, u32)> =
-            snapshots.changes(6).iter().map(|of| (of.address - 0x10_0000, of.bytes)).collect();
+            snapshots.changes(0..6, 6..12).iter().map(|of| (of.address - 0x10_0000, of.bytes)).collect();
         assert_eq!(found, [(0, 1), (32, 1)]);
     }
 
