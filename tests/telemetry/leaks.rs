@@ -11,9 +11,9 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use amnesic::clock::Clock;
-use amnesic::privacy::{Alias, Anthropic, Disclosure, Prices, ThirdPartyRequest};
+use amnesic::privacy::{Alias, Anthropic, Disclosure, Event, Prices, ThirdPartyRequest};
 use amnesic::testing::forensics::Needles;
-use amnesic::testing::{LogitsTap, Scorer, Tokenizer};
+use amnesic::testing::{Gate, LogitsTap, Scorer, Tokenizer};
 use amnesic::{
     Builder, CancelToken, Dry, EmbedRequest, Error, Message, Priority, Reply, Request, RerankRequest,
     ResponseFormat, Role, Session, Speculation, Tool, ToolCall, assistant, system, tool, user,
@@ -111,6 +111,23 @@ fn show_error(error: &Error) {
     }
 }
 
+fn show_event(event: &Event) {
+    show(event);
+    match event {
+        Event::Accepted(inner) => {
+            show(inner);
+            show(&inner.asked);
+        }
+        Event::Refused(inner) => show(inner),
+        Event::FirstToken(inner) => show(inner),
+        Event::Ended(inner) => show(inner),
+        Event::Failed(inner) => show(inner),
+        Event::SessionOpened(inner) => show(inner),
+        Event::SessionClosed(inner) => show(inner),
+        _ => {}
+    }
+}
+
 fn show_both<T: Debug + Display>(value: &T) {
     show(value);
     note::<T>(1);
@@ -155,7 +172,7 @@ fn builder(folder: &Path) -> Builder {
         .model_name(Alias::new("canary-model").unwrap())
         .clock(Steps(Instant::now(), AtomicU64::new(0)))
         .on_event(|event| {
-            show(event);
+            show_event(event);
             print(&serde_json::to_string(event).unwrap());
         })
 }
@@ -271,6 +288,7 @@ fn show_reply(reply: &Reply) {
     show(reply);
     show_both(&reply.request_id);
     show_both(&reply.receipt);
+    reply.receipt.devices.iter().for_each(show);
     show(reply.prompt_logprobs());
     for choice in reply.choices() {
         show(choice);
@@ -410,6 +428,7 @@ fn ends(session: &Session, keep: &mut dyn FnMut(&Reply)) {
     show(&stream.next().unwrap().unwrap());
     drop(stream);
     let tap = LogitsTap::default();
+    show(&Gate::default());
     keep(&session.generate(long().max_tokens(1).tap_logits(&tap)).unwrap());
     show(&tap);
 }
