@@ -1,5 +1,6 @@
 //! Embeddings of texts, and scores of documents: what goes in and what comes out.
 
+use std::borrow::Cow;
 use std::ops::Index;
 use std::time::{Duration, Instant};
 
@@ -45,7 +46,7 @@ pub(crate) enum TextPrompt {
     #[default]
     Default,
     /// One that the checkpoint has.
-    Named(String),
+    Named(Secret<str>),
     /// This.
     Text(Secret<str>),
 }
@@ -85,10 +86,16 @@ common!(EmbedRequest);
 common!(RerankRequest);
 
 impl EmbedRequest {
-    /// Copies the texts; what they are copied from is the caller's.
-    pub fn new<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Self {
+    /// Takes the texts over. Those that are borrowed are copied, and stay their owner's; a `String` is overwritten.
+    ///
+    /// ```
+    /// let note: String = "was seen again on Tuesday".into();
+    /// let request = amnesic::EmbedRequest::new([note]); // nothing of it is left when this drops
+    /// # drop((request, amnesic::EmbedRequest::new(["borrowed", "texts"])));
+    /// ```
+    pub fn new<'a, T: Into<Cow<'a, str>>>(texts: impl IntoIterator<Item = T>) -> Self {
         Self {
-            texts: texts.into_iter().map(|text| Secret::copy(text.as_ref())).collect(),
+            texts: texts.into_iter().map(|text| Secret::take(text.into())).collect(),
             prompt: TextPrompt::Default,
             dimensions: None,
             normalize: None,
@@ -99,13 +106,13 @@ impl EmbedRequest {
     /// Puts the checkpoint's prompt of this name before each text: `query` and `document` are common ones. By default that
     /// is the checkpoint's default prompt, if it has one.
     pub fn prompt_name(mut self, name: impl Into<String>) -> Self {
-        self.prompt = TextPrompt::Named(name.into());
+        self.prompt = TextPrompt::Named(Secret::new(name.into()));
         self
     }
 
     /// Puts this before each text: a model's instruction, or nothing.
-    pub fn prompt(mut self, text: impl AsRef<str>) -> Self {
-        self.prompt = TextPrompt::Text(Secret::copy(text.as_ref()));
+    pub fn prompt<'a>(mut self, text: impl Into<Cow<'a, str>>) -> Self {
+        self.prompt = TextPrompt::Text(Secret::take(text.into()));
         self
     }
 
@@ -124,11 +131,14 @@ impl EmbedRequest {
 }
 
 impl RerankRequest {
-    /// Copies the texts; what they are copied from is the caller's.
-    pub fn new<T: AsRef<str>>(query: impl AsRef<str>, documents: impl IntoIterator<Item = T>) -> Self {
+    /// Takes the texts over. Those that are borrowed are copied, and stay their owner's; a `String` is overwritten.
+    pub fn new<'a, 'b, T: Into<Cow<'b, str>>>(
+        query: impl Into<Cow<'a, str>>,
+        documents: impl IntoIterator<Item = T>,
+    ) -> Self {
         Self {
-            query: Secret::copy(query.as_ref()),
-            documents: documents.into_iter().map(|text| Secret::copy(text.as_ref())).collect(),
+            query: Secret::take(query.into()),
+            documents: documents.into_iter().map(|text| Secret::take(text.into())).collect(),
             raw: false,
             common: Common::default(),
         }

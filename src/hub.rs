@@ -3,6 +3,7 @@
 //! Connections are opened while a session is opened, and only then. All that goes out are the id, the revision, names of
 //! files and the token.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
@@ -77,8 +78,8 @@ impl Hub {
     }
 
     /// Whose downloads these are, for repositories that are not for everybody.
-    pub fn token(mut self, token: impl AsRef<str>) -> Self {
-        self.token = Some(Arc::new(Secret::copy(token.as_ref())));
+    pub fn token<'a>(mut self, token: impl Into<Cow<'a, str>>) -> Self {
+        self.token = Some(Arc::new(Secret::take(token.into())));
         self
     }
 

@@ -9,7 +9,7 @@ use crate::chat::{Message, Tool};
 use crate::conversation::{Public, Reuse};
 use crate::error::{Error, Result};
 use crate::grammar::ResponseFormat;
-use crate::memory::Secret;
+use crate::memory::{Secret, json};
 use crate::sample::{Dry, LogitBias, Logprobs, Sampling};
 use crate::tenant::Tenant;
 
@@ -99,9 +99,28 @@ impl Overrides {
 pub(crate) struct ChatOptions {
     pub tools: Vec<Tool>,
     /// The name of one of the checkpoint's templates.
-    pub template: Option<String>,
+    pub template: Option<Secret<str>>,
     /// Variables for the template.
     pub variables: serde_json::Map<String, serde_json::Value>,
+}
+
+impl ChatOptions {
+    /// Sets a variable; the one that it replaces is overwritten.
+    fn set(&mut self, name: String, value: serde_json::Value) {
+        match self.variables.get_mut(&name) {
+            Some(known) => {
+                json::wipe(std::mem::replace(known, value));
+                drop(Secret::new(name));
+            }
+            None => drop(self.variables.insert(name, value)), // there is none to replace
+        }
+    }
+}
+
+impl Drop for ChatOptions {
+    fn drop(&mut self) {
+        json::wipe(std::mem::take(&mut self.variables).into());
+    }
 }
 
 /// Who goes first when requests wait or memory is short.
@@ -348,13 +367,14 @@ impl Request {
 
     /// The name of one of the checkpoint's chat templates; without it, the one that transformers takes.
     pub fn chat_template(mut self, name: impl Into<String>) -> Self {
-        self.chat.template = Some(name.into());
+        self.chat.template = Some(Secret::new(name.into()));
         self
     }
 
-    /// A variable for the chat template, such as `enable_thinking`. A setting, no content: it is not overwritten.
+    /// A variable for the chat template, such as `enable_thinking`. Overwritten with the request; but what a template
+    /// makes of it is held by the `minijinja` crate meanwhile, as its messages are.
     pub fn template_variable(mut self, name: impl Into<String>, value: impl Into<serde_json::Value>) -> Self {
-        self.chat.variables.insert(name.into(), value.into());
+        self.chat.set(name.into(), value.into());
         self
     }
 

@@ -263,7 +263,7 @@ impl Session {
     /// # Errors
     /// As [`Session::embed_with`].
     pub fn embed<T: AsRef<str>>(&self, texts: &[T]) -> Result<Embeddings> {
-        self.embed_with(EmbedRequest::new(texts))
+        self.embed_with(EmbedRequest::new(texts.iter().map(AsRef::as_ref)))
     }
 
     /// Embeds texts. Each embedding is the one that its text gets alone; texts of requests that run at the same time share
@@ -293,7 +293,7 @@ impl Session {
     /// # Errors
     /// As [`Session::embed_with`].
     pub fn rerank<T: AsRef<str>>(&self, query: &str, documents: &[T]) -> Result<Ranking> {
-        self.rerank_with(RerankRequest::new(query, documents))
+        self.rerank_with(RerankRequest::new(query, documents.iter().map(AsRef::as_ref)))
     }
 
     /// Scores documents against a query. Each score is the one that its document gets alone.

@@ -8,10 +8,14 @@ mod leaks;
 mod metrics;
 #[path = "telemetry/needles.rs"]
 mod needles;
+#[path = "public_items/mod.rs"]
+mod public_items;
 #[path = "telemetry/recorder.rs"]
 mod recorder;
 #[path = "telemetry/spans.rs"]
 mod spans;
+#[path = "telemetry/types.rs"]
+mod types;
 
 amnesic::install_scrubbing_allocator!();
 

@@ -5,7 +5,8 @@ use std::fmt;
 use minijinja::Value;
 
 use crate::error::{Error, Result};
-use crate::memory::secret::Secret;
+use crate::memory::json;
+use crate::memory::secret::{Growing, Secret};
 
 /// Who speaks.
 #[non_exhaustive]
@@ -192,26 +193,37 @@ impl fmt::Debug for Message {
     }
 }
 
+/// Parameters of a tool are nested no deeper.
+const MAX_DEPTH: usize = 120;
+
 /// A function that the model may ask for. `Debug` prints lengths.
 pub struct Tool {
-    /// `{"type": "function", "function": {...}}` as text: a `serde_json::Value` cannot be overwritten in place.
+    /// `{"type": "function", "function": {...}}` as text: a `serde_json::Value` cannot be overwritten in place. Empty
+    /// where the parameters are nested too deep to be written out.
     definition: Secret<str>,
 }
 
 impl Tool {
-    /// A function `name` whose `parameters` are described by a JSON schema.
+    /// A function `name` whose `parameters` are described by a JSON schema. All that it takes is overwritten.
     pub fn new(
         name: impl Into<String>,
         description: impl Into<String>,
         parameters: serde_json::Value,
     ) -> Self {
-        let function = serde_json::json!({
-            "type": "function",
-            "function": { "name": name.into(), "description": description.into(), "parameters": parameters },
-        });
-        let definition = Secret::new(function.to_string());
-        overwrite(function);
-        Self { definition }
+        // Written part by part: `json!` would copy each into a value of its own and free that as it is.
+        let mut definition = Secret::<[u8]>::with_capacity(1024);
+        let (name, description) = (Secret::new(name.into()), Secret::new(description.into()));
+        if json::depth(&parameters) <= MAX_DEPTH {
+            definition.extend(br#"{"type":"function","function":{"name":"#);
+            write(&mut definition, name.expose());
+            definition.extend(br#","description":"#);
+            write(&mut definition, description.expose());
+            definition.extend(br#","parameters":"#);
+            write(&mut definition, &parameters);
+            definition.extend(b"}}");
+        }
+        json::wipe(parameters);
+        Self { definition: Secret::from_utf8(definition).expect("JSON is UTF-8") }
     }
 
     /// Bytes of the definition as JSON.
@@ -220,7 +232,8 @@ impl Tool {
     }
 
     pub(super) fn to_value(&self) -> Result<Value> {
-        parse(self.definition.expose()).ok_or_else(|| Error::request("tools", "nested at most 120 deep"))
+        parse(self.definition.expose())
+            .ok_or_else(|| Error::request("tools", format!("nested at most {MAX_DEPTH} deep")))
     }
 }
 
@@ -291,28 +304,16 @@ impl fmt::Debug for ToolCall {
     }
 }
 
+fn write(out: &mut Secret<[u8]>, value: &(impl serde::Serialize + ?Sized)) {
+    serde_json::to_writer(Growing(out), value).expect("a value's keys are strings, and a buffer takes all");
+}
+
 /// JSON text as a template sees it; none where it is no JSON or too deep for serde_json.
 fn parse(json: &str) -> Option<Value> {
     let value: serde_json::Value = serde_json::from_str(json).ok()?;
     let seen = Value::from_serialize(&value);
-    overwrite(value);
+    json::wipe(value);
     Some(seen)
-}
-
-/// Drops `json` and overwrites its texts, keys included. Without recursion: a caller's value can be of any depth.
-fn overwrite(json: serde_json::Value) {
-    let mut waiting = vec![json];
-    while let Some(value) = waiting.pop() {
-        match value {
-            serde_json::Value::String(text) => drop(Secret::new(text)),
-            serde_json::Value::Array(items) => waiting.extend(items),
-            serde_json::Value::Object(fields) => waiting.extend(fields.into_iter().map(|(name, value)| {
-                drop(Secret::new(name));
-                value
-            })),
-            _ => {}
-        }
-    }
 }
 
 #[cfg(test)]
@@ -345,7 +346,7 @@ mod tests {
     #[test]
     fn tools_of_any_depth_end_in_an_error() {
         let mut deep = serde_json::json!({});
-        for _ in 0..200 {
+        for _ in 0..100_000 {
             deep = serde_json::json!({ "items": deep });
         }
         assert!(Tool::new("f", "", deep).to_value().is_err());

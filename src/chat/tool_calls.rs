@@ -7,6 +7,7 @@
 //! | Mistral | `[TOOL_CALLS][{...}, ...]`, or `[TOOL_CALLS]name[CALL_ID]id[ARGS]{...}` where the id may be missing |
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -163,25 +164,24 @@ fn read_mistral(text: &str) -> Option<Vec<ToolCall>> {
     (!calls.is_empty()).then_some(calls)
 }
 
-/// Gives an id to each call without one, and a new one to each that repeats another's.
+/// Gives an id to each call without one, and a new one to each that repeats another's. Ids are compared where they are: a
+/// model writes them, so that a plain copy would stay.
 pub fn number(calls: Vec<ToolCall>) -> Vec<ToolCall> {
-    let mut numbered: Vec<ToolCall> = Vec::with_capacity(calls.len());
-    let mut ids: std::collections::HashSet<String> = calls.iter().map(|call| call.id().to_owned()).collect();
-    let mut seen = std::collections::HashSet::new();
     let mut next = 0;
-    for call in calls {
-        if !call.id().is_empty() && seen.insert(call.id().to_owned()) {
-            numbered.push(call);
-            continue;
+    let ids: HashSet<&str> = calls.iter().map(ToolCall::id).collect();
+    let mut seen = HashSet::new();
+    let mut new_id = |call: &ToolCall| loop {
+        let id = format!("call_{next}");
+        next += 1;
+        if !ids.contains(id.as_str()) {
+            return ToolCall::new(id, call.name(), call.arguments());
         }
-        let id = loop {
-            let id = format!("call_{next}");
-            next += 1;
-            if ids.insert(id.clone()) {
-                break id;
-            }
-        };
-        numbered.push(ToolCall::new(id, call.name(), call.arguments()));
-    }
-    numbered
+    };
+    calls
+        .iter()
+        .map(|call| match !call.id().is_empty() && seen.insert(call.id()) {
+            true => call.copy(),
+            false => new_id(call),
+        })
+        .collect()
 }

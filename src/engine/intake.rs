@@ -406,7 +406,10 @@ impl Intake {
                 let prompt = self.render(templates, request, messages)?;
                 style = Some(
                     templates
-                        .style(request.chat.template.as_deref(), !request.chat.tools.is_empty())
+                        .style(
+                            request.chat.template.as_ref().map(|name| name.expose()),
+                            !request.chat.tools.is_empty(),
+                        )
                         .after(prompt.expose()),
                 );
                 self.encode_text(prompt.expose(), false, &mut ids)?;
@@ -446,7 +449,7 @@ impl Intake {
         let input = ChatInput {
             messages,
             tools: &request.chat.tools,
-            template: request.chat.template.as_deref(),
+            template: request.chat.template.as_ref().map(|name| name.expose()),
             add_generation_prompt: true,
             variables: &request.chat.variables,
         };

@@ -173,7 +173,10 @@ fn parse_schema(text: &[u8]) -> Result<Value> {
     }
     let schema: Value =
         serde_json::from_slice(text).map_err(|_| Error::request("response_format", "a JSON Schema"))?;
-    schema::check(&schema)?;
+    if let Err(error) = schema::check(&schema) {
+        crate::memory::json::wipe(schema);
+        return Err(error);
+    }
     // `true` allows what `{}` allows; options fit only into an object.
     Ok(if schema == true { json!({}) } else { schema })
 }
@@ -204,7 +207,9 @@ fn check_lark(text: &str) -> Result<&str> {
             // Where no JSON follows, the keyword stands in a string or a comment, or llguidance will refuse it.
             let behind = &text[at + keyword.len()..];
             if let Some(Ok(nested)) = serde_json::Deserializer::from_str(behind).into_iter::<Value>().next() {
-                schema::check(&nested)?;
+                let checked = schema::check(&nested);
+                crate::memory::json::wipe(nested);
+                checked?;
             }
         }
         return Ok(text);

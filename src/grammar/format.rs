@@ -1,14 +1,12 @@
 //! What a reply must look like, as the caller says it.
 
 use std::fmt;
-use std::io::{self, Write};
 
 use serde_json::Value;
-#[cfg(feature = "schema")]
-use serde_json::json;
 
 use super::schema;
-use crate::memory::Secret;
+use crate::memory::secret::Growing;
+use crate::memory::{Secret, json};
 
 /// The form that a reply must have. Tokens that would leave it are never drawn, so a reply that ends by itself has
 /// this form; one that is cut off (`max_tokens`, the context, a stop string) is the beginning of such a text.
@@ -65,14 +63,14 @@ impl ResponseFormat {
     /// At most [`ResponseFormat::MAX_SCHEMA_BYTES`], 8192 values, 64 levels and 200 properties in an object; less where
     /// alternatives and patterns multiply.
     ///
-    /// The strings of `schema` are overwritten; numbers and the map's own nodes are freed as they are.
+    /// The texts, keys and numbers of `schema` are overwritten.
     pub fn json_schema(schema: Value) -> Self {
         let mut text = Secret::<[u8]>::with_capacity(4096);
-        if schema::depth(&schema) <= schema::MAX_DEPTH {
+        if json::depth(&schema) <= schema::MAX_DEPTH {
             serde_json::to_writer(Growing(&mut text), &schema)
                 .expect("a value's keys are strings, and a buffer takes all");
         }
-        wipe(schema);
+        json::wipe(schema);
         Self(Kind::JsonSchema(text))
     }
 
@@ -185,40 +183,10 @@ fn fit_to_rust(schema: &mut schemars::Schema) {
         // In two parts neither of which has the number -0, which serde reads as a float.
         object.remove("minimum");
         object.remove("maximum");
-        let parts = json!([{ "minimum": low, "maximum": -1 }, { "minimum": 0, "maximum": high }]);
+        let parts = serde_json::json!([{ "minimum": low, "maximum": -1 }, { "minimum": 0, "maximum": high }]);
         object.insert("anyOf".into(), parts);
     } else {
         object.insert("minimum".into(), low.into());
         object.insert("maximum".into(), high.into());
-    }
-}
-
-/// Writes into a secret, which overwrites what it outgrows.
-struct Growing<'a>(&'a mut Secret<[u8]>);
-
-impl Write for Growing<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Overwrites the strings of a value. No recursion: its depth is the caller's.
-pub(super) fn wipe(value: Value) {
-    let mut left = vec![value];
-    while let Some(value) = left.pop() {
-        match value {
-            Value::String(text) => drop(Secret::new(text)),
-            Value::Array(values) => left.extend(values),
-            Value::Object(map) => left.extend(map.into_iter().map(|(key, value)| {
-                drop(Secret::new(key));
-                value
-            })),
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! The ground floor: memory that is scrubbed.
 //!
-//! Lives here: overwriting ([`mod@scrub`]), owners that overwrite when they let go ([`secret`]), the locked arena
+//! Lives here: overwriting ([`mod@scrub`]), owners that overwrite when they let go ([`secret`], [`json`]), the locked arena
 //! ([`arena`]) and what divides it ([`blocks`], [`workspace`]), the account of it all ([`ledger`]), the sticky
 //! failure flag ([`poison`]), the stack cleaner ([`stack`]) and the encryption of what rests ([`seal`]).
 //!
@@ -11,6 +11,7 @@ pub mod arena;
 pub mod blocks;
 mod buffer;
 pub mod heap;
+pub mod json;
 pub mod ledger;
 pub mod poison;
 pub mod registers;

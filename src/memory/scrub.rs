@@ -206,6 +206,12 @@ fn split_words(bytes: &[u8]) -> (&[u8], &[u64], &[u8]) {
     unsafe { bytes.align_to::<u64>() }
 }
 
+/// What was stored in `value` before is in memory from here on, also where it is freed right away: else the compiler
+/// leaves out stores that it can see nobody read.
+pub fn settle<T>(value: &T) {
+    barrier(std::ptr::from_ref(value).cast());
+}
+
 /// Makes the compiler believe that the memory at `start` is read here.
 fn barrier(start: *const u8) {
     // SAFETY: no instruction; without `nomem` it counts as a reader of all memory.

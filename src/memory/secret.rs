@@ -1,7 +1,9 @@
 //! `Secret<T>`: an owner that overwrites what it holds when it lets go.
 #![expect(unsafe_code, reason = "text is kept as bytes that are known to be UTF-8")]
 
+use std::borrow::Cow;
 use std::fmt;
+use std::io;
 
 use super::buffer::Buffer;
 use super::scrub::{Plain, Scrubbed, scrub};
@@ -123,6 +125,14 @@ impl<C: Content + ?Sized> Secret<C> {
 }
 
 impl Secret<str> {
+    /// Takes text over: what is borrowed is copied, and stays its owner's; what is owned is overwritten, too.
+    pub fn take(text: Cow<'_, str>) -> Self {
+        match text {
+            Cow::Borrowed(text) => Self::copy(text),
+            Cow::Owned(text) => Self::new(text),
+        }
+    }
+
     /// Bytes that are UTF-8, as text; else they are overwritten.
     pub fn from_utf8(bytes: Secret<[u8]>) -> Option<Self> {
         str::from_utf8(bytes.expose()).is_ok().then(|| Self(bytes.0))
@@ -222,6 +232,20 @@ impl<C: Content + ?Sized, O: Owner<Content = C>> From<O> for Secret<C> {
 impl<C: Content + ?Sized> fmt::Debug for Secret<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[REDACTED]")
+    }
+}
+
+/// Writes into a secret, which overwrites what it outgrows.
+pub struct Growing<'a>(pub &'a mut Secret<[u8]>);
+
+impl io::Write for Growing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

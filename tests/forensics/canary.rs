@@ -117,13 +117,18 @@ impl Known {
     }
 }
 
-/// Writes the checkpoint, asks for all kinds of replies, and writes what is known of them. Returns all needles.
-pub fn prepare(folder: &Path) -> Needles {
-    let recipe = recipe();
-    recipe.write(folder, Some("byte_level"));
+/// Writes the checkpoint.
+pub fn write_checkpoint(folder: &Path) {
+    recipe().write(folder, Some("byte_level"));
     // a chat whose prompt is that of the plain request
     let template = "{% for message in messages %}{{ message.content }}{% endfor %}";
     std::fs::write(folder.join("chat_template.jinja"), template).unwrap();
+}
+
+/// Writes the checkpoint, asks for all kinds of replies, and writes what is known of them. Returns all needles.
+pub fn prepare(folder: &Path) -> Needles {
+    let recipe = recipe();
+    write_checkpoint(folder);
     let session = builder(folder).open().unwrap();
     let mut all = Needles::new();
     for kind in Kind::ALL {

@@ -8,8 +8,8 @@
 //! Lives here: which cells there are (`cells.rs`), scenes (`scenarios.rs`), the canary (`canary.rs`), what may be found
 //! (below). Never will: knowledge of where a session keeps something.
 
-mod canary;
-mod cells;
+pub mod canary;
+pub mod cells;
 mod process;
 mod rows;
 mod scenarios;

@@ -1,6 +1,7 @@
 //! A process of its own sends canaries through every field of a request, every error, a panic and every public type's
 //! `Debug` and `Display`; its parent searches all that it printed, logged or told.
 
+use std::collections::BTreeSet;
 use std::fmt::{Debug, Display};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -10,16 +11,18 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use amnesic::clock::Clock;
-use amnesic::privacy::{Alias, Prices};
-use amnesic::testing::{LogitsTap, Scorer, Tokenizer};
+use amnesic::privacy::{Alias, Anthropic, Disclosure, Event, Prices, ThirdPartyRequest};
+use amnesic::testing::forensics::Needles;
+use amnesic::testing::{Gate, LogitsTap, Scorer, Tokenizer};
 use amnesic::{
-    Builder, CancelToken, Dry, Error, Message, Priority, Reply, Request, ResponseFormat, Role, Session,
-    Speculation, Tool, ToolCall, assistant, system, tool, user,
+    Builder, CancelToken, Dry, EmbedRequest, Error, Message, Priority, Reply, Request, RerankRequest,
+    ResponseFormat, Role, Session, Speculation, Tool, ToolCall, assistant, system, tool, user,
 };
 
-use crate::common::Recipe;
+use crate::common::{Recipe, fixture};
 use crate::needles::{self, word};
 use crate::recorder::Recorder;
+use crate::types;
 
 /// So large that ids have six digits, which no count, size or time here happens to have.
 const VOCAB: usize = 150_000;
@@ -81,14 +84,26 @@ fn print(text: &str) {
     printed.push('\n');
 }
 
-fn show(value: &impl Debug) {
+/// Types whose `Debug`, and whose `Display`, was printed.
+static SHOWN: Mutex<[BTreeSet<String>; 2]> = Mutex::new([BTreeSet::new(), BTreeSet::new()]);
+
+/// Remembers that a type was shown: `amnesic::request::Request`, without references and parameters.
+fn note<T: ?Sized>(way: usize) {
+    let name = std::any::type_name::<T>().trim_start_matches('&').split('<').next().unwrap();
+    SHOWN.lock().unwrap()[way].insert(name.to_owned());
+}
+
+fn show<T: Debug>(value: &T) {
+    note::<T>(0);
     print(&format!("{value:?}"));
     print(&format!("{value:#?}"));
 }
 
 fn show_error(error: &Error) {
     show(error);
+    note::<Error>(1);
     print(&format!("{error} ({})", error.kind()));
+    show_both(&error.kind());
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
         print(&format!("{inner} {inner:?}"));
@@ -96,8 +111,26 @@ fn show_error(error: &Error) {
     }
 }
 
-fn show_both(value: &(impl Debug + Display)) {
+fn show_event(event: &Event) {
+    show(event);
+    match event {
+        Event::Accepted(inner) => {
+            show(inner);
+            show(&inner.asked);
+        }
+        Event::Refused(inner) => show(inner),
+        Event::FirstToken(inner) => show(inner),
+        Event::Ended(inner) => show(inner),
+        Event::Failed(inner) => show(inner),
+        Event::SessionOpened(inner) => show(inner),
+        Event::SessionClosed(inner) => show(inner),
+        _ => {}
+    }
+}
+
+fn show_both<T: Debug + Display>(value: &T) {
     show(value);
+    note::<T>(1);
     print(&value.to_string());
 }
 
@@ -139,7 +172,7 @@ fn builder(folder: &Path) -> Builder {
         .model_name(Alias::new("canary-model").unwrap())
         .clock(Steps(Instant::now(), AtomicU64::new(0)))
         .on_event(|event| {
-            show(event);
+            show_event(event);
             print(&serde_json::to_string(event).unwrap());
         })
 }
@@ -254,6 +287,8 @@ fn wrong() -> Vec<(&'static str, Ask)> {
 fn show_reply(reply: &Reply) {
     show(reply);
     show_both(&reply.request_id);
+    show_both(&reply.receipt);
+    reply.receipt.devices.iter().for_each(show);
     show(reply.prompt_logprobs());
     for choice in reply.choices() {
         show(choice);
@@ -277,6 +312,7 @@ fn serve(folder: &Path) -> (Vec<u32>, Vec<String>) {
         ids.extend_from_slice(reply.tokens());
         texts.push(reply.text().to_owned());
     };
+    show_what_goes_in();
     for ask in right() {
         show(&ask());
         keep(&session.generate(ask()).unwrap());
@@ -310,6 +346,40 @@ fn serve(folder: &Path) -> (Vec<u32>, Vec<String>) {
     show(&session.counters());
     show_both(&session.close().unwrap());
     (ids, texts)
+}
+
+/// What a request is made of, each with a canary wherever one can be.
+fn show_what_goes_in() {
+    show(&Tool::new(word(6), word(7), serde_json::json!({ word(3): word(4) })));
+    show(&ToolCall::new(word(8), word(9), word(10)));
+    show(&Message::new(Role::User, word(13)).with_name(word(14)).with_reasoning(word(16)));
+    for format in [ResponseFormat::regex(word(22)), ResponseFormat::lark(word(25))] {
+        show(&format);
+    }
+    show(&ResponseFormat::json_schema(serde_json::json!({ "enum": [word(23)] })));
+    show(&EmbedRequest::new([word(0), word(1)]).prompt(word(2)));
+    show(&EmbedRequest::new([word(0)]).prompt_name(word(2)));
+    show(&RerankRequest::new(word(0), [word(1)]));
+    let model =
+        amnesic::privacy::Model::<amnesic::privacy::ThirdParty<Anthropic>>::new(Alias::new("a").unwrap());
+    let disclosure = Disclosure::acknowledged(&model.policy(), SystemTime::UNIX_EPOCH).unwrap();
+    show(&ThirdPartyRequest::new(&model, Request::prompt(word(0)).stop(word(1)), &disclosure));
+    // what a test searches for is content, too
+    let needles = Needles::new().text("canary", &word(0)).ids("ids", &ids(PROMPT_IDS));
+    show(&needles);
+    show_both(&needles.search_bytes(word(0).as_bytes()));
+    show(needles.search_bytes(word(0).as_bytes()).iter().next().expect("it is there"));
+}
+
+/// Texts that are embedded and scored, and what comes of them.
+fn encode() {
+    let open = |name: &str| Session::builder(fixture("encoders").join(name)).threads(2).open().unwrap();
+    let embeddings =
+        open("roberta").embed_with(EmbedRequest::new([word(0), word(1)]).prompt(word(2))).unwrap();
+    show(&embeddings);
+    let error = open("roberta").embed_with(EmbedRequest::new([word(0)]).prompt_name(word(2))).unwrap_err();
+    show_error(&error);
+    show(&open("roberta_scores").rerank_with(RerankRequest::new(word(0), [word(1), word(2)])).unwrap());
 }
 
 fn converse(session: &Session, keep: &mut dyn FnMut(&Reply)) {
@@ -358,6 +428,7 @@ fn ends(session: &Session, keep: &mut dyn FnMut(&Reply)) {
     show(&stream.next().unwrap().unwrap());
     drop(stream);
     let tap = LogitsTap::default();
+    show(&Gate::default());
     keep(&session.generate(long().max_tokens(1).tap_logits(&tap)).unwrap());
     show(&tap);
 }
@@ -414,7 +485,9 @@ fn child() {
         control();
     }
     let (ids, texts) = serve(folder);
+    encode();
     fail(folder);
+    std::fs::write(folder.join("shown"), serde_json::to_vec(&*SHOWN.lock().unwrap()).unwrap()).unwrap();
     let told = RECORDER.get().unwrap().lines().join("\n");
     std::fs::write(folder.join("told"), told + "\n" + &PRINTED.lock().unwrap()).unwrap();
     std::fs::write(folder.join("replies"), serde_json::to_vec(&(ids, texts)).unwrap()).unwrap();
@@ -512,6 +585,9 @@ fn nothing_of_a_request_is_printed_logged_or_told() {
     let (captured, needles) = run(folder.path(), false);
     let leaked = found(&captured, &needles);
     assert!(leaked.is_empty(), "found in {} bytes: {leaked:?}", captured.len());
+    types::all_are_shown(
+        &serde_json::from_slice(&std::fs::read(folder.path().join("shown")).unwrap()).unwrap(),
+    );
     only_what_is_declared(&captured);
     // what is allowed is there, so the listeners heard
     for expected in [

@@ -244,7 +244,7 @@ impl Reader {
         match prompt {
             TextPrompt::Text(text) => Ok(text.expose()),
             TextPrompt::Default => Ok(self.settings.default_prompt.as_deref().and_then(named).unwrap_or("")),
-            TextPrompt::Named(name) => named(name).ok_or_else(|| {
+            TextPrompt::Named(name) => named(name.expose()).ok_or_else(|| {
                 let known: Vec<&str> = self.settings.prompts.keys().map(String::as_str).collect();
                 Error::request("prompt_name", format!("one of the checkpoint's: {}", known.join(", ")))
             }),

@@ -33,20 +33,6 @@ const MAX_PATTERNS: usize = 2048;
 /// 14 in eight.
 const MAX_CHOICES: usize = 22_000;
 
-/// How deep the value is nested; a number is 0 deep. No recursion.
-pub fn depth(value: &Value) -> usize {
-    let (mut deepest, mut left) = (0, vec![(value, 0)]);
-    while let Some((value, depth)) = left.pop() {
-        deepest = deepest.max(depth);
-        match value {
-            Value::Array(values) => left.extend(values.iter().map(|value| (value, depth + 1))),
-            Value::Object(map) => left.extend(map.values().map(|value| (value, depth + 1))),
-            _ => {}
-        }
-    }
-    deepest
-}
-
 /// The error for a schema of more than [`MAX_DEPTH`].
 pub fn nested_too_deep() -> Error {
     expected(format!("a JSON Schema nested at most {MAX_DEPTH} deep"))
@@ -57,7 +43,7 @@ pub fn nested_too_deep() -> Error {
 /// # Errors
 /// It is no schema, uses a keyword that is not supported, or exceeds a limit.
 pub fn check(document: &Value) -> Result<()> {
-    if depth(document) > MAX_DEPTH {
+    if crate::memory::json::depth(document) > MAX_DEPTH {
         return Err(nested_too_deep());
     }
     if count(document) > MAX_VALUES {

@@ -289,7 +289,7 @@ fn text_needs_no_matcher() {
 
 #[test]
 fn a_value_nested_beyond_the_stack_is_taken_apart() {
-    wipe(nested_lists(200_000));
+    crate::memory::json::wipe(nested_lists(200_000));
 }
 
 fn nested_lists(depth: usize) -> Value {

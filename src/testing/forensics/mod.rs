@@ -70,7 +70,7 @@
 //! # What is looked for
 //! | needle | forms |
 //! |---|---|
-//! | [`Needles::text`] | UTF-8 and UTF-16LE, in parts of 12 characters |
+//! | [`Needles::text`] | UTF-8, UTF-16 and UTF-32, those in both orders of bytes, in parts of 12 characters |
 //! | [`Needles::ids`] | `u16` where they fit, `u32`, and `u64`, which is `i64` too, in parts of six |
 //! | [`Needles::row`] | `f32`, `f16`, `bf16`, one value behind another, in parts of 64 |
 //! | [`Needles::keys`], [`Needles::values`] | the same, and as they lie packed in a KV cache: see [`Cache`] |
@@ -80,13 +80,15 @@
 //! values, numbers in a row) are left out; content that has no other is refused with a panic.
 //!
 //! # Not found
-//! What was encrypted, compressed, or computed from content in a way that no needle names; other forms of numbers, such
-//! as `f64`; content split between pages that are not neighbours. Memory of the kernel and of devices. From outside, what a
-//! process has in `memfd_secret`, which nobody else can read: [`Findings::unread`] counts it; a search from inside reads it.
+//! What was encrypted, compressed, or computed from content in a way that no needle names: [`differential`] finds that
+//! too, where two requests of equal shape can be compared; other forms of numbers, such as `f64`; content split between
+//! pages that are not neighbours. Memory of the kernel and of devices. From outside, what a process has in
+//! `memfd_secret`, which nobody else can read: [`Findings::unread`] counts it; a search from inside reads it.
 //!
 //! Lives here: needles, the search, and learning rows. Never will: anything that holds content in the clear, and
 //! anything that changes what a session does.
 
+pub mod differential;
 mod findings;
 mod learn;
 mod matcher;

@@ -229,13 +229,14 @@ impl Needles {
         Self::default()
     }
 
-    /// Text, as UTF-8 and as UTF-16LE.
+    /// Text, as UTF-8, and as UTF-16 and UTF-32 in both orders of bytes.
     ///
     /// # Panics
     /// If it is shorter than eight characters, or no twelve of them in a row have five different ones.
     pub fn text(mut self, name: &str, text: &str) -> Self {
         let starts: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
-        let (utf8, utf16) = (self.name(name, "UTF-8"), self.name(name, "UTF-16"));
+        let forms = ["UTF-8", "UTF-16LE", "UTF-16BE", "UTF-32LE", "UTF-32BE"];
+        let [utf8, utf16le, utf16be, utf32le, utf32be] = forms.map(|form| self.name(name, form));
         let mut any = false;
         for part in parts_of(starts.len() - 1, TEXT_PART) {
             let part = &text[starts[part.start]..starts[part.end]];
@@ -245,7 +246,10 @@ impl Needles {
             }
             any = true;
             self.exact(utf8, part.bytes());
-            self.exact(utf16, part.encode_utf16().flat_map(u16::to_le_bytes));
+            self.exact(utf16le, part.encode_utf16().flat_map(u16::to_le_bytes));
+            self.exact(utf16be, part.encode_utf16().flat_map(u16::to_be_bytes));
+            self.exact(utf32le, part.chars().flat_map(|char| u32::from(char).to_le_bytes()));
+            self.exact(utf32be, part.chars().flat_map(|char| u32::from(char).to_be_bytes()));
         }
         assert!(
             any,

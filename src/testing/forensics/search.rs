@@ -104,15 +104,15 @@ impl Needles {
 }
 
 /// A line of /proc/PID/maps.
-struct Mapping<'a> {
-    range: std::ops::Range<u64>,
-    rights: &'a str,
+pub(super) struct Mapping<'a> {
+    pub range: std::ops::Range<u64>,
+    pub rights: &'a str,
     inode: &'a str,
-    name: &'a str,
+    pub name: &'a str,
 }
 
 impl<'a> Mapping<'a> {
-    fn parse(line: &'a str) -> Option<Self> {
+    pub fn parse(line: &'a str) -> Option<Self> {
         let mut words = line.split_ascii_whitespace();
         let (start, end) = words.next()?.split_once('-')?;
         let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).ok());
@@ -122,7 +122,7 @@ impl<'a> Mapping<'a> {
         Some(Self { range: start?..end?, rights, inode, name })
     }
 
-    fn is_writable(&self) -> bool {
+    pub fn is_writable(&self) -> bool {
         self.rights.starts_with("rw")
     }
 

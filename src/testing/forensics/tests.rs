@@ -8,23 +8,45 @@ fn bf16(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|&value| half::bf16::from_f32(value).to_le_bytes()).collect()
 }
 
+/// The forms of a text, each with its name.
+fn encodings(text: &str) -> [(Vec<u8>, &'static str); 5] {
+    [
+        (text.bytes().collect(), "prompt (UTF-8)"),
+        (text.encode_utf16().flat_map(u16::to_le_bytes).collect(), "prompt (UTF-16LE)"),
+        (text.encode_utf16().flat_map(u16::to_be_bytes).collect(), "prompt (UTF-16BE)"),
+        (text.chars().flat_map(|char| u32::from(char).to_le_bytes()).collect(), "prompt (UTF-32LE)"),
+        (text.chars().flat_map(|char| u32::from(char).to_be_bytes()).collect(), "prompt (UTF-32BE)"),
+    ]
+}
+
 #[test]
-fn text_is_found_in_both_encodings_and_by_its_parts() {
-    let text = "Zebulon Quartzwick of Krähwinkel";
-    let needles = Needles::new().text("prompt", text);
-    let utf16: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    for (bytes, name) in [(text.as_bytes(), "prompt (UTF-8)"), (&utf16, "prompt (UTF-16)")] {
-        for shift in [0, 1, 4095, 4096, 5000] {
-            let mut memory = vec![0; shift];
-            memory.extend(bytes);
-            let findings = needles.search_bytes(&memory);
-            assert_eq!(findings.names().collect::<Vec<_>>(), [name], "at {shift}");
-            assert_eq!(
-                (findings.iter().next().unwrap().offset, findings.bytes()),
-                (shift as u64, memory.len() as u64)
+fn text_is_found_in_every_encoding_and_by_its_parts() {
+    // with a character outside the first plane, which is two units in UTF-16
+    for text in
+        ["Zebulon Quartzwick of Krähwinkel", "Ζεβουλων ο Κβαρτζβικ της Θεσσαλιας", "квартцвик 魁北克 𝒵ебулон"]
+    {
+        let needles = Needles::new().text("prompt", text);
+        for (bytes, name) in encodings(text) {
+            for shift in [0, 1, 4095, 4096, 5000] {
+                let mut memory = vec![0; shift];
+                memory.extend(&bytes);
+                let findings = needles.search_bytes(&memory);
+                let found = findings.iter().find(|found| found.name == name).expect(name);
+                assert_eq!((found.offset, findings.bytes()), (shift as u64, memory.len() as u64));
+                // Latin text in one order of bytes is text in the other one, a byte further
+                if !text.starts_with('Z') || shift == 0 {
+                    assert_eq!(findings.names().collect::<Vec<_>>(), [name], "at {shift}");
+                }
+            }
+            let parts = &bytes[bytes.len() / 32..];
+            assert!(
+                text.starts_with('Z') || needles.search_bytes(parts).has(name),
+                "a part of {name} is enough"
             );
         }
     }
+    let text = "Zebulon Quartzwick of Krähwinkel";
+    let needles = Needles::new().text("prompt", text);
     assert!(needles.search_bytes(&text.as_bytes()[5..28]).has("prompt"), "a part is enough");
     assert!(needles.search_bytes(b"Zebulon is a name; Quartzwick is, too").is_empty());
 }
