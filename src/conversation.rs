@@ -1,13 +1,16 @@
 //! What may outlive a request: a [`Conversation`], and a [`Public`] prompt.
 
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use crate::chat::Message;
 pub(crate) use crate::engine::job::Reuse;
+use crate::engine::receipts::About;
 use crate::engine::worker;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
+use crate::privacy::Subject;
 use crate::request::{Prompt, Request};
 use crate::response::{Piece, Reply};
 use crate::session::Line;
@@ -29,12 +32,15 @@ pub struct Conversation {
     line: Line,
     reuse: Reuse,
     messages: Arc<Vec<Message>>,
+    began: SystemTime,
 }
 
 impl Conversation {
     pub(crate) fn new(line: Line) -> Self {
-        let reuse = Reuse { kept: line.keep(), ids: Arc::default(), adapter: Arc::default(), public: false };
-        Self { line, reuse, messages: Arc::default() }
+        let kept = line.keep(|_, _| None);
+        let began = line.telemetry.clock.wall();
+        let reuse = Reuse { kept, ids: Arc::default(), adapter: Arc::default(), public: false };
+        Self { line, reuse, messages: Arc::default(), began }
     }
 
     /// The chat's messages so far.
@@ -78,6 +84,7 @@ impl Conversation {
 
     /// The request with all that was before it.
     fn next_turn(&mut self, mut request: Request, stream: bool) -> Result<Request> {
+        let began = self.line.telemetry.clock.wall();
         let named = request.prefix.replace(self.reuse.clone());
         let wrong = match named {
             Some(_) => Err(Error::request("shares", "left out in a conversation")),
@@ -85,13 +92,17 @@ impl Conversation {
         };
         if let Err(error) = wrong {
             self.line.telemetry.trace(&request, stream).refused(error.kind());
+            self.line.refused(&[request.nonce], began, 0, &error);
             return Err(error);
         }
         if matches!(request.prompt, Prompt::Chat(_))
             && let Prompt::Chat(new) = std::mem::take(&mut request.prompt)
         {
             let (all, new) = (Arc::get_mut(&mut self.messages), Arc::into_inner(new));
-            let (Some(all), Some(new)) = (all, new) else { return Err(Error::Closed) };
+            let (Some(all), Some(new)) = (all, new) else {
+                self.line.refused(&[request.nonce], began, 0, &Error::Closed);
+                return Err(Error::Closed);
+            };
             all.extend(new);
             request.prompt = Prompt::Chat(self.messages.clone());
         }
@@ -121,8 +132,13 @@ impl Conversation {
 
 impl Drop for Conversation {
     fn drop(&mut self) {
+        // all of it is overwritten before its receipt says so
+        self.messages = Arc::default();
+        self.reuse.ids.lock().unwrap_or_else(PoisonError::into_inner).truncate(0);
+        let (session, number) = (self.line.telemetry.session, self.reuse.kept.key);
+        let about = About::completed(Subject::Conversation { session, number }, None, self.began);
         let (done, answer) = sync_channel(1);
-        if self.line.worker.send(worker::Message::Forget(self.reuse.kept.key, Some(done))).is_ok() {
+        if self.line.worker.send(worker::Message::Forget(number, Some(about), Some(done))).is_ok() {
             let _ = answer.recv(); // a session that closes overwrites it too
         }
     }
@@ -184,7 +200,8 @@ pub struct Public {
 impl Public {
     pub(crate) fn new(line: &Line, ids: Secret<[u32]>, adapter: Option<String>) -> Self {
         let tokens = ids.expose().len();
-        let (kept, ids) = (line.keep(), Arc::new(Mutex::new(ids)));
+        let kept = line.keep(|session, number| Some(Subject::Public { session, number }));
+        let ids = Arc::new(Mutex::new(ids));
         let reuse = Reuse { kept, ids, adapter: Arc::new(Mutex::new(adapter)), public: true };
         Self { reuse, tokens }
     }
