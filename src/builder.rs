@@ -16,7 +16,7 @@ use crate::engine::encode;
 use crate::engine::encode::reader::{Reader, Settings};
 use crate::engine::intake::{Defaults, Intake, Vocabulary};
 use crate::engine::models::{Model, Models};
-use crate::engine::receipts::{OnReceipt, Receipts};
+use crate::engine::receipts::{Receipts, Ties};
 use crate::engine::worker::{Shared, Worker};
 use crate::error::{Error, Result};
 use crate::memory::thread::{self, Depth, spawn};
@@ -25,15 +25,15 @@ use crate::model::decoder::{Decoder, Limits, Plan, blocks_for};
 use crate::model::encoder::{self, Encoder, EncoderPlan};
 use crate::model::sentence::Sentence;
 use crate::model::weights::{Options, StepWeights, Weights};
-use crate::privacy::receipt::Chain;
 use crate::privacy::trace::{self, OnEvent, Telemetry};
 use crate::privacy::{Alias, Event, Prices};
-use crate::privacy::{ReceiptHash, ScrubReceipt};
+use crate::privacy::{Attester, Environment, Evidence, Nonce, ReceiptHash, ScrubReceipt, Signer};
 use crate::sample::Sampling;
 use crate::session::{Line, Session};
 use crate::source::Source;
 use crate::text::Text;
 use crate::weights::adapter::Adapter;
+use crate::weights::files::Recording;
 use crate::weights::json::Json;
 use crate::weights::progress::{OnProgress, Progress};
 use crate::weights::{Checkpoint, Dtype, Tensor};
@@ -117,8 +117,10 @@ pub struct Builder {
     max_requests: usize,
     draft: Option<PathBuf>,
     clock: Arc<dyn Clock>,
-    chain: Option<ReceiptHash>,
-    on_receipt: Option<OnReceipt>,
+    ties: Ties,
+    hash_files: bool,
+    /// While it opens: what is read.
+    recording: Option<Recording>,
     accept_unscrubbed_heap: bool,
     #[cfg(feature = "debug-sampler")]
     debug_sampler: Option<crate::privacy::debug_sampler::DebugSampler>,
@@ -152,8 +154,9 @@ impl Builder {
             max_requests: 1 << 16,
             draft: None,
             clock: Arc::new(SystemClock),
-            chain: None,
-            on_receipt: None,
+            ties: Ties::default(),
+            hash_files: true,
+            recording: None,
             accept_unscrubbed_heap: false,
             #[cfg(feature = "debug-sampler")]
             debug_sampler: None,
@@ -223,14 +226,62 @@ impl Builder {
     /// out of an audit log unseen ([`crate::privacy::verify_receipts`]). The first one follows `previous`: the hash of
     /// the last session's last receipt, or [`ReceiptHash::START`].
     pub fn chain_receipts(mut self, previous: ReceiptHash) -> Self {
-        self.chain = Some(previous);
+        self.ties.chain = Some(previous);
+        self
+    }
+
+    /// Has the session's receipts signed, and chained ([`Builder::chain_receipts`]): behind [`ReceiptHash::START`] unless
+    /// another hash is named. With the feature `signed-receipts` there is an
+    #[cfg_attr(feature = "signed-receipts", doc = "[`Ed25519Signer`](crate::privacy::Ed25519Signer).")]
+    #[cfg_attr(not(feature = "signed-receipts"), doc = "`Ed25519Signer`.")]
+    ///
+    /// ```
+    /// # amnesic::install_scrubbing_allocator!();
+    /// # #[cfg(not(feature = "signed-receipts"))]
+    /// # fn main() {}
+    /// # #[cfg(feature = "signed-receipts")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use amnesic::privacy::{Ed25519Signer, PublicKey, ReceiptHash, Verifier};
+    /// use amnesic::{Request, Session};
+    ///
+    /// let signer = Ed25519Signer::generate()?;
+    /// let key = PublicKey::ed25519(&signer.public_key_text())?;
+    /// let session = Session::builder("models/default").sign_receipts(signer).open()?;
+    /// let reply = session.generate(Request::prompt("Once").max_tokens(2))?;
+    /// Verifier::after(ReceiptHash::START).trust(key).receipt(&reply.receipt)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn sign_receipts(mut self, signer: impl Signer + 'static) -> Self {
+        self.ties.signer = Some(Arc::new(signer));
+        self
+    }
+
+    /// Takes a quote over the key that signs receipts when the session opens: [`Session::evidence`] has it, and the
+    /// session's receipt; all others have its hash. Takes [`Builder::sign_receipts`].
+    pub fn attest(mut self, attester: impl Attester + 'static) -> Self {
+        self.ties.attester = Some(Arc::new(attester));
+        self
+    }
+
+    /// A number of the caller's that all receipts of the session have, and that a quote is taken over: it shows that they
+    /// are no older than the number.
+    pub fn receipt_nonce(mut self, nonce: Nonce) -> Self {
+        self.ties.nonce = Some(nonce);
+        self
+    }
+
+    /// Leaves out the SHA-256 of the checkpoint's files in receipts. By default they are worked out while the session opens,
+    /// the weights' on a thread of its own beside loading.
+    pub fn without_file_hashes(mut self) -> Self {
+        self.hash_files = false;
         self
     }
 
     /// Is called with the receipt of every request when it ended, also of those that failed or that nobody waited for,
     /// and at last with the session's: in the order of their chain, from the thread that computes, which waits for it.
     pub fn on_receipt(mut self, call: impl Fn(&ScrubReceipt) + Send + Sync + 'static) -> Self {
-        self.on_receipt = Some(Arc::new(call));
+        self.ties.told = Some(Arc::new(call));
         self
     }
 
@@ -374,7 +425,6 @@ impl Builder {
         trace::open(self.clock.clone(), || self.load())
     }
 
-    #[cfg_attr(not(feature = "hub"), expect(unused_mut, reason = "only the feature changes folders"))]
     fn load(mut self) -> Result<Session> {
         if !self.accept_unscrubbed_heap && !crate::alloc::is_installed() {
             return Err(Error::UnscrubbedHeap);
@@ -382,6 +432,13 @@ impl Builder {
         #[cfg(feature = "hub")]
         self.fetch()?;
         let threads = self.thread_count()?;
+        if self.ties.attester.is_some() && self.ties.signer.is_none() {
+            return Err(Error::request(
+                "attest",
+                "left out without sign_receipts: a quote is over the key that signs",
+            ));
+        }
+        self.recording = self.hash_files.then(Recording::start).transpose()?;
         let found = match self.encoder_parts()? {
             Some(parts) => Found::Encoder(Box::new(parts)),
             None => {
@@ -698,7 +755,7 @@ impl Builder {
     }
 
     fn start<B: Backend + 'static>(
-        self,
+        mut self,
         (parts, draft): (Parts, Option<Parts>),
         memory: MemoryPlan,
         backend: impl Fn() -> Result<B>,
@@ -707,6 +764,7 @@ impl Builder {
         B::Weight: 'static,
     {
         let (limits, model_type) = (parts.limits, Alias::new(parts.arch.family.model_type)?);
+        let kv_cache = self.cache_type(parts.weights.dtype());
         let defaults = self.defaults(&parts.source, &parts.arch, limits)?;
         let (context, vocab) = (limits.context, defaults.vocab);
         let text = parts.source.text(parts.arch.vocab)?.map(Arc::new);
@@ -742,13 +800,18 @@ impl Builder {
                 .map_err(|_| Error::Thread(std::io::Error::other("the vocabulary's thread panicked")))
         });
         let shared = Arc::new(Shared::default());
+        let model = self.model_name.unwrap_or(model_type);
+        let environment = self.environment(&device, model, kv_cache);
+        let evidence = self.recording.take().map(|recording| self.evidence(recording)).transpose()?;
         let (telemetry, receipts) = tellers(
-            self.model_name.unwrap_or(model_type),
+            model,
             self.prices,
             self.on_event,
-            (self.chain, self.on_receipt),
+            self.ties,
+            (environment, evidence.unwrap_or_default()),
             &self.clock,
-        );
+        )?;
+        let evidence = receipts.evidence().clone();
         let (asks, inbox) = channel();
         let (to_worker, messages) = channel();
         #[cfg_attr(
@@ -776,7 +839,6 @@ impl Builder {
             clock: self.clock.clone(),
             worker: to_worker.clone(),
             session: telemetry.session,
-            accepted: 0,
         };
         let worker =
             spawn("amnesic-worker", Depth::Kernels, move || worker.run(&messages)).map_err(Error::Thread)?;
@@ -793,6 +855,7 @@ impl Builder {
             text,
             device,
             fell_back: None,
+            evidence,
         };
         session.intake =
             Some(spawn("amnesic-intake", Depth::Parsers, move || intake.run(&inbox)).map_err(Error::Thread)?);
@@ -805,12 +868,61 @@ fn tellers(
     model: Alias,
     prices: Option<Prices>,
     on_event: Option<OnEvent>,
-    (chain, on_receipt): (Option<ReceiptHash>, Option<OnReceipt>),
+    ties: Ties,
+    (environment, evidence): (Environment, Evidence),
     clock: &Arc<dyn Clock>,
-) -> (Arc<Telemetry>, Receipts) {
+) -> Result<(Arc<Telemetry>, Receipts)> {
     let session = getrandom::u64().unwrap_or(0);
-    let receipts = Receipts::new(session, clock.clone(), chain.map(Chain::after), on_receipt);
-    (Arc::new(Telemetry { model, session, prices, on_event, clock: clock.clone() }), receipts)
+    let receipts = Receipts::new(session, clock.clone(), ties, environment, evidence);
+    let receipts = receipts.map_err(Error::Attestation)?;
+    Ok((Arc::new(Telemetry { model, session, prices, on_event, clock: clock.clone() }), receipts))
+}
+
+impl Builder {
+    /// What receipts say of the session.
+    fn environment(&self, device: &str, model: Alias, kv_cache: KvType) -> Environment {
+        let quantize = match self.quantize {
+            None => "none",
+            Some(Quantize::Q8) => "q8",
+            Some(Quantize::Q4) => "q4",
+        };
+        let kv_cache = match kv_cache {
+            KvType::F32 => "f32",
+            KvType::F16 => "f16",
+            KvType::Bf16 => "bf16",
+            KvType::Int8 => "int8",
+        };
+        Environment {
+            backend: device.to_owned(),
+            model: model.to_string(),
+            quantize: quantize.to_owned(),
+            dequantize: self.dequantize,
+            kv_cache: kv_cache.to_owned(),
+            ..Environment::of_process()
+        }
+    }
+
+    /// The hashes of what was read.
+    fn evidence(&self, recording: Recording) -> Result<Evidence> {
+        let below = |folder: &Path, file: &Path| {
+            let rest = file.strip_prefix(folder).ok()?;
+            let name = if rest.as_os_str().is_empty() { Path::new(file.file_name()?) } else { rest };
+            Some(name.to_string_lossy().replace(char::is_control, "\u{fffd}"))
+        };
+        let files = recording.finish(|file| {
+            let draft = self.draft.iter().map(|folder| ("draft/".to_owned(), folder));
+            let merged = self.merged.iter().map(|folder| ("merged/".to_owned(), folder));
+            let beside = self.adapters.iter().map(|(name, folder)| (format!("adapters/{name}/"), folder));
+            let others = draft.chain(merged).chain(beside);
+            let own = (String::new(), &self.folder);
+            // the longest folder: one may lie in another
+            let names = others.chain([own]).filter_map(|(start, folder)| {
+                Some((folder.as_os_str().len(), start + &below(folder, file)?))
+            });
+            names.max().map_or_else(|| file.to_string_lossy().into_owned(), |(_, name)| name)
+        })?;
+        Ok(Evidence { files, quote: None })
+    }
 }
 
 /// The ids of special tokens that stand for something in a chat's replies.
@@ -821,7 +933,7 @@ fn visible(text: Option<&Text>, templates: Option<&Templates>) -> Vec<u32> {
 
 impl Builder {
     fn start_encoder<B: Backend + 'static>(
-        self,
+        mut self,
         parts: EncoderParts,
         memory: MemoryPlan,
         mut backend: B,
@@ -830,6 +942,7 @@ impl Builder {
         B::Weight: 'static,
     {
         let EncoderParts { arch, sentence, weights, steps, plan, limits } = parts;
+        let kv_cache = self.cache_type(weights.dtype());
         let of_steps: Vec<&Tensor> = steps.iter().flat_map(StepWeights::iter).collect();
         let total_bytes = weights.file_bytes() + of_steps.iter().map(|tensor| tensor.bytes()).sum::<u64>();
         let (model_type, vocab) = (Alias::new(arch.family.model_type)?, arch.vocab);
@@ -858,13 +971,18 @@ impl Builder {
         };
         let encoder = Encoder::new(arch, (&weights, &steps), plan, self.quantize, &mut backend, loaded)?;
         drop((weights, steps));
+        let (model, device) = (self.model_name.unwrap_or(model_type), backend.name());
+        let environment = self.environment(&device, model, kv_cache);
+        let evidence = self.recording.take().map(|recording| self.evidence(recording)).transpose()?;
         let (telemetry, receipts) = tellers(
-            self.model_name.unwrap_or(model_type),
+            model,
             self.prices,
             self.on_event,
-            (self.chain, self.on_receipt),
+            self.ties,
+            (environment, evidence.unwrap_or_default()),
             &self.clock,
-        );
+        )?;
+        let evidence = receipts.evidence().clone();
         let shared = Arc::new(Shared::default());
         let (asks, inbox) = channel();
         let (to_worker, messages) = channel();
@@ -887,9 +1005,7 @@ impl Builder {
             clock: self.clock.clone(),
             worker: to_worker.clone(),
             session: telemetry.session,
-            accepted: 0,
         };
-        let device = backend.name();
         #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests ask for faults"))]
         let mut worker = encode::worker::Worker::new(
             (backend, encoder, pooling),
@@ -917,6 +1033,7 @@ impl Builder {
             text: None,
             device,
             fell_back: None,
+            evidence,
         };
         session.intake =
             Some(spawn("amnesic-intake", Depth::Parsers, move || reader.run(&inbox)).map_err(Error::Thread)?);

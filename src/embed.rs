@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::cancel::CancelToken;
 use crate::memory::Secret;
-use crate::privacy::ScrubReceipt;
+use crate::privacy::{Nonce, ScrubReceipt};
 use crate::response::{RequestId, Timing, Usage};
 
 /// Texts to be embedded, for [`crate::Session::embed_with`].
@@ -37,6 +37,7 @@ pub(crate) struct Common {
     pub deadline: Option<Instant>,
     pub timeout: Option<Duration>,
     pub cancel: Option<CancelToken>,
+    pub nonce: Option<Nonce>,
 }
 
 /// What is put before each text.
@@ -70,6 +71,13 @@ macro_rules! common {
             /// Ends the request so long after it was taken in with [`crate::Error::Interrupted`].
             pub fn timeout(mut self, after: Duration) -> Self {
                 self.common.timeout = Some(after);
+                self
+            }
+
+            /// A number of the caller's that the request's receipt will have, whether or not it is accepted. **It stands in
+            /// logs: never derive it from content.**
+            pub fn nonce(mut self, nonce: Nonce) -> Self {
+                self.common.nonce = Some(nonce);
                 self
             }
 

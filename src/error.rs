@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::grammar::GrammarReason;
 use crate::memory::poison::PoisonReason;
-use crate::privacy::{AliasReason, DisclosureReason, LockdownError};
+use crate::privacy::{AliasReason, AttestError, DisclosureReason, LockdownError};
 use crate::response::FinishReason;
 
 /// A result with this crate's [`enum@Error`].
@@ -12,7 +12,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// What went wrong, and who must act: the caller ([`Error::Request`] to [`Error::ModelAlias`]), whoever made the
 /// checkpoint ([`Error::Read`] to [`Error::Tokenizer`]), whoever runs the machine ([`Error::Memory`] to
-/// [`Error::Lockdown`]), or nobody, because a guarantee is in doubt ([`Error::Poisoned`]).
+/// [`Error::Attestation`]), or nobody, because a guarantee is in doubt ([`Error::Poisoned`]).
 ///
 /// Names files, tensors, fields and numbers; never text, token ids or tensor values.
 #[non_exhaustive]
@@ -210,6 +210,9 @@ pub enum Error {
     /// The process cannot be confined, or a setting of [`crate::privacy::process`] cannot be made.
     #[error("lockdown: {0}")]
     Lockdown(LockdownError),
+    /// There is no quote over the key that signs receipts.
+    #[error("attestation: {0}")]
+    Attestation(AttestError),
 
     /// The session's guarantee is in doubt: it serves no more requests. Everything it held was overwritten.
     #[error("the session is poisoned: {0}")]
@@ -315,6 +318,7 @@ pub enum ErrorKind {
     NoToken,
     Grammar,
     Lockdown,
+    Attestation,
     Disclosure,
     ModelAlias,
     Sealed,
@@ -357,6 +361,7 @@ impl ErrorKind {
             Self::Sealed => "sealed",
             Self::Disclosure => "disclosure",
             Self::Lockdown => "lockdown",
+            Self::Attestation => "attestation",
             Self::Hub => "hub",
         }
     }
@@ -442,6 +447,7 @@ impl Error {
             Self::Sealed(_) => ErrorKind::Sealed,
             Self::Disclosure(_) => ErrorKind::Disclosure,
             Self::Lockdown(_) => ErrorKind::Lockdown,
+            Self::Attestation(_) => ErrorKind::Attestation,
             #[cfg(feature = "hub")]
             Self::Hub { .. } => ErrorKind::Hub,
         }

@@ -10,6 +10,7 @@ use crate::conversation::{Public, Reuse};
 use crate::error::{Error, Result};
 use crate::grammar::ResponseFormat;
 use crate::memory::{Secret, json};
+use crate::privacy::Nonce;
 use crate::sample::{Dry, LogitBias, Logprobs, Sampling};
 use crate::tenant::Tenant;
 
@@ -41,6 +42,7 @@ pub struct Request {
     pub(crate) stream_buffer: Option<usize>,
     pub(crate) prefix: Option<Reuse>,
     pub(crate) adapter: Option<String>,
+    pub(crate) nonce: Option<Nonce>,
     #[cfg(feature = "testing")]
     pub(crate) taps: crate::engine::taps::Taps,
 }
@@ -431,6 +433,13 @@ impl Request {
     /// has caught up, and its memory goes to others if they need it.
     pub fn stream_buffer(mut self, tokens: usize) -> Self {
         self.stream_buffer = Some(tokens);
+        self
+    }
+
+    /// A number of the caller's that the request's receipt will have, whether or not it is accepted. **It stands in logs:
+    /// never derive it from content.**
+    pub fn nonce(mut self, nonce: Nonce) -> Self {
+        self.nonce = Some(nonce);
         self
     }
 

@@ -89,6 +89,13 @@ pub struct RequestId {
     pub(crate) count: u64,
 }
 
+impl RequestId {
+    /// The number of its session, which begins all ids of it.
+    pub fn session(&self) -> u64 {
+        self.session
+    }
+}
+
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}-{}", self.session, self.count)

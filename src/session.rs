@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, sync_channel};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
+use std::time::SystemTime;
 
 use crate::backend::Counters;
 use crate::builder::{Builder, MemoryPlan};
@@ -17,14 +18,15 @@ use crate::engine::encode::job::{Ask as TextsAsk, Done, Ticket, Wanted};
 use crate::engine::intake::Ask;
 use crate::engine::job::Kept;
 use crate::engine::mailbox::Outbox;
+use crate::engine::receipts::About;
 use crate::engine::worker::{Message, Shared};
 use crate::error::{Error, Result};
 #[cfg(feature = "schema")]
 use crate::memory::thread::{self, Depth, confined};
 use crate::privacy::trace::{Telemetry, Trace};
-use crate::privacy::{Operation, ScrubReceipt};
+use crate::privacy::{Evidence, Nonce, Operation, ScrubReceipt, Subject};
 use crate::request::Request;
-use crate::response::Reply;
+use crate::response::{Reply, RequestId};
 use crate::stream::{Reader, Stream};
 use crate::text::Text;
 
@@ -45,6 +47,7 @@ pub struct Session {
     pub(crate) text: Option<Arc<Text>>,
     pub(crate) device: String,
     pub(crate) fell_back: Option<Error>,
+    pub(crate) evidence: Arc<Evidence>,
 }
 
 /// What a session has to do at the moment. Metadata: no content.
@@ -76,6 +79,14 @@ pub(crate) struct Line {
     pub identity: Option<Arc<Identity>>,
 }
 
+/// Why requests were not taken in: the place of one, and what is wrong with it.
+enum Refusal {
+    /// There are receipts of them.
+    Known(usize, Error),
+    /// There are none yet.
+    New(usize, Error),
+}
+
 impl Line {
     /// Sends requests in; returns once all are accepted.
     pub fn submit(
@@ -85,7 +96,15 @@ impl Line {
     ) -> std::result::Result<Vec<Reader>, (usize, Error)> {
         let traces: Vec<Trace> =
             requests.iter().map(|request| self.telemetry.trace(request, streams)).collect();
-        let readers = self.send(requests, &traces, streams);
+        let began = self.telemetry.clock.wall();
+        let nonces: Vec<_> = requests.iter().map(|request| request.nonce).collect();
+        let readers = self.send(requests, &traces, streams).map_err(|refusal| match refusal {
+            Refusal::Known(place, error) => (place, error),
+            Refusal::New(place, error) => {
+                self.refused(&nonces, began, place, &error);
+                (place, error)
+            }
+        });
         if let Err((index, error)) = &readers {
             Trace::refuse(&traces, *index, error);
         }
@@ -97,9 +116,9 @@ impl Line {
         requests: Vec<Request>,
         traces: &[Trace],
         streams: bool,
-    ) -> std::result::Result<Vec<Reader>, (usize, Error)> {
+    ) -> std::result::Result<Vec<Reader>, Refusal> {
         for (index, request) in requests.iter().enumerate() {
-            request.check().map_err(|error| (index, error))?;
+            request.check().map_err(|error| Refusal::New(index, error))?;
         }
         let mut readers = Vec::with_capacity(requests.len());
         let mut jobs = Vec::with_capacity(requests.len());
@@ -114,14 +133,16 @@ impl Line {
             jobs.push((request, outbox, trace.clone()));
         }
         let (answer, answered) = sync_channel(1);
-        let closed = || (0, self.closed());
+        let closed = || Refusal::New(0, self.closed());
         self.asks.send(Ask::Submit(jobs, answer)).map_err(|_| closed())?;
-        answered.recv().map_err(|_| closed())??;
+        let answer = answered.recv().map_err(|_| closed())?;
+        answer.map_err(|(place, error)| Refusal::Known(place, error))?;
         Ok(readers.into_iter().map(|(mailbox, choices)| Reader::new(mailbox, choices)).collect())
     }
 
     /// Sends texts in, and waits for what becomes of them.
     fn read(&self, wanted: Wanted, trace: Trace, cancel: Option<CancelToken>) -> Result<Box<Done>> {
+        let (began, nonce) = (self.telemetry.clock.wall(), wanted.common().nonce);
         let ticket = Arc::new(Ticket::new(self.worker.clone()));
         if let Some(token) = cancel {
             token.watch(&ticket);
@@ -129,7 +150,8 @@ impl Line {
         let (answer, answered) = sync_channel(1);
         let ask = TextsAsk { wanted, trace: trace.clone(), ticket, answer };
         let sent = self.asks.send(Ask::Texts(Box::new(ask))).map_err(|_| self.closed());
-        let done = sent.and_then(|()| answered.recv().map_err(|_| self.closed())).flatten();
+        let done = sent.and_then(|()| answered.recv().map_err(|_| self.closed()));
+        let done = done.inspect_err(|error| self.refused(&[nonce], began, 0, error)).flatten();
         // of one that was accepted the worker told
         done.inspect_err(|error| trace.refused(error.kind()))
     }
@@ -147,10 +169,34 @@ impl Line {
         self.shared.poison.reason().map_or(Error::Closed, Error::Poisoned)
     }
 
-    /// A name for something to keep.
-    pub fn keep(&self) -> Arc<Kept> {
+    /// Has receipts issued of requests that were refused before the session's threads saw them: with `error`, which is of
+    /// the one at `place`. A session that is gone has issued its last receipt.
+    pub fn refused(&self, nonces: &[Option<Nonce>], began: SystemTime, place: usize, error: &Error) {
+        let abouts = nonces.iter().enumerate().map(|(index, nonce)| {
+            let subject = Subject::Request { id: self.new_id() };
+            About::refused(subject, *nonce, began, Trace::refusal_of(index, place, error))
+        });
+        let _ = self.worker.send(Message::Over(abouts.collect(), None));
+    }
+
+    /// As [`Line::refused`], of a prompt that was to be public.
+    fn publish_refused(&self, nonce: Option<Nonce>, began: SystemTime, error: &Error) {
+        let subject = Subject::Publish { id: self.new_id() };
+        let about = About::refused(subject, nonce, began, error.kind());
+        let _ = self.worker.send(Message::Over(vec![about], None));
+    }
+
+    fn new_id(&self) -> RequestId {
+        RequestId { session: self.telemetry.session, count: self.shared.next_id() }
+    }
+
+    /// A name for something to keep: `subject` says what a receipt is to be about when nobody names it any more.
+    pub fn keep(&self, subject: impl FnOnce(u64, u64) -> Option<Subject>) -> Arc<Kept> {
         let key = self.keys.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Kept { key, worker: self.worker.clone() })
+        let began = self.telemetry.clock.wall();
+        let about =
+            subject(self.telemetry.session, key).map(|subject| About::completed(subject, None, began));
+        Arc::new(Kept { key, worker: self.worker.clone(), about })
     }
 }
 
@@ -322,11 +368,15 @@ impl Session {
     /// # Errors
     /// The prompt is wrong.
     pub fn publish(&self, request: Request) -> Result<Public> {
-        request.check()?;
+        let (began, nonce) = (self.line.telemetry.clock.wall(), request.nonce);
         let adapter = request.adapter.clone();
         let (answer, answered) = sync_channel(1);
-        self.line.asks.send(Ask::Encode(Box::new(request), answer)).map_err(|_| self.line.closed())?;
-        let ids = answered.recv().map_err(|_| self.line.closed())??;
+        let closed = || self.line.closed();
+        let sent = request.check().and_then(|()| {
+            self.line.asks.send(Ask::Encode(Box::new(request), answer)).map_err(|_| closed())?;
+            answered.recv().map_err(|_| closed())
+        });
+        let ids = sent.inspect_err(|error| self.line.publish_refused(nonce, began, error)).flatten()?;
         Ok(Public::new(&self.line, ids, adapter))
     }
 
@@ -353,6 +403,12 @@ impl Session {
     /// asked for or found.
     pub fn fell_back(&self) -> Option<&Error> {
         self.fell_back.as_ref()
+    }
+
+    /// The hashes of the files that it was opened from, and the quote over the key that signs its receipts: what the hashes
+    /// in every receipt's [`Environment`](crate::privacy::Environment) are of.
+    pub fn evidence(&self) -> &Evidence {
+        &self.evidence
     }
 
     /// Tokens, prompt and reply together, that one request may have; or a text to be embedded, special ones included.

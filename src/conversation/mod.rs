@@ -9,13 +9,16 @@ mod record;
 
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use crate::chat::Message;
 pub(crate) use crate::engine::job::Reuse;
+use crate::engine::receipts::About;
 use crate::engine::worker;
 use crate::error::{Error, Result, SealedReason};
 use crate::memory::Secret;
 use crate::memory::seal::{NONCE_BYTES, SealingKey, TAG_BYTES};
+use crate::privacy::Subject;
 use crate::request::{Prompt, Request};
 use crate::response::{Piece, Reply};
 use crate::session::{Line, Session};
@@ -50,6 +53,7 @@ pub struct Conversation {
     count: u64,
     /// None in a turn, and before the first.
     resting: Option<Resting>,
+    began: SystemTime,
 }
 
 /// A record, sealed.
@@ -78,9 +82,11 @@ impl std::ops::Deref for Messages {
 
 impl Conversation {
     pub(crate) fn new(line: Line) -> Self {
-        let reuse = Reuse { kept: line.keep(), ids: Arc::default(), adapter: Arc::default(), public: false };
+        let kept = line.keep(|_, _| None);
+        let began = line.telemetry.clock.wall();
+        let reuse = Reuse { kept, ids: Arc::default(), adapter: Arc::default(), public: false };
         let key = SealingKey::random();
-        Self { line, reuse, messages: Arc::default(), key, count: 0, resting: None }
+        Self { line, reuse, messages: Arc::default(), key, count: 0, resting: None, began }
     }
 
     /// The chat's messages so far: a copy, which is opened for the caller and overwritten when he drops it.
@@ -146,7 +152,7 @@ impl Conversation {
     /// # Errors
     /// As [`crate::Session::generate`]; then the turn has not been.
     pub fn generate(&mut self, request: Request) -> Result<Reply> {
-        self.wake()?;
+        self.wake(&request)?;
         let before = self.messages.len();
         let reply = self.next_turn(request, false).and_then(|request| {
             let chat = matches!(request.prompt, Prompt::Chat(_));
@@ -161,7 +167,7 @@ impl Conversation {
     /// # Errors
     /// As [`crate::Session::stream`].
     pub fn stream(&mut self, request: Request) -> Result<ConversationStream<'_>> {
-        self.wake()?;
+        self.wake(&request)?;
         let before = self.messages.len();
         let readers = self.next_turn(request, true).and_then(|request| {
             let chat = matches!(request.prompt, Prompt::Chat(_));
@@ -181,6 +187,7 @@ impl Conversation {
 
     /// The request with all that was before it.
     fn next_turn(&mut self, mut request: Request, stream: bool) -> Result<Request> {
+        let began = self.line.telemetry.clock.wall();
         let named = request.prefix.replace(self.reuse.clone());
         let wrong = match named {
             Some(_) => Err(Error::request("shares", "left out in a conversation")),
@@ -188,13 +195,17 @@ impl Conversation {
         };
         if let Err(error) = wrong {
             self.line.telemetry.trace(&request, stream).refused(error.kind());
+            self.line.refused(&[request.nonce], began, 0, &error);
             return Err(error);
         }
         if matches!(request.prompt, Prompt::Chat(_))
             && let Prompt::Chat(new) = std::mem::take(&mut request.prompt)
         {
             let (all, new) = (Arc::get_mut(&mut self.messages), Arc::into_inner(new));
-            let (Some(all), Some(new)) = (all, new) else { return Err(Error::Closed) };
+            let (Some(all), Some(new)) = (all, new) else {
+                self.line.refused(&[request.nonce], began, 0, &Error::Closed);
+                return Err(Error::Closed);
+            };
             all.extend(new);
             request.prompt = Prompt::Chat(self.messages.clone());
         }
@@ -227,9 +238,11 @@ impl Conversation {
     }
 
     /// Opens what rests, for a turn.
-    fn wake(&mut self) -> Result<()> {
+    fn wake(&mut self, request: &Request) -> Result<()> {
         if self.key.is_none() {
-            return Err(Error::Sealed(SealedReason::NoRandomNumbers));
+            let error = Error::Sealed(SealedReason::NoRandomNumbers);
+            self.line.refused(&[request.nonce], self.line.telemetry.clock.wall(), 0, &error);
+            return Err(error);
         }
         if let Some(record) = self.opened() {
             self.messages = Arc::new(record.messages);
@@ -286,8 +299,14 @@ fn nonce(count: u64) -> [u8; NONCE_BYTES] {
 
 impl Drop for Conversation {
     fn drop(&mut self) {
+        // all of it is overwritten before its receipt says so
+        self.messages = Arc::default();
+        self.resting = None;
+        self.reuse.ids.lock().unwrap_or_else(PoisonError::into_inner).truncate(0);
+        let (session, number) = (self.line.telemetry.session, self.reuse.kept.key);
+        let about = About::completed(Subject::Conversation { session, number }, None, self.began);
         let (done, answer) = sync_channel(1);
-        if self.line.worker.send(worker::Message::Forget(self.reuse.kept.key, Some(done))).is_ok() {
+        if self.line.worker.send(worker::Message::Forget(number, Some(about), Some(done))).is_ok() {
             let _ = answer.recv(); // a session that closes overwrites it too
         }
     }
@@ -349,7 +368,8 @@ pub struct Public {
 impl Public {
     pub(crate) fn new(line: &Line, ids: Secret<[u32]>, adapter: Option<String>) -> Self {
         let tokens = ids.expose().len();
-        let (kept, ids) = (line.keep(), Arc::new(Mutex::new(ids)));
+        let kept = line.keep(|session, number| Some(Subject::Public { session, number }));
+        let ids = Arc::new(Mutex::new(ids));
         let reuse = Reuse { kept, ids, adapter: Arc::new(Mutex::new(adapter)), public: true };
         Self { reuse, tokens }
     }

@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError};
 use super::job::Job;
 use super::mailbox::Outbox;
 use super::masks::Guide;
+use super::receipts::About;
 use super::scheduler::{Arrival, Owner, Prefix};
 use super::sequence::{Common, Sequence};
 use super::worker::{Message, Prepared, Shared};
@@ -19,6 +20,7 @@ use crate::grammar::Grammars;
 use crate::memory::ledger::Accounts;
 use crate::memory::{Secret, stack};
 use crate::model::decoder::Limits;
+use crate::privacy::receipt::Subject;
 use crate::privacy::trace::Trace;
 use crate::request::{Prompt, Request, Speculation};
 use crate::response::{RequestId, Timing, Usage};
@@ -73,7 +75,6 @@ pub struct Intake {
     pub worker: Sender<Message>,
     /// Names the session in request ids.
     pub session: u64,
-    pub accepted: u64,
 }
 
 /// What reading requests needs to know of all tokens at once. Worked out when the session opens: if the first request
@@ -136,11 +137,15 @@ impl Intake {
             match ask {
                 Ask::Submit(requests, answer) => self.submit(requests, &answer),
                 Ask::Encode(request, answer) => {
-                    let began = self.clock.wall();
+                    let (began, nonce) = (self.clock.wall(), request.nonce);
+                    let subject = Subject::Publish { id: self.new_id() };
                     let ids = self.guarded(|this| this.encode(&request).map(|encoded| encoded.ids));
                     drop(request);
-                    let proof = stack::scrub_deep();
-                    let _ = self.worker.send(Message::Refused(Vec::new(), began, proof));
+                    let about = match &ids {
+                        Ok(_) => About::completed(subject, nonce, began),
+                        Err(error) => About::refused(subject, nonce, began, error.kind()),
+                    };
+                    let _ = self.worker.send(Message::Over(vec![about], Some(stack::scrub_deep())));
                     let _ = answer.send(ids); // a caller that is gone has dropped what it asked for
                 }
                 Ask::Texts(ask) => {
@@ -149,6 +154,11 @@ impl Intake {
                         super::encode::job::Wanted::Scores(_) => "rerank",
                     };
                     let error = Error::WrongTask { asked, can: "generate" };
+                    let (nonce, subject) =
+                        (ask.wanted.common().nonce, Subject::Request { id: self.new_id() });
+                    drop(ask.wanted);
+                    let about = About::refused(subject, nonce, self.clock.wall(), error.kind());
+                    let _ = self.worker.send(Message::Over(vec![about], None));
                     let _ = ask.answer.send(Err(error)); // as above
                 }
                 Ask::Close => break,
@@ -165,10 +175,11 @@ impl Intake {
         let count = requests.len();
         let mut prepared = Vec::with_capacity(count);
         let mut refused = self.check_room(count).err().map(|error| (0, error));
-        let (began, before) = (self.clock.wall(), self.accepted);
+        let began = self.clock.wall();
+        let named: Vec<_> = requests.iter().map(|(request, ..)| (self.new_id(), request.nonce)).collect();
         for (index, (request, outbox, trace)) in requests.into_iter().enumerate() {
             if refused.is_none() {
-                match self.guarded(|this| this.prepare(request, outbox, trace)) {
+                match self.guarded(|this| this.prepare(request, outbox, trace, named[index].0)) {
                     Ok(request) => prepared.push(request),
                     Err(error) => refused = Some((index, error)),
                 }
@@ -185,8 +196,11 @@ impl Intake {
             }
             Some(refusal) => {
                 drop(prepared);
-                let ids = (before..self.accepted).map(|count| self.id(count + 1)).collect();
-                let _ = self.worker.send(Message::Refused(ids, began, stack::scrub_deep()));
+                let abouts = named.into_iter().enumerate().map(|(index, (id, nonce))| {
+                    let error = Trace::refusal_of(index, refusal.0, &refusal.1);
+                    About::refused(Subject::Request { id }, nonce, began, error)
+                });
+                let _ = self.worker.send(Message::Over(abouts.collect(), Some(stack::scrub_deep())));
                 let _ = answer.send(Err(refusal));
             }
         }
@@ -205,8 +219,8 @@ impl Intake {
         })
     }
 
-    fn id(&self, count: u64) -> RequestId {
-        RequestId { session: self.session, count }
+    fn new_id(&self) -> RequestId {
+        RequestId { session: self.session, count: self.shared.next_id() }
     }
 
     fn check_room(&self, count: usize) -> Result<()> {
@@ -218,9 +232,13 @@ impl Intake {
     }
 
     /// Encodes a request, and fills in what it left open.
-    fn prepare(&mut self, mut request: Request, outbox: Outbox, trace: Trace) -> Result<Prepared> {
-        self.accepted += 1;
-        let id = self.id(self.accepted);
+    fn prepare(
+        &mut self,
+        mut request: Request,
+        outbox: Outbox,
+        trace: Trace,
+        id: RequestId,
+    ) -> Result<Prepared> {
         let Encoded { ids, prefix, style } = self.encode(&request)?;
         outbox.set_style(style);
         let (prompt_tokens, context) = (ids.expose().len(), self.defaults.limits.context);
@@ -264,6 +282,7 @@ impl Intake {
             usage,
             accepted,
             began: self.clock.wall(),
+            nonce: request.nonce,
             captures: 0,
             #[cfg(feature = "debug-sampler")]
             begins,

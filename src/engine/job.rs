@@ -6,12 +6,14 @@ use std::time::{Instant, SystemTime};
 
 use super::mailbox::{End, Outbox};
 use super::masks::Guide;
+use super::receipts::About;
 use super::scheduler::{Id, Key};
 use super::worker::Message;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
 use crate::memory::ledger::Accounts;
-use crate::privacy::receipt::ScrubReceipt;
+use crate::privacy::Nonce;
+use crate::privacy::receipt::{ScrubReceipt, Subject};
 use crate::privacy::trace::Trace;
 use crate::response::{FinishReason, RequestId, Timing, Usage};
 
@@ -23,11 +25,14 @@ pub type Ids = Arc<Mutex<Secret<[u32]>>>;
 pub struct Kept {
     pub key: Key,
     pub worker: Sender<Message>,
+    /// What the receipt says of a public prompt. That of a conversation is issued when the conversation drops, which waits
+    /// for it.
+    pub about: Option<About>,
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let _ = self.worker.send(Message::Forget(self.key, None)); // a closed session has nothing left
+        let _ = self.worker.send(Message::Forget(self.key, self.about.take(), None)); // a closed session has nothing left
     }
 }
 
@@ -53,6 +58,8 @@ pub struct Job {
     pub accepted: Instant,
     /// The same time on the calendar.
     pub began: SystemTime,
+    /// The caller's.
+    pub nonce: Option<Nonce>,
     /// Copies that the debug sampler sealed.
     pub captures: u64,
     /// Whether it begins a conversation, as far as the session can tell: the debug sampler draws no other.
@@ -90,6 +97,13 @@ impl Job {
             reuse.ids.lock().unwrap_or_else(PoisonError::into_inner).refill(ids.iter().copied());
             *reuse.adapter.lock().unwrap_or_else(PoisonError::into_inner) = self.adapter.clone();
         }
+    }
+
+    /// What its receipt says beside what was overwritten.
+    pub fn about(&self) -> About {
+        let Self { id, nonce, began, captures, .. } = *self;
+        let about = About { captures, ..About::completed(Subject::Request { id }, nonce, began) };
+        about.failing(self.failed.as_ref().map(Error::kind))
     }
 
     /// Tells the caller. Only once nothing of the request is left anywhere.

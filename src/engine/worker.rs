@@ -2,28 +2,28 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use super::job::Job;
 use super::mailbox::Wish;
 use super::masks::{Guide, Masks};
 use super::models::Models;
-use super::receipts::Receipts;
+use super::receipts::{About, Receipts};
 use super::scheduler::{Arrival, Id, Key, Scheduler, Turn};
 use super::sequence::Sequence;
 use crate::backend::questions::Questions;
 use crate::backend::{Backend, Counters};
 use crate::clock::Clock;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Scrubbed;
 use crate::memory::ledger::{self, Accounts, HOST};
 use crate::memory::poison::{Poison, PoisonReason};
 use crate::model::decoder::Limits;
-use crate::privacy::receipt::{ScrubReceipt, Subject};
-use crate::response::{FinishReason, RequestId};
+use crate::privacy::receipt::ScrubReceipt;
+use crate::response::FinishReason;
 use crate::sample::Sampler;
 use crate::session::Load;
 use crate::text::Text;
@@ -44,14 +44,16 @@ pub struct Prepared {
 pub enum Message {
     /// Requests that come in together, and the proof that the place where they were encoded is clean.
     Accept(Vec<Prepared>, Scrubbed),
-    /// Requests were refused, which came in at that time; as above.
-    Refused(Vec<RequestId>, SystemTime, Scrubbed),
+    /// Requests are over, of which nothing was to be computed: they were refused, or only read. The proof is none where
+    /// they were not read either.
+    Over(Vec<About>, Option<Scrubbed>),
     /// Texts to embed or to score; as above.
     Texts(Box<super::encode::job::Job>, Scrubbed),
     /// Somebody wants his request to end, or has read of a stream that was full.
     Wake,
-    /// What is kept under a key is of no use any more; tells when it is overwritten.
-    Forget(Key, Option<SyncSender<()>>),
+    /// What is kept under a key is of no use any more: there may be a receipt to issue, and somebody who waits until it is
+    /// overwritten.
+    Forget(Key, Option<About>, Option<SyncSender<()>>),
     /// The guarantee is in doubt: everything must go.
     Poison,
     /// The session's handle is gone.
@@ -66,6 +68,15 @@ pub struct Shared {
     pub load: Mutex<Load>,
     /// Requests that were accepted and have not ended.
     pub requests: AtomicUsize,
+    /// Requests that were given an id, in whatever way they ended.
+    ids: AtomicU64,
+}
+
+impl Shared {
+    /// A count for the next request's id: from 1 on.
+    pub fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed) + 1
+    }
 }
 
 /// Everything that the worker's thread owns.
@@ -137,7 +148,7 @@ impl<B: Backend> Worker<B> {
     pub fn run(mut self, messages: &Receiver<Message>) -> ScrubReceipt {
         loop {
             match self.next(messages) {
-                Some(Message::Close) => return self.close(),
+                Some(Message::Close) => return self.close(messages),
                 Some(message) => self.guarded(|this| this.hear(message)),
                 None => self.guarded(Self::step),
             }
@@ -215,15 +226,18 @@ impl<B: Backend> Worker<B> {
                     self.accept(request);
                 }
             }
-            Message::Refused(requests, began, proof) => {
+            Message::Over(requests, proof) => {
                 let before = self.models.ledger.accounts;
-                self.models.ledger.scrubbed(HOST, 1, &proof);
+                proof.iter().for_each(|proof| self.models.ledger.scrubbed(HOST, 1, proof));
                 let account = self.models.ledger.since(before);
-                requests.into_iter().for_each(|id| drop(self.receipt(id, began, 0, &account)));
+                requests.into_iter().for_each(|about| drop(self.receipt(about, &account)));
             }
             Message::Wake => self.look_around(),
-            Message::Forget(key, done) => {
+            Message::Forget(key, about, done) => {
+                let before = self.models.ledger.accounts;
                 self.scheduler.forget(key, &mut self.models);
+                let account = self.models.ledger.since(before);
+                about.into_iter().for_each(|about| drop(self.receipt(about, &account)));
                 self.show_load();
                 let _ = done.map(|done| done.send(())); // one who does not wait any more knows why
             }
@@ -433,22 +447,16 @@ impl<B: Backend> Worker<B> {
         }
     }
 
-    fn receipt(
-        &mut self,
-        id: RequestId,
-        began: SystemTime,
-        captures: u64,
-        account: &Accounts,
-    ) -> ScrubReceipt {
-        self.models.ledger.requests += 1;
+    fn receipt(&mut self, about: About, account: &Accounts) -> ScrubReceipt {
+        self.models.ledger.requests += u64::from(about.is_request());
         let mut devices = self.models.devices(account);
         devices.retain(|device| device.regions > 0);
         let gaps = [self.models.not_covered(), ledger::gaps_of_process()].concat();
-        self.receipts.issue(Subject::Request { id }, began, captures, devices, gaps)
+        self.receipts.issue(about, devices, gaps)
     }
 
     fn tell(&mut self, job: Job) {
-        let receipt = self.receipt(job.id, job.began, job.captures, &job.accounts);
+        let receipt = self.receipt(job.about(), &job.accounts);
         self.shared.requests.fetch_sub(1, Ordering::SeqCst);
         self.show_load();
         job.tell(receipt);
@@ -466,7 +474,13 @@ impl<B: Backend> Worker<B> {
         *self.shared.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
     }
 
-    fn close(mut self) -> ScrubReceipt {
+    fn close(mut self, messages: &Receiver<Message>) -> ScrubReceipt {
+        // of conversations that outlive the session's handle
+        while let Ok(message) = messages.try_recv() {
+            if matches!(message, Message::Over(..) | Message::Forget(..)) {
+                self.guarded(|this| this.hear(message));
+            }
+        }
         let left: Vec<Ended> = self.sequences.keys().map(|id| (*id, Err(Error::Closed))).collect();
         self.finish(left);
         self.scrub_steps(Vec::new());
@@ -477,6 +491,7 @@ impl<B: Backend> Worker<B> {
         if !clean {
             self.shared.poison.set(doubt);
         }
-        self.receipts.close(requests, devices, [gaps, ledger::gaps_of_process()].concat())
+        let error = self.shared.poison.reason().map(|_| ErrorKind::Poisoned);
+        self.receipts.close(requests, devices, [gaps, ledger::gaps_of_process()].concat(), error)
     }
 }

@@ -1,6 +1,6 @@
 //! The account: what was scrubbed, what was read back, what the platform refused.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Scrubbed, heap, thread};
 
@@ -20,7 +20,7 @@ pub enum Memory {
 /// What the guarantee does not cover in this process, as far as the library can tell.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "what", rename_all = "snake_case")]
+#[serde(tag = "what", rename_all = "snake_case", deny_unknown_fields)]
 pub enum NotCovered {
     /// The kernel refused to lock memory (`RLIMIT_MEMLOCK`): when memory is short it may be swapped out.
     NotLocked {
@@ -58,7 +58,16 @@ pub enum NotCovered {
     IdleCacheNotSealed,
     /// Heap temporaries inside third-party crates are freed, not overwritten: the tokenizer's copies of the text, what
     /// chat templates render, the state of grammars. [`crate::alloc::Scrubbing`] is not this process's global allocator.
+    #[serde(deserialize_with = "nothing_more")]
     HeapTemporaries,
+}
+
+/// Left to itself, serde ignores what stands beside the tag of a variant without fields.
+fn nothing_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+    Nothing::deserialize(deserializer).map(|Nothing {}| ())
 }
 
 impl std::fmt::Display for Memory {

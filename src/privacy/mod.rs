@@ -57,7 +57,7 @@ pub mod debug_sampler;
 mod disclosure;
 mod doctor;
 mod event;
-mod lockdown;
+pub(crate) mod lockdown;
 mod metrics;
 mod models;
 mod policy;
@@ -81,8 +81,14 @@ pub use metrics::{METRICS, METRICS_TARGET, Metric};
 pub use models::{Local, Model, PolicyClass, ThirdParty};
 pub use policy::{Anthropic, Google, Policy, Provider, Retention, Trains};
 pub use prices::Prices;
-pub use receipt::{
-    BrokenChain, DeviceReceipt, Link, Malformed, ReceiptHash, ScrubReceipt, Subject, verify_receipts,
-};
+pub use receipt::attest::{AttestError, Attester, Quote, report_data};
+pub use receipt::chain::{Link, ReceiptHash};
+#[cfg(feature = "signed-receipts")]
+pub use receipt::ed25519::Ed25519Signer;
+pub use receipt::environment::{Allocator, Environment, Evidence, FileHash, FileRole, LockdownState, Nonce};
+pub use receipt::signature::{PublicKey, SignError, Signature, Signer};
+pub use receipt::text::{Hex, Malformed};
+pub use receipt::verify::{BrokenChain, Verifier, verify_receipts};
+pub use receipt::{DeviceReceipt, Outcome, ScrubReceipt, Subject};
 pub use registry::{AliasReason, ModelAliases};
 pub use words::{FinishReasons, Operation, OutputType};

@@ -188,10 +188,15 @@ struct State {
 impl Trace {
     /// Ends all requests of a call: `error` is of the one at `place`.
     pub fn refuse(traces: &[Self], place: usize, error: &Error) {
-        let common = matches!(error, Error::Busy { .. } | Error::Poisoned(_) | Error::Closed);
         for (index, trace) in traces.iter().enumerate() {
-            trace.refused(if common || index == place { error.kind() } else { ErrorKind::InBatch });
+            trace.refused(Self::refusal_of(index, place, error));
         }
+    }
+
+    /// What becomes of the request at `index` of a call that was refused with `error`, which is of the one at `place`.
+    pub fn refusal_of(index: usize, place: usize, error: &Error) -> ErrorKind {
+        let common = matches!(error, Error::Busy { .. } | Error::Poisoned(_) | Error::Closed);
+        if common || index == place { error.kind() } else { ErrorKind::InBatch }
     }
 
     /// It was refused.

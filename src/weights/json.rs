@@ -26,7 +26,9 @@ pub fn read(file: &Path) -> Result<String> {
             format!("at most {MAX_BYTES} bytes long; it has {}", metadata.len()),
         ));
     }
-    std::fs::read_to_string(file).map_err(Error::read(file))
+    let text = std::fs::read_to_string(file).map_err(Error::read(file))?;
+    super::files::was_read(file, text.as_bytes());
+    Ok(text)
 }
 
 /// A JSON object with the file's name for errors.

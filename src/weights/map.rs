@@ -26,6 +26,7 @@ impl Map {
             return Err(Error::WeightsFile { file: path.to_owned(), reason });
         }
         let file = File::open(path).map_err(Error::read(path))?;
+        super::files::was_mapped(path, &file).map_err(Error::read(path))?;
         // SAFETY: private and read-only; that nobody changes the file meanwhile is documented above.
         let map = unsafe { memmap2::MmapOptions::new().map_copy_read_only(&file) };
         map.map(Self).map_err(Error::read(path))

@@ -2,13 +2,14 @@
 //!
 //! Lives here: the mapping ([`map`]), the set of shards with its checks ([`checkpoint`]), element types ([`dtype`]),
 //! published quantized formats ([`coded`]), adapters of low rank ([`adapter`]),
-//! JSON fields with errors that name them ([`json`]) and what a progress bar is told ([`progress`]). What never will:
+//! JSON fields with errors that name them ([`json`]), the hashes of all that was read ([`files`]) and what a progress bar is told ([`progress`]). What never will:
 //! arithmetic, or the layout that a backend packs weights into.
 
 pub mod adapter;
 pub mod checkpoint;
 pub mod coded;
 pub mod dtype;
+pub mod files;
 pub mod gguf;
 pub mod json;
 pub mod map;

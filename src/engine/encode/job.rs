@@ -6,12 +6,14 @@ use std::sync::mpsc::{Sender, SyncSender};
 use std::time::{Instant, SystemTime};
 
 use crate::cancel::Interrupt;
-use crate::embed::{EmbedRequest, RerankRequest};
+use crate::embed::{Common, EmbedRequest, RerankRequest};
+use crate::engine::receipts::About;
 use crate::engine::worker::Message;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
 use crate::memory::ledger::Accounts;
-use crate::privacy::receipt::ScrubReceipt;
+use crate::privacy::Nonce;
+use crate::privacy::receipt::{ScrubReceipt, Subject};
 use crate::privacy::trace::Trace;
 use crate::response::{FinishReason, RequestId, Timing, Usage};
 
@@ -20,6 +22,16 @@ use crate::response::{FinishReason, RequestId, Timing, Usage};
 pub enum Wanted {
     Embeddings(EmbedRequest),
     Scores(RerankRequest),
+}
+
+impl Wanted {
+    /// What requests of both kinds have.
+    pub fn common(&self) -> &Common {
+        match self {
+            Self::Embeddings(request) => &request.common,
+            Self::Scores(request) => &request.common,
+        }
+    }
 }
 
 /// What it gets.
@@ -112,6 +124,8 @@ pub struct Job {
     pub begun: usize,
     pub accepted: Instant,
     pub began: SystemTime,
+    /// The caller's.
+    pub nonce: Option<Nonce>,
     pub deadline: Option<Instant>,
     pub accounts: Accounts,
     pub timing: Timing,
@@ -154,6 +168,13 @@ impl Job {
             }
             Finish::Embedding { normalize: false } | Finish::Score { sigmoid: false } => {}
         }
+    }
+
+    /// What its receipt says beside what was overwritten.
+    pub fn about(&self) -> About {
+        let Self { id, nonce, began, .. } = *self;
+        let about = About::completed(Subject::Request { id }, nonce, began);
+        about.failing(self.failed.as_ref().map(Error::kind))
     }
 
     /// Tells the caller. Only once nothing of the request is left anywhere.

@@ -11,10 +11,13 @@ use super::job::{Ask, Finish, Item, Job, Wanted};
 use crate::clock::Clock;
 use crate::embed::{EmbedRequest, RerankRequest, TextPrompt};
 use crate::engine::intake;
+use crate::engine::receipts::About;
 use crate::engine::worker::{Message, Shared};
 use crate::error::{Error, Result};
 use crate::memory::ledger::Accounts;
 use crate::memory::{Secret, stack};
+use crate::privacy::receipt::Subject;
+use crate::privacy::trace::Trace;
 use crate::response::{RequestId, Timing};
 use crate::text::Text;
 
@@ -48,7 +51,6 @@ pub struct Reader {
     pub worker: Sender<Message>,
     /// Names the session in request ids.
     pub session: u64,
-    pub accepted: u64,
 }
 
 /// Texts that were read.
@@ -66,11 +68,25 @@ impl Reader {
             // who does not wait for an answer any more has dropped what he asked for
             match ask {
                 intake::Ask::Texts(ask) => self.take(*ask),
-                intake::Ask::Submit(_, answer) => {
-                    let _ = answer.send(Err((0, self.settings.wrong_task("generate"))));
+                intake::Ask::Submit(requests, answer) => {
+                    let error = self.settings.wrong_task("generate");
+                    let nonces: Vec<_> = requests.iter().map(|(request, ..)| request.nonce).collect();
+                    drop(requests);
+                    let began = self.clock.wall();
+                    let abouts = nonces.into_iter().enumerate().map(|(index, nonce)| {
+                        let subject = Subject::Request { id: self.new_id() };
+                        About::refused(subject, nonce, began, Trace::refusal_of(index, 0, &error))
+                    });
+                    let _ = self.worker.send(Message::Over(abouts.collect(), None));
+                    let _ = answer.send(Err((0, error)));
                 }
-                intake::Ask::Encode(_, answer) => {
-                    let _ = answer.send(Err(self.settings.wrong_task("generate")));
+                intake::Ask::Encode(request, answer) => {
+                    let (error, subject) =
+                        (self.settings.wrong_task("generate"), Subject::Publish { id: self.new_id() });
+                    let about = About::refused(subject, request.nonce, self.clock.wall(), error.kind());
+                    drop(request);
+                    let _ = self.worker.send(Message::Over(vec![about], None));
+                    let _ = answer.send(Err(error));
                 }
                 intake::Ask::Close => break,
             }
@@ -81,23 +97,19 @@ impl Reader {
     /// Reads a request, and hands it on or refuses it.
     fn take(&mut self, ask: Ask) {
         let Ask { wanted, trace, ticket, answer } = ask;
-        let (began, before) = (self.clock.wall(), self.accepted);
+        let (began, id) = (self.clock.wall(), self.new_id());
         let read = self.guarded(|this| {
             this.check_room()?;
-            this.accepted += 1;
             this.read(&wanted)
         });
-        let common = match &wanted {
-            Wanted::Embeddings(request) => &request.common,
-            Wanted::Scores(request) => &request.common,
-        };
+        let common = wanted.common();
+        let nonce = common.nonce;
         let accepted = self.clock.now();
         let until = common.timeout.and_then(|timeout| accepted.checked_add(timeout));
         let deadline = common.deadline.into_iter().chain(until).min();
         drop(wanted); // read, and overwritten
         match read {
             Ok((Encoded { ids, items, truncated }, finish, width)) => {
-                let id = RequestId { session: self.session, count: self.accepted };
                 trace.accepted(id, ids.expose().len(), 0);
                 let mut values = Secret::<[f32]>::default();
                 values.refill(std::iter::repeat_n(0.0, items.len() * width));
@@ -115,6 +127,7 @@ impl Reader {
                     begun: 0,
                     accepted,
                     began,
+                    nonce,
                     deadline,
                     accounts: Accounts::default(),
                     timing: Timing::default(),
@@ -124,12 +137,15 @@ impl Reader {
                 let _ = self.worker.send(Message::Texts(Box::new(job), stack::scrub_deep()));
             }
             Err(error) => {
-                let id = |count| RequestId { session: self.session, count };
-                let ids = (before..self.accepted).map(|count| id(count + 1)).collect();
-                let _ = self.worker.send(Message::Refused(ids, began, stack::scrub_deep()));
+                let about = About::refused(Subject::Request { id }, nonce, began, error.kind());
+                let _ = self.worker.send(Message::Over(vec![about], Some(stack::scrub_deep())));
                 let _ = answer.send(Err(error)); // as above; the caller tells of it
             }
         }
+    }
+
+    fn new_id(&self) -> RequestId {
+        RequestId { session: self.session, count: self.shared.next_id() }
     }
 
     /// Runs `act`; a panic in it poisons the session.

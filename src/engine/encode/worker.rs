@@ -6,22 +6,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, PoisonError};
-use std::time::SystemTime;
 
 use super::job::Job;
 use crate::backend::{Backend, Pooling};
 use crate::clock::Clock;
 use crate::engine::batch::Builder;
-use crate::engine::receipts::Receipts;
+use crate::engine::receipts::{About, Receipts};
 use crate::engine::worker::{Message, Shared};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::memory::ledger::{self, Accounts, HOST, Ledger, NotCovered};
 use crate::memory::poison::PoisonReason;
 use crate::memory::{registers, workspace::Dirty};
 use crate::model::decoder::{Limits, blocks_for};
 use crate::model::encoder::Encoder;
-use crate::privacy::receipt::{DeviceReceipt, ScrubReceipt, Subject};
-use crate::response::RequestId;
+use crate::privacy::receipt::{DeviceReceipt, ScrubReceipt};
 use crate::session::Load;
 
 /// The model's place in [`Accounts`].
@@ -89,7 +87,7 @@ impl<B: Backend> Worker<B> {
     pub fn run(mut self, messages: &Receiver<Message>) -> ScrubReceipt {
         loop {
             match self.next(messages) {
-                Some(Message::Close) => return self.close(),
+                Some(Message::Close) => return self.close(messages),
                 Some(message) => self.guarded(|this| this.hear(message)),
                 None => self.guarded(Self::step),
             }
@@ -156,18 +154,22 @@ impl<B: Backend> Worker<B> {
                 }
                 self.jobs.push_back(*job);
             }
-            Message::Refused(requests, began, proof) => {
+            Message::Over(requests, proof) => {
                 let before = self.ledger.accounts;
-                self.ledger.scrubbed(HOST, 1, &proof);
+                proof.iter().for_each(|proof| self.ledger.scrubbed(HOST, 1, proof));
                 let account = self.ledger.since(before);
-                requests.into_iter().for_each(|id| drop(self.receipt(id, began, &account)));
+                requests.into_iter().for_each(|about| drop(self.receipt(about, &account)));
+            }
+            // nothing is kept in such a session
+            Message::Forget(_, about, _) => {
+                about.into_iter().for_each(|about| drop(self.receipt(about, &Accounts::default())));
             }
             Message::Poison => {
                 self.shared.poison.set(PoisonReason::Panic);
                 self.fail_all();
             }
-            // looked at before each step; of conversations there are none; `run` ends with the last
-            Message::Wake | Message::Forget(..) | Message::Accept(..) | Message::Close => {}
+            // looked at before each step; refused by the reader; `run` ends with the last
+            Message::Wake | Message::Accept(..) | Message::Close => {}
         }
     }
 
@@ -293,16 +295,16 @@ impl<B: Backend> Worker<B> {
         [self.backend.protection().1, ledger::gaps_of_process()].concat()
     }
 
-    fn receipt(&mut self, id: RequestId, began: SystemTime, account: &Accounts) -> ScrubReceipt {
-        self.ledger.requests += 1;
+    fn receipt(&mut self, about: About, account: &Accounts) -> ScrubReceipt {
+        self.ledger.requests += u64::from(about.is_request());
         let mut devices = self.devices(account);
         devices.retain(|device| device.regions > 0);
         let gaps = self.gaps();
-        self.receipts.issue(Subject::Request { id }, began, 0, devices, gaps)
+        self.receipts.issue(about, devices, gaps)
     }
 
     fn tell(&mut self, job: Job) {
-        let receipt = self.receipt(job.id, job.began, &job.accounts);
+        let receipt = self.receipt(job.about(), &job.accounts);
         self.shared.requests.fetch_sub(1, Ordering::SeqCst);
         self.show_load();
         job.tell(receipt);
@@ -314,7 +316,13 @@ impl<B: Backend> Worker<B> {
         *self.shared.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
     }
 
-    fn close(mut self) -> ScrubReceipt {
+    fn close(mut self, messages: &Receiver<Message>) -> ScrubReceipt {
+        // of conversations that outlive the session's handle
+        while let Ok(message) = messages.try_recv() {
+            if matches!(message, Message::Over(..) | Message::Forget(..)) {
+                self.guarded(|this| this.hear(message));
+            }
+        }
         for job in &mut self.jobs {
             job.failed.get_or_insert(Error::Closed);
         }
@@ -334,6 +342,7 @@ impl<B: Backend> Worker<B> {
         if !clean {
             self.shared.poison.set(PoisonReason::ScrubFailed);
         }
-        self.receipts.close(requests, devices, gaps)
+        let error = self.shared.poison.reason().map(|_| ErrorKind::Poisoned);
+        self.receipts.close(requests, devices, gaps, error)
     }
 }

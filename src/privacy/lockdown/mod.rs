@@ -11,10 +11,12 @@ mod linux;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::privacy::receipt::environment::LockdownState;
 
 /// Confines the whole process, once the application has loaded and opened what it needs.
 ///
@@ -213,10 +215,39 @@ impl Lockdown {
     /// [`Error::Lockdown`]: see [`LockdownError`], whose variants say whether anything was enforced.
     pub fn enforce(self) -> Result<Enforced> {
         #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
-        return linux::enforce(&self).map_err(Error::Lockdown);
+        return remembered(linux::enforce(&self)).map_err(Error::Lockdown);
         #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
         Err(Error::Lockdown(LockdownError::NotSupported))
     }
+}
+
+/// What was enforced in this process so far: a [`LockdownState`] as a number. There is no way back.
+static STATE: AtomicU8 = AtomicU8::new(0);
+
+/// Whether this process is locked down by now.
+pub(crate) fn state() -> LockdownState {
+    match STATE.load(Ordering::SeqCst) {
+        0 => LockdownState::None,
+        1 => LockdownState::Partial,
+        _ => LockdownState::Full,
+    }
+}
+
+/// Remembers what was enforced, for receipts.
+#[cfg_attr(
+    not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))),
+    expect(dead_code, reason = "nothing can be enforced here")
+)]
+fn remembered(
+    outcome: std::result::Result<Enforced, LockdownError>,
+) -> std::result::Result<Enforced, LockdownError> {
+    let state = match &outcome {
+        Ok(enforced) if enforced.missing.is_empty() => 2,
+        Ok(_) | Err(LockdownError::Partial { .. }) => 1,
+        Err(_) => 0,
+    };
+    STATE.fetch_max(state, Ordering::SeqCst);
+    outcome
 }
 
 impl fmt::Display for Restriction {
