@@ -63,6 +63,7 @@ mod models;
 mod policy;
 mod prices;
 pub mod process;
+mod protected;
 pub(crate) mod receipt;
 mod registry;
 mod spans;
@@ -81,6 +82,7 @@ pub use metrics::{METRICS, METRICS_TARGET, Metric};
 pub use models::{Local, Model, PolicyClass, ThirdParty};
 pub use policy::{Anthropic, Google, Policy, Provider, Retention, Trains};
 pub use prices::Prices;
+pub use protected::{clean_stack, protected};
 pub use receipt::attest::{AttestError, Attester, Quote, report_data};
 pub use receipt::chain::{Link, ReceiptHash};
 #[cfg(feature = "signed-receipts")]

@@ -5,19 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use amnesic::privacy::protected;
 use amnesic::{CancelToken, Error, Session};
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use http_body_util::{BodyExt, LengthLimitError};
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::task::spawn_blocking;
 
+use crate::body::{self, Bodies, drain};
 use crate::chat::chat_completions;
 use crate::completions::completions;
 use crate::error::{ApiError, Result};
@@ -26,15 +26,8 @@ use crate::log::Record;
 use crate::models::{health, model, models};
 use crate::tokens::Tokens;
 
-/// Most bytes of a request's body.
-pub const MAX_BODY_BYTES: usize = 8 << 20;
-/// Bytes of bodies that are read at the same time; more wait.
-const MAX_BODIES_BYTES: usize = 64 << 20;
-/// How long a client may take to send its body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long, and how much, a client may go on sending that was refused already.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
-const DRAIN_BYTES: usize = 64 << 20;
+/// Bodies that are parsed at the same time: values take many times the bytes of their text.
+const PARSERS: usize = 2;
 
 /// What all requests share.
 pub struct App {
@@ -49,15 +42,16 @@ pub struct App {
     key: Option<String>,
     /// Whether only this machine can reach the server.
     loopback: bool,
-    bodies: Semaphore,
+    bodies: Arc<Bodies>,
+    parsers: Semaphore,
     poisoned: AtomicBool,
 }
 
 impl App {
     pub fn new(session: Session, model: String, created: u64, timeout: Duration) -> Self {
-        let bodies = Semaphore::new(MAX_BODIES_BYTES);
+        let (bodies, parsers) = (Arc::default(), Semaphore::new(PARSERS));
         let (stop, poisoned) = (CancelToken::new(), AtomicBool::new(false));
-        Self { session, model, created, stop, timeout, key: None, loopback: true, bodies, poisoned }
+        Self { session, model, created, stop, timeout, key: None, loopback: true, bodies, parsers, poisoned }
     }
 
     /// The tokens of the model.
@@ -193,63 +187,38 @@ async fn pass(checked: Result<()>, request: Request, next: Next) -> Response {
     }
 }
 
-/// Reads the body: a JSON object.
+/// Runs what takes long, or waits, where it keeps nobody waiting; its memory is protected.
 ///
 /// # Errors
-/// It is something else, too large, or too slow.
-pub async fn read(app: &App, request: Request) -> Result<Fields> {
-    let (head, body) = request.into_parts();
-    if !is_json(&head.headers) {
-        // which also keeps pages in a browser out: they cannot send this type without being asked for permission
-        drain(body).await;
-        let message = "the Content-Type header must be application/json";
-        return Err(ApiError::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", message));
+/// It panics, or the machine starts no thread.
+pub async fn work<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    match spawn_blocking(|| protected(act)).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(_)) => Err(ApiError::unavailable("the machine has no thread for the request")),
+        Err(_) => Err(ApiError::internal("the request failed")),
     }
-    let length =
-        head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    let bytes = length.unwrap_or(MAX_BODY_BYTES);
-    if bytes > MAX_BODY_BYTES {
-        drain(body).await;
-        return Err(too_large());
-    }
-    let slow = |_| ApiError::refused(StatusCode::REQUEST_TIMEOUT, "timeout", "the body came too slowly");
-    let permits = u32::try_from(bytes).expect("a body has less than 4 GiB");
-    let full = |_| ApiError::unavailable("too many requests are read at the moment");
-    let room = timeout(BODY_TIMEOUT, app.bodies.acquire_many(permits)).await.map_err(full)?;
-    let body = timeout(BODY_TIMEOUT, axum::body::to_bytes(body, MAX_BODY_BYTES)).await.map_err(slow)?;
-    let body = body.map_err(|error| match std::error::Error::source(&error) {
-        Some(source) if source.is::<LengthLimitError>() => too_large(),
-        _ => ApiError::invalid("the body could not be read"),
-    })?;
-    let fields = Fields::parse(&body);
-    drop(room);
-    fields
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
-}
-
-fn too_large() -> ApiError {
-    let message = format!("the body must have at most {MAX_BODY_BYTES} bytes");
-    ApiError::refused(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
-}
-
-/// Reads what a client sends that was refused, and throws it away: a connection that is closed on unread bytes is
-/// reset, and the client never sees the error.
-async fn drain(mut body: Body) {
-    let read_all = async {
-        let mut left = DRAIN_BYTES;
-        while let Some(Ok(frame)) = body.frame().await {
-            let bytes = frame.data_ref().map_or(0, bytes::Bytes::len);
-            match left.checked_sub(bytes) {
-                Some(rest) => left = rest,
-                None => break,
-            }
-        }
+/// Reads the body, a JSON object, and makes of it what `take` makes of its fields.
+///
+/// # Errors
+/// It is something else, too large, or too slow; or `take`'s.
+pub async fn read<T: Send + 'static>(
+    app: &Arc<App>,
+    request: Request,
+    take: impl FnOnce(&App, Fields) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let body = body::read(&app.bodies, request).await?;
+    let turn = app.parsers.acquire().await.map_err(|_| ApiError::internal("the request failed"))?;
+    let shared = app.clone();
+    let parse = move || {
+        let fields = Fields::parse(body.bytes())?;
+        drop(body);
+        take(&shared, fields)
     };
-    let _ = timeout(DRAIN_TIMEOUT, read_all).await; // what comes later meets a closed connection
+    let taken = work(parse).await;
+    drop(turn);
+    taken?
 }
 
 #[cfg(test)]
@@ -273,18 +242,5 @@ mod tests {
         ] {
             assert!(!names_this_machine(host), "{host}");
         }
-    }
-
-    #[test]
-    fn json_comes_with_or_without_a_charset() {
-        let with = |kind: &'static str| {
-            HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(kind))])
-        };
-        assert!(is_json(&with("application/json")) && is_json(&with("Application/JSON; charset=utf-8")));
-        assert!(
-            !is_json(&with("text/plain"))
-                && !is_json(&with("application/jsonx"))
-                && !is_json(&HeaderMap::new())
-        );
     }
 }

@@ -37,7 +37,7 @@ pub async fn chat_completions(
     Extension(record): Extension<Arc<Record>>,
     request: axum::extract::Request,
 ) -> Result<Response> {
-    let (request, choices, streaming) = take(&app, read(&app, request).await?)?;
+    let (request, choices, streaming) = read(&app, request, take).await?;
     let id = format!("chatcmpl-{}", record.id);
     let object = if streaming.is_some() { "chat.completion.chunk" } else { "chat.completion" };
     let envelope = Envelope::new(id, object, &app.model, streaming);
@@ -197,7 +197,7 @@ impl Shape for Chat {
             _ => Delta { content: text, ..Delta::default() },
         };
         let logprobs = self.logprobs(piece.logprobs());
-        if text.is_some() || logprobs.is_some() {
+        if text.is_some() || logprobs.is_some() || self.envelope.obfuscates() {
             self.envelope.event(Chunk { index: piece.choice, delta, logprobs, finish_reason: None }, events);
         }
     }

@@ -34,7 +34,7 @@ pub async fn completions(
     Extension(record): Extension<Arc<Record>>,
     request: axum::extract::Request,
 ) -> Result<Response> {
-    let asked = Asked::take(&app, read(&app, request).await?)?;
+    let asked = read(&app, request, Asked::take).await?;
     let requests = asked.requests();
     let streams = asked.streaming.is_some();
     let shape = Completion::new(app.clone(), asked, &record);
@@ -251,7 +251,7 @@ impl Shape for Completion {
             columns.extend(self.app.tokens(), piece.logprobs(), top, &mut self.offsets[index]);
             columns
         });
-        if piece.text().is_empty() && logprobs.is_none() {
+        if piece.text().is_empty() && logprobs.is_none() && !self.envelope.obfuscates() {
             return;
         }
         self.envelope

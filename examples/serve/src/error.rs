@@ -65,6 +65,14 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", message)
     }
 
+    /// The client's, and another attempt may do better once others of its own have ended.
+    pub fn too_many(message: impl Into<String>) -> Self {
+        Self {
+            code: Some("rate_limit_exceeded"),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message)
+        }
+    }
+
     /// The engine's word; a chat's prompt is its `messages`, and the count of its likeliest tokens `top_logprobs`.
     pub fn engine(error: Error, chat: bool) -> Self {
         match error {
@@ -83,10 +91,7 @@ impl ApiError {
                 code: Some("context_length_exceeded"),
                 ..Self::invalid(error.to_string())
             },
-            Error::Busy { .. } => Self {
-                code: Some("rate_limit_exceeded"),
-                ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", error.to_string())
-            },
+            Error::Busy { .. } => Self::too_many(error.to_string()),
             // the engine's own messages name the checkpoint's folder, which is nobody's business
             Error::NoTokenizer { .. } => Self {
                 param: Some("prompt".into()),
@@ -107,6 +112,18 @@ impl ApiError {
     /// Nobody but who runs the server can help.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message)
+    }
+
+    /// The whole response as bytes, for a connection whose request was never one.
+    pub fn http(&self) -> Vec<u8> {
+        let (json, reason) = (self.json(), self.status.canonical_reason().unwrap_or_default());
+        let head = format!(
+            "HTTP/1.1 {} {reason}\r\ncontent-type: application/json\r\ncache-control: no-store\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n",
+            self.status.as_u16(),
+            json.len()
+        );
+        [head.as_bytes(), &json].concat()
     }
 
     /// `{"error": {...}}`

@@ -1,6 +1,7 @@
 //! A JSON object of a request, field by field. Errors tell a field's place and what it must be, never what it was:
 //! serde's own messages quote the text.
 
+use axum::http::StatusCode;
 use serde_json::{Map, Value};
 
 use crate::error::{ApiError, Result};
@@ -27,6 +28,37 @@ impl Place {
     }
 }
 
+/// Most values of a body, members of arrays and objects counted: each takes tens of bytes when it is parsed.
+const MAX_VALUES: usize = 1 << 20;
+
+/// At least as many values as a JSON text has: one behind each comma and each bracket that is in no string.
+fn most_values(json: &[u8]) -> usize {
+    let (mut values, mut quoted, mut escaped) = (0, false, false);
+    for &byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            b',' | b'[' | b'{' if !quoted => values += 1,
+            _ => {}
+        }
+    }
+    values
+}
+
+/// What a parser ran into, without a word of it.
+fn what_is_wrong(error: &serde_json::Error) -> String {
+    let (line, column) = (error.line(), error.column());
+    match error {
+        _ if error.is_eof() => "it ends too early".to_owned(),
+        // the parser has no other way to tell
+        _ if error.to_string().starts_with("recursion limit exceeded") => {
+            "it is nested too deeply".to_owned()
+        }
+        _ => format!("line {line}, column {column} is not"),
+    }
+}
+
 /// An object whose fields are taken one after another. `null` is the same as nothing, as in OpenAI's interface.
 pub struct Fields {
     place: Place,
@@ -39,13 +71,14 @@ impl Fields {
     /// # Errors
     /// It is not a JSON object.
     pub fn parse(body: &[u8]) -> Result<Self> {
+        if most_values(body) > MAX_VALUES {
+            let message = format!("the body must have at most {MAX_VALUES} values");
+            return Err(ApiError::refused(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message));
+        }
         match serde_json::from_slice(body) {
             Ok(Value::Object(map)) => Ok(Self { place: Place(String::new()), map }),
             Ok(_) => Err(ApiError::invalid("the body must be a JSON object")),
-            Err(error) => {
-                let (line, column) = (error.line(), error.column());
-                Err(ApiError::invalid(format!("the body must be JSON: line {line}, column {column} is not")))
-            }
+            Err(error) => Err(ApiError::invalid(format!("the body must be JSON: {}", what_is_wrong(&error)))),
         }
     }
 
@@ -138,7 +171,7 @@ impl Fields {
             }
             let of = if self.place.0.is_empty() { "the body" } else { &self.place.0 };
             let message = format!("field {} of {of} has a name that is not known here", index + 1);
-            return Err(ApiError::refused(axum::http::StatusCode::BAD_REQUEST, "unknown_parameter", message));
+            return Err(ApiError::refused(StatusCode::BAD_REQUEST, "unknown_parameter", message));
         }
         Ok(())
     }
@@ -166,6 +199,24 @@ mod tests {
         let mut inner = fields.object("h").unwrap().unwrap();
         assert!(message(inner.string("i").unwrap_err()).contains("`h.i` must be a string"));
         assert!(fields.done(&[], &[]).is_ok());
+    }
+
+    #[test]
+    fn a_body_has_a_bound_on_values_and_none_on_commas() {
+        assert_eq!(most_values(br#"{"a": [1, 2, {"b": "c,[{\",\\"}], "d": {}}"#), 7);
+        let status = |body: String| Fields::parse(body.as_bytes()).err().map(|error| error.status);
+        let numbers = |count: usize| format!(r#"{{"a":[{}0]}}"#, "0,".repeat(count));
+        assert_eq!(status(numbers(MAX_VALUES - 2)), None);
+        assert_eq!(status(numbers(MAX_VALUES - 1)), Some(StatusCode::PAYLOAD_TOO_LARGE));
+        assert_eq!(status(format!(r#"{{"a":"{}"}}"#, ",".repeat(MAX_VALUES + 1))), None);
+    }
+
+    #[test]
+    fn what_is_no_json_is_told_apart() {
+        let told = |body: &str| message(Fields::parse(body.as_bytes()).err().unwrap());
+        assert!(told("").contains("it ends too early") && told(r#"{"a": ["#).contains("it ends too early"));
+        assert!(told(&"[".repeat(1000)).contains("nested too deeply"));
+        assert!(told("{\n \"a\": b}").contains("line 2, column 7 is not"), "{}", told("{\n \"a\": b}"));
     }
 
     #[test]

@@ -12,8 +12,10 @@ use axum::response::Response;
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::app::work;
 use crate::error::{ApiError, Result, json_response, to_json};
 use crate::log::unix_secs;
+use crate::obfuscation::Obfuscation;
 use crate::running::Running;
 use crate::settings::Streaming;
 
@@ -31,19 +33,24 @@ pub trait Shape: Send + Unpin + 'static {
 
 /// Events that wait to be sent.
 #[derive(Default)]
-pub struct Events(VecDeque<Bytes>);
+pub struct Events {
+    waiting: VecDeque<Bytes>,
+    /// Since the first event that was filled up.
+    obfuscation: Option<Obfuscation>,
+}
 
 impl Events {
     /// Appends an event with a JSON text.
     pub fn push(&mut self, json: &[u8]) {
-        self.0.push_back([b"data: ", json, b"\n\n"].concat().into());
+        self.waiting.push_back([b"data: ", json, b"\n\n"].concat().into());
     }
 }
 
 /// Sends what `running` gives, in `shape`.
 pub async fn reply(running: Running, mut shape: impl Shape, streaming: bool) -> Result<Response> {
     if !streaming {
-        return Ok(json_response(StatusCode::OK, shape.whole(&running.replies().await?)));
+        let replies = running.replies().await?;
+        return Ok(json_response(StatusCode::OK, work(move || shape.whole(&replies)).await?));
     }
     let mut events = Events::default();
     shape.first(&mut events);
@@ -91,7 +98,7 @@ impl<S: Shape> futures_core::Stream for EventStream<S> {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         loop {
-            if let Some(event) = this.events.0.pop_front() {
+            if let Some(event) = this.events.waiting.pop_front() {
                 return Poll::Ready(Some(Ok(event)));
             }
             let Some(running) = &mut this.running else { return Poll::Ready(None) };
@@ -109,6 +116,10 @@ pub struct Envelope {
     model: String,
     /// Set if events tell the usage.
     usage: bool,
+    /// Set if events are filled up.
+    obfuscates: bool,
+    /// Bytes that all events have.
+    fixed: usize,
 }
 
 #[derive(Serialize)]
@@ -121,6 +132,9 @@ struct Sealed<'a, C> {
     /// Absent, null, or there.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Option<Tokens>>,
+    /// Comes last, where it is filled up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    obfuscation: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -139,7 +153,15 @@ struct PromptTokens {
 impl Envelope {
     pub fn new(id: String, object: &'static str, model: &str, streaming: Option<Streaming>) -> Self {
         let usage = streaming.is_some_and(|streaming| streaming.usage);
-        Self { id, object, created: unix_secs() as u64, model: model.to_owned(), usage }
+        let obfuscates = streaming.is_some_and(|streaming| streaming.obfuscation);
+        let created = unix_secs() as u64;
+        let envelope = Self { id, object, created, model: model.to_owned(), usage, obfuscates, fixed: 0 };
+        Self { fixed: envelope.seal::<()>(&[], usage.then_some(None)).len(), ..envelope }
+    }
+
+    /// Whether events are filled up: then each token has one, also where it ends no character and so gives no text.
+    pub fn obfuscates(&self) -> bool {
+        self.obfuscates
     }
 
     /// A whole response.
@@ -149,19 +171,27 @@ impl Envelope {
 
     /// An event.
     pub fn event<C: Serialize>(&self, choice: C, events: &mut Events) {
-        events.push(&self.seal(&[choice], self.usage.then_some(None)));
+        self.push(self.seal(&[choice], self.usage.then_some(None)), events);
     }
 
     /// The event that tells the usage, if it is wanted.
     pub fn usage_event(&self, usage: Usage, events: &mut Events) {
         if self.usage {
-            events.push(&self.seal::<()>(&[], Some(Some(tokens(usage)))));
+            self.push(self.seal::<()>(&[], Some(Some(tokens(usage)))), events);
         }
+    }
+
+    fn push(&self, mut json: Vec<u8>, events: &mut Events) {
+        if self.obfuscates {
+            events.obfuscation.get_or_insert_with(Obfuscation::new).fill(&mut json, self.fixed);
+        }
+        events.push(&json);
     }
 
     fn seal<C: Serialize>(&self, choices: &[C], usage: Option<Option<Tokens>>) -> Vec<u8> {
         let Self { id, object, created, model, .. } = self;
-        to_json(&Sealed { id, object, created: *created, model, choices, usage })
+        let obfuscation = self.obfuscates.then_some("");
+        to_json(&Sealed { id, object, created: *created, model, choices, usage, obfuscation })
     }
 }
 

@@ -9,10 +9,9 @@ use std::task::{Context, Poll};
 use amnesic::{FinishReason, Piece, Reply, Request, Stream, Usage};
 use futures_core::Stream as _;
 use tokio::runtime::Handle;
-use tokio::task::spawn_blocking;
 
-use crate::app::App;
-use crate::error::{ApiError, Result};
+use crate::app::{App, work};
+use crate::error::Result;
 use crate::log::{DISCONNECTED, Record};
 
 /// Requests that were accepted. Dropping it ends them.
@@ -45,8 +44,7 @@ impl Running {
             let streams = requests.into_iter().map(|request| session.session.stream(request));
             streams.collect::<amnesic::Result<Vec<Stream>>>()
         };
-        let accepted = spawn_blocking(accept).await.map_err(|_| ApiError::internal("the request failed"))?;
-        let streams = accepted.map_err(|error| app.engine_error(error, chat))?;
+        let streams = work(accept).await?.map_err(|error| app.engine_error(error, chat))?;
         Ok(Self { app, streams, next: 0, record, chat })
     }
 

@@ -46,6 +46,8 @@ pub struct Settings {
 pub struct Streaming {
     /// The last event tells the usage.
     pub usage: bool,
+    /// Events are filled up; see [`crate::obfuscation`].
+    pub obfuscation: bool,
 }
 
 impl Settings {
@@ -99,15 +101,15 @@ impl Settings {
 pub fn streaming(fields: &mut Fields) -> Result<Option<Streaming>> {
     let stream = fields.flag("stream")?.unwrap_or(false);
     let Some(mut options) = fields.object("stream_options")? else {
-        return Ok(stream.then_some(Streaming { usage: false }));
+        return Ok(stream.then_some(Streaming { usage: false, obfuscation: true }));
     };
     if !stream {
         return Err(ApiError::field("stream_options", "left out unless `stream` is true"));
     }
     let usage = options.flag("include_usage")?.unwrap_or(false);
-    options
-        .done(&["include_obfuscation"], &[("continuous_usage_stats", "usage comes with the last event")])?;
-    Ok(Some(Streaming { usage }))
+    let obfuscation = options.flag("include_obfuscation")?.unwrap_or(true);
+    options.done(&[], &[("continuous_usage_stats", "usage comes with the last event")])?;
+    Ok(Some(Streaming { usage, obfuscation }))
 }
 
 /// vLLM says -1 where the engine says 0: all.
@@ -223,9 +225,14 @@ mod tests {
     fn streaming_has_options() {
         let parse = |body: &str| streaming(&mut Fields::parse(body.as_bytes()).unwrap());
         assert!(parse("{}").unwrap().is_none());
-        assert!(!parse(r#"{"stream": true}"#).unwrap().unwrap().usage);
+        let options = parse(r#"{"stream": true}"#).unwrap().unwrap();
+        assert!(!options.usage && options.obfuscation);
         let body = r#"{"stream": true, "stream_options": {"include_usage": true}}"#;
-        assert!(parse(body).unwrap().unwrap().usage);
+        let options = parse(body).unwrap().unwrap();
+        assert!(options.usage && options.obfuscation);
+        let body = r#"{"stream": true, "stream_options": {"include_obfuscation": false}}"#;
+        assert!(!parse(body).unwrap().unwrap().obfuscation);
+        assert!(parse(r#"{"stream": true, "stream_options": {"include_obfuscation": "no"}}"#).is_err());
         assert!(parse(r#"{"stream_options": {"include_usage": true}}"#).is_err());
     }
 }

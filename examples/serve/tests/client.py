@@ -160,6 +160,28 @@ def test_streams(client):
     assert usage == whole.usage
 
 
+def said(chunk):
+    """The text that a chunk of a completion or of a chat adds."""
+    choice = chunk.choices[0]
+    return (choice.delta.content if hasattr(choice, "delta") else choice.text) or ""
+
+
+def test_obfuscation(client):
+    settings = {"stream": True, "temperature": 1.0, "seed": 5}
+    for ask in (complete, chat):
+        padded = list(ask(client, **settings))
+        plain = list(ask(client, stream_options={"include_obfuscation": False}, **settings))
+        fillings = [getattr(chunk, "obfuscation", None) for chunk in padded]
+        assert all(isinstance(filling, str) for filling in fillings), "it is on unless it is switched off"
+        assert len(set(fillings)) > len(fillings) // 2, "it is random"
+        assert not any(hasattr(chunk, "obfuscation") for chunk in plain)
+        assert "".join(map(said, padded)) == "".join(map(said, plain)) != ""
+        lengths, bare = ({len(chunk.to_json(indent=None).encode()) for chunk in chunks} for chunks in (padded, plain))
+        assert len(lengths) == 1 < len(bare), "what differs in length does not with it"
+    wrong = {"stream": True, "stream_options": {"include_obfuscation": "canary"}}
+    refused(openai.BadRequestError, 400, lambda: complete(client, **wrong), "stream_options.include_obfuscation")
+
+
 def test_chat(client):
     reply = chat(client, n=2, temperature=1.0, seed=3, logprobs=True, top_logprobs=2)
     assert reply.object == "chat.completion" and reply.id.startswith("chatcmpl-")
