@@ -1,8 +1,8 @@
 //! Settings of a session, and how it is opened: parse, check, plan, load, start.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock};
 
 use crate::backend::cpu::{Cpu, Isa, Reference};
 use crate::backend::cuda::Cuda;
@@ -14,7 +14,9 @@ use crate::clock::{Clock, SystemClock};
 use crate::engine::encode;
 use crate::engine::encode::reader::{Reader, Settings};
 use crate::engine::intake::{Defaults, Intake};
+use crate::engine::masks::Masks;
 use crate::engine::models::{Model, Models};
+use crate::engine::readers::Readers;
 use crate::engine::receipts::{OnReceipt, Receipts};
 use crate::engine::worker::{Shared, Worker};
 use crate::error::{Error, Result};
@@ -691,14 +693,20 @@ impl Builder {
             (self.chain, self.on_receipt),
             &self.clock,
         );
-        let (asks, inbox) = channel();
         let (to_worker, messages) = channel();
         #[cfg_attr(
             not(any(feature = "testing", feature = "debug-sampler")),
             expect(unused_mut, reason = "only tests ask for faults, only the feature brings a sampler")
         )]
-        let mut worker =
-            Worker::new(models, text.clone(), vocab, limits, shared.clone(), self.clock.clone(), receipts);
+        let mut worker = Worker::new(
+            models,
+            text.clone(),
+            vocab,
+            limits,
+            shared.clone(),
+            self.clock.clone(),
+            (receipts, Masks::start(to_worker.clone())?),
+        );
         #[cfg(feature = "testing")]
         {
             worker.faults = self.faults;
@@ -707,8 +715,14 @@ impl Builder {
         {
             worker.debug_sampler = self.debug_sampler;
         }
+        #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests count"))]
+        let mut grammars = Grammars::new(vocab, &defaults.eos);
+        #[cfg(feature = "testing")]
+        {
+            grammars.compiled = shared.compiled.clone();
+        }
         let intake = Intake {
-            grammars: Grammars::new(vocab, &defaults.eos),
+            grammars,
             longest_token: text.as_deref().map_or(1, |text| text.pieces().longest()),
             visible: Arc::new(visible(text.as_deref(), templates.as_ref())),
             text: text.clone(),
@@ -718,27 +732,15 @@ impl Builder {
             clock: self.clock.clone(),
             worker: to_worker.clone(),
             session: telemetry.session,
-            accepted: 0,
-            breakers: None,
+            breakers: OnceLock::new(),
         };
+        let most = intake.defaults.max_requests;
+        let read = move |ask, arrived| intake.read(ask, arrived);
+        let readers = Arc::new(Readers::start(read, shared.clone(), self.clock.clone(), most)?);
         let worker =
             spawn("amnesic-worker", Depth::Kernels, move || worker.run(&messages)).map_err(Error::Thread)?;
-        let line = Line { asks, worker: to_worker, shared, keys: Arc::default(), telemetry };
-        // from here on dropping the session ends the worker
-        let mut session = Session {
-            line,
-            intake: None,
-            worker: Some(worker),
-            memory,
-            context,
-            vocab,
-            text,
-            device,
-            fell_back: None,
-        };
-        session.intake =
-            Some(spawn("amnesic-intake", Depth::Parsers, move || intake.run(&inbox)).map_err(Error::Thread)?);
-        Ok(session)
+        let line = Line { readers, worker: to_worker, shared, keys: Arc::default(), telemetry };
+        Ok(Session { line, worker: Some(worker), memory, context, vocab, text, device, fell_back: None })
     }
 }
 
@@ -808,14 +810,12 @@ impl Builder {
             &self.clock,
         );
         let shared = Arc::new(Shared::default());
-        let (asks, inbox) = channel();
         let (to_worker, messages) = channel();
         let reader = Reader {
             text,
             settings: Settings {
                 tokenizer_file,
                 context: limits.context,
-                max_requests: self.max_requests,
                 width: labels.is_none().then(|| encoder.width()),
                 normalize: sentence.normalize,
                 labels: labels.unwrap_or(0),
@@ -829,8 +829,9 @@ impl Builder {
             clock: self.clock.clone(),
             worker: to_worker.clone(),
             session: telemetry.session,
-            accepted: 0,
         };
+        let read = move |ask, arrived| reader.read(ask, arrived);
+        let readers = Arc::new(Readers::start(read, shared.clone(), self.clock.clone(), self.max_requests)?);
         let device = backend.name();
         #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests ask for faults"))]
         let mut worker = encode::worker::Worker::new(
@@ -846,12 +847,10 @@ impl Builder {
         }
         let worker =
             spawn("amnesic-worker", Depth::Kernels, move || worker.run(&messages)).map_err(Error::Thread)?;
-        let line = Line { asks, worker: to_worker, shared, keys: Arc::default(), telemetry };
+        let line = Line { readers, worker: to_worker, shared, keys: Arc::default(), telemetry };
         let context = limits.context;
-        // from here on dropping the session ends the worker
-        let mut session = Session {
+        Ok(Session {
             line,
-            intake: None,
             worker: Some(worker),
             memory,
             context,
@@ -859,10 +858,7 @@ impl Builder {
             text: None,
             device,
             fell_back: None,
-        };
-        session.intake =
-            Some(spawn("amnesic-intake", Depth::Parsers, move || reader.run(&inbox)).map_err(Error::Thread)?);
-        Ok(session)
+        })
     }
 }
 

@@ -15,6 +15,7 @@ use crate::engine::encode::job::{Ask as TextsAsk, Done, Ticket, Wanted};
 use crate::engine::intake::Ask;
 use crate::engine::job::Kept;
 use crate::engine::mailbox::Outbox;
+use crate::engine::readers::Readers;
 use crate::engine::worker::{Message, Shared};
 use crate::error::{Error, Result};
 use crate::privacy::trace::{Telemetry, Trace};
@@ -33,7 +34,6 @@ use crate::text::Text;
 #[derive(Debug)]
 pub struct Session {
     pub(crate) line: Line,
-    pub(crate) intake: Option<JoinHandle<()>>,
     pub(crate) worker: Option<JoinHandle<ScrubReceipt>>,
     pub(crate) memory: MemoryPlan,
     pub(crate) context: usize,
@@ -62,7 +62,7 @@ pub struct Load {
 /// How callers reach the threads of a session, and stay reachable when it has gone.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
-    pub asks: Sender<Ask>,
+    pub readers: Arc<Readers>,
     pub worker: Sender<Message>,
     pub shared: Arc<Shared>,
     /// Names what is kept between requests.
@@ -109,7 +109,7 @@ impl Line {
         }
         let (answer, answered) = sync_channel(1);
         let closed = || (0, self.closed());
-        self.asks.send(Ask::Submit(jobs, answer)).map_err(|_| closed())?;
+        self.readers.take(Ask::Submit(jobs, answer)).map_err(|_| closed())?;
         answered.recv().map_err(|_| closed())??;
         Ok(readers.into_iter().map(|(mailbox, choices)| Reader::new(mailbox, choices)).collect())
     }
@@ -122,7 +122,7 @@ impl Line {
         }
         let (answer, answered) = sync_channel(1);
         let ask = TextsAsk { wanted, trace: trace.clone(), ticket, answer };
-        let sent = self.asks.send(Ask::Texts(Box::new(ask))).map_err(|_| self.closed());
+        let sent = self.readers.take(Ask::Texts(Box::new(ask))).map_err(|_| self.closed());
         let done = sent.and_then(|()| answered.recv().map_err(|_| self.closed())).flatten();
         // of one that was accepted the worker told
         done.inspect_err(|error| trace.refused(error.kind()))
@@ -299,7 +299,7 @@ impl Session {
         request.check()?;
         let adapter = request.adapter.clone();
         let (answer, answered) = sync_channel(1);
-        self.line.asks.send(Ask::Encode(Box::new(request), answer)).map_err(|_| self.line.closed())?;
+        self.line.readers.take(Ask::Encode(Box::new(request), answer)).map_err(|_| self.line.closed())?;
         let ids = answered.recv().map_err(|_| self.line.closed())??;
         Ok(Public::new(&self.line, ids, adapter))
     }
@@ -368,13 +368,10 @@ impl Session {
 
     fn join(&mut self) -> Result<ScrubReceipt> {
         let worker = self.worker.take().ok_or(Error::Closed)?;
-        let Line { asks, worker: to_worker, shared, telemetry, .. } = &self.line;
-        let intake = self.intake.take();
+        let Line { readers, worker: to_worker, shared, telemetry, .. } = &self.line;
         let close = || {
-            let _ = asks.send(Ask::Close); // it may have ended with a panic; the worker has not
-            if intake.is_none_or(|intake| intake.join().is_err()) {
-                let _ = to_worker.send(Message::Close);
-            }
+            readers.close();
+            let _ = to_worker.send(Message::Close); // one that has ended with a panic is joined all the same
             worker.join().ok().map(|report| (report, shared.poison.reason().is_some()))
         };
         telemetry.closing(close).ok_or(Error::Closed)

@@ -22,6 +22,20 @@ pub enum Wanted {
     Scores(RerankRequest),
 }
 
+impl Wanted {
+    /// Bytes of text to read.
+    pub fn bytes(&self) -> usize {
+        let sum = |texts: &[Secret<str>]| texts.iter().map(|text| text.expose().len()).sum::<usize>();
+        match self {
+            Self::Embeddings(request) => sum(&request.texts),
+            // it stands before each document
+            Self::Scores(request) => {
+                sum(&request.documents) + request.documents.len() * request.query.expose().len()
+            }
+        }
+    }
+}
+
 /// What it gets.
 #[derive(Debug)]
 pub struct Done {

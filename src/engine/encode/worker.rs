@@ -166,8 +166,9 @@ impl<B: Backend> Worker<B> {
                 self.shared.poison.set(PoisonReason::Panic);
                 self.fail_all();
             }
-            // looked at before each step; of conversations there are none; `run` ends with the last
-            Message::Wake | Message::Forget(..) | Message::Accept(..) | Message::Close => {}
+            // looked at before each step; of grammars and conversations there are none; `run` ends with the last
+            Message::Wake | Message::Looked | Message::Forgotten(..) | Message::Forget(..) => {}
+            Message::Accept(..) | Message::Close => {}
         }
     }
 

@@ -135,7 +135,9 @@ impl Simulation {
         self.ids += 1;
         let outputs_from = if self.random.below(5) == 0 { 0 } else { prompt as usize - 1 };
         let handicap = [0, 500, 4000][self.random.below(3) as usize];
-        let arrival = Arrival { handicap, known: prompt as usize, outputs_from, prefix };
+        // some were read for a while before they came here
+        let clock = Some(self.scheduler.clock().saturating_sub(100 * self.random.below(3)));
+        let arrival = Arrival { clock, handicap, known: prompt as usize, outputs_from, prefix };
         self.scheduler.arrive(self.ids, arrival);
         if self.random.below(4) == 0 {
             self.scheduler.wish_drafts(self.ids, 4);
@@ -170,14 +172,19 @@ impl Simulation {
             .sum();
         assert!(rows <= limits.outputs, "{rows} rows of logits");
         // who decodes always decodes; the first in rank always goes on
-        let active = |rank: &&Rank| !self.scheduler.entry(rank.id).paused;
+        let active = |rank: &&Rank| {
+            let entry = self.scheduler.entry(rank.id);
+            !entry.paused && !entry.held
+        };
         for rank in self.scheduler.running.iter().filter(active) {
             let entry = self.scheduler.entry(rank.id);
             assert!(entry.left() > 1 || turns.iter().any(|turn| turn.id == rank.id), "a decode was left out");
         }
         let first = self.scheduler.running.iter().find(active);
         assert!(first.is_none_or(|first| turns.iter().any(|turn| turn.id == first.id)), "nobody moves");
-        assert!(first.is_some() || !self.scheduler.has_work(), "someone waits though nobody runs");
+        assert!(turns.iter().all(|turn| !self.scheduler.entry(turn.id).held), "a held one has a turn");
+        let held = self.scheduler.running.iter().any(|rank| self.scheduler.entry(rank.id).held);
+        assert!(first.is_some() || held || !self.scheduler.has_work(), "someone waits though nobody runs");
         // nobody was admitted before one who waits with a better rank
         let waiting: Vec<Rank> = self.scheduler.waiting.iter().copied().collect();
         let best = waiting.iter().find(|rank| !self.scheduler.entry(rank.id).paused);
@@ -208,6 +215,13 @@ impl Simulation {
         let mut cached = cached + turn.tokens;
         if cached < sequence.tokens.len() {
             self.scheduler.advance(turn.id, cached, sequence.tokens.len(), entry.outputs_from);
+            return;
+        }
+        if self.random.below(20) == 0 {
+            // what its next token is chosen with is late: the last one is computed once more
+            let known = sequence.tokens.len();
+            self.scheduler.advance(turn.id, known - 1, known, known - 1);
+            self.scheduler.hold(turn.id, true);
             return;
         }
         // guesses, of which some are right; wrong ones leave their cells behind
@@ -263,11 +277,14 @@ impl Simulation {
         self.ended += 1;
     }
 
-    /// Cancellations, slow readers, conversations that end.
+    /// Cancellations, slow readers, what was late, conversations that end.
     fn random_events(&mut self) {
         let mut ids: Vec<Id> = self.sequences.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
+            if self.random.below(3) == 0 {
+                self.scheduler.hold(id, false);
+            }
             match self.random.below(400) {
                 0 => self.end(id),
                 1..=4 => self.scheduler.pause(id, true),
@@ -375,7 +392,7 @@ fn decode_goes_first_then_half_to_the_eldest_then_the_shortest() {
 fn a_better_rank_takes_the_place_of_a_worse_one_and_an_old_one_is_not_overtaken() {
     let mut scheduler = Scheduler::new(limits(2, 4, 64));
     let mut cells = Cells(vec![0; 2 * BLOCK]);
-    let long = |handicap| Arrival { handicap, known: 65, outputs_from: 64, prefix: None };
+    let long = |handicap| Arrival { handicap, known: 65, outputs_from: 64, ..Arrival::default() };
     scheduler.arrive(1, long(1000));
     assert_eq!(scheduler.plan(&mut cells)[0].id, 1);
     scheduler.arrive(2, long(0));
@@ -392,7 +409,7 @@ fn a_better_rank_takes_the_place_of_a_worse_one_and_an_old_one_is_not_overtaken(
 fn a_conversation_continues_its_blocks_and_others_do_not() {
     let mut scheduler = Scheduler::new(limits(8, 4, 512));
     let mut cells = Cells(vec![0; 8 * BLOCK]);
-    let arrival = |known, prefix| Arrival { known, outputs_from: known - 1, prefix, handicap: 0 };
+    let arrival = |known, prefix| Arrival { known, outputs_from: known - 1, prefix, ..Arrival::default() };
     scheduler.keep(9, false);
     scheduler.arrive(1, arrival(100, Some(Prefix { key: 9, tokens: 0 })));
     scheduler.plan(&mut cells);

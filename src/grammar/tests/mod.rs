@@ -78,8 +78,8 @@ impl Fixture {
 
     fn compile(&self, format: &ResponseFormat) -> Result<Matcher> {
         self.grammars
-            .compile(&self.pieces, format)
-            .map(|matcher| matcher.expect("no text format in this test"))
+            .compile(&self.pieces, format, 1)
+            .map(|begun| begun.expect("no text format in this test").matcher)
     }
 
     fn schema(&self, schema: Value) -> Matcher {
