@@ -15,7 +15,9 @@ use crate::conversation::Identity;
 use crate::engine::encode;
 use crate::engine::encode::reader::{Reader, Settings};
 use crate::engine::intake::{Defaults, Intake, Vocabulary};
+use crate::engine::masks::Masks;
 use crate::engine::models::{Model, Models};
+use crate::engine::readers::Readers;
 use crate::engine::receipts::{Receipts, Ties};
 use crate::engine::worker::{Shared, Worker};
 use crate::error::{Error, Result};
@@ -812,14 +814,20 @@ impl Builder {
             &self.clock,
         )?;
         let evidence = receipts.evidence().clone();
-        let (asks, inbox) = channel();
         let (to_worker, messages) = channel();
         #[cfg_attr(
             not(any(feature = "testing", feature = "debug-sampler")),
             expect(unused_mut, reason = "only tests ask for faults, only the feature brings a sampler")
         )]
-        let mut worker =
-            Worker::new(models, text.clone(), vocab, limits, shared.clone(), self.clock.clone(), receipts);
+        let mut worker = Worker::new(
+            models,
+            text.clone(),
+            vocab,
+            limits,
+            shared.clone(),
+            self.clock.clone(),
+            (receipts, Masks::start(to_worker.clone())?),
+        );
         #[cfg(feature = "testing")]
         {
             worker.faults = self.faults;
@@ -828,8 +836,14 @@ impl Builder {
         {
             worker.debug_sampler = self.debug_sampler;
         }
+        #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests count"))]
+        let mut vocabulary = vocabulary.transpose()?;
+        #[cfg(feature = "testing")]
+        {
+            vocabulary.iter_mut().for_each(|vocabulary| vocabulary.count_compiled(&shared.compiled));
+        }
         let intake = Intake {
-            vocabulary: vocabulary.transpose()?,
+            vocabulary,
             longest_token: text.as_deref().map_or(1, |text| text.pieces().longest()),
             visible: Arc::new(visible(text.as_deref(), templates.as_ref())),
             text: text.clone(),
@@ -840,14 +854,15 @@ impl Builder {
             worker: to_worker.clone(),
             session: telemetry.session,
         };
+        let most = intake.defaults.max_requests;
+        let read = move |ask, arrived| intake.read(ask, arrived);
+        let readers = Arc::new(Readers::start(read, shared.clone(), self.clock.clone(), most)?);
         let worker =
             spawn("amnesic-worker", Depth::Kernels, move || worker.run(&messages)).map_err(Error::Thread)?;
         let identity = Some(Arc::new(identity));
-        let line = Line { asks, worker: to_worker, shared, keys: Arc::default(), telemetry, identity };
-        // from here on dropping the session ends the worker
-        let mut session = Session {
+        let line = Line { readers, worker: to_worker, shared, keys: Arc::default(), telemetry, identity };
+        Ok(Session {
             line,
-            intake: None,
             worker: Some(worker),
             memory,
             context,
@@ -856,10 +871,7 @@ impl Builder {
             device,
             fell_back: None,
             evidence,
-        };
-        session.intake =
-            Some(spawn("amnesic-intake", Depth::Parsers, move || intake.run(&inbox)).map_err(Error::Thread)?);
-        Ok(session)
+        })
     }
 }
 
@@ -984,14 +996,12 @@ impl Builder {
         )?;
         let evidence = receipts.evidence().clone();
         let shared = Arc::new(Shared::default());
-        let (asks, inbox) = channel();
         let (to_worker, messages) = channel();
         let reader = Reader {
             text,
             settings: Settings {
                 tokenizer_file,
                 context: limits.context,
-                max_requests: self.max_requests,
                 width: labels.is_none().then(|| encoder.width()),
                 normalize: sentence.normalize,
                 labels: labels.unwrap_or(0),
@@ -1006,6 +1016,8 @@ impl Builder {
             worker: to_worker.clone(),
             session: telemetry.session,
         };
+        let read = move |ask, arrived| reader.read(ask, arrived);
+        let readers = Arc::new(Readers::start(read, shared.clone(), self.clock.clone(), self.max_requests)?);
         #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests ask for faults"))]
         let mut worker = encode::worker::Worker::new(
             (backend, encoder, pooling),
@@ -1020,12 +1032,11 @@ impl Builder {
         }
         let worker =
             spawn("amnesic-worker", Depth::Kernels, move || worker.run(&messages)).map_err(Error::Thread)?;
-        let line = Line { asks, worker: to_worker, shared, keys: Arc::default(), telemetry, identity: None };
+        let line =
+            Line { readers, worker: to_worker, shared, keys: Arc::default(), telemetry, identity: None };
         let context = limits.context;
-        // from here on dropping the session ends the worker
-        let mut session = Session {
+        Ok(Session {
             line,
-            intake: None,
             worker: Some(worker),
             memory,
             context,
@@ -1034,10 +1045,7 @@ impl Builder {
             device,
             fell_back: None,
             evidence,
-        };
-        session.intake =
-            Some(spawn("amnesic-intake", Depth::Parsers, move || reader.run(&inbox)).map_err(Error::Thread)?);
-        Ok(session)
+        })
     }
 }
 

@@ -454,6 +454,24 @@ impl Request {
         self.n.unwrap_or(1)
     }
 
+    /// Bytes of the prompt, as it came; each message of a chat and each tool counts for some more.
+    pub(crate) fn prompt_bytes(&self) -> usize {
+        /// What a part of a chat counts for, besides its text: a template writes something for each.
+        const PART: usize = 64;
+        let prompt = match &self.prompt {
+            Prompt::Text(text) => text.expose().len(),
+            Prompt::Tokens(ids) => size_of_val(ids.expose()),
+            Prompt::Chat(messages) => messages.iter().map(|message| PART + message.bytes()).sum(),
+        };
+        prompt + self.chat.tools.iter().map(|tool| PART + tool.bytes()).sum::<usize>()
+    }
+
+    /// Whether nothing but the length of its prompt decides how long reading it takes: no grammar is compiled, no
+    /// vocabulary searched, and no variable known to its template alone.
+    pub(crate) fn reads_quickly(&self) -> bool {
+        self.format.is_text() && self.breakers.is_none() && self.chat.variables.is_empty()
+    }
+
     /// Checks every field that does not depend on the checkpoint.
     pub(crate) fn check(&self) -> Result<()> {
         let wrong = |field, expected: String| Err(Error::request(field, expected));

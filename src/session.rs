@@ -18,6 +18,7 @@ use crate::engine::encode::job::{Ask as TextsAsk, Done, Ticket, Wanted};
 use crate::engine::intake::Ask;
 use crate::engine::job::Kept;
 use crate::engine::mailbox::Outbox;
+use crate::engine::readers::Readers;
 use crate::engine::receipts::About;
 use crate::engine::worker::{Message, Shared};
 use crate::error::{Error, Result};
@@ -39,7 +40,6 @@ use crate::text::Text;
 #[derive(Debug)]
 pub struct Session {
     pub(crate) line: Line,
-    pub(crate) intake: Option<JoinHandle<()>>,
     pub(crate) worker: Option<JoinHandle<ScrubReceipt>>,
     pub(crate) memory: MemoryPlan,
     pub(crate) context: usize,
@@ -69,7 +69,7 @@ pub struct Load {
 /// How callers reach the threads of a session, and stay reachable when it has gone.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
-    pub asks: Sender<Ask>,
+    pub readers: Arc<Readers>,
     pub worker: Sender<Message>,
     pub shared: Arc<Shared>,
     /// Names what is kept between requests.
@@ -134,7 +134,7 @@ impl Line {
         }
         let (answer, answered) = sync_channel(1);
         let closed = || Refusal::New(0, self.closed());
-        self.asks.send(Ask::Submit(jobs, answer)).map_err(|_| closed())?;
+        self.readers.take(Ask::Submit(jobs, answer)).map_err(|_| closed())?;
         let answer = answered.recv().map_err(|_| closed())?;
         answer.map_err(|(place, error)| Refusal::Known(place, error))?;
         Ok(readers.into_iter().map(|(mailbox, choices)| Reader::new(mailbox, choices)).collect())
@@ -149,7 +149,7 @@ impl Line {
         }
         let (answer, answered) = sync_channel(1);
         let ask = TextsAsk { wanted, trace: trace.clone(), ticket, answer };
-        let sent = self.asks.send(Ask::Texts(Box::new(ask))).map_err(|_| self.closed());
+        let sent = self.readers.take(Ask::Texts(Box::new(ask))).map_err(|_| self.closed());
         let done = sent.and_then(|()| answered.recv().map_err(|_| self.closed()));
         let done = done.inspect_err(|error| self.refused(&[nonce], began, 0, error)).flatten();
         // of one that was accepted the worker told
@@ -187,7 +187,7 @@ impl Line {
     }
 
     fn new_id(&self) -> RequestId {
-        RequestId { session: self.telemetry.session, count: self.shared.next_id() }
+        RequestId { session: self.telemetry.session, count: self.shared.next_ids(1) }
     }
 
     /// A name for something to keep: `subject` says what a receipt is to be about when nobody names it any more.
@@ -373,7 +373,7 @@ impl Session {
         let (answer, answered) = sync_channel(1);
         let closed = || self.line.closed();
         let sent = request.check().and_then(|()| {
-            self.line.asks.send(Ask::Encode(Box::new(request), answer)).map_err(|_| closed())?;
+            self.line.readers.take(Ask::Encode(Box::new(request), answer)).map_err(|_| closed())?;
             answered.recv().map_err(|_| closed())
         });
         let ids = sent.inspect_err(|error| self.line.publish_refused(nonce, began, error)).flatten()?;
@@ -450,13 +450,10 @@ impl Session {
 
     fn join(&mut self) -> Result<ScrubReceipt> {
         let worker = self.worker.take().ok_or(Error::Closed)?;
-        let Line { asks, worker: to_worker, shared, telemetry, .. } = &self.line;
-        let intake = self.intake.take();
+        let Line { readers, worker: to_worker, shared, telemetry, .. } = &self.line;
         let close = || {
-            let _ = asks.send(Ask::Close); // it may have ended with a panic; the worker has not
-            if intake.is_none_or(|intake| intake.join().is_err()) {
-                let _ = to_worker.send(Message::Close);
-            }
+            readers.close();
+            let _ = to_worker.send(Message::Close); // one that has ended with a panic is joined all the same
             worker.join().ok().map(|report| (report, shared.poison.reason().is_some()))
         };
         telemetry.closing(close).ok_or(Error::Closed)

@@ -145,7 +145,7 @@ impl Message {
     }
 
     /// Bytes of content in all fields.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let optional = [&self.reasoning, &self.tool_call_id, &self.name];
         let optional: usize = optional.into_iter().flatten().map(|text| text.expose().len()).sum();
         let calls: usize = self
@@ -227,7 +227,7 @@ impl Tool {
     }
 
     /// Bytes of the definition as JSON.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.definition.expose().len()
     }
 

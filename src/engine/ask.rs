@@ -65,7 +65,7 @@ impl<B: Backend> Worker<B> {
                 Sampler::ask_logprobs(row, sequence.ids.expose()[position + 1], questions);
             }
         }
-        if end < known {
+        if end < known || sequence.away {
             return;
         }
         let last = *row - turn.drafts - 1;

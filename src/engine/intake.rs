@@ -1,16 +1,19 @@
-//! The thread on which requests are read: chat templates, tokenizer, grammars. So a long prompt delays no step.
+//! How requests are read: chat templates, tokenizer, grammars. On threads of their own ([`super::readers`]), so a long
+//! prompt delays no step, and nobody else's.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, Sender, SyncSender};
-use std::sync::{Arc, PoisonError};
+use std::sync::mpsc::{Sender, SyncSender};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
 
-use super::job::Job;
+use super::job::{Job, Reuse};
 use super::mailbox::Outbox;
 use super::masks::Guide;
+use super::readers::{Arrived, Lane};
 use super::receipts::About;
-use super::scheduler::{Arrival, Owner, Prefix};
+use super::scheduler::{Arrival, Id, Owner, Prefix};
 use super::sequence::{Common, Sequence};
 use super::worker::{Message, Prepared, Shared};
 use crate::chat::{self, ChatInput, Style, Templates};
@@ -56,11 +59,36 @@ pub enum Ask {
     Encode(Box<Request>, SyncSender<Result<Secret<[u32]>>>),
     /// Texts to embed or to score.
     Texts(Box<super::encode::job::Ask>),
-    /// The session's handle is gone.
-    Close,
 }
 
-/// Everything that the thread owns.
+/// Bytes of prompts up to which they are read in the quick lane: a millisecond or two.
+const QUICK_BYTES: usize = 16 << 10;
+
+impl Ask {
+    /// Where it is read. Decided by sizes alone.
+    pub fn lane(&self) -> Lane {
+        let quick = match self {
+            Self::Submit(requests, _) => {
+                let bytes: usize = requests.iter().map(|(request, ..)| request.prompt_bytes()).sum();
+                bytes <= QUICK_BYTES && requests.iter().all(|(request, ..)| request.reads_quickly())
+            }
+            Self::Encode(request, _) => request.prompt_bytes() <= QUICK_BYTES,
+            Self::Texts(ask) => ask.wanted.bytes() <= QUICK_BYTES,
+        };
+        if quick { Lane::Quick } else { Lane::Slow }
+    }
+
+    /// How many requests it is.
+    pub fn requests(&self) -> usize {
+        match self {
+            Self::Submit(requests, _) => requests.len(),
+            Self::Encode(..) => 0,
+            Self::Texts(_) => 1,
+        }
+    }
+}
+
+/// What reads requests, on several threads at once.
 pub struct Intake {
     pub text: Option<Arc<Text>>,
     pub templates: Option<Templates>,
@@ -92,6 +120,12 @@ impl Vocabulary {
         let grammars = Grammars::new(pieces, vocab, end_tokens);
         Self { grammars, breakers: Arc::new(tokens_with(pieces, vocab, &BREAKERS)) }
     }
+
+    /// Counts grammars that are compiled in `count`.
+    #[cfg(feature = "testing")]
+    pub fn count_compiled(&mut self, count: &Arc<std::sync::atomic::AtomicU64>) {
+        self.grammars.compiled = count.clone();
+    }
 }
 
 /// Whether no turn was before it: neither of its conversation nor, in a chat that is sent whole, in its messages.
@@ -118,6 +152,16 @@ fn tokens_with(pieces: &Pieces, vocab: usize, texts: &[&str]) -> Secret<[u32]> {
     ids
 }
 
+/// The place of one request among all, and when its time is over.
+struct Place {
+    request: RequestId,
+    id: Id,
+    clock: u64,
+    accepted: Instant,
+    began: SystemTime,
+    deadline: Option<Instant>,
+}
+
 /// A prompt that was read.
 struct Encoded {
     ids: Secret<[u32]>,
@@ -131,55 +175,67 @@ struct Encoded {
 const BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
 
 impl Intake {
-    /// Serves until the session's handle is gone.
-    pub fn run(mut self, asks: &Receiver<Ask>) {
-        while let Ok(ask) = asks.recv() {
-            match ask {
-                Ask::Submit(requests, answer) => self.submit(requests, &answer),
-                Ask::Encode(request, answer) => {
-                    let (began, nonce) = (self.clock.wall(), request.nonce);
-                    let subject = Subject::Publish { id: self.new_id() };
-                    let ids = self.guarded(|this| this.encode(&request).map(|encoded| encoded.ids));
-                    drop(request);
-                    let about = match &ids {
-                        Ok(_) => About::completed(subject, nonce, began),
-                        Err(error) => About::refused(subject, nonce, began, error.kind()),
-                    };
-                    let _ = self.worker.send(Message::Over(vec![about], Some(stack::scrub_deep())));
-                    let _ = answer.send(ids); // a caller that is gone has dropped what it asked for
+    /// Reads what a caller asks, and hands it on or refuses it.
+    pub fn read(&self, ask: Ask, arrived: Arrived) {
+        match ask {
+            Ask::Submit(requests, answer) => self.submit(requests, arrived, &answer),
+            Ask::Encode(request, answer) => {
+                let nonce = request.nonce;
+                let subject = Subject::Publish { id: self.id(self.shared.next_ids(1)) };
+                let ids = self.guarded(|| self.encode(&request).map(|encoded| encoded.ids));
+                drop(request);
+                let about = match &ids {
+                    Ok(_) => About::completed(subject, nonce, arrived.began),
+                    Err(error) => About::refused(subject, nonce, arrived.began, error.kind()),
+                };
+                let _ = self.worker.send(Message::Over(vec![about], Some(stack::scrub_deep())));
+                let _ = answer.send(ids); // a caller that is gone has dropped what it asked for
+            }
+            Ask::Texts(ask) => {
+                let asked = match ask.wanted {
+                    super::encode::job::Wanted::Embeddings(_) => "embed",
+                    super::encode::job::Wanted::Scores(_) => "rerank",
+                };
+                if arrived.room.is_ok() {
+                    self.shared.requests.fetch_sub(1, Ordering::SeqCst);
                 }
-                Ask::Texts(ask) => {
-                    let asked = match ask.wanted {
-                        super::encode::job::Wanted::Embeddings(_) => "embed",
-                        super::encode::job::Wanted::Scores(_) => "rerank",
-                    };
-                    let error = Error::WrongTask { asked, can: "generate" };
-                    let (nonce, subject) =
-                        (ask.wanted.common().nonce, Subject::Request { id: self.new_id() });
-                    drop(ask.wanted);
-                    let about = About::refused(subject, nonce, self.clock.wall(), error.kind());
-                    let _ = self.worker.send(Message::Over(vec![about], None));
-                    let _ = ask.answer.send(Err(error)); // as above
-                }
-                Ask::Close => break,
+                let error = Error::WrongTask { asked, can: "generate" };
+                let (nonce, subject) =
+                    (ask.wanted.common().nonce, Subject::Request { id: self.id(arrived.first) });
+                drop(ask.wanted);
+                let about = About::refused(subject, nonce, arrived.began, error.kind());
+                let _ = self.worker.send(Message::Over(vec![about], None));
+                let _ = ask.answer.send(Err(error)); // as above
             }
         }
-        let _ = self.worker.send(Message::Close);
     }
 
     fn submit(
-        &mut self,
+        &self,
         requests: Vec<(Request, Outbox, Trace)>,
+        arrived: Arrived,
         answer: &SyncSender<std::result::Result<(), (usize, Error)>>,
     ) {
         let count = requests.len();
         let mut prepared = Vec::with_capacity(count);
-        let mut refused = self.check_room(count).err().map(|error| (0, error));
-        let began = self.clock.wall();
-        let named: Vec<_> = requests.iter().map(|(request, ..)| (self.new_id(), request.nonce)).collect();
+        let (began, has_room) = (arrived.began, arrived.room.is_ok());
+        let mut refused = arrived.room.err().map(|error| (0, error));
+        let named: Vec<_> = (arrived.first..)
+            .zip(&requests)
+            .map(|(count, (request, ..))| (self.id(count), request.nonce))
+            .collect();
         for (index, (request, outbox, trace)) in requests.into_iter().enumerate() {
             if refused.is_none() {
-                match self.guarded(|this| this.prepare(request, outbox, trace, named[index].0)) {
+                let until = request.timeout.and_then(|timeout| arrived.at.checked_add(timeout));
+                let place = Place {
+                    request: named[index].0,
+                    id: arrived.first_id + index as u64,
+                    clock: arrived.clock,
+                    accepted: arrived.at,
+                    began,
+                    deadline: request.deadline.into_iter().chain(until).min(),
+                };
+                match self.guarded(|| self.prepare(request, outbox, trace, &place)) {
                     Ok(request) => prepared.push(request),
                     Err(error) => refused = Some((index, error)),
                 }
@@ -190,7 +246,6 @@ impl Intake {
                 for Prepared { job, sequence, .. } in &prepared {
                     job.trace.accepted(job.id, job.usage.prompt_tokens, sequence.sampling.seed);
                 }
-                self.shared.requests.fetch_add(count, Ordering::SeqCst);
                 let _ = self.worker.send(Message::Accept(prepared, stack::scrub_deep()));
                 let _ = answer.send(Ok(()));
             }
@@ -201,17 +256,20 @@ impl Intake {
                     About::refused(Subject::Request { id }, nonce, began, error)
                 });
                 let _ = self.worker.send(Message::Over(abouts.collect(), Some(stack::scrub_deep())));
+                if has_room {
+                    self.shared.requests.fetch_sub(count, Ordering::SeqCst);
+                }
                 let _ = answer.send(Err(refusal));
             }
         }
     }
 
     /// Runs `act`; a panic in it poisons the session.
-    fn guarded<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+    fn guarded<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
         if let Some(reason) = self.shared.poison.reason() {
             return Err(Error::Poisoned(reason));
         }
-        catch_unwind(AssertUnwindSafe(|| act(self))).unwrap_or_else(|_| {
+        catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| {
             let reason = crate::PoisonReason::Panic;
             self.shared.poison.set(reason);
             let _ = self.worker.send(Message::Poison);
@@ -219,26 +277,14 @@ impl Intake {
         })
     }
 
-    fn new_id(&self) -> RequestId {
-        RequestId { session: self.session, count: self.shared.next_id() }
-    }
-
-    fn check_room(&self, count: usize) -> Result<()> {
-        let (waiting, limit) = (self.shared.requests.load(Ordering::SeqCst), self.defaults.max_requests);
-        match waiting + count <= limit {
-            true => Ok(()),
-            false => Err(Error::Busy { waiting, limit }),
-        }
+    fn id(&self, count: u64) -> RequestId {
+        RequestId { session: self.session, count }
     }
 
     /// Encodes a request, and fills in what it left open.
-    fn prepare(
-        &mut self,
-        mut request: Request,
-        outbox: Outbox,
-        trace: Trace,
-        id: RequestId,
-    ) -> Result<Prepared> {
+    fn prepare(&self, mut request: Request, outbox: Outbox, trace: Trace, place: &Place) -> Result<Prepared> {
+        #[cfg(feature = "testing")]
+        request.taps.read();
         let Encoded { ids, prefix, style } = self.encode(&request)?;
         outbox.set_style(style);
         let (prompt_tokens, context) = (ids.expose().len(), self.defaults.limits.context);
@@ -257,7 +303,7 @@ impl Intake {
         }
         let choices = request.choices();
         let adapter = self.adapter(&request)?;
-        let mut guides = self.guides(&request, choices)?.into_iter().map(Box::new);
+        let mut guides = self.guides(&request, choices, place.deadline)?.into_iter().map(Box::new);
         let sampling = request.sampling.over(&self.defaults.sampling, getrandom::u64().unwrap_or(0));
         (0..choices).for_each(|choice| {
             outbox.output(choice, |output| {
@@ -272,25 +318,25 @@ impl Intake {
         let mut sequence = self.sequence(&mut request, ids, sampling, (max_tokens, adapter))?;
         sequence.guide = guides.next();
         let unborn = (1..choices).map(|choice| (choice, guides.next())).collect();
-        let accepted = self.clock.now();
-        let until = request.timeout.and_then(|timeout| accepted.checked_add(timeout));
+        let guided = sequence.guide.is_some();
         let usage = Usage { prompt_tokens, ..Usage::default() };
         let job = Job {
-            id,
+            id: place.request,
             trace,
             outbox,
             usage,
-            accepted,
-            began: self.clock.wall(),
+            accepted: place.accepted,
+            began: place.began,
             nonce: request.nonce,
             captures: 0,
             #[cfg(feature = "debug-sampler")]
             begins,
             accounts: Accounts::default(),
-            deadline: request.deadline.into_iter().chain(until).min(),
+            deadline: place.deadline,
             timing: Timing::default(),
             members: Vec::with_capacity(choices),
             unborn,
+            guided,
             reuse: request.prefix.take(),
             adapter: request.adapter.take(),
             failed: None,
@@ -299,17 +345,18 @@ impl Intake {
         let conversation = job.reuse.as_ref().filter(|reuse| !reuse.public);
         let conversation = conversation.map(|reuse| Owner::Conversation(reuse.kept.key));
         let arrival = Arrival {
+            clock: Some(place.clock),
             handicap: request.priority.handicap(),
             known: prompt_tokens,
             outputs_from,
             prefix,
             owner: request.tenant.map(|tenant| Owner::Tenant(tenant.0)).or(conversation),
         };
-        Ok(Prepared { job, sequence, arrival })
+        Ok(Prepared { id: place.id, job, sequence, arrival })
     }
 
     fn sequence(
-        &mut self,
+        &self,
         request: &mut Request,
         ids: Secret<[u32]>,
         sampling: Sampling,
@@ -371,17 +418,30 @@ impl Intake {
         Arc::new(tokens_with(text.pieces(), self.defaults.vocab, &texts))
     }
 
-    /// A grammar for each choice.
-    fn guides(&self, request: &Request, choices: usize) -> Result<Vec<Guide>> {
-        if request.format.is_text() {
+    /// A grammar for each choice: compiled once, and copied. None where the request's time is over: the worker ends it
+    /// before it draws a token.
+    fn guides(&self, request: &Request, choices: usize, deadline: Option<Instant>) -> Result<Vec<Guide>> {
+        let late = || deadline.is_some_and(|deadline| deadline <= self.clock.now());
+        if request.format.is_text() || late() {
             return Ok(Vec::new());
         }
         let vocabulary = self.vocabulary.as_ref().ok_or_else(|| self.no_tokenizer())?;
-        let compile = |_| {
-            let matcher = vocabulary.grammars.compile(&request.format)?;
-            Ok(matcher.map(Guide::new))
+        let Some(begun) = vocabulary.grammars.compile(&request.format, choices)? else {
+            return Ok(Vec::new());
         };
-        (0..choices).map(compile).filter_map(Result::transpose).collect()
+        #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests ask for taps"))]
+        let mut first = Guide::new(begun);
+        #[cfg(feature = "testing")]
+        first.tap(&request.taps);
+        let mut guides = Vec::with_capacity(choices);
+        for _ in 1..choices {
+            if late() {
+                return Ok(Vec::new());
+            }
+            guides.push(first.fork());
+        }
+        guides.insert(0, first);
+        Ok(guides)
     }
 
     /// Refuses what can never fit before it spends time on it.
@@ -409,12 +469,15 @@ impl Intake {
     /// Reads the whole prompt.
     fn encode(&self, request: &Request) -> Result<Encoded> {
         let reuse = request.prefix.as_ref();
-        let before = reuse.map(|reuse| reuse.ids.lock().unwrap_or_else(PoisonError::into_inner));
+        // never while it reads: those who share a public prompt would wait for each other
+        fn before(reuse: &Reuse) -> MutexGuard<'_, Secret<[u32]>> {
+            reuse.ids.lock().unwrap_or_else(PoisonError::into_inner)
+        }
         let mut ids = Secret::<[u32]>::default();
         // a conversation goes on behind all that was before, but for a chat: its template writes all of it again
-        let goes_on = reuse.is_some_and(|reuse| !reuse.public) && !matches!(request.prompt, Prompt::Chat(_));
-        if let Some(before) = before.as_ref().filter(|_| goes_on) {
-            ids.extend(before.expose());
+        let goes_on = |reuse: &&Reuse| !reuse.public && !matches!(request.prompt, Prompt::Chat(_));
+        if let Some(reuse) = reuse.filter(goes_on) {
+            ids.extend(before(reuse).expose());
         }
         let (specials, mut style) = (ids.expose().is_empty(), None);
         match &request.prompt {
@@ -440,7 +503,8 @@ impl Intake {
         if ids.expose().iter().any(|&id| id as usize >= self.defaults.vocab) {
             return Err(Error::request("prompt", format!("token ids below {}", self.defaults.vocab)));
         }
-        let prefix = reuse.zip(before).map(|(reuse, before)| {
+        let prefix = reuse.map(|reuse| {
+            let before = before(reuse);
             let common = ids.expose().iter().zip(before.expose()).take_while(|(a, b)| a == b).count();
             // keys and values of another adapter are others
             let common = if *reuse.adapter.lock().unwrap_or_else(PoisonError::into_inner) == request.adapter {

@@ -73,6 +73,8 @@ pub struct Job {
     pub members: Vec<Id>,
     /// Choices that begin with the first one's first token, with their grammars.
     pub unborn: Vec<(usize, Option<Box<Guide>>)>,
+    /// Whether threads of grammar masks have something of it: they are to forget it before its caller is told.
+    pub guided: bool,
     pub reuse: Option<Reuse>,
     /// The name of its adapter.
     pub adapter: Option<String>,

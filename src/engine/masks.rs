@@ -1,33 +1,149 @@
-//! Grammar masks, computed on a thread of their own while the model runs.
+//! Grammar masks, computed on threads of their own while the model runs.
+//!
+//! **No step waits for a grammar**, but for a small share of its own time ([`Masks::wait`]): a sequence whose mask is late
+//! is not sampled, and comes again when its mask is there. A grammar whose masks take long is moved to the slow lane, whose
+//! thread gives way to those that compute; then it also takes in the tokens that were drawn there, so that the worker does
+//! nothing with it at all. In each lane requests take turns, however many choices they have.
+//!
+//! **Nothing of it is left**: a request is forgotten once none of its grammars is anywhere, and the stack of each thread
+//! that had one is overwritten. The worker goes on meanwhile, and the caller is told after that.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
+use super::readers::Lane;
 use super::scheduler::Id;
+use super::worker::Message;
 use crate::error::{Error, Result};
-use crate::grammar::Matcher;
+use crate::grammar::{Begun, CancellationHandle, GrammarReason, Matcher};
 use crate::memory::thread::{self, Depth};
 use crate::memory::{Scrubbed, Secret, stack};
+
+/// Time of a processor that a mask may take in the quick lane. JSON's slowest mask in a hundred takes a third of it.
+const QUICK: Duration = Duration::from_millis(1);
+
+/// The same for taking in a token, which walks what a mask walks for all tokens; by the clock, so it may be somebody else's.
+const QUICK_TOKEN: Duration = Duration::from_millis(8);
+
+/// After one that took longer, so many must be quick in a row before a request is in the quick lane again.
+const PENANCE: u32 = 8;
+
+/// Threads: two of the quick lane and one of the slow one.
+const THREADS: [Lane; 3] = [Lane::Quick, Lane::Quick, Lane::Slow];
+
+/// How long grammars of a request take; all its choices have one.
+#[derive(Debug, Default)]
+struct Pace(AtomicU32);
+
+impl Pace {
+    fn note(&self, took: Duration) {
+        if took > QUICK {
+            self.0.store(PENANCE, Ordering::Relaxed);
+        } else {
+            let less = |left: u32| left.checked_sub(1);
+            let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less); // it was quick before
+        }
+    }
+
+    fn is_slow(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
 
 /// A reply's grammar, with the mask for its next token.
 #[derive(Debug)]
 pub struct Guide {
     matcher: Matcher,
     mask: Secret<[u32]>,
+    /// Whether `mask` is that of the next token.
+    fresh: bool,
+    /// A token that was drawn, and that the grammar has not taken in.
+    pending: Secret<[u32]>,
+    pace: Arc<Pace>,
+    #[cfg(feature = "testing")]
+    tap: Option<(usize, super::taps::Gate)>,
 }
 
 impl Guide {
     /// At the start of a reply.
-    pub fn new(matcher: Matcher) -> Self {
-        Self { matcher, mask: Secret::default() }
+    pub fn new(begun: Begun) -> Self {
+        let Begun { matcher, mask, took } = begun;
+        let pace = Arc::new(Pace::default());
+        pace.note(took);
+        Self {
+            matcher,
+            mask,
+            fresh: true,
+            pending: Secret::<[u32]>::with_capacity(1),
+            pace,
+            #[cfg(feature = "testing")]
+            tap: None,
+        }
     }
 
-    /// Computes the mask for the next token.
+    /// Another choice's of the same request, at the same place.
+    pub fn fork(&self) -> Self {
+        Self {
+            matcher: self.matcher.fork(),
+            mask: Secret::copy(self.mask.expose()),
+            fresh: self.fresh,
+            pending: Secret::<[u32]>::with_capacity(1),
+            pace: self.pace.clone(),
+            #[cfg(feature = "testing")]
+            tap: None,
+        }
+    }
+
+    /// What a test asks for: that it stands still at a mask, that it is taken for slow.
+    #[cfg(feature = "testing")]
+    pub fn tap(&mut self, taps: &super::taps::Taps) {
+        self.tap = taps.mask.clone();
+        if taps.slow_grammar {
+            self.pace.0.store(u32::MAX, Ordering::Relaxed); // more penance than there are tokens
+        }
+    }
+
+    /// Takes in a token that is pending, and computes the mask for the next one; nothing where both are done.
     ///
     /// # Errors
-    /// As [`Matcher::mask`].
+    /// As [`Matcher::accept`] and [`Matcher::mask`].
     pub fn look(&mut self) -> Result<()> {
-        self.matcher.mask(&mut self.mask)
+        if self.fresh {
+            return Ok(());
+        }
+        #[cfg(feature = "testing")]
+        self.pass();
+        let began = thread::cpu_time();
+        let looked = self.take_pending().and_then(|()| match self.is_over() {
+            true => Ok(()),
+            false => self.matcher.mask(&mut self.mask),
+        });
+        self.fresh = looked.is_ok();
+        self.pace.note(thread::cpu_time().saturating_sub(began));
+        looked
+    }
+
+    #[cfg(feature = "testing")]
+    fn pass(&mut self) {
+        match &mut self.tap {
+            Some((0, gate)) => {
+                gate.pass();
+                self.tap = None;
+            }
+            Some((left, _)) => *left -= 1,
+            None => {}
+        }
+    }
+
+    fn take_pending(&mut self) -> Result<()> {
+        let taken = self.pending.expose().first().map_or(Ok(()), |&token| self.matcher.accept(token));
+        self.pending.truncate(0);
+        taken
     }
 
     /// What the last look saw.
@@ -35,12 +151,37 @@ impl Guide {
         self.mask.expose()
     }
 
-    /// Takes the token that was drawn.
+    /// Whether the mask for the next token is there.
+    pub fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// Takes the token that was drawn: now, or, where that may take long, with the next look.
     ///
     /// # Errors
     /// As [`Matcher::accept`].
     pub fn accept(&mut self, token: u32) -> Result<()> {
-        self.matcher.accept(token)
+        self.fresh = false;
+        if self.is_slow() {
+            self.pending.push(token);
+            return Ok(());
+        }
+        let began = Instant::now();
+        let accepted = self.matcher.accept(token);
+        if began.elapsed() > QUICK_TOKEN {
+            self.pace.note(began.elapsed());
+        }
+        accepted
+    }
+
+    /// Whether a token was drawn and not taken in: until then nobody knows whether the reply is over.
+    pub fn is_pending(&self) -> bool {
+        !self.pending.expose().is_empty()
+    }
+
+    /// Whether it takes long: then the worker leaves it to the slow lane.
+    pub fn is_slow(&self) -> bool {
+        self.pace.is_slow()
     }
 
     /// How many of these guesses could follow. Where the grammar cannot say, none.
@@ -52,83 +193,331 @@ impl Guide {
     pub fn is_over(&self) -> bool {
         self.matcher.is_stopped()
     }
+
+    fn lane(&self) -> Lane {
+        if self.is_slow() { Lane::Slow } else { Lane::Quick }
+    }
 }
 
-enum Work {
-    Look(Id, Box<Guide>),
-    /// Drops guides, and cleans the stack on which they were used.
-    Forget(Vec<Guide>, Sender<Scrubbed>),
+/// A guide that has looked.
+#[derive(Debug)]
+pub struct Looked {
+    pub id: Id,
+    pub guide: Box<Guide>,
+    pub result: Result<()>,
 }
 
-type Looked = (Id, Box<Guide>, Result<()>);
-
-/// The thread. Ends when this drops.
+/// The threads. They end when this drops.
 #[derive(Debug)]
 pub struct Masks {
-    work: Option<Sender<Work>>,
-    looked: Receiver<Looked>,
-    thread: Option<JoinHandle<()>>,
+    queue: Arc<Queue>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    state: Mutex<State>,
+    /// There is work, for one thread or another.
+    work: Condvar,
+    /// All that the step waits for is there.
+    there: Condvar,
+    worker: Sender<Message>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Those that have work in a lane, each once, in the order of their turns.
+    turns: [VecDeque<Id>; 2],
+    requests: BTreeMap<Id, Ticket>,
+    /// The step at hand, and how many of its masks are missing.
+    step: u64,
+    missing: usize,
+    /// Whether the worker knows that it has to look, or will in any case.
+    told: bool,
+    closed: bool,
+}
+
+/// What the threads have of a request.
+#[derive(Debug, Default)]
+struct Ticket {
+    waiting: [VecDeque<Look>; 2],
+    /// Guides that nobody needs any more.
+    #[expect(clippy::vec_box, reason = "they come as boxes, and go without being copied")]
+    spent: [Vec<Box<Guide>>; 2],
+    looked: Vec<Looked>,
+    /// What ends the looks in progress; and how many there are, drops included.
+    cancel: Vec<(Id, CancellationHandle)>,
+    running: usize,
+    /// Threads whose stacks it was on since they were last overwritten, as bits.
+    touched: u8,
+    /// The worker is to be told once nothing of it is left.
+    ending: bool,
+    proof: Option<Scrubbed>,
+}
+
+/// A guide that is to look.
+#[derive(Debug)]
+struct Look {
+    id: Id,
+    guide: Box<Guide>,
+    /// The step that could do with its mask.
+    step: Option<u64>,
+}
+
+/// What a thread does next.
+enum Work {
+    Look(Id, Look),
+    #[expect(clippy::vec_box, reason = "as above")]
+    Drop(Id, Vec<Box<Guide>>),
+    /// Overwrite its stack: a request ends that was on it.
+    Clean,
 }
 
 impl Masks {
-    /// Starts it.
+    /// Starts them. They tell `worker` when there is something for it.
     ///
     /// # Errors
     /// The system refuses a thread.
-    pub fn start() -> Result<Self> {
-        let (work, jobs) = channel();
-        let (done, looked) = channel();
-        let run = move || serve(&jobs, &done);
-        let thread = thread::spawn("amnesic-masks", Depth::Kernels, run).map_err(Error::Thread)?;
-        Ok(Self { work: Some(work), looked, thread: Some(thread) })
+    pub fn start(worker: Sender<Message>) -> Result<Self> {
+        let (work, there) = (Condvar::new(), Condvar::new());
+        let queue = Arc::new(Queue { state: Mutex::default(), work, there, worker });
+        let mut this = Self { queue, threads: Vec::new() };
+        for (place, lane) in THREADS.into_iter().enumerate() {
+            let queue = this.queue.clone();
+            let run = move || queue.serve(place, lane);
+            this.threads.push(thread::spawn("amnesic-masks", Depth::Kernels, run).map_err(Error::Thread)?);
+        }
+        Ok(this)
     }
 
-    /// Has a guide look; [`Masks::next`] gives it back.
-    pub fn look(&self, id: Id, guide: Box<Guide>) {
-        self.send(Work::Look(id, guide));
+    /// A step begins: [`Masks::wait`] waits for what is awaited from now on.
+    pub fn begin_step(&self) {
+        let mut state = self.queue.lock();
+        state.step += 1;
+        state.missing = 0;
+        state.told = true; // the step ends with `looked`
     }
 
-    /// Waits for a guide that has looked.
-    ///
-    /// # Panics
-    /// If the thread has; then the session is poisoned.
-    pub fn next(&self) -> Looked {
-        self.looked.recv().expect("the thread of masks lives as long as its session")
+    /// Has guides of sequences look, each with its request and its sequence. `awaited` where the step at hand could do with
+    /// their masks.
+    pub fn look(&self, guides: impl IntoIterator<Item = (Id, Id, Box<Guide>)>, awaited: bool) {
+        let mut state = self.queue.lock();
+        let step = awaited.then_some(state.step);
+        for (request, id, guide) in guides {
+            state.missing += usize::from(awaited);
+            let lane = guide.lane();
+            state.ticket(request).waiting[lane as usize].push_back(Look { id, guide, step });
+            state.take_place(request, lane);
+        }
+        drop(state);
+        self.queue.work.notify_all();
     }
 
-    /// Drops guides, and waits until nothing of them is left there.
-    pub fn forget(&self, guides: Vec<Guide>) -> Scrubbed {
-        let (done, answer) = channel();
-        self.send(Work::Forget(guides, done));
-        answer.recv().expect("the thread of masks lives as long as its session")
+    /// Waits until what the step awaits is there, but no longer than `most`.
+    pub fn wait(&self, most: Duration) {
+        let state = self.queue.lock();
+        let waited = self.queue.there.wait_timeout_while(state, most, |state| state.missing > 0);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn send(&self, work: Work) {
-        let sent = self.work.as_ref().is_some_and(|sender| sender.send(work).is_ok());
-        assert!(sent, "the thread of masks lives as long as its session");
+    /// The guides that have looked.
+    pub fn looked(&self) -> Vec<Looked> {
+        let mut state = self.queue.lock();
+        state.told = false;
+        state.requests.values_mut().flat_map(|ticket| std::mem::take(&mut ticket.looked)).collect()
+    }
+
+    /// Guides of `request` are not needed any more.
+    pub fn release(&self, request: Id, guides: impl IntoIterator<Item = Box<Guide>>) {
+        let mut state = self.queue.lock();
+        for guide in guides {
+            state.give_up(request, guide);
+        }
+        drop(state);
+        self.queue.work.notify_all();
+    }
+
+    /// Ends whatever is done for `request`. When nothing of it is left here, the worker is told: [`Message::Forgotten`].
+    pub fn forget(&self, request: Id) {
+        let mut state = self.queue.lock();
+        let ticket = state.ticket(request);
+        ticket.ending = true;
+        ticket.cancel.iter().for_each(|(_, look)| look.cancel());
+        let waiting = ticket.waiting.iter_mut().flat_map(std::mem::take).map(|look| look.guide);
+        let looked = std::mem::take(&mut ticket.looked).into_iter().map(|looked| looked.guide);
+        for guide in waiting.collect::<Vec<_>>().into_iter().chain(looked) {
+            state.give_up(request, guide);
+        }
+        self.queue.tell_if_gone(&mut state, request);
+        drop(state);
+        self.queue.work.notify_all();
     }
 }
 
-fn serve(jobs: &Receiver<Work>, done: &Sender<Looked>) {
-    while let Ok(work) = jobs.recv() {
-        match work {
-            Work::Look(id, mut guide) => {
-                let result = guide.look();
-                if done.send((id, guide, result)).is_err() {
-                    return;
+impl State {
+    fn ticket(&mut self, request: Id) -> &mut Ticket {
+        self.requests.entry(request).or_default()
+    }
+
+    /// A request has work in a lane.
+    fn take_place(&mut self, request: Id, lane: Lane) {
+        let turns = &mut self.turns[lane as usize];
+        if !turns.contains(&request) {
+            turns.push_back(request);
+        }
+    }
+
+    fn give_up(&mut self, request: Id, guide: Box<Guide>) {
+        let lane = guide.lane();
+        self.ticket(request).spent[lane as usize].push(guide);
+        self.take_place(request, lane);
+    }
+
+    /// A thread's stack was overwritten. The proof goes into one account: that of a request that ends, if there is one.
+    fn cleaned(&mut self, bit: u8, mut proof: Option<Scrubbed>) {
+        for ending in [true, false] {
+            let touched = |ticket: &&mut Ticket| ticket.ending == ending && ticket.touched & bit != 0;
+            for ticket in self.requests.values_mut().filter(touched) {
+                ticket.touched &= !bit;
+                if let Some(proof) = proof.take() {
+                    ticket.proof = Some(ticket.proof.take().unwrap_or(Scrubbed::nothing()).and(proof));
                 }
             }
-            Work::Forget(guides, answer) => {
-                drop(guides);
-                let _ = answer.send(stack::scrub_below()); // a worker that is gone has nothing to wait for
+        }
+    }
+
+    /// What a thread does next: what others wait for, then a piece of work of each request in turn.
+    fn next(&mut self, place: usize, lane: Lane) -> Option<Work> {
+        let bit = 1 << place;
+        if self.requests.values().any(|ticket| ticket.is_gone() && ticket.touched & bit != 0) {
+            return Some(Work::Clean);
+        }
+        let turns = &mut self.turns[lane as usize];
+        while let Some(request) = turns.pop_front() {
+            let Some(ticket) = self.requests.get_mut(&request) else { continue };
+            let spent = std::mem::take(&mut ticket.spent[lane as usize]);
+            let look = if spent.is_empty() { ticket.waiting[lane as usize].pop_front() } else { None };
+            if !ticket.waiting[lane as usize].is_empty() {
+                turns.push_back(request);
+            }
+            if spent.is_empty() && look.is_none() {
+                continue; // it was given up in the meantime
+            }
+            ticket.running += 1;
+            ticket.touched |= bit;
+            let Some(look) = look else { return Some(Work::Drop(request, spent)) };
+            ticket.cancel.extend(look.guide.matcher.canceller().map(|cancel| (look.id, cancel)));
+            return Some(Work::Look(request, look));
+        }
+        None
+    }
+}
+
+impl Ticket {
+    /// Whether it ends, and nothing of it is left but on stacks.
+    fn is_gone(&self) -> bool {
+        let idle = self.waiting.iter().all(VecDeque::is_empty) && self.spent.iter().all(Vec::is_empty);
+        self.ending && idle && self.running == 0
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A thread's life.
+    fn serve(&self, place: usize, lane: Lane) {
+        if lane == Lane::Slow {
+            thread::give_way();
+        }
+        let mut state = self.lock();
+        loop {
+            match state.next(place, lane) {
+                _ if state.closed => return,
+                Some(work) => {
+                    drop(state);
+                    self.work(work, place, lane);
+                    state = self.lock();
+                }
+                None => state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
         }
+    }
+
+    fn work(&self, work: Work, place: usize, lane: Lane) {
+        // a slow thread is clean after each piece: who ends does not wait for what it does for others
+        let mut clean = lane == Lane::Slow;
+        let mut worked_for = None;
+        match work {
+            Work::Look(request, Look { id, mut guide, step }) => {
+                let result = catch_unwind(AssertUnwindSafe(|| guide.look())).unwrap_or_else(|_| {
+                    let _ = self.worker.send(Message::Poison); // a worker that is gone has nothing left
+                    Err(GrammarReason::Failed.into())
+                });
+                self.put_back(request, Looked { id, guide, result }, step);
+                worked_for = Some(request);
+            }
+            Work::Drop(request, guides) => {
+                drop(guides);
+                worked_for = Some(request);
+            }
+            Work::Clean => clean = true,
+        }
+        let proof = clean.then(stack::scrub_below);
+        let mut state = self.lock();
+        if let Some(ticket) = worked_for.and_then(|request| state.requests.get_mut(&request)) {
+            ticket.running -= 1;
+        }
+        if proof.is_some() {
+            state.cleaned(1 << place, proof);
+        }
+        let gone: Vec<Id> =
+            state.requests.iter().filter(|(_, ticket)| ticket.is_gone()).map(|(id, _)| *id).collect();
+        gone.into_iter().for_each(|request| self.tell_if_gone(&mut state, request));
+    }
+
+    fn put_back(&self, request: Id, looked: Looked, step: Option<u64>) {
+        let mut state = self.lock();
+        let ticket = state.ticket(request);
+        ticket.cancel.retain(|(id, _)| *id != looked.id);
+        if ticket.ending {
+            state.give_up(request, looked.guide);
+            return self.work.notify_all();
+        }
+        ticket.looked.push(looked);
+        if step == Some(state.step) {
+            state.missing = state.missing.saturating_sub(1);
+            if state.missing == 0 {
+                self.there.notify_all();
+            }
+        }
+        if !std::mem::replace(&mut state.told, true) {
+            let _ = self.worker.send(Message::Looked); // as above
+        }
+    }
+
+    /// Tells the worker that nothing of a request is left; or the threads that have it on their stacks.
+    fn tell_if_gone(&self, state: &mut State, request: Id) {
+        let Some(ticket) = state.requests.get(&request).filter(|ticket| ticket.is_gone()) else { return };
+        if ticket.touched != 0 {
+            return self.work.notify_all();
+        }
+        let ticket = state.requests.remove(&request).expect("found just now");
+        let proof = ticket.proof.unwrap_or(Scrubbed::nothing());
+        let _ = self.worker.send(Message::Forgotten(request, proof)); // as above
     }
 }
 
 impl Drop for Masks {
     fn drop(&mut self) {
-        drop(self.work.take());
-        let _ = self.thread.take().map(JoinHandle::join);
+        let mut state = self.queue.lock();
+        state.closed = true;
+        let running = state.requests.values().flat_map(|ticket| &ticket.cancel);
+        running.for_each(|(_, look)| look.cancel());
+        drop(state);
+        self.queue.work.notify_all();
+        self.threads.drain(..).for_each(|thread| drop(thread.join()));
+        self.queue.lock().requests.clear();
     }
 }

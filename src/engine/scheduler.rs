@@ -72,6 +72,8 @@ pub struct Prefix {
 /// What arrives.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Arrival {
+    /// Tokens that had been computed when it came; none for now.
+    pub clock: Option<u64>,
     /// Added to the clock: tokens by which the sequence lets others go first.
     pub handicap: u64,
     /// Tokens known: the prompt.
@@ -107,6 +109,7 @@ pub struct Entry {
     /// Whether a sequence of another owner was here at any time since it arrived.
     met_others: bool,
     paused: bool,
+    held: bool,
 }
 
 impl Entry {
@@ -187,7 +190,7 @@ impl Scheduler {
 
     /// Takes a sequence in.
     pub fn arrive(&mut self, id: Id, arrival: Arrival) {
-        let rank = Rank { key: self.clock + arrival.handicap, id };
+        let rank = Rank { key: arrival.clock.unwrap_or(self.clock) + arrival.handicap, id };
         let owner = arrival.owner.unwrap_or(Owner::Request(id));
         let met_others = self.meet(owner);
         let entry = Entry {
@@ -203,6 +206,7 @@ impl Scheduler {
             owner,
             met_others,
             paused: false,
+            held: false,
         };
         self.entries.insert(id, entry);
         self.waiting.insert(rank);
@@ -256,9 +260,21 @@ impl Scheduler {
         self.preemptions
     }
 
-    /// Whether a step would compute anything: someone runs, or waits, whose reader is not behind.
+    /// Whether a step might compute something: someone runs who is not held, or waits for memory, whose reader is not
+    /// behind.
     pub fn has_work(&self) -> bool {
-        self.running.iter().chain(&self.waiting).any(|rank| !self.entry(rank.id).paused)
+        let runs = |rank: &Rank| !self.entry(rank.id).paused && !self.entry(rank.id).held;
+        self.running.iter().any(runs) || self.waiting.iter().any(|rank| !self.entry(rank.id).paused)
+    }
+
+    /// Tokens computed so far: what the order of those who arrive now begins with.
+    pub fn clock(&self) -> u64 {
+        self.clock
+    }
+
+    /// A sequence whose next token cannot be chosen yet takes no part in steps. It keeps its memory and its place.
+    pub fn hold(&mut self, id: Id, held: bool) {
+        self.entry_mut(id).held = held;
     }
 
     /// A sequence with a slow reader takes no part until the reader has caught up, and gives way to all others.
@@ -317,6 +333,7 @@ impl Scheduler {
             owner: from.owner,
             met_others: from.met_others,
             paused: false,
+            held: false,
         };
         *self.owners.entry(entry.owner).or_default() += 1;
         self.pool.share(&entry.table);
@@ -488,8 +505,8 @@ impl Scheduler {
         self.turns.clear();
         let (mut tokens, mut prefill) = (self.limits.step_tokens, Vec::new());
         let mut guesses = 0;
-        let active: Vec<&Entry> =
-            self.running.iter().map(|rank| &self.entries[&rank.id]).filter(|entry| !entry.paused).collect();
+        let running = self.running.iter().map(|rank| &self.entries[&rank.id]);
+        let active: Vec<&Entry> = running.filter(|entry| !entry.paused && !entry.held).collect();
         // everyone is sure of one row of logits
         let mut outputs = self.limits.outputs - active.len();
         for (place, entry) in active.iter().enumerate() {
@@ -547,7 +564,7 @@ impl Scheduler {
             } else if !self.evict(store) && !self.preempt_for(rank, store) {
                 self.preempt(rank, store); // the last in rank gives way itself; the next turn moves to this place
             }
-            // who gave way may have stood before this one: a paused sequence has no turn, so none did
+            // who gave way may have stood before this one: a paused or held sequence has no turn, so none did
         }
     }
 

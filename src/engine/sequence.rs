@@ -52,6 +52,10 @@ pub struct Sequence {
     pub admissions: u64,
     /// The grammar that the reply follows. Boxed: it moves to the thread that computes masks and back.
     pub guide: Option<Box<Guide>>,
+    /// Whether it is with those threads at the moment: until it is back no token is chosen.
+    pub away: bool,
+    /// Whether, when it is back, it says if the token drawn last ends the reply.
+    pub settles: bool,
     #[cfg(feature = "testing")]
     pub(crate) taps: crate::engine::taps::Taps,
     stops: Stops,
@@ -70,6 +74,8 @@ impl Sequence {
             draft_cached: 0,
             admissions: 0,
             guide: None,
+            away: false,
+            settles: false,
             #[cfg(feature = "testing")]
             taps: crate::engine::taps::Taps::default(),
             stops: Stops::new(common.stops.clone()),
@@ -145,6 +151,14 @@ impl Sequence {
         if stopped {
             return Some(FinishReason::Stop);
         }
+        if self.guide.as_ref().is_some_and(|guide| guide.is_pending()) {
+            return None; // whether the token ends the reply is known with the next mask
+        }
+        self.ends(outbox)
+    }
+
+    /// Whether the choice ends with the token that was taken in last, by its grammar or its length.
+    pub fn ends(&mut self, outbox: &Outbox) -> Option<FinishReason> {
         if self.guide.as_ref().is_some_and(|guide| guide.is_over()) {
             self.flush(outbox);
             return Some(FinishReason::Stop);

@@ -1,8 +1,11 @@
 //! One step of the worker: guesses, the forward pass, grammar masks beside it, and what is made of the logits.
 
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::ask;
+use super::masks::{Looked, Masks};
 use super::scheduler::{Id, Turn};
 use super::sequence::Sequence;
 use super::speculate;
@@ -20,17 +23,21 @@ impl<B: Backend> Worker<B> {
         if self.deadline.is_some_and(|deadline| deadline <= self.clock.now()) {
             self.look_around();
         }
+        self.take_looked();
         self.turns.clear();
         self.turns.extend(self.scheduler.plan(&mut self.models));
+        self.shared.tokens.store(self.scheduler.clock(), Ordering::SeqCst);
         self.settle_owed();
         let mut turns = std::mem::take(&mut self.turns);
+        self.idle = turns.is_empty() && self.sequences.values().any(|sequence| sequence.away);
         self.guess(&mut turns);
-        let looking = self.send_guides(&turns);
+        self.send_guides(&turns);
         self.fill_batch(&turns);
+        let began = Instant::now();
         if !turns.is_empty() {
             self.models.main.forward();
         }
-        let mut ended = self.receive_guides(looking);
+        let mut ended = self.receive_guides(began);
         *self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner) = self.models.main.counters();
         #[cfg(feature = "testing")]
         self.faults.after_forward();
@@ -46,30 +53,71 @@ impl<B: Backend> Worker<B> {
         self.finish(ended);
     }
 
-    /// Guides of those who get a token in this step look while the model computes; returns how many do.
-    fn send_guides(&mut self, turns: &[Turn]) -> usize {
-        let mut looking = 0;
+    /// Guides of those who get a token in this step look while the model computes, but for those whose masks are there.
+    fn send_guides(&mut self, turns: &[Turn]) {
+        let Some(masks) = &self.masks else { return };
+        masks.begin_step();
+        let mut looking = Vec::new();
         for turn in turns {
             let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
             let entry = self.scheduler.entry(turn.id);
             if entry.cached + turn.tokens == entry.known
-                && let Some(guide) = sequence.guide.take()
+                && let Some(guide) = sequence.guide.take_if(|guide| !guide.is_fresh())
             {
-                self.masks.as_ref().expect("started with the first guide").look(turn.id, guide);
-                looking += 1;
+                sequence.away = true;
+                looking.push((sequence.job, turn.id, guide));
             }
         }
-        looking
+        if !looking.is_empty() {
+            masks.look(looking, true);
+        }
     }
 
-    fn receive_guides(&mut self, looking: usize) -> Vec<Ended> {
+    /// Takes guides back. Those that are late are waited for as long as an eighth of what the model took.
+    fn receive_guides(&mut self, began: Instant) -> Vec<Ended> {
+        if let Some(masks) = &self.masks {
+            masks.wait(began.elapsed() / 8);
+        }
+        self.receive_looked()
+    }
+
+    /// Takes guides back between steps.
+    pub(super) fn take_looked(&mut self) {
+        let ended = self.receive_looked();
+        self.finish(ended);
+    }
+
+    /// Takes guides back; says which sequences end with what they saw.
+    fn receive_looked(&mut self) -> Vec<Ended> {
         let mut ended = Vec::new();
-        for _ in 0..looking {
-            let (id, guide, result) = self.masks.as_ref().expect("it was sent a guide").next();
-            self.sequences.get_mut(&id).expect("who has a turn has not ended").guide = Some(guide);
-            ended.extend(result.err().map(|error| (id, Err(error))));
+        for Looked { id, guide, result } in self.masks.as_ref().map_or(Vec::new(), Masks::looked) {
+            self.idle = false;
+            let sequence =
+                self.sequences.get_mut(&id).expect("what has ended is forgotten, and not given back");
+            let drawn = std::mem::take(&mut sequence.settles);
+            (sequence.guide, sequence.away) = (Some(guide), false);
+            self.scheduler.hold(id, false);
+            match result {
+                Err(error) => ended.push((id, Err(error))),
+                Ok(()) if drawn => {
+                    let reason = sequence.ends(&self.jobs[&sequence.job].outbox);
+                    ended.extend(reason.map(|reason| (id, Ok(reason))));
+                }
+                Ok(()) => {}
+            }
         }
         ended
+    }
+
+    /// Where taking in the token that was drawn may take long, the guide does it in the slow lane, and the sequence takes
+    /// part again when it is back.
+    fn defer(&mut self, id: Id) {
+        let (Some(masks), Some(sequence)) = (&self.masks, self.sequences.get_mut(&id)) else { return };
+        if let Some(guide) = sequence.guide.take_if(|guide| guide.is_pending()) {
+            (sequence.away, sequence.settles) = (true, true);
+            self.scheduler.hold(id, true);
+            masks.look([(sequence.job, id, guide)], false);
+        }
     }
 
     /// Fills in guesses where the scheduler has room for them.
@@ -80,6 +128,10 @@ impl<B: Backend> Worker<B> {
             sequence.drafts.truncate(0);
             // a guess that can only be the last token saves nothing
             turn.drafts = turn.drafts.min(sequence.common.max_tokens - sequence.generated() - 1);
+            // a grammar that takes long would have to look at each guess, here
+            if sequence.guide.as_ref().is_some_and(|guide| guide.is_slow()) {
+                turn.drafts = 0;
+            }
             // who may not guess does not search either: how long that takes depends on the text
             if let Some(Speculation::PromptLookup { ngram, .. }) =
                 sequence.common.speculation.filter(|_| turn.drafts > 0)
@@ -197,8 +249,13 @@ impl<B: Backend> Worker<B> {
                 }
             }
         }
-        if end < known {
+        if end < known || sequence.away {
+            // whose mask is late computes its last token again, to the same bits, when it is there
+            let end = end.min(known - 1);
             self.scheduler.advance(turn.id, end, known, outputs_from.max(end).min(known - 1));
+            self.scheduler.hold(turn.id, sequence.away);
+            let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
+            sequence.draft_cached = sequence.draft_cached.min(end);
             return;
         }
         if ended.iter().all(|(id, _)| *id != turn.id) {
@@ -211,10 +268,11 @@ impl<B: Backend> Worker<B> {
         let forks = self.fork(turn.id);
         let mut accepted = 0;
         let outcome = loop {
-            let outcome = self.choose(turn.id, row + accepted, accepted > 0);
+            let outcome = self.choose(turn.id, row + accepted);
             let sequence = &self.sequences[&turn.id];
             let right = sequence.drafts.expose().get(accepted) == sequence.ids.expose().last();
-            if !matches!(outcome, Ok(None)) || accepted == turn.drafts || !right {
+            let pending = sequence.guide.as_ref().is_some_and(|guide| guide.is_pending());
+            if !matches!(outcome, Ok(None)) || accepted == turn.drafts || !right || pending {
                 break outcome;
             }
             accepted += 1;
@@ -238,6 +296,7 @@ impl<B: Backend> Worker<B> {
                 self.scheduler.advance(turn.id, cached, known, known - 1);
                 self.scheduler.wish_drafts(turn.id, drafts);
                 self.pause_if(turn.id, full);
+                self.defer(turn.id);
             }
             Ok(Some(reason)) => {
                 self.scheduler.advance(turn.id, cached.min(known), known, known - 1);
@@ -271,28 +330,28 @@ impl<B: Backend> Worker<B> {
         self.scheduler.fork(first, id);
         self.jobs.get_mut(&job).expect("a member's job").members.push(id);
         self.sequences.insert(id, fork);
-        match self.choose(id, row, true) {
+        match self.choose(id, row) {
             Ok(None) => {
                 let known = self.sequences[&id].ids.expose().len();
                 let cached = self.scheduler.entry(id).cached;
                 self.scheduler.advance(id, cached, known, known - 1);
                 let full = self.jobs[&job].outbox.is_full(choice);
                 self.pause_if(id, full);
+                self.defer(id);
             }
             Ok(Some(reason)) => ended.push((id, Ok(reason))),
             Err(error) => ended.push((id, Err(error))),
         }
     }
 
-    /// Chooses a sequence's next token from a row of logits; says whether it ends with it. `look` where its grammar's
-    /// mask was not computed beside the model.
-    fn choose(&mut self, id: Id, row: usize, look: bool) -> Result<Option<FinishReason>> {
+    /// Chooses a sequence's next token from a row of logits; says whether it ends with it.
+    fn choose(&mut self, id: Id, row: usize) -> Result<Option<FinishReason>> {
         let sequence = self.sequences.get_mut(&id).expect("who has a turn has not ended");
         #[cfg(feature = "testing")]
         sequence.taps.at(sequence.generated(), || self.models.main.logits(row))?;
         let asked = self.asked.get(&(row, sequence.choice)).map(|&asked| self.questions.answer(asked));
-        if let Some(guide) = sequence.guide.as_mut().filter(|_| look) {
-            guide.look()?;
+        if let Some(guide) = &mut sequence.guide {
+            guide.look()?; // behind a guess: else the mask was computed beside the model
         }
         let token = match asked {
             Some(answer) => answer.token()?,

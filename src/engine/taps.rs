@@ -59,7 +59,7 @@ impl Gate {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn pass(&self) {
+    pub(crate) fn pass(&self) {
         let mut state = self.lock();
         state.reached = true;
         self.0.1.notify_all();
@@ -84,9 +84,20 @@ pub(crate) struct Taps {
     pub logits: Option<LogitsTap>,
     /// At which token, counted from 0, what happens.
     pub acts: Vec<(usize, Act)>,
+    /// Where reading it stands still.
+    pub reading: Option<Gate>,
+    /// At which mask of its first choice, counted from 0, computing it stands still.
+    pub mask: Option<(usize, Gate)>,
+    /// Its grammar is taken for one that takes long.
+    pub slow_grammar: bool,
 }
 
 impl Taps {
+    /// A thread begins to read the request.
+    pub fn read(&self) {
+        self.reading.iter().for_each(Gate::pass);
+    }
+
     /// The logits of token `generated` are there, and nothing was made of them yet. `logits` are read if a tap wants them.
     pub fn at<'a>(&self, generated: usize, logits: impl FnOnce() -> &'a [f32]) -> Result<()> {
         if let Some(tap) = &self.logits {

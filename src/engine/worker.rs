@@ -34,6 +34,8 @@ pub(super) type Ended = (Id, Result<FinishReason>);
 /// A request that was encoded and checked.
 #[derive(Debug)]
 pub struct Prepared {
+    /// From [`Shared::new_ids`], when it came.
+    pub id: Id,
     pub job: Job,
     pub sequence: Sequence,
     pub arrival: Arrival,
@@ -51,6 +53,10 @@ pub enum Message {
     Texts(Box<super::encode::job::Job>, Scrubbed),
     /// Somebody wants his request to end, or has read of a stream that was full.
     Wake,
+    /// Grammars have looked: [`Masks::looked`].
+    Looked,
+    /// Nothing of a request that ended is with the threads of grammar masks any more.
+    Forgotten(Id, Scrubbed),
     /// What is kept under a key is of no use any more: there may be a receipt to issue, and somebody who waits until it is
     /// overwritten.
     Forget(Key, Option<About>, Option<SyncSender<()>>),
@@ -66,16 +72,28 @@ pub struct Shared {
     pub poison: Poison,
     pub counters: Mutex<Counters>,
     pub load: Mutex<Load>,
-    /// Requests that were accepted and have not ended.
+    /// Requests that came, were not refused, and have not ended.
     pub requests: AtomicUsize,
+    /// Tokens computed: where the scheduler's order begins for those that come now.
+    pub tokens: AtomicU64,
+    /// Grammars compiled.
+    #[cfg(feature = "testing")]
+    pub compiled: Arc<AtomicU64>,
     /// Requests that were given an id, in whatever way they ended.
     ids: AtomicU64,
+    /// Sequences that were given a name.
+    sequences: AtomicU64,
 }
 
 impl Shared {
-    /// A count for the next request's id: from 1 on.
-    pub fn next_id(&self) -> u64 {
-        self.ids.fetch_add(1, Ordering::Relaxed) + 1
+    /// Counts for the ids of the next `count` requests, of which this is the first: from 1 on.
+    pub fn next_ids(&self, count: usize) -> u64 {
+        self.ids.fetch_add(count as u64, Ordering::SeqCst) + 1
+    }
+
+    /// Names for `count` sequences, of which this is the first. They rise.
+    pub fn new_ids(&self, count: usize) -> Id {
+        self.sequences.fetch_add(count as u64, Ordering::SeqCst) + 1
     }
 }
 
@@ -89,7 +107,10 @@ pub struct Worker<B: Backend> {
     pub(super) scheduler: Scheduler,
     pub(super) jobs: HashMap<Id, Job>,
     pub(super) sequences: HashMap<Id, Sequence>,
-    ids: Id,
+    /// Requests that are over, until the threads of grammar masks have forgotten them.
+    leaving: HashMap<Id, Job>,
+    /// Whether the last step had nothing to compute: then the next waits for a message.
+    pub(super) idle: bool,
     /// Sequences whose reader is behind.
     pub(super) paused: Vec<Id>,
     /// No later than the first deadline of all.
@@ -99,6 +120,7 @@ pub struct Worker<B: Backend> {
     pub(super) questions: Questions,
     /// Their numbers, by row and choice.
     pub(super) asked: HashMap<(usize, usize), usize>,
+    /// None once everything had to go.
     pub(super) masks: Option<Masks>,
     pub(super) turns: Vec<Turn>,
     receipts: Receipts,
@@ -117,7 +139,7 @@ impl<B: Backend> Worker<B> {
         limits: Limits,
         shared: Arc<Shared>,
         clock: Arc<dyn Clock>,
-        receipts: Receipts,
+        (receipts, masks): (Receipts, Masks),
     ) -> Self {
         Self {
             models,
@@ -128,13 +150,14 @@ impl<B: Backend> Worker<B> {
             scheduler: Scheduler::new(limits),
             jobs: HashMap::new(),
             sequences: HashMap::new(),
-            ids: 0,
+            leaving: HashMap::new(),
+            idle: false,
             paused: Vec::new(),
             deadline: None,
             sampler: Sampler::new(vocab),
             questions: Questions::default(),
             asked: HashMap::new(),
-            masks: None,
+            masks: Some(masks),
             turns: Vec::with_capacity(limits.sequences),
             receipts,
             #[cfg(feature = "debug-sampler")]
@@ -152,7 +175,8 @@ impl<B: Backend> Worker<B> {
                 Some(message) => self.guarded(|this| this.hear(message)),
                 None => self.guarded(Self::step),
             }
-            if self.shared.poison.reason().is_some_and(PoisonReason::is_unscrubbed) && !self.jobs.is_empty() {
+            let any = !self.jobs.is_empty() || !self.leaving.is_empty();
+            if self.shared.poison.reason().is_some_and(PoisonReason::is_unscrubbed) && any {
                 self.fail_all();
             }
             self.show_load();
@@ -160,8 +184,9 @@ impl<B: Backend> Worker<B> {
     }
 
     /// The next message; none when a step is due. Without work it sleeps, until the next deadline at most.
-    fn next(&self, messages: &Receiver<Message>) -> Option<Message> {
-        if self.scheduler.has_work() {
+    fn next(&mut self, messages: &Receiver<Message>) -> Option<Message> {
+        // a step without turns waits for masks of those that hold the memory: their threads tell
+        if self.scheduler.has_work() && !std::mem::take(&mut self.idle) {
             return match messages.try_recv() {
                 Ok(message) => Some(message),
                 Err(TryRecvError::Empty) => None,
@@ -203,10 +228,10 @@ impl<B: Backend> Worker<B> {
         self.models.scrub_all();
         self.scheduler = Scheduler::new(self.limits); // all blocks are zero
         self.paused.clear();
-        self.masks = None; // its guides drop with it
+        self.masks = None; // with all grammars that its threads have
         self.sequences.clear();
-        let failed: Vec<Job> = self.jobs.drain().map(|(_, job)| job).collect();
-        self.scrub_steps(Vec::new());
+        let failed: Vec<Job> = self.jobs.drain().chain(self.leaving.drain()).map(|(_, job)| job).collect();
+        self.scrub_steps();
         let account = self.models.ledger.since(before);
         for mut job in failed {
             ledger::add(&mut job.accounts, &account);
@@ -233,6 +258,8 @@ impl<B: Backend> Worker<B> {
                 requests.into_iter().for_each(|about| drop(self.receipt(about, &account)));
             }
             Message::Wake => self.look_around(),
+            Message::Looked => self.take_looked(),
+            Message::Forgotten(id, proof) => self.forgotten(id, &proof),
             Message::Forget(key, about, done) => {
                 let before = self.models.ledger.accounts;
                 self.scheduler.forget(key, &mut self.models);
@@ -251,21 +278,11 @@ impl<B: Backend> Worker<B> {
     }
 
     fn accept(&mut self, request: Prepared) {
-        let Prepared { mut job, mut sequence, arrival } = request;
+        let Prepared { id, mut job, mut sequence, arrival } = request;
         if let Some(reason) = self.shared.poison.reason() {
             job.failed = Some(Error::Poisoned(reason));
             return self.tell(job);
         }
-        if self.masks.is_none() && sequence.guide.is_some() {
-            match Masks::start() {
-                Ok(masks) => self.masks = Some(masks),
-                Err(error) => {
-                    job.failed = Some(error);
-                    return self.tell(job);
-                }
-            }
-        }
-        let id = self.new_id();
         sequence.job = id;
         job.members.push(id);
         if let Some(reuse) = &job.reuse {
@@ -273,17 +290,17 @@ impl<B: Backend> Worker<B> {
         }
         self.scheduler.arrive(id, arrival);
         self.deadline = self.deadline.into_iter().chain(job.deadline).min();
-        let wish = job.outbox.wish();
+        let late = job.deadline.is_some_and(|deadline| deadline <= self.clock.now());
+        let over = late || job.outbox.wish() != Wish::Reply;
         self.jobs.insert(id, job);
         self.sequences.insert(id, sequence);
-        if wish != Wish::Reply {
-            self.look_around(); // its wake came before it did
+        if over {
+            self.look_around(); // its wake came before it did, or its time ended while it was read
         }
     }
 
     pub(super) fn new_id(&mut self) -> Id {
-        self.ids += 1;
-        self.ids
+        self.shared.new_ids(1)
     }
 
     /// Looks for requests whose callers want an end, whose deadline has passed, or whose readers have caught up.
@@ -291,7 +308,7 @@ impl<B: Backend> Worker<B> {
         let now = self.clock.now();
         let mut ended = Vec::new();
         self.deadline = None;
-        for job in self.jobs.values_mut() {
+        for (id, job) in &mut self.jobs {
             let late = job.deadline.is_some_and(|deadline| deadline <= now);
             let outcome = match job.outbox.wish() {
                 Wish::Abandon => Err(Error::Closed),
@@ -302,10 +319,11 @@ impl<B: Backend> Worker<B> {
                     continue;
                 }
             };
-            for (choice, guide) in job.unborn.drain(..) {
-                drop(guide);
-                job.outbox.output(choice, |output| output.finish = outcome.as_ref().ok().copied());
+            for (choice, _) in &job.unborn {
+                job.outbox.output(*choice, |output| output.finish = outcome.as_ref().ok().copied());
             }
+            let unborn = job.unborn.drain(..).filter_map(|(_, guide)| guide);
+            Self::release(self.masks.as_ref(), *id, unborn);
             match outcome {
                 Ok(reason) => ended.extend(job.members.iter().map(|id| (*id, Ok(reason)))),
                 Err(error) => ended.extend(job.members.first().map(|id| (*id, Err(error)))),
@@ -328,7 +346,7 @@ impl<B: Backend> Worker<B> {
     /// Overwrites all that these choices left anywhere; where the last of a request ended, tells its caller.
     pub(super) fn finish(&mut self, ended: Vec<Ended>) {
         let began = self.clock.now();
-        let (mut over, mut guides) = (Vec::new(), Vec::new());
+        let mut over = Vec::new();
         for (id, outcome) in ended {
             let Some(sequence) = self.sequences.get(&id) else { continue }; // went with a sibling that failed
             let first = sequence.job;
@@ -343,38 +361,72 @@ impl<B: Backend> Worker<B> {
                 }
                 Err(error) => {
                     job.failed = Some(error);
-                    guides.extend(job.unborn.drain(..).filter_map(|(_, guide)| guide.map(|guide| *guide)));
+                    let unborn = job.unborn.drain(..).filter_map(|(_, guide)| guide);
+                    Self::release(self.masks.as_ref(), first, unborn);
                     job.members.clone()
                 }
             };
             for id in leaving {
-                guides.extend(self.remove(id).map(|guide| *guide));
+                let guide = self.remove(id);
+                Self::release(self.masks.as_ref(), first, guide);
             }
             let job = self.jobs.get_mut(&first).expect("a member's job");
             if job.is_over() {
                 job.timing.total = began - job.accepted;
-                over.extend(self.jobs.remove(&first));
+                over.extend(self.jobs.remove(&first).map(|job| (first, job)));
             }
         }
-        if over.is_empty() && guides.is_empty() {
+        if over.is_empty() {
             return;
         }
-        for reuse in over.iter().filter_map(|job| job.reuse.as_ref()).filter(|reuse| !reuse.public) {
+        for reuse in over.iter().filter_map(|(_, job)| job.reuse.as_ref()).filter(|reuse| !reuse.public) {
             self.scheduler.rest(reuse.kept.key, &mut self.models);
         }
         let before = self.models.ledger.accounts;
-        self.scrub_steps(guides); // with what the cipher left on the stack
+        self.scrub_steps(); // with what the cipher left on the stack
         let (account, took) = (self.models.ledger.since(before), self.clock.now() - began);
         if self.models.ledger.is_dirty() {
             self.shared.poison.set(self.doubt());
         }
-        for mut job in over {
+        for (id, mut job) in over {
             ledger::add(&mut job.accounts, &account);
             job.timing.scrub = took;
-            if let Some(reason) = self.shared.poison.reason().filter(|reason| reason.is_unscrubbed()) {
-                job.failed = Some(Error::Poisoned(reason));
+            match self.masks.as_ref().filter(|_| job.guided) {
+                Some(masks) => {
+                    masks.forget(id);
+                    self.leaving.insert(id, job);
+                }
+                None => self.tell_scrubbed(job),
             }
-            self.tell(job);
+        }
+    }
+
+    /// The threads of grammar masks have nothing of a request any more.
+    fn forgotten(&mut self, id: Id, proof: &Scrubbed) {
+        let before = self.models.ledger.accounts;
+        self.models.ledger.scrubbed(HOST, 1, proof);
+        let account = self.models.ledger.since(before);
+        if self.models.ledger.is_dirty() {
+            self.shared.poison.set(self.doubt());
+        }
+        let Some(mut job) = self.leaving.remove(&id) else { return }; // everything had to go
+        ledger::add(&mut job.accounts, &account);
+        job.timing.scrub = self.clock.now() - (job.accepted + job.timing.total);
+        self.tell_scrubbed(job);
+    }
+
+    fn tell_scrubbed(&mut self, mut job: Job) {
+        if let Some(reason) = self.shared.poison.reason().filter(|reason| reason.is_unscrubbed()) {
+            job.failed = Some(Error::Poisoned(reason));
+        }
+        self.tell(job);
+    }
+
+    /// Grammars of a request are not needed any more. Dropping one may take long, so it is not done here.
+    fn release(masks: Option<&Masks>, request: Id, guides: impl IntoIterator<Item = Box<Guide>>) {
+        let mut guides = guides.into_iter().peekable();
+        if let Some(masks) = masks.filter(|_| guides.peek().is_some()) {
+            masks.release(request, guides);
         }
     }
 
@@ -431,12 +483,9 @@ impl<B: Backend> Worker<B> {
         sequence.guide.take()
     }
 
-    fn scrub_steps(&mut self, guides: Vec<Guide>) {
+    fn scrub_steps(&mut self) {
         self.models.scrub_steps();
         self.models.ledger.scrubbed(HOST, 1, &self.sampler.scrub().and(self.questions.scrub()));
-        if let Some(masks) = self.masks.as_ref().filter(|_| !guides.is_empty()) {
-            self.models.ledger.scrubbed(HOST, 1, &masks.forget(guides));
-        }
     }
 
     /// Enters what sequences that gave way let go.
@@ -483,7 +532,10 @@ impl<B: Backend> Worker<B> {
         }
         let left: Vec<Ended> = self.sequences.keys().map(|id| (*id, Err(Error::Closed))).collect();
         self.finish(left);
-        self.scrub_steps(Vec::new());
+        self.masks = None; // its threads have cleaned their stacks when they have ended
+        self.scrub_steps();
+        let leaving: Vec<Job> = self.leaving.drain().map(|(_, job)| job).collect();
+        leaving.into_iter().for_each(|job| self.tell_scrubbed(job));
         let gaps = self.models.not_covered();
         let requests = self.models.ledger.requests;
         let doubt = self.doubt();

@@ -5,14 +5,17 @@
 //! is larger than what the checked sizes can recurse into. There is no deadline: the limits are what bounds the time
 //! (`tests/attacks.rs` has the table).
 
+use std::borrow::Cow;
+use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
-use llguidance::api::{GrammarWithLexer, ParserLimits, TopLevelGrammar};
+use llguidance::api::{GrammarInit, GrammarWithLexer, ParserLimits, TopLevelGrammar};
 use llguidance::panic_utils::catch_unwind;
 use llguidance::toktrie::{InferenceCapabilities, TokEnv};
-use llguidance::{ParserFactory, TokenParser};
+use llguidance::{Logger, ParserFactory, TokenParser};
 use serde_json::{Value, json};
 
 use super::GrammarReason;
@@ -21,7 +24,7 @@ use super::matcher::Matcher;
 use super::schema;
 use super::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
-use crate::memory::thread::{Depth, confined};
+use crate::memory::thread::{Depth, confined, cpu_time};
 use crate::memory::{Secret, heap};
 use crate::text::detokenizer::Pieces;
 
@@ -46,6 +49,19 @@ const MAX_LARK_BRACKETS: usize = 128;
 /// Earley items of one byte of the reply: what a byte costs grows with their square.
 pub(super) const MAX_ITEMS_IN_ROW: usize = 1000;
 
+/// What compiling may cost: some 20 ms by llguidance's own rates, and up to ten times that in fact.
+const COMPILE_FUEL: u64 = 1_000_000;
+/// What one mask may cost in the lexer: some 15 ms by llguidance's own rates.
+pub(super) const MASK_FUEL: u64 = 200_000;
+/// Earley items of one mask.
+const MASK_ITEMS: usize = 50_000;
+/// Symbols of a grammar.
+const MAX_SYMBOLS: usize = 100_000;
+
+/// States of a lexer, at 1 to 2 kB, of all choices together; and what each may have in any case.
+const LEXER_STATES: usize = 32_768;
+const LEAST_LEXER_STATES: usize = 4096;
+
 /// What the largest formats recurse into: up to 16 MB in a release build, and above 42 without optimisation. Only what
 /// is touched becomes memory. Above the 40 MB that glibc keeps of dead threads' stacks, too, so that this one is
 /// unmapped at once, content and all.
@@ -57,6 +73,18 @@ pub struct Grammars {
     vocab: usize,
     /// None where no trie can be built of this vocabulary.
     ready: Option<Ready>,
+    /// Formats compiled so far.
+    #[cfg(feature = "testing")]
+    pub compiled: Arc<std::sync::atomic::AtomicU64>,
+}
+
+/// A grammar at the start of a reply.
+pub struct Begun {
+    pub matcher: Matcher,
+    /// What may come first.
+    pub mask: Secret<[u32]>,
+    /// Time of a processor that it took.
+    pub took: Duration,
 }
 
 struct Ready {
@@ -74,27 +102,34 @@ impl Grammars {
                 ParserFactory::new(&env, InferenceCapabilities::default(), &[TEXT_SLICE.into()])?;
             // No log on stderr, none in memory.
             factory.set_stderr_log_level(0).set_buffer_log_level(0);
-            *factory.limits_mut() = limits();
             Ok(Ready { vocabulary, factory })
         };
         // large, public, and there to stay: not on the heap for secrets
         let built = catch_unwind(AssertUnwindSafe(|| heap::outside(build)));
-        Self { vocab, ready: built.ok() }
+        Self {
+            vocab,
+            ready: built.ok(),
+            #[cfg(feature = "testing")]
+            compiled: Default::default(),
+        }
     }
 
-    /// A matcher at the start of a reply; none for [`ResponseFormat::text`].
+    /// A grammar at the start of a reply, to be copied for each of `choices`; none for [`ResponseFormat::text`]. The more
+    /// choices, the fewer states of its lexer each may have.
     ///
     /// Blocks for as long as it takes; may be called from any thread.
     ///
     /// # Errors
     /// The format is malformed, unsupported, too large, or nothing that the vocabulary can spell has it. The error
     /// holds none of its text.
-    pub fn compile(&self, format: &ResponseFormat) -> Result<Option<Matcher>> {
+    pub fn compile(&self, format: &ResponseFormat, choices: usize) -> Result<Option<Begun>> {
         if format.is_text() {
             return Ok(None);
         }
+        #[cfg(feature = "testing")]
+        self.compiled.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         thread::scope(|scope| {
-            let work = || confined(Depth::Kernels, || self.ready()?.matcher(format));
+            let work = || confined(Depth::Kernels, || self.ready()?.begin(format, choices));
             let builder = thread::Builder::new().name("amnesic-grammar".into()).stack_size(STACK_BYTES);
             let compiled = builder.spawn_scoped(scope, work).map_err(Error::Thread)?.join();
             compiled.unwrap_or_else(|_| Err(refused(format, "that can be compiled"))).map(Some)
@@ -108,27 +143,33 @@ impl Grammars {
     }
 }
 
-impl std::fmt::Debug for Grammars {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Grammars {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Grammars").field("vocab", &self.vocab).finish_non_exhaustive()
     }
 }
 
 impl Ready {
     /// Its first mask is computed at once: a grammar that is too complex to begin with is refused here.
-    fn matcher(&self, format: &ResponseFormat) -> Result<Matcher> {
-        let parser = self.parser(format)?;
+    fn begin(&self, format: &ResponseFormat, choices: usize) -> Result<Begun> {
+        let parser = self.parser(format, choices)?;
         let begun = Matcher::new(parser, self.vocabulary.clone()).and_then(|mut matcher| {
-            matcher.mask(&mut Secret::default())?;
-            Ok(matcher)
+            let (mut mask, began) = (Secret::default(), cpu_time());
+            matcher.mask(&mut mask)?;
+            Ok(Begun { matcher, mask, took: cpu_time().saturating_sub(began) })
         });
         begun.map_err(|error| match error {
             Error::Grammar(GrammarReason::DeadEnd) => refused(format, "that a text of tokens can satisfy"),
-            _ => refused(format, "that is less complex"),
+            _ => refused(
+                format,
+                format_args!(
+                    "whose first mask takes {MASK_FUEL} units of lexer fuel and {MASK_ITEMS} parser items at most"
+                ),
+            ),
         })
     }
 
-    fn parser(&self, format: &ResponseFormat) -> Result<TokenParser> {
+    fn parser(&self, format: &ResponseFormat, choices: usize) -> Result<TokenParser> {
         let mut grammar = match &format.0 {
             Kind::Text | Kind::JsonObject => GrammarWithLexer::from_json_schema(json!({ "type": "object" })),
             Kind::JsonSchema(text) => GrammarWithLexer::from_json_schema(parse_schema(text.expose())?),
@@ -140,23 +181,24 @@ impl Ready {
             let options = json!({ "whitespace_pattern": WHITESPACE, "json_allowed_escapes": ESCAPES });
             schema.insert("x-guidance".into(), options);
         }
-        self.factory.create_parser(TopLevelGrammar::from_grammar(grammar)).map_err(|error| {
+        let grammar = GrammarInit::Serialized(TopLevelGrammar::from_grammar(grammar));
+        // no log on stderr, none in memory
+        let (quiet, none) = (Logger::new(0, 0), InferenceCapabilities::default());
+        self.factory.create_parser_from_init_ext(grammar, quiet, none, limits(choices)).map_err(|error| {
             let message = Secret::new(error.to_string());
             refused(format, requirement(message.expose()))
         })
     }
 }
 
-fn limits() -> ParserLimits {
+fn limits(choices: usize) -> ParserLimits {
     ParserLimits {
         max_items_in_row: MAX_ITEMS_IN_ROW,
-        // some 20 ms and 15 ms, by llguidance's own rates
-        initial_lexer_fuel: 1_000_000,
-        step_lexer_fuel: 200_000,
-        step_max_items: 50_000,
-        // at 1 to 2 kB
-        max_lexer_states: 32_768,
-        max_grammar_size: 100_000,
+        initial_lexer_fuel: COMPILE_FUEL,
+        step_lexer_fuel: MASK_FUEL,
+        step_max_items: MASK_ITEMS,
+        max_lexer_states: (LEXER_STATES / choices.max(1)).max(LEAST_LEXER_STATES),
+        max_grammar_size: MAX_SYMBOLS,
         precompute_large_lexemes: true,
         // they would quote the grammar and the reply
         verbose_errors: false,
@@ -232,26 +274,32 @@ fn most_open(line: &str) -> usize {
 }
 
 /// What llguidance's message asks for, in words of our own: its own may quote the format.
-fn requirement(message: &str) -> &'static str {
-    let large = ["too big", "too large", "too many", "too deep", "fuel", "level exceeded", "is empty:"];
-    if message.contains("oneOf constraints are not supported") {
-        "whose `oneOf` alternatives exclude each other visibly; `anyOf` needs no such thing"
-    } else if message.contains("min/maxProperties only supported") {
-        "with `minProperties` and `maxProperties` only where all its `properties` are `required`"
-    } else if message.contains("circular references") {
-        "without a circle of `$ref`s that have keywords beside them"
-    } else if message.contains("disjoint") {
-        "whose `patternProperties` exclude each other visibly"
-    } else if message.contains("Unsatisfiable schema") {
-        "that a value can satisfy"
-    } else if large.iter().any(|words| message.contains(words)) {
-        "that is less complex"
+fn requirement(message: &str) -> Cow<'static, str> {
+    let says = |words: &[&str]| words.iter().any(|words| message.contains(words));
+    if says(&["oneOf constraints are not supported"]) {
+        "whose `oneOf` alternatives exclude each other visibly; `anyOf` needs no such thing".into()
+    } else if says(&["min/maxProperties only supported"]) {
+        "with `minProperties` and `maxProperties` only where all its `properties` are `required`".into()
+    } else if says(&["circular references"]) {
+        "without a circle of `$ref`s that have keywords beside them".into()
+    } else if says(&["disjoint"]) {
+        "whose `patternProperties` exclude each other visibly".into()
+    } else if says(&["Unsatisfiable schema"]) {
+        "that a value can satisfy".into()
+    } else if says(&["number of symbols"]) {
+        format!("of at most {MAX_SYMBOLS} symbols").into()
+    } else if says(&["fuel", "too many expressions", "(grammar) too big", "is empty:"]) {
+        format!("that compiles with {COMPILE_FUEL} units of fuel: with fewer and shorter expressions").into()
+    } else if says(&["too many states"]) {
+        format!("whose lexer has at most {LEXER_STATES} states").into()
+    } else if says(&["too big", "too large", "too many", "too deep", "level exceeded"]) {
+        "that is smaller and less nested".into()
     } else {
-        "that is well-formed and keeps to the supported syntax"
+        "that is well-formed and keeps to the supported syntax".into()
     }
 }
 
-fn refused(format: &ResponseFormat, requirement: &'static str) -> Error {
+fn refused(format: &ResponseFormat, requirement: impl fmt::Display) -> Error {
     let kind = match format.0 {
         Kind::Text | Kind::JsonObject | Kind::JsonSchema(_) => "a JSON Schema",
         Kind::Regex(_) => "a regular expression",

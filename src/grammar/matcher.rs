@@ -3,6 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+pub use llguidance::CancellationHandle;
 use llguidance::TokenParser;
 use llguidance::api::StopReason;
 use llguidance::panic_utils::catch_unwind;
@@ -16,6 +17,9 @@ use crate::memory::Secret;
 /// How many Earley items accepted tokens may add in all, at 8 to 16 bytes each: a hostile grammar has up to
 /// [`super::compile::MAX_ITEMS_IN_ROW`] of them for every byte, JSON some ten for every word.
 const MAX_ITEMS: usize = 4 << 20;
+
+/// What the lexer may cost a reply in all, compiling included: [`super::compile::MASK_FUEL`] for each of forty masks.
+const MAX_LEXER_FUEL: u64 = 8_000_000;
 
 /// A compiled grammar and how far the reply has come in it. Belongs to one sequence; may be moved to another thread.
 ///
@@ -33,6 +37,7 @@ impl Matcher {
     /// At the start of a reply.
     pub(super) fn new(mut parser: TokenParser, vocabulary: Arc<Vocabulary>) -> Result<Self> {
         parser.start_without_prompt();
+        parser.enable_cancellation();
         let mut this = Self { parser, vocabulary, items: 0, ended: false, failed: false };
         this.guarded(|this| this.parser.check_stop().is_ok().then_some(()))?;
         Ok(this)
@@ -92,12 +97,24 @@ impl Matcher {
             this.parser.consume_token(token).ok()?;
             this.parser.check_stop().ok()
         })?;
-        self.items += self.parser.parser_stats().all_items.saturating_sub(before);
-        if self.items > MAX_ITEMS {
+        let stats = self.parser.parser_stats();
+        self.items += stats.all_items.saturating_sub(before);
+        if self.items > MAX_ITEMS || stats.lexer_cost > MAX_LEXER_FUEL {
             self.failed = true;
             return Err(GrammarReason::TooComplex.into());
         }
         Ok(())
+    }
+
+    /// Ends a call that another thread is in, and all later ones, with an error.
+    pub fn canceller(&self) -> Option<CancellationHandle> {
+        self.parser.cancellation_handle()
+    }
+
+    /// What its lexer has cost so far.
+    #[cfg(test)]
+    pub(super) fn fuel(&self) -> u64 {
+        self.parser.parser_stats().lexer_cost
     }
 
     /// How many of these tokens, from the first on, could be accepted one after another. Changes nothing.
@@ -173,9 +190,9 @@ impl Matcher {
         Err(reason.into())
     }
 
-    /// A second matcher at the same place.
-    #[cfg(test)]
-    pub(super) fn fork(&self) -> Self {
+    /// A second matcher at the same place. They share nothing that either changes: what the one has matched shows neither
+    /// in the other's masks nor in when it runs out of fuel.
+    pub fn fork(&self) -> Self {
         let parser = self.parser.deep_clone();
         let Self { vocabulary, items, ended, failed, .. } = self;
         Self { parser, vocabulary: vocabulary.clone(), items: *items, ended: *ended, failed: *failed }

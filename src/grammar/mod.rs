@@ -38,9 +38,9 @@ mod matcher;
 mod schema;
 mod vocabulary;
 
-pub use compile::Grammars;
+pub use compile::{Begun, Grammars};
 pub use format::ResponseFormat;
-pub use matcher::Matcher;
+pub use matcher::{CancellationHandle, Matcher};
 
 use crate::error::Error;
 
@@ -48,7 +48,7 @@ use crate::error::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GrammarReason {
-    /// The state of the grammar grew beyond its limits.
+    /// A mask, or all of them together, cost more lexer fuel, lexer states or parser items than a reply may have.
     TooComplex,
     /// No token of the vocabulary can follow.
     DeadEnd,
@@ -61,7 +61,9 @@ pub enum GrammarReason {
 impl std::fmt::Display for GrammarReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::TooComplex => "the state of the grammar grew beyond its limits",
+            Self::TooComplex => {
+                "the grammar needs more lexer fuel, lexer states or parser items than a reply may have"
+            }
             Self::DeadEnd => "no token of the vocabulary can follow",
             Self::Rejected => "the grammar does not allow the token",
             Self::Failed => "the grammar cannot be matched any further",

@@ -1,12 +1,14 @@
 //! The session's own threads: what they allocate and what is on their stacks may be content.
 #![cfg_attr(
-    target_os = "linux",
-    expect(unsafe_code, reason = "advises the system about this thread's own stack")
+    unix,
+    expect(unsafe_code, reason = "advises the system about this thread's own stack and priority")
 )]
 
 use std::io;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
 
 use super::{heap, stack};
 
@@ -44,6 +46,35 @@ pub fn spawn<T: Send + 'static>(
 /// For threads that are started in a scope: they run [`confined`].
 pub fn builder(name: &str, depth: Depth) -> Builder {
     Builder::new().name(name.into()).stack_size(depth.bytes())
+}
+
+/// From now on this thread gives way to threads of the usual priority wherever there are too few processors for all: it
+/// does work that a request alone waits for, and that no limit keeps short. On Linux only; elsewhere nothing changes.
+pub fn give_way() {
+    /// Ten steps of "nice": about a tenth of what a thread of the usual priority gets beside it.
+    #[cfg(target_os = "linux")]
+    const STEPS: libc::c_int = 10;
+    #[cfg(target_os = "linux")]
+    // SAFETY: takes and returns integers. Linux counts priorities by thread, and 0 names the calling one. A refusal leaves
+    // the thread as it was, which costs others time and nobody content.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, STEPS);
+    }
+}
+
+/// The time that processors gave to this thread so far; where the system does not tell, the time that passed since some
+/// moment.
+pub fn cpu_time() -> Duration {
+    #[cfg(unix)]
+    {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: writes to a variable of the type that it is made for.
+        if unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) } == 0 {
+            return Duration::new(time.tv_sec as u64, time.tv_nsec as u32);
+        }
+    }
+    static SINCE: OnceLock<Instant> = OnceLock::new();
+    SINCE.get_or_init(Instant::now).elapsed()
 }
 
 /// Runs a thread whose stack is locked where the system allows, stays out of core dumps, reads as zeros in forked

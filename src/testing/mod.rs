@@ -26,6 +26,7 @@ use crate::privacy::trace::{OnEvent, Telemetry};
 use crate::privacy::{Alias, FinishReasons, Prices};
 use crate::request::Request;
 use crate::response::{RequestId, Timing, Usage};
+use crate::session::Session;
 use crate::text::{Detokenizer, Text};
 
 /// Turns every scrub of this process into a no-op, so that a test can show that it would notice.
@@ -72,9 +73,35 @@ impl Request {
         self.act(token, Act::NotFinite)
     }
 
+    /// Stands still at `gate` when it is about to be read: templates, tokenizer, grammar.
+    pub fn stop_reading(mut self, gate: &Gate) -> Self {
+        self.taps.reading = Some(gate.clone());
+        self
+    }
+
+    /// Stands still at `gate` when grammar mask `mask` of its first choice is about to be computed beside the model,
+    /// counted from 0: the first token's is computed with the grammar, and is none of them.
+    pub fn stop_mask(mut self, mask: usize, gate: &Gate) -> Self {
+        self.taps.mask = Some((mask, gate.clone()));
+        self
+    }
+
+    /// Has its grammar taken for one whose masks take long, from the first token on.
+    pub fn slow_grammar(mut self) -> Self {
+        self.taps.slow_grammar = true;
+        self
+    }
+
     fn act(mut self, token: usize, act: Act) -> Self {
         self.taps.acts.push((token, act));
         self
+    }
+}
+
+impl Session {
+    /// Grammars compiled so far.
+    pub fn grammars_compiled(&self) -> u64 {
+        self.line.shared.compiled.load(std::sync::atomic::Ordering::SeqCst)
     }
 }
 

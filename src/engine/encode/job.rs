@@ -32,6 +32,18 @@ impl Wanted {
             Self::Scores(request) => &request.common,
         }
     }
+
+    /// Bytes of text to read.
+    pub fn bytes(&self) -> usize {
+        let sum = |texts: &[Secret<str>]| texts.iter().map(|text| text.expose().len()).sum::<usize>();
+        match self {
+            Self::Embeddings(request) => sum(&request.texts),
+            // it stands before each document
+            Self::Scores(request) => {
+                sum(&request.documents) + request.documents.len() * request.query.expose().len()
+            }
+        }
+    }
 }
 
 /// What it gets.

@@ -1,16 +1,18 @@
-//! The thread on which texts are read: prompts and the tokenizer. So a long text delays no step.
+//! How texts are read: prompts and the tokenizer. On threads of their own, so a long text delays no step, and nobody
+//! else's.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Sender;
 
 use super::job::{Ask, Finish, Item, Job, Wanted};
 use crate::clock::Clock;
 use crate::embed::{EmbedRequest, RerankRequest, TextPrompt};
 use crate::engine::intake;
+use crate::engine::readers::Arrived;
 use crate::engine::receipts::About;
 use crate::engine::worker::{Message, Shared};
 use crate::error::{Error, Result};
@@ -18,7 +20,7 @@ use crate::memory::ledger::Accounts;
 use crate::memory::{Secret, stack};
 use crate::privacy::receipt::Subject;
 use crate::privacy::trace::Trace;
-use crate::response::{RequestId, Timing};
+use crate::response::{FinishReason, RequestId, Timing};
 use crate::text::Text;
 
 /// What the checkpoint and the session say.
@@ -28,8 +30,6 @@ pub struct Settings {
     pub tokenizer_file: PathBuf,
     /// Tokens of a text, special ones included.
     pub context: usize,
-    /// Requests that may be in the session at once.
-    pub max_requests: usize,
     /// Values of an embedding; none for a checkpoint that scores.
     pub width: Option<usize>,
     pub normalize: bool,
@@ -42,7 +42,7 @@ pub struct Settings {
     pub default_prompt: Option<String>,
 }
 
-/// Everything that the thread owns.
+/// What reads texts, on several threads at once.
 pub struct Reader {
     pub text: Option<Arc<Text>>,
     pub settings: Settings,
@@ -62,51 +62,51 @@ struct Encoded {
 }
 
 impl Reader {
-    /// Serves until the session's handle is gone.
-    pub fn run(mut self, asks: &Receiver<intake::Ask>) {
-        while let Ok(ask) = asks.recv() {
-            // who does not wait for an answer any more has dropped what he asked for
-            match ask {
-                intake::Ask::Texts(ask) => self.take(*ask),
-                intake::Ask::Submit(requests, answer) => {
-                    let error = self.settings.wrong_task("generate");
-                    let nonces: Vec<_> = requests.iter().map(|(request, ..)| request.nonce).collect();
-                    drop(requests);
-                    let began = self.clock.wall();
-                    let abouts = nonces.into_iter().enumerate().map(|(index, nonce)| {
-                        let subject = Subject::Request { id: self.new_id() };
-                        About::refused(subject, nonce, began, Trace::refusal_of(index, 0, &error))
+    /// Reads what a caller asks, and hands it on or refuses it.
+    pub fn read(&self, ask: intake::Ask, arrived: Arrived) {
+        // who does not wait for an answer any more has dropped what he asked for
+        match ask {
+            intake::Ask::Texts(ask) => self.take(*ask, arrived),
+            intake::Ask::Submit(requests, answer) => {
+                if arrived.room.is_ok() {
+                    self.shared.requests.fetch_sub(requests.len(), Ordering::SeqCst);
+                }
+                let error = self.settings.wrong_task("generate");
+                let nonces: Vec<_> = requests.iter().map(|(request, ..)| request.nonce).collect();
+                drop(requests);
+                let abouts =
+                    nonces.into_iter().zip(arrived.first..).enumerate().map(|(index, (nonce, count))| {
+                        let subject = Subject::Request { id: self.id(count) };
+                        About::refused(subject, nonce, arrived.began, Trace::refusal_of(index, 0, &error))
                     });
-                    let _ = self.worker.send(Message::Over(abouts.collect(), None));
-                    let _ = answer.send(Err((0, error)));
-                }
-                intake::Ask::Encode(request, answer) => {
-                    let (error, subject) =
-                        (self.settings.wrong_task("generate"), Subject::Publish { id: self.new_id() });
-                    let about = About::refused(subject, request.nonce, self.clock.wall(), error.kind());
-                    drop(request);
-                    let _ = self.worker.send(Message::Over(vec![about], None));
-                    let _ = answer.send(Err(error));
-                }
-                intake::Ask::Close => break,
+                let _ = self.worker.send(Message::Over(abouts.collect(), None));
+                let _ = answer.send(Err((0, error)));
+            }
+            intake::Ask::Encode(request, answer) => {
+                let error = self.settings.wrong_task("generate");
+                let subject = Subject::Publish { id: self.id(self.shared.next_ids(1)) };
+                let about = About::refused(subject, request.nonce, arrived.began, error.kind());
+                drop(request);
+                let _ = self.worker.send(Message::Over(vec![about], None));
+                let _ = answer.send(Err(error));
             }
         }
-        let _ = self.worker.send(Message::Close);
     }
 
     /// Reads a request, and hands it on or refuses it.
-    fn take(&mut self, ask: Ask) {
+    fn take(&self, ask: Ask, arrived: Arrived) {
         let Ask { wanted, trace, ticket, answer } = ask;
-        let (began, id) = (self.clock.wall(), self.new_id());
-        let read = self.guarded(|this| {
-            this.check_room()?;
-            this.read(&wanted)
-        });
+        let Arrived { at: accepted, began, first, room, .. } = arrived;
         let common = wanted.common();
         let nonce = common.nonce;
-        let accepted = self.clock.now();
         let until = common.timeout.and_then(|timeout| accepted.checked_add(timeout));
         let deadline = common.deadline.into_iter().chain(until).min();
+        let has_room = room.is_ok();
+        let read = self.guarded(|| {
+            room?;
+            self.encode(&wanted, &|| deadline.is_some_and(|deadline| deadline <= self.clock.now()))
+        });
+        let id = self.id(first);
         drop(wanted); // read, and overwritten
         match read {
             Ok((Encoded { ids, items, truncated }, finish, width)) => {
@@ -133,27 +133,29 @@ impl Reader {
                     timing: Timing::default(),
                     failed: None,
                 };
-                self.shared.requests.fetch_add(1, Ordering::SeqCst);
                 let _ = self.worker.send(Message::Texts(Box::new(job), stack::scrub_deep()));
             }
             Err(error) => {
                 let about = About::refused(Subject::Request { id }, nonce, began, error.kind());
                 let _ = self.worker.send(Message::Over(vec![about], Some(stack::scrub_deep())));
+                if has_room {
+                    self.shared.requests.fetch_sub(1, Ordering::SeqCst);
+                }
                 let _ = answer.send(Err(error)); // as above; the caller tells of it
             }
         }
     }
 
-    fn new_id(&self) -> RequestId {
-        RequestId { session: self.session, count: self.shared.next_id() }
+    fn id(&self, count: u64) -> RequestId {
+        RequestId { session: self.session, count }
     }
 
     /// Runs `act`; a panic in it poisons the session.
-    fn guarded<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+    fn guarded<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
         if let Some(reason) = self.shared.poison.reason() {
             return Err(Error::Poisoned(reason));
         }
-        catch_unwind(AssertUnwindSafe(|| act(self))).unwrap_or_else(|_| {
+        catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| {
             let reason = crate::PoisonReason::Panic;
             self.shared.poison.set(reason);
             let _ = self.worker.send(Message::Poison);
@@ -161,15 +163,10 @@ impl Reader {
         })
     }
 
-    fn check_room(&self) -> Result<()> {
-        let (waiting, limit) = (self.shared.requests.load(Ordering::SeqCst), self.settings.max_requests);
-        if waiting < limit { Ok(()) } else { Err(Error::Busy { waiting, limit }) }
-    }
-
-    fn read(&self, wanted: &Wanted) -> Result<(Encoded, Finish, usize)> {
+    fn encode(&self, wanted: &Wanted, late: &dyn Fn() -> bool) -> Result<(Encoded, Finish, usize)> {
         match wanted {
-            Wanted::Embeddings(request) => self.texts(request),
-            Wanted::Scores(request) => self.pairs(request),
+            Wanted::Embeddings(request) => self.texts(request, late),
+            Wanted::Scores(request) => self.pairs(request, late),
         }
     }
 
@@ -178,7 +175,7 @@ impl Reader {
         self.text.as_deref().ok_or_else(|| Error::NoTokenizer { file: file() })
     }
 
-    fn texts(&self, request: &EmbedRequest) -> Result<(Encoded, Finish, usize)> {
+    fn texts(&self, request: &EmbedRequest, late: &dyn Fn() -> bool) -> Result<(Encoded, Finish, usize)> {
         let settings = &self.settings;
         let Some(most) = settings.width else { return Err(settings.wrong_task("embed")) };
         let width = request.dimensions.unwrap_or(most);
@@ -196,6 +193,7 @@ impl Reader {
         }
         let mut all = Encoded::default();
         for (index, each) in request.texts.iter().enumerate() {
+            in_time(late)?;
             let mut with_prompt = Secret::<[u8]>::with_capacity(prompt.len() + each.expose().len());
             with_prompt.extend(prompt.as_bytes());
             with_prompt.extend(each.expose().as_bytes());
@@ -214,7 +212,7 @@ impl Reader {
         Ok((all, Finish::Embedding { normalize }, width))
     }
 
-    fn pairs(&self, request: &RerankRequest) -> Result<(Encoded, Finish, usize)> {
+    fn pairs(&self, request: &RerankRequest, late: &dyn Fn() -> bool) -> Result<(Encoded, Finish, usize)> {
         let settings = &self.settings;
         if settings.width.is_some() {
             return Err(settings.wrong_task("rerank"));
@@ -227,6 +225,7 @@ impl Reader {
         let query = self.lowered(request.query.expose());
         let mut all = Encoded::default();
         for (index, document) in request.documents.iter().enumerate() {
+            in_time(late)?;
             let start = all.ids.expose().len();
             let document = self.lowered(document.expose());
             let read = text.encode_pair(&query, &document, settings.context, &mut all.ids);
@@ -292,6 +291,11 @@ impl std::ops::Deref for Lowered<'_> {
             Self::Owned(text) => text.expose(),
         }
     }
+}
+
+/// Ends the reading of a request whose time is over.
+fn in_time(late: &dyn Fn() -> bool) -> Result<()> {
+    if late() { Err(Error::Interrupted { finish_reason: FinishReason::Deadline }) } else { Ok(()) }
 }
 
 fn in_batch(index: usize) -> impl FnOnce(Error) -> Error {

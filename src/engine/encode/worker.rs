@@ -168,8 +168,10 @@ impl<B: Backend> Worker<B> {
                 self.shared.poison.set(PoisonReason::Panic);
                 self.fail_all();
             }
-            // looked at before each step; refused by the reader; `run` ends with the last
-            Message::Wake | Message::Accept(..) | Message::Close => {}
+            // looked at before each step; of grammars and conversations there are none; refused by the reader; `run` ends
+            // with the last
+            Message::Wake | Message::Looked | Message::Forgotten(..) => {}
+            Message::Accept(..) | Message::Close => {}
         }
     }
 

@@ -161,7 +161,9 @@ impl Simulation {
         let stranger = self.ids > 200 && self.random.below(8) == 0;
         let tenant = there.filter(|_| !stranger).unwrap_or(self.ids.into());
         let owner = Some(Owner::Tenant(tenant));
-        let arrival = Arrival { handicap, known: prompt as usize, outputs_from, prefix, owner };
+        // some were read for a while before they came here
+        let clock = Some(self.scheduler.clock().saturating_sub(100 * self.random.below(3)));
+        let arrival = Arrival { clock, handicap, known: prompt as usize, outputs_from, prefix, owner };
         self.scheduler.arrive(self.ids, arrival);
         if self.random.below(2) == 0 {
             self.scheduler.wish_drafts(self.ids, 4);
@@ -208,14 +210,19 @@ impl Simulation {
             assert!(alone, "it guesses in a step that it shares with another tenant");
         }
         // who decodes always decodes; the first in rank always goes on
-        let active = |rank: &&Rank| !self.scheduler.entry(rank.id).paused;
+        let active = |rank: &&Rank| {
+            let entry = self.scheduler.entry(rank.id);
+            !entry.paused && !entry.held
+        };
         for rank in self.scheduler.running.iter().filter(active) {
             let entry = self.scheduler.entry(rank.id);
             assert!(entry.left() > 1 || turns.iter().any(|turn| turn.id == rank.id), "a decode was left out");
         }
         let first = self.scheduler.running.iter().find(active);
         assert!(first.is_none_or(|first| turns.iter().any(|turn| turn.id == first.id)), "nobody moves");
-        assert!(first.is_some() || !self.scheduler.has_work(), "someone waits though nobody runs");
+        assert!(turns.iter().all(|turn| !self.scheduler.entry(turn.id).held), "a held one has a turn");
+        let held = self.scheduler.running.iter().any(|rank| self.scheduler.entry(rank.id).held);
+        assert!(first.is_some() || held || !self.scheduler.has_work(), "someone waits though nobody runs");
         // nobody was admitted before one who waits with a better rank
         let waiting: Vec<Rank> = self.scheduler.waiting.iter().copied().collect();
         let best = waiting.iter().find(|rank| !self.scheduler.entry(rank.id).paused);
@@ -246,6 +253,13 @@ impl Simulation {
         let mut cached = cached + turn.tokens;
         if cached < sequence.tokens.len() {
             self.scheduler.advance(turn.id, cached, sequence.tokens.len(), entry.outputs_from);
+            return;
+        }
+        if self.random.below(20) == 0 {
+            // what its next token is chosen with is late: the last one is computed once more
+            let known = sequence.tokens.len();
+            self.scheduler.advance(turn.id, known - 1, known, known - 1);
+            self.scheduler.hold(turn.id, true);
             return;
         }
         // guesses, of which some are right; wrong ones leave their cells behind
@@ -308,11 +322,14 @@ impl Simulation {
         self.ended += 1;
     }
 
-    /// Cancellations, slow readers, conversations that end.
+    /// Cancellations, slow readers, what was late, conversations that end.
     fn random_events(&mut self) {
         let mut ids: Vec<Id> = self.sequences.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
+            if self.random.below(3) == 0 {
+                self.scheduler.hold(id, false);
+            }
             match self.random.below(400) {
                 0 => self.end(id),
                 1..=4 => self.scheduler.pause(id, true),

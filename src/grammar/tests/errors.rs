@@ -284,7 +284,7 @@ fn a_format_prints_its_kind_and_length_only() {
 #[test]
 fn text_needs_no_matcher() {
     let fixture = Fixture::by_hand();
-    assert!(fixture.grammars.compile(&ResponseFormat::text()).unwrap().is_none());
+    assert!(fixture.grammars.compile(&ResponseFormat::text(), 1).unwrap().is_none());
 }
 
 #[test]

@@ -2,9 +2,10 @@
 
 use serde_json::json;
 
-use super::super::GrammarReason;
+use super::super::{GrammarReason, Matcher};
 use super::{Draws, Fixture, PADDING, ResponseFormat, WORDS, allowed};
 use crate::error::Error;
+use crate::memory::Secret;
 
 fn formats() -> Vec<ResponseFormat> {
     vec![
@@ -170,4 +171,31 @@ fn a_matcher_moves_to_another_thread() {
     let mut matcher = fixture.compile(&ResponseFormat::json_object()).unwrap();
     let ids = std::thread::scope(|scope| scope.spawn(|| allowed(&mut matcher)).join().unwrap());
     assert_eq!(ids, allowed(&mut matcher));
+}
+
+/// Choices of a request begin with copies of one grammar: what happens to the one must not show in the other.
+#[test]
+fn copies_of_a_grammar_share_nothing_that_changes() {
+    let fixture = Fixture::by_hand();
+    let format = ResponseFormat::regex("(a|b)*a(a|b){6}c");
+    let run = |mut matcher: Matcher| {
+        let masks: Vec<_> = b"abbabaababbabbac"
+            .iter()
+            .map(|byte| {
+                let mask = allowed(&mut matcher);
+                matcher.accept(fixture.byte(*byte)).unwrap();
+                mask
+            })
+            .collect();
+        (masks, matcher.fuel())
+    };
+    let start = fixture.compile(&format).unwrap();
+    let (first, second, mut third) = (start.fork(), start.fork(), start.fork());
+    let first = run(first);
+    third.canceller().unwrap().cancel();
+    assert!(third.mask(&mut Secret::default()).is_err(), "it was cancelled");
+    let second = run(second);
+    assert_eq!(second.0, first.0);
+    assert_eq!(second.1, first.1, "the one spared the other some fuel");
+    assert_eq!(first, run(fixture.compile(&format).unwrap()));
 }

@@ -78,7 +78,8 @@ impl Fixture {
     }
 
     fn compile(&self, format: &ResponseFormat) -> Result<Matcher> {
-        self.grammars.compile(format).map(|matcher| matcher.expect("no text format in this test"))
+        let begun = self.grammars.compile(format, 1);
+        begun.map(|begun| begun.expect("no text format in this test").matcher)
     }
 
     fn schema(&self, schema: Value) -> Matcher {
