@@ -1,11 +1,13 @@
-//! What a block of the heap for secrets costs: taken, written a little, and given back, in the sizes that requests use.
+//! What a block of the heap for secrets costs: taken, written a little, and given back, in the sizes that requests use. And
+//! what it costs to seal a block of the KV cache, which a conversation pays once after a turn and once before the next.
 //!
 //! `cargo bench --features testing --bench heap`. What it costs whole generations: `benches/generate.rs`, with and without.
 
 use std::hint::black_box;
 
-use amnesic::testing::SecretBytes;
-use criterion::{Criterion, criterion_group, criterion_main};
+use amnesic::SealingKey;
+use amnesic::testing::{SecretBytes, seal_block};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const SIZES: [(&str, usize); 6] = [
     ("24 B", 24),
@@ -39,5 +41,17 @@ fn blocks(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, blocks);
+fn seals(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("seal");
+    let (key, mut bytes) = (SealingKey::new(&mut [7; SealingKey::BYTES]), vec![0_u8; 2 << 20]);
+    seal_block(&key, 1, &mut bytes);
+    assert!(bytes[..64].iter().any(|&byte| byte != 0));
+    seal_block(&key, 1, &mut bytes);
+    assert!(bytes.iter().all(|&byte| byte == 0), "sealed and opened it is what it was");
+    group.throughput(Throughput::Bytes(bytes.len() as u64));
+    group.bench_function("2 MiB", |bench| bench.iter(|| seal_block(&key, 1, black_box(&mut bytes))));
+    group.finish();
+}
+
+criterion_group!(benches, blocks, seals);
 criterion_main!(benches);

@@ -71,7 +71,7 @@ impl Unseen {
     }
 }
 
-const UNSEEN: [Unseen; 7] = [
+const UNSEEN: [Unseen; 8] = [
     Unseen {
         file: "src/memory/arena.rs",
         call: "let _ = self.scrub_all();",
@@ -95,6 +95,12 @@ const UNSEEN: [Unseen; 7] = [
         call: "let _ = scrub(rest);",
         test: ("src/memory/secret.rs", "what_is_cut_off_is_overwritten"),
         why: "behind the end of a secret that is still in use: its whole block is overwritten when it is freed",
+    },
+    Unseen {
+        file: "src/memory/seal.rs",
+        call: "let _ = stack::scrub_shallow();",
+        test: ("src/memory/seal.rs", "what_a_cipher_leaves_is_overwritten"),
+        why: "key streams: random to who does not know the key",
     },
     Unseen {
         file: "src/sample/penalties.rs",

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::LockdownError;
 use crate::error::{Error, Result};
+use crate::memory::heap;
 
 /// What [`forbid_core_dumps`] has achieved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -19,6 +20,30 @@ pub enum CoreDumps {
     /// The kernel writes no core file. If `core_pattern` names a handler (`|program`), it is started still, and gets the
     /// memory through a pipe; most handlers then store nothing, but that is up to them. [`undumpable`] stops it.
     OnlyFiles,
+}
+
+/// The heap for secrets of this process, as [`secret_memory`] found it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct SecretMemory {
+    /// Bytes in use, or kept for use.
+    pub bytes: u64,
+    /// How many of them are `memfd_secret`: out of the kernel's own map, so that no system call reads them for another
+    /// process, whoever asks, and never swapped. All, where the kernel has it and `RLIMIT_MEMLOCK` allows; else 0 or a part.
+    pub hidden_bytes: u64,
+    /// Bytes that may be swapped out, at the most at once so far.
+    pub unlocked_bytes: u64,
+}
+
+/// What the system granted the heap where texts and token ids live. Changes nothing.
+///
+/// ```
+/// let secrets = amnesic::privacy::process::secret_memory();
+/// assert!(secrets.hidden_bytes <= secrets.bytes);
+/// ```
+pub fn secret_memory() -> SecretMemory {
+    let heap::Status { bytes, secret, unlocked, .. } = heap::status();
+    SecretMemory { bytes, hidden_bytes: secret, unlocked_bytes: unlocked }
 }
 
 /// Forbids core dumps by `RLIMIT_CORE`, of this process and of those that it starts; irreversible but for root.

@@ -72,12 +72,38 @@ impl Shared {
         self.held.store(false, Ordering::Release);
     }
 
-    fn with<R>(&self, act: impl FnOnce(&mut Heap) -> R) -> R {
+    fn hold(&self) -> Held<'_> {
         self.lock();
-        // SAFETY: the lock is held, and `act` cannot come back here: it allocates nothing.
-        let result = act(unsafe { &mut *self.heap.get() });
-        self.unlock();
-        result
+        Held(self)
+    }
+
+    fn with<R>(&self, act: impl FnOnce(&mut Heap) -> R) -> R {
+        act(&mut self.hold())
+    }
+}
+
+/// The heap, while nobody else has it. Whoever has it allocates nothing.
+struct Held<'a>(&'a Shared);
+
+impl std::ops::Deref for Held<'_> {
+    type Target = Heap;
+
+    fn deref(&self) -> &Heap {
+        // SAFETY: the lock is held as long as this is.
+        unsafe { &*self.0.heap.get() }
+    }
+}
+
+impl std::ops::DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut Heap {
+        // SAFETY: as above; this is borrowed mutably.
+        unsafe { &mut *self.0.heap.get() }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.unlock();
     }
 }
 
@@ -146,7 +172,11 @@ enum Found {
 #[cfg_attr(feature = "testing", track_caller)]
 pub unsafe fn free(block: NonNull<u8>, bytes: usize, align: usize) -> Scrubbed {
     let Some(room) = Room::of(bytes, align) else { fault::end(Fault::WrongSize) };
-    let found = SHARED.with(|heap| heap.find(block.as_ptr(), bytes, room));
+    /// So few bytes are overwritten sooner than a lock is taken twice.
+    const BRIEF: usize = 1024;
+    let mut heap = SHARED.hold();
+    let found = heap.find(block.as_ptr(), bytes, room);
+    let held = (bytes <= BRIEF).then_some(heap);
     if let Room::Small { size, .. } = room {
         // SAFETY: the block has `size` bytes, and is the caller's until it is given back below.
         let spare = unsafe { std::slice::from_raw_parts(block.as_ptr().add(bytes), size - bytes) };
@@ -154,13 +184,15 @@ pub unsafe fn free(block: NonNull<u8>, bytes: usize, align: usize) -> Scrubbed {
     }
     // SAFETY: the caller gives up this many bytes.
     let scrubbed = scrub(unsafe { std::slice::from_raw_parts_mut(block.as_ptr(), bytes) });
-    SHARED.with(|heap| match found {
+    let mut held = held.unwrap_or_else(|| SHARED.hold());
+    let heap = &mut *held;
+    match found {
         Found::Small(slot) => heap.slabs.give_back(&mut heap.pages, slot),
         Found::Large(first) => match heap.pages.state(first) {
             state::LARGE => heap.pages.give_back(first),
             _ => fault::end(Fault::FreedTwice), // by another thread at the same time
         },
-    });
+    }
     scrubbed
 }
 

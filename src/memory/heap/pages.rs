@@ -23,7 +23,7 @@ const RESERVATIONS: [usize; 5] = [64 << 30, 8 << 30, 1 << 30, 128 << 20, 16 << 2
 /// Runs that were given back and wait to be used again, inaccessible: pages of [`secretmem`] cost ten times as much to make
 /// as to keep (measured: 2 to 10 µs for each 4 KiB). At most so many, and so many bytes.
 const KEPT_RUNS: usize = 32;
-const KEPT_BYTES: usize = 8 << 20;
+const KEPT_BYTES: usize = 4 << 20;
 
 /// What may be done to them. A search of this process, which tests make, reads them: they must be zero.
 const KEPT_RIGHTS: libc::c_int = if cfg!(feature = "testing") { libc::PROT_READ } else { libc::PROT_NONE };

@@ -47,7 +47,8 @@ pub unsafe fn map_over(start: *mut u8, bytes: usize) -> bool {
             return false;
         };
         if descriptor < 0 {
-            let gone = matches!(*libc::__errno_location(), libc::ENOSYS | libc::EPERM | libc::EACCES);
+            let error = std::io::Error::last_os_error().raw_os_error(); // allocates nothing
+            let gone = matches!(error, Some(libc::ENOSYS | libc::EPERM | libc::EACCES));
             MISSING.fetch_or(gone, Ordering::Relaxed);
             return false;
         }

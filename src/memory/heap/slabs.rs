@@ -55,7 +55,7 @@ impl Slabs {
         let record = pages.record(slab);
         let words = count.div_ceil(64);
         // the upper bits choose a word to begin with, the lower ones a bit in it
-        let first = (drawn >> 32) as usize * words >> 32;
+        let first = (((drawn >> 32) * words as u64) >> 32) as usize;
         let (word, bit) = (first..words).chain(0..first).find_map(|word| {
             let free = !record.taken[word];
             let turn = drawn as u32 % 64;
