@@ -116,7 +116,7 @@ fn run(session: &Session, cell: Cell, content: &Content, change: impl FnOnce(Req
 fn shape(session: &Session, cell: Cell, mut content: Content) -> Option<(Content, Vec<usize>)> {
     let reply = run(session, cell, &content, |request| request);
     let (tokens, text) = (reply.tokens(), reply.text());
-    if tokens.len() < GATE + 4 {
+    if tokens.len() <= GATE + 4 {
         return None;
     }
     let mut shape = vec![reply.usage.prompt_tokens, tokens.len(), text.len(), reply.usage.accepted_tokens];
@@ -128,13 +128,14 @@ fn shape(session: &Session, cell: Cell, mut content: Content) -> Option<(Content
             shape = vec![reply.usage.prompt_tokens, ended.tokens().len(), ended.text().len()];
         }
         Ending::StopString => {
-            let candidates = (1..text.len().saturating_sub(4)).rev().filter_map(|at| text.get(at..at + 3));
-            for stop in candidates.filter(|stop| stop.is_ascii()).take(4) {
+            let lengths = |at: usize| [3, 4].map(|length| text.get(at..at + length));
+            let candidates = (1..text.len().saturating_sub(4)).rev().flat_map(lengths).flatten();
+            for stop in candidates.take(6) {
                 let ended = run(session, cell, &content, |request| request.stop(stop));
                 if ended.finish_reason() == FinishReason::Stop && ended.tokens().len() > GATE + 1 {
                     content.stop = stop.to_owned();
-                    shape = vec![reply.usage.prompt_tokens, ended.tokens().len(), ended.text().len()];
-                    return Some((content, shape));
+                    let (tokens, bytes) = (ended.tokens().len(), ended.text().len());
+                    return Some((content, vec![reply.usage.prompt_tokens, tokens, bytes, stop.len()]));
                 }
             }
             return None;
