@@ -4,7 +4,6 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::super::format::wipe;
 use super::{Fixture, ResponseFormat};
 use crate::error::Error;
 
