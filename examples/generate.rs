@@ -14,7 +14,7 @@ use std::time::Duration;
 use amnesic::{Quantize, Request, Session};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// The tokenizer makes copies of the prompt on the heap: this overwrites them too when they are freed.
+// The tokenizer makes copies of the prompt on the heap: this overwrites them too when they are freed.
 amnesic::install_scrubbing_allocator!();
 
 const HELP: &str = "\

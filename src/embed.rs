@@ -1,8 +1,9 @@
 //! Embeddings of texts, and scores of documents: what goes in and what comes out.
 
-use std::borrow::Cow;
 use std::ops::Index;
 use std::time::{Duration, Instant};
+
+use sealed::Sealed;
 
 use crate::cancel::CancelToken;
 use crate::memory::Secret;
@@ -50,6 +51,40 @@ pub(crate) enum TextPrompt {
     Named(Secret<str>),
     /// This.
     Text(Secret<str>),
+}
+
+/// What a text comes in. Owned text (`String`, `Cow::Owned`) is overwritten as it is taken over; borrowed text (`&str`,
+/// `&String`, a reference to either) is copied, and stays its owner's.
+pub trait IntoText: Sealed {}
+
+impl<T: Sealed> IntoText for T {}
+
+mod sealed {
+    use std::borrow::Cow;
+
+    use crate::memory::Secret;
+
+    pub trait Sealed {
+        fn into_secret(self) -> Secret<str>;
+    }
+
+    impl<T: AsRef<str> + ?Sized> Sealed for &T {
+        fn into_secret(self) -> Secret<str> {
+            Secret::copy(self.as_ref())
+        }
+    }
+
+    impl Sealed for String {
+        fn into_secret(self) -> Secret<str> {
+            Secret::new(self)
+        }
+    }
+
+    impl Sealed for Cow<'_, str> {
+        fn into_secret(self) -> Secret<str> {
+            Secret::take(self)
+        }
+    }
 }
 
 macro_rules! common {
@@ -101,9 +136,9 @@ impl EmbedRequest {
     /// let request = amnesic::EmbedRequest::new([note]); // nothing of it is left when this drops
     /// # drop((request, amnesic::EmbedRequest::new(["borrowed", "texts"])));
     /// ```
-    pub fn new<'a, T: Into<Cow<'a, str>>>(texts: impl IntoIterator<Item = T>) -> Self {
+    pub fn new<T: IntoText>(texts: impl IntoIterator<Item = T>) -> Self {
         Self {
-            texts: texts.into_iter().map(|text| Secret::take(text.into())).collect(),
+            texts: texts.into_iter().map(Sealed::into_secret).collect(),
             prompt: TextPrompt::Default,
             dimensions: None,
             normalize: None,
@@ -119,8 +154,8 @@ impl EmbedRequest {
     }
 
     /// Puts this before each text: a model's instruction, or nothing.
-    pub fn prompt<'a>(mut self, text: impl Into<Cow<'a, str>>) -> Self {
-        self.prompt = TextPrompt::Text(Secret::take(text.into()));
+    pub fn prompt(mut self, text: impl IntoText) -> Self {
+        self.prompt = TextPrompt::Text(text.into_secret());
         self
     }
 
@@ -140,13 +175,10 @@ impl EmbedRequest {
 
 impl RerankRequest {
     /// Takes the texts over. Those that are borrowed are copied, and stay their owner's; a `String` is overwritten.
-    pub fn new<'a, 'b, T: Into<Cow<'b, str>>>(
-        query: impl Into<Cow<'a, str>>,
-        documents: impl IntoIterator<Item = T>,
-    ) -> Self {
+    pub fn new<T: IntoText>(query: impl IntoText, documents: impl IntoIterator<Item = T>) -> Self {
         Self {
-            query: Secret::take(query.into()),
-            documents: documents.into_iter().map(|text| Secret::take(text.into())).collect(),
+            query: query.into_secret(),
+            documents: documents.into_iter().map(Sealed::into_secret).collect(),
             raw: false,
             common: Common::default(),
         }

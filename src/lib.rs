@@ -43,7 +43,7 @@ pub use builder::{Builder, Device, KvCache, MemoryPlan};
 pub use cancel::CancelToken;
 pub use chat::{Message, PieceKind, Role, Tool, ToolCall, assistant, system, tool, user};
 pub use conversation::{Conversation, ConversationStream, Messages, Public};
-pub use embed::{EmbedRequest, Embeddings, Ranking, RerankRequest};
+pub use embed::{EmbedRequest, Embeddings, IntoText, Ranking, RerankRequest};
 pub use error::{DeviceReason, Error, ErrorKind, Result, SealedReason};
 pub use grammar::{GrammarReason, ResponseFormat};
 #[cfg(feature = "hub")]

@@ -135,8 +135,9 @@ const NO_CONTENT: &[(&str, &str)] = &[
 
 /// Whether a signature takes by value something that can own text, ids or JSON.
 fn takes_content(signature: &str) -> bool {
-    const OWNERS: [&str; 9] = [
+    const OWNERS: [&str; 10] = [
         "String",
+        "IntoText",
         "Cow<",
         "Value",
         "Vec<",
