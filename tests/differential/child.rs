@@ -158,7 +158,9 @@ impl Child {
             let outcome = self.ask(session, conversation.as_mut(), request);
             self.check(&outcome);
             drop(outcome);
-            middle.map(|middle| middle.join().unwrap());
+            if let Some(middle) = middle {
+                middle.join().unwrap();
+            }
         });
         drop(conversation);
         while session.load().running + session.load().waiting > 0 {

@@ -373,7 +373,10 @@ fn show_what_goes_in() {
 
 /// Texts that are embedded and scored, and what comes of them.
 fn encode() {
-    let open = |name: &str| Session::builder(fixture("encoders").join(name)).threads(2).open().unwrap();
+    let open = |name: &str| {
+        let builder = Session::builder(fixture("encoders").join(name)).threads(2);
+        builder.clock(Steps(Instant::now(), AtomicU64::new(0))).open().unwrap()
+    };
     let embeddings =
         open("roberta").embed_with(EmbedRequest::new([word(0), word(1)]).prompt(word(2))).unwrap();
     show(&embeddings);

@@ -307,8 +307,10 @@ fn come_to_rest(pid: u32) -> io::Result<Vec<(u64, String)>> {
     loop {
         let now = threads(pid)?;
         // twice the same: no thread woke another one between two looks
-        if now.is_some() && now == before {
-            return Ok(now.expect("just looked"));
+        if now == before
+            && let Some(threads) = now
+        {
+            return Ok(threads);
         }
         if Instant::now() > until {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the process does not come to rest"));
