@@ -181,7 +181,8 @@ fn beside(session: &Session, hostile: fn(u64) -> Request, time: Duration) -> (u6
         let attacker = scope.spawn(|| {
             let mut sent = 0;
             while !done.load(Ordering::Relaxed) {
-                let _ = session.generate(hostile(sent)); // refused, perhaps: that must not take others' time either
+                // refused, perhaps, or late: that must not take others' time either
+                let _ = session.generate(hostile(sent).timeout(time));
                 sent += 1;
             }
             sent
