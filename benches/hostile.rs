@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use amnesic::{Request, ResponseFormat, Session, Speculation};
 use serde_json::{Value, json};
 
+amnesic::install_scrubbing_allocator!();
+
 const HELP: &str = "\
 Measures how long plain requests wait beside hostile ones.
 
