@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use amnesic::{Request, ResponseFormat, Session, Speculation};
 use serde_json::{Value, json};
 
+amnesic::install_scrubbing_allocator!();
+
 const HELP: &str = "\
 Measures how long plain requests wait beside hostile ones.
 
@@ -181,7 +183,8 @@ fn beside(session: &Session, hostile: fn(u64) -> Request, time: Duration) -> (u6
         let attacker = scope.spawn(|| {
             let mut sent = 0;
             while !done.load(Ordering::Relaxed) {
-                let _ = session.generate(hostile(sent)); // refused, perhaps: that must not take others' time either
+                // refused, perhaps, or late: that must not take others' time either
+                let _ = session.generate(hostile(sent).timeout(time));
                 sent += 1;
             }
             sent

@@ -12,6 +12,8 @@ use amnesic::testing::Gate;
 use amnesic::{CancelToken, Error, FinishReason, Reply, Request, ResponseFormat, Session, Speculation};
 use common::default_model;
 
+amnesic::install_scrubbing_allocator!();
+
 /// Guards against hanging: a test that reaches it has failed.
 const PATIENCE: Duration = Duration::from_secs(120);
 
