@@ -140,6 +140,10 @@ fn check(headers: &HeaderMap) -> Result<()> {
         let message = "the Content-Type header must be application/json";
         return Err(ApiError::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json", message));
     }
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+        let message = "the body must not be compressed: there must be no Content-Encoding header";
+        return Err(ApiError::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "compressed", message));
+    }
     let length =
         headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > MAX_BODY_BYTES as u64) { Err(too_large()) } else { Ok(()) }

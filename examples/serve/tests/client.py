@@ -174,7 +174,7 @@ def test_obfuscation(client):
         fillings = [getattr(chunk, "obfuscation", None) for chunk in padded]
         assert all(isinstance(filling, str) for filling in fillings), "it is on unless it is switched off"
         assert len(set(fillings)) > len(fillings) // 2, "it is random"
-        assert not any(hasattr(chunk, "obfuscation") for chunk in plain)
+        assert all(getattr(chunk, "obfuscation", None) is None for chunk in plain)
         assert "".join(map(said, padded)) == "".join(map(said, plain)) != ""
         lengths, bare = ({len(chunk.to_json(indent=None).encode()) for chunk in chunks} for chunks in (padded, plain))
         assert len(lengths) == 1 < len(bare), "what differs in length does not with it"

@@ -82,7 +82,7 @@ fn content_lies_in_protected_memory_alone() {
     }
     let wait_for = |needle: &str| wait_for(needle, None);
 
-    // requests that run, with replies that nobody reads: prompts, texts, schemas, tools, events
+    // requests that run, with replies that nobody reads
     let mut running = endless(true);
     running["prompt"] = "canary-in-a-prompt-that-runs".into();
     running["echo"] = true.into();
@@ -92,21 +92,37 @@ fn content_lies_in_protected_memory_alone() {
         "model": "default", "stream": true, "max_tokens": 900, "ignore_eos": true, "n": 16, "temperature": 1,
         "stop": ["canary-in-a-stop-string"],
         "messages": [
-            {"role": "system", "content": "canary-in-a-system-message"},
-            {"role": "user", "content": [{"type": "text", "text": "canary-in-a-part-of-a-message"}]},
+            {"role": "user", "content": "hello"},
         ],
-        "tools": [{"type": "function", "function": {
-            "name": "canary-in-a-tool", "description": "canary-in-a-description",
-            "parameters": {"type": "object", "properties": {"x": {"description": "canary-in-a-schema"}}},
-        }}],
     });
     let mut chat = server.send_without_room(post(CHAT, "", &chat.to_string()));
     let event = chat.read_until("\"content\":\"");
     let id = event.split("chatcmpl-").nth(1).unwrap().split('"').next().unwrap().to_owned();
-    for needle in ["canary-in-a-stop-string", "canary-in-a-part-of-a-message"] {
-        wait_for(needle);
-    }
+    wait_for("canary-in-a-stop-string");
     // events that wait to be sent: their id tells them from what the engine holds
     wait_for(&format!("chatcmpl-{id}\",\"object\""));
     drop((running, chat));
+
+    // JSON that is parsed, templates and tokens that are made of it, whole replies: wherever they are at the moment
+    let text = "canary-in-a-message ".repeat(4000);
+    let tool = json!({"type": "function", "function": {
+        "name": "f", "description": text, "parameters": {"type": "object", "properties": {"x": {"description": text}}},
+    }});
+    let long = json!({
+        "model": "default", "max_tokens": 1, "stop": ["canary-in-a-message"], "tools": [tool],
+        "messages": [{"role": "user", "content": [{"type": "text", "text": text}, {"type": "text", "text": text}]}],
+    });
+    let long = post(CHAT, "", &long.to_string());
+    let mut seen = 0;
+    for _ in 0..20 {
+        let asked: Vec<Connection> = (0..16).map(|_| server.send(&long)).collect();
+        match server.protects("canary-in-a-message") {
+            Ok(()) => seen += 1,
+            Err(why) => assert!(why.ends_with("is nowhere"), "{why}"),
+        }
+        for connection in asked {
+            assert_eq!(connection.response().status, 400, "it is longer than the context");
+        }
+    }
+    assert!(seen > 0, "it was never there when it was looked for");
 }
