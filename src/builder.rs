@@ -858,7 +858,6 @@ impl Builder {
             accepted: 0,
         };
         let device = backend.name();
-        #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests ask for faults"))]
         let mut worker = encode::worker::Worker::new(
             (backend, encoder, pooling),
             limits,
@@ -866,6 +865,7 @@ impl Builder {
             self.clock.clone(),
             receipts,
         );
+        worker.text_gap = reader.text.as_ref().and_then(|text| text.not_covered());
         #[cfg(feature = "testing")]
         {
             worker.faults = self.faults;

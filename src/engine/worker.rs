@@ -19,7 +19,7 @@ use crate::backend::{Backend, Counters};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::memory::Scrubbed;
-use crate::memory::ledger::{self, Accounts, HOST};
+use crate::memory::ledger::{self, Accounts, HOST, NotCovered};
 use crate::memory::poison::{Poison, PoisonReason};
 use crate::model::decoder::Limits;
 use crate::privacy::receipt::{ScrubReceipt, Subject};
@@ -436,8 +436,12 @@ impl<B: Backend> Worker<B> {
         self.models.ledger.requests += 1;
         let mut devices = self.models.devices(account);
         devices.retain(|device| device.regions > 0);
-        let gaps = [self.models.not_covered(), ledger::gaps_of_process()].concat();
+        let gaps = [self.models.not_covered(), self.text_gaps(), ledger::gaps_of_process()].concat();
         self.receipts.issue(Subject::Request { id }, began, captures, devices, gaps)
+    }
+
+    fn text_gaps(&self) -> Vec<NotCovered> {
+        self.text.iter().filter_map(|text| text.not_covered()).collect()
     }
 
     fn tell(&mut self, job: Job) {
@@ -463,7 +467,7 @@ impl<B: Backend> Worker<B> {
         let left: Vec<Ended> = self.sequences.keys().map(|id| (*id, Err(Error::Closed))).collect();
         self.finish(left);
         self.scrub_steps(Vec::new());
-        let gaps = self.models.not_covered();
+        let gaps = [self.models.not_covered(), self.text_gaps()].concat();
         let requests = self.models.ledger.requests;
         let doubt = self.doubt();
         let (devices, clean) = self.models.close();

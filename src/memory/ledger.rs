@@ -53,9 +53,16 @@ pub enum NotCovered {
         /// Bytes that it held.
         bytes: u64,
     },
-    /// Heap temporaries inside third-party crates are freed, not overwritten: the tokenizer's copies of the text, what
-    /// chat templates render, the state of grammars. [`crate::alloc::Scrubbing`] is not this process's global allocator.
+    /// Heap temporaries inside third-party crates are freed, not overwritten: what chat templates render, the
+    /// state of grammars. [`crate::alloc::Scrubbing`] is not this process's global allocator.
     HeapTemporaries,
+    /// Copies of texts that the `tokenizers` crate makes on the heap are freed, not overwritten: the checkpoint's
+    /// `tokenizer.json` has a component that this library leaves to that crate, and [`crate::alloc::Scrubbing`] is not this
+    /// process's global allocator.
+    TokenizerTemporaries {
+        /// The component, in words.
+        component: String,
+    },
 }
 
 impl std::fmt::Display for Memory {
@@ -85,6 +92,9 @@ impl std::fmt::Display for NotCovered {
             }
             Self::DeviceFailed { bytes } => {
                 write!(f, "{bytes} bytes of the device's memory were not overwritten: it failed")
+            }
+            Self::TokenizerTemporaries { component } => {
+                write!(f, "heap temporaries of the tokenizers crate, which does {component}")
             }
             Self::HeapTemporaries => {
                 f.write_str("heap temporaries of third-party crates (amnesic::install_scrubbing_allocator!)")

@@ -60,11 +60,6 @@ impl Added {
         Ok(Self { automaton, tokens, words: Words::new()? })
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.automaton.is_none()
-    }
-
     /// Gives the parts of `text` one after another to `take`.
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 //! published pattern has some ten, and then its automaton has some dozens of states. Syntax and Unicode tables are
 //! `regex-syntax`'s, the construction `regex-automata`'s; a table over code points stands between.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use regex_automata::dfa::{Automaton as _, StartKind, dense};
 use regex_automata::nfa::thompson::{self, WhichCaptures};
@@ -57,8 +57,10 @@ impl Automaton {
     /// It looks around, can match nothing at all, has parts that are searched in more than linear time, or is too
     /// large; says which.
     pub fn new(pattern: &str) -> Result<Self, &'static str> {
-        let pattern =
-            WITHOUT_POSSESSIVES.iter().find(|(published, _)| *published == pattern).map_or(pattern, |(_, equal)| equal);
+        let pattern = WITHOUT_POSSESSIVES
+            .iter()
+            .find(|(published, _)| *published == pattern)
+            .map_or(pattern, |(_, equal)| equal);
         let tail = WHITESPACE_TAILS.iter().find_map(|tail| pattern.strip_suffix(tail));
         let mut parts = vec![parse(tail.unwrap_or(pattern))?];
         if tail.is_some() {
@@ -69,22 +71,10 @@ impl Automaton {
         let (classes, members) = sets.partition()?;
         let parts: Vec<Hir> = parts.iter().map(|part| sets.over_classes(part, &members)).collect();
         let this = Self::build(&parts, classes)?;
-        let whitespace = match tail.is_some() {
-            true => sets.classes_of(&parse(r"\s")?, &members)?,
-            false => Vec::new(),
-        };
-        if this.runs_for_nothing(&whitespace) {
+        if this.runs_for_nothing() {
             return Err("a pattern that is searched in more than linear time");
         }
         Ok(this)
-    }
-
-    /// An expression that matches `text` and nothing else.
-    ///
-    /// # Errors
-    /// The text is empty.
-    pub fn literal(text: &str) -> Result<Self, &'static str> {
-        Self::new(&regex_syntax::escape(text))
     }
 
     /// Determinizes, and copies the states out into one small table.
@@ -163,28 +153,46 @@ impl Automaton {
         &self.next[state * self.classes.count..][..self.classes.count]
     }
 
-    /// Whether it can read on without end and without a match, and so read the same text from many places.
+    /// Whether it could read the same text from many places.
     ///
-    /// Whitespace before the whitespace tail is let pass: what was read for nothing there is matched by the tail next.
-    fn runs_for_nothing(&self, whitespace: &[u8]) -> bool {
-        let count = self.accepts.len();
-        let waits: Vec<bool> = self.accepts.iter().map(|&accepts| accepts == Accepts::Nothing).collect();
-        let mut ways: Vec<Vec<usize>> = vec![Vec::new(); count];
-        for state in START..count {
-            let row = self.row(state).iter().enumerate();
-            let on = row.filter(|(class, to)| **to != DEAD && !whitespace.contains(&(*class as u8)));
-            ways[state] = on.map(|(_, &to)| usize::from(to)).filter(|&to| waits[to]).collect();
-        }
-        // states that wait are taken off as long as one has no way on to another; what remains runs in circles
-        let mut left: Vec<usize> = (START..count).filter(|&state| waits[state]).collect();
+    /// A search reads on where a longer match may come, and for nothing if none does. That is harmless where it can read
+    /// only so far; and where the next match, which begins where this one ended, keeps up with it: then it takes all
+    /// that was read for nothing, and no character is read a third time.
+    fn runs_for_nothing(&self) -> bool {
+        let states = START..self.accepts.len();
+        let waits = |state: u16| state != DEAD && self.accepts[usize::from(state)] == Accepts::Nothing;
+        // states that wait are taken off as long as one has no way on to another; those that are left can run in circles
+        let mut circles: Vec<bool> = (0..=states.len()).map(|state| waits(state as u16)).collect();
         loop {
-            let before = left.len();
-            let still: Vec<bool> = (0..count).map(|state| left.contains(&state)).collect();
-            left.retain(|&state| ways[state].iter().any(|&to| still[to]));
-            if left.len() == before {
-                return !left.is_empty();
+            let runs = |state: usize| self.row(state).iter().any(|&to| circles[usize::from(to)]);
+            let found = states.clone().find(|&state| circles[state] && !runs(state));
+            let Some(state) = found else { break };
+            circles[state] = false;
+        }
+        if circles[START] {
+            return true; // without any match, the next attempt is one character on
+        }
+        // pairs of a state that runs for nothing behind a match, and the state in which the next match is there
+        let mut seen = HashSet::new();
+        let mut left: Vec<(usize, usize)> = states
+            .filter(|&state| self.accepts[state] != Accepts::Nothing)
+            .map(|state| (state, START))
+            .collect();
+        while let Some((state, follower)) = left.pop() {
+            for (&to, &follows) in self.row(state).iter().zip(self.row(follower)) {
+                if !circles[usize::from(to)] {
+                    continue;
+                }
+                if follows == DEAD || waits(follows) {
+                    return true;
+                }
+                let next = (usize::from(to), usize::from(follows));
+                if seen.insert(next) {
+                    left.push(next);
+                }
             }
         }
+        false
     }
 
     /// The first match that begins at `from` or later, as `find_iter` gives them. Never an empty one.
@@ -367,12 +375,6 @@ impl Sets {
             HirKind::Alternation(parts) => Hir::alternation(all(parts)),
         }
     }
-
-    /// The classes of one that was collected.
-    fn classes_of(&self, part: &Hir, members: &[Vec<u8>]) -> Result<Vec<u8>, &'static str> {
-        let HirKind::Class(class) = part.kind() else { return Err("a class of characters") };
-        Ok(members[self.numbers[&set_of(class)?]].clone())
-    }
 }
 
 fn one(character: char) -> Set {
@@ -417,5 +419,63 @@ impl Classes {
     fn of(&self, character: char) -> u8 {
         let code = character as usize;
         self.values[usize::from(self.blocks[code >> 8])][code & 0xff]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matches<'a>(pattern: &str, text: &'a str) -> Vec<&'a str> {
+        let automaton = Automaton::new(pattern).unwrap();
+        let (mut found, mut from) = (Vec::new(), 0);
+        while let Some((start, end)) = automaton.find(text, from) {
+            found.push(&text[start..end]);
+            from = end;
+        }
+        found
+    }
+
+    #[test]
+    fn the_whitespace_tail_leaves_one_character_to_what_follows() {
+        const PATTERN: &str = r" ?\p{L}+|\s*[\r\n]+|\s+(?!\S)|\s+";
+        for (text, expected) in [
+            ("a b", &["a", " b"][..]),
+            ("a   b", &["a", "  ", " b"]),
+            ("a \t", &["a", " \t"]),
+            ("a\tb", &["a", "\t", "b"]),
+            (" \n \n  b", &[" \n \n", " ", " b"]),
+            ("\u{3000}\u{3000}b", &["\u{3000}", "\u{3000}", "b"]),
+        ] {
+            assert_eq!(matches(PATTERN, text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_alternative_that_matches_wins() {
+        assert_eq!(matches("a|ab|b", "abab"), ["a", "b", "a", "b"]);
+        assert_eq!(matches("ab|a|b", "abab"), ["ab", "ab"]);
+        assert_eq!(matches(r"\p{N}{1,3}", "x12345y6"), ["123", "45", "6"]);
+        assert_eq!(matches("(?i:'s|'t)", "'S'\u{17f}'t"), ["'S", "'\u{17f}", "'t"]);
+    }
+
+    #[test]
+    fn what_cannot_be_searched_in_linear_time_is_refused() {
+        for pattern in ["a+b", r"\s+x", "a[bc]*d|ab", r"\s*[\r\n]+"] {
+            let refused = Automaton::new(pattern).err();
+            assert_eq!(refused, Some("a pattern that is searched in more than linear time"), "{pattern}");
+        }
+        // here the next match takes what was read for nothing
+        for pattern in ["a[bc]*d|a|[bc]+", r"\s*[\r\n]+|\s+(?!\S)|\s+", r"[A-Z_]*[a-z_]+|[A-Z_]+"] {
+            assert!(Automaton::new(pattern).is_ok(), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn what_looks_around_or_matches_nothing_is_refused() {
+        for pattern in [r"a(?=b)", r"(?<!a)b", r"\bword", "a$", "a*", "", r"(a)\1", "a++", "(?>a)"] {
+            assert!(Automaton::new(pattern).is_err(), "{pattern}");
+        }
+        assert!(Automaton::new(r"[*+]+|\p{L}+|x{2}y").is_ok(), "these only look like possessive quantifiers");
     }
 }

@@ -41,6 +41,8 @@ enum Symbols {
 }
 
 struct Characters {
+    /// The ids of ASCII, where nothing goes before or behind a character.
+    ascii: [u32; 0x80],
     /// The id of a character: alone, behind others, last, and both.
     ids: [Numbers; 4],
     affixes: [String; 2],
@@ -63,7 +65,14 @@ enum Borders {
     /// Not between these bytes.
     Bytes(Box<[[bool; 256]; 256]>),
     /// Not between these characters.
-    Characters(Numbers),
+    Characters(Box<Joined>),
+}
+
+/// The pairs of characters that a merged token has side by side.
+struct Joined {
+    /// Those of ASCII, by both.
+    ascii: [[bool; 0x80]; 0x80],
+    all: Numbers,
 }
 
 impl Bpe {
@@ -84,20 +93,29 @@ impl Bpe {
         let texts: Vec<(Vec<u8>, u32)> = match spelled {
             true => {
                 let alphabet = alphabet();
-                let spell = |text: &str| text.chars().map(|character| alphabet.get(&character).copied()).collect::<Option<_>>();
+                let spell = |text: &str| {
+                    text.chars().map(|character| alphabet.get(&character).copied()).collect::<Option<_>>()
+                };
                 vocab.iter().filter_map(|(text, &id)| Some((spell(text)?, id))).collect()
             }
             false => vocab.iter().map(|(text, &id)| (text.clone().into_bytes(), id)).collect(),
         };
-        let tokens = Strings::new(&texts.iter().map(|(text, id)| (text.as_slice(), *id)).collect::<Vec<_>>())?;
+        let tokens =
+            Strings::new(&texts.iter().map(|(text, id)| (text.as_slice(), *id)).collect::<Vec<_>>())?;
         let symbols = match spelled {
             true => Symbols::Bytes(all_bytes(|byte| tokens.get(&[byte])).ok_or("BPE without all bytes")?),
             false => Symbols::Characters(Box::new(Characters::new(model, &vocab, [prefix, suffix]))),
         };
         let borders = Borders::new(&symbols, &pairs);
         let ids = vocab.values().copied().max().map_or(0, |last| last as usize + 1);
-        let mut this =
-            Self { tokens, whole: vec![false; ids], ignore_merges: model.ignore_merges, merges, symbols, borders };
+        let mut this = Self {
+            tokens,
+            whole: vec![false; ids],
+            ignore_merges: model.ignore_merges,
+            merges,
+            symbols,
+            borders,
+        };
         this.find_whole();
         Ok(this)
     }
@@ -107,7 +125,8 @@ impl Bpe {
         let plain = |affix: &Option<String>| affix.as_ref().is_none_or(String::is_empty);
         plain(&model.continuing_subword_prefix)
             && plain(&model.end_of_word_suffix)
-            && (0..=255).all(|byte| model.token_to_id(byte_character(byte).encode_utf8(&mut [0; 4])).is_some())
+            && (0..=255)
+                .all(|byte| model.token_to_id(byte_character(byte).encode_utf8(&mut [0; 4])).is_some())
     }
 
     /// Encodes every token's text, by merges alone.
@@ -135,7 +154,12 @@ impl Bpe {
     /// # Errors
     /// A character has no token, and there is no token for such.
     #[inline]
-    pub fn encode(&self, piece: &str, scratch: &mut ModelScratch, ids: &mut Secret<[u32]>) -> Result<(), Unencodable> {
+    pub fn encode(
+        &self,
+        piece: &str,
+        scratch: &mut ModelScratch,
+        ids: &mut Secret<[u32]>,
+    ) -> Result<(), Unencodable> {
         if let Some(id) = self.tokens.get(piece.as_bytes())
             && (self.ignore_merges || self.whole[id as usize])
         {
@@ -173,7 +197,8 @@ impl Characters {
                 let mut inside = text.strip_prefix(before)?.strip_suffix(behind)?.chars();
                 inside.next().filter(|_| inside.next().is_none())
             };
-            let found = vocab.iter().filter_map(|(text, &id)| Some((u64::from(u32::from(inside(text)?)), id, 0)));
+            let found =
+                vocab.iter().filter_map(|(text, &id)| Some((u64::from(u32::from(inside(text)?)), id, 0)));
             Numbers::new(found.collect())
         });
         let bytes = match model.byte_fallback {
@@ -183,14 +208,23 @@ impl Characters {
             false => None,
         };
         let token = model.unk_token.as_ref().map(|token| vocab.get(token).copied());
+        // a byte below 0x80 is a character, which may have a token of its own
+        let has = |(byte, &id): (usize, &u32)| id != NONE || byte < 0x80 && ids[0].get(byte as u64).is_some();
         let simple = affixes.iter().all(String::is_empty)
-            && bytes.as_ref().is_some_and(|bytes: &Box<[u32; 256]>| !bytes.contains(&NONE));
-        Self { ids, affixes, unknown: Unknown { bytes, token, fuse: model.fuse_unk }, simple }
+            && bytes.as_ref().is_some_and(|bytes: &Box<[u32; 256]>| bytes.iter().enumerate().all(has));
+        let ascii = |code| if simple { ids[0].get(code as u64).map_or(NONE, |(id, _)| id) } else { NONE };
+        let unknown = Unknown { bytes, token, fuse: model.fuse_unk };
+        Self { ascii: std::array::from_fn(ascii), ids, affixes, unknown, simple }
     }
 
     /// The id of a character, at the start of a piece or not, and at its end or not.
     #[inline]
     fn id(&self, character: char, first: bool, last: bool) -> Option<u32> {
+        if let Some(&id) = self.ascii.get(character as usize)
+            && id != NONE
+        {
+            return Some(id);
+        }
         let key = u64::from(u32::from(character));
         self.ids[usize::from(!first) + 2 * usize::from(last)].get(key).map(|(id, _)| id)
     }
@@ -227,7 +261,12 @@ impl Characters {
     }
 
     /// The tokens of a character's bytes, and of those of what goes around it; false if one is missing.
-    fn fall_back(&self, character: char, [prefixed, suffixed]: [bool; 2], symbols: &mut Secret<[u32]>) -> bool {
+    fn fall_back(
+        &self,
+        character: char,
+        [prefixed, suffixed]: [bool; 2],
+        symbols: &mut Secret<[u32]>,
+    ) -> bool {
         let Some(table) = &self.unknown.bytes else { return false };
         let mut bytes = [0; 4];
         let [prefix, suffix] = &self.affixes;
@@ -246,7 +285,8 @@ impl Characters {
 impl Borders {
     /// From the merges: what stands on both sides of where they join.
     fn new(symbols: &Symbols, pairs: &[(String, String)]) -> Self {
-        let ends = pairs.iter().filter_map(|(left, right)| Some((left.chars().next_back()?, right.chars().next()?)));
+        let ends =
+            pairs.iter().filter_map(|(left, right)| Some((left.chars().next_back()?, right.chars().next()?)));
         match symbols {
             Symbols::Bytes(_) => {
                 let mut joined = Box::new([[false; 256]; 256]);
@@ -262,7 +302,10 @@ impl Borders {
                 let mut keys: Vec<u64> = ends.map(|(left, right)| pair(left.into(), right.into())).collect();
                 keys.sort_unstable();
                 keys.dedup();
-                Self::Characters(Numbers::new(keys.into_iter().map(|key| (key, 0, 0)).collect()))
+                let all = Numbers::new(keys.into_iter().map(|key| (key, 0, 0)).collect());
+                let joined = |left, right| all.get(pair(left as u32, right as u32)).is_some();
+                let ascii = std::array::from_fn(|left| std::array::from_fn(|right| joined(left, right)));
+                Self::Characters(Box::new(Joined { ascii, all }))
             }
             Symbols::Characters(_) => Self::None,
         }
@@ -296,7 +339,7 @@ impl Borders {
                 for (at, character) in piece.char_indices() {
                     let known = characters.id(character, true, false).is_some();
                     let (begins, ends) = if known { (character, character) } else { ('<', '>') };
-                    if left.is_some_and(|left: char| joined.get(pair(left.into(), begins.into())).is_none()) {
+                    if left.is_some_and(|left| !joined.has(left, begins)) {
                         take(&bytes[done..at])?;
                         done = at;
                     }
@@ -312,6 +355,16 @@ impl Borders {
 /// The bytes of GPT-2's alphabet.
 fn alphabet() -> HashMap<char, u8> {
     (0..=255).map(|byte| (byte_character(byte), byte)).collect()
+}
+
+impl Joined {
+    #[inline]
+    fn has(&self, left: char, right: char) -> bool {
+        match left.is_ascii() && right.is_ascii() {
+            true => self.ascii[left as usize][right as usize],
+            false => self.all.get(pair(left.into(), right.into())).is_some(),
+        }
+    }
 }
 
 /// For each byte its id; none if one has none.

@@ -42,7 +42,8 @@ pub fn read(
 impl Merges {
     /// Of a list in the order of the ranks.
     pub fn new(list: &[Merge], always_queue: bool) -> Self {
-        let ranked = list.iter().zip(0..).map(|(&(left, right, result), rank)| (pair(left, right), rank, result));
+        let ranked =
+            list.iter().zip(0..).map(|(&(left, right, result), rank)| (pair(left, right), rank, result));
         let results = list.iter().map(|&(_, _, result)| result).collect();
         Self { table: Numbers::new(ranked.collect()), results, always_queue }
     }

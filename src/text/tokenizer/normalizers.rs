@@ -4,9 +4,9 @@ use serde_json::Value;
 use unicode_categories::UnicodeCategories;
 use unicode_normalization_alignments::char::is_combining_mark;
 
-use super::automaton::Automaton;
 use super::charsmap::Charsmap;
 use super::rewritten::Rewritten;
+use super::split::Pattern;
 use super::unicode::Form;
 use crate::memory::Secret;
 
@@ -19,10 +19,16 @@ pub enum Normalizer {
     Map(fn(char) -> char),
     Lowercase,
     /// Takes whitespace off the ends.
-    Strip { left: bool, right: bool },
+    Strip {
+        left: bool,
+        right: bool,
+    },
     /// Spaces around Chinese characters.
     SpaceChinese,
-    Replace { pattern: Box<Automaton>, content: String },
+    Replace {
+        pattern: Pattern,
+        content: String,
+    },
     Prepend(String),
     Charsmap(Charsmap),
     /// GPT-2's alphabet.
@@ -65,12 +71,7 @@ fn add(value: &Value, steps: &mut Vec<Normalizer>) -> Result<(), String> {
         }
         "Replace" => {
             let pattern = &value["pattern"];
-            let compiled = match (pattern["String"].as_str(), pattern["Regex"].as_str()) {
-                (Some(text), _) => Automaton::literal(text),
-                (_, Some(pattern)) => Automaton::new(pattern),
-                _ => Err("a pattern of another kind"),
-            };
-            let pattern = Box::new(compiled.map_err(|reason| format!("Replace with {reason}"))?);
+            let pattern = Pattern::read(pattern).map_err(|reason| format!("Replace with {reason}"))?;
             let content = value["content"].as_str().unwrap_or_default().to_owned();
             steps.push(Normalizer::Replace { pattern, content });
         }
@@ -120,7 +121,9 @@ impl Normalizer {
                 to.keep(if *right { kept.trim_end() } else { kept });
             }
             Self::SpaceChinese => text.chars().for_each(|character| match is_chinese(character) {
-                true => [(' ', 0), (character, 1), (' ', 1)].iter().for_each(|&(part, change)| to.put(part, change)),
+                true => [(' ', 0), (character, 1), (' ', 1)]
+                    .iter()
+                    .for_each(|&(part, change)| to.put(part, change)),
                 false => to.put(character, 0),
             }),
             Self::Replace { pattern, content } => {

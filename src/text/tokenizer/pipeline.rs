@@ -60,7 +60,8 @@ enum Pairs {
 
 impl Pairs {
     fn read(self) -> Option<Vec<(String, String)>> {
-        let pair = |line: String| line.split_once(' ').map(|(left, right)| (left.to_owned(), right.to_owned()));
+        let pair =
+            |line: String| line.split_once(' ').map(|(left, right)| (left.to_owned(), right.to_owned()));
         match self {
             Self::Pairs(pairs) => Some(pairs),
             Self::Lines(lines) => {
@@ -76,7 +77,8 @@ impl Pipeline {
     /// # Errors
     /// One of them is not done here; names it.
     pub fn read(tokenizer: &Tokenizer, json: &str) -> Result<Self, String> {
-        let value = |value: serde_json::Result<Value>| value.map_err(|_| String::from("what cannot be written"));
+        let value =
+            |value: serde_json::Result<Value>| value.map_err(|_| String::from("what cannot be written"));
         let normalizers = normalizers::read(&value(serde_json::to_value(tokenizer.get_normalizer()))?)?;
         let mut steps = pretokenizers::read(&value(serde_json::to_value(tokenizer.get_pre_tokenizer()))?)?;
         let malformed = |_| String::from("a model that is written in another way");
@@ -85,7 +87,8 @@ impl Pipeline {
             ModelWrapper::BPE(model) => {
                 let pairs = untold.merges.and_then(Pairs::read).ok_or("BPE without merges")?;
                 // GPT-2's alphabet is left away where nothing would look at it but the model
-                let spelled = matches!(steps.last(), Some(Step::Rewrite(Rewrite::Bytes))) && Bpe::can_take_bytes(model);
+                let spelled =
+                    matches!(steps.last(), Some(Step::Rewrite(Rewrite::Bytes))) && Bpe::can_take_bytes(model);
                 if spelled {
                     steps.pop();
                 }
@@ -95,7 +98,8 @@ impl Pipeline {
             ModelWrapper::WordPiece(model) => Model::WordPiece(WordPiece::new(model)),
             ModelWrapper::WordLevel(model) => Model::WordLevel(WordLevel::new(model)?),
         };
-        let first = |step: &Step| matches!(step, Step::Rewrite(Rewrite::Metaspace { prepend: Prepend::First, .. }));
+        let first =
+            |step: &Step| matches!(step, Step::Rewrite(Rewrite::Metaspace { prepend: Prepend::First, .. }));
         Ok(Self {
             added: Added::new(tokenizer, false)?,
             normalizers,
@@ -208,9 +212,8 @@ impl Pipeline {
         for (start, end) in ranges(&pieces) {
             let piece = &from[start..end];
             match last {
-                Some(split) => split.run(piece, |from, to| {
-                    self.model.encode(&piece[from..to], &mut scratch.model, ids)
-                })?,
+                Some(split) => split
+                    .run(piece, |from, to| self.model.encode(&piece[from..to], &mut scratch.model, ids))?,
                 None => self.model.encode(piece, &mut scratch.model, ids)?,
             }
         }
@@ -222,7 +225,12 @@ impl Pipeline {
 
 impl Model {
     #[inline]
-    fn encode(&self, piece: &str, scratch: &mut ModelScratch, ids: &mut Secret<[u32]>) -> Result<(), Unencodable> {
+    fn encode(
+        &self,
+        piece: &str,
+        scratch: &mut ModelScratch,
+        ids: &mut Secret<[u32]>,
+    ) -> Result<(), Unencodable> {
         match self {
             _ if piece.is_empty() => Ok(()),
             Self::Bpe(model) => model.encode(piece, scratch, ids),

@@ -44,7 +44,8 @@ pub fn read(pre_tokenizer: &Value) -> Result<Vec<Step>, String> {
     let mut steps = Vec::new();
     add(pre_tokenizer, &mut steps)?;
     // Whether a piece is the text's first is known as long as nothing was written anew.
-    let follows = |step: &Step| matches!(step, Step::Rewrite(Rewrite::Metaspace { prepend: Prepend::First, .. }));
+    let follows =
+        |step: &Step| matches!(step, Step::Rewrite(Rewrite::Metaspace { prepend: Prepend::First, .. }));
     let rewrites = steps.iter().position(|step| matches!(step, Step::Rewrite(_))).unwrap_or(steps.len());
     if steps.iter().skip(rewrites + 1).any(follows) {
         return Err("Metaspace with the scheme first behind another step that changes the text".into());
@@ -66,7 +67,11 @@ fn add(value: &Value, steps: &mut Vec<Step>) -> Result<(), String> {
     };
     match kind {
         "Sequence" => {
-            value["pretokenizers"].as_array().into_iter().flatten().try_for_each(|value| add(value, steps))?;
+            value["pretokenizers"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .try_for_each(|value| add(value, steps))?;
         }
         "ByteLevel" => {
             if flag("add_prefix_space", true) {
@@ -78,13 +83,9 @@ fn add(value: &Value, steps: &mut Vec<Step>) -> Result<(), String> {
             steps.push(Step::Rewrite(Rewrite::Bytes));
         }
         "Split" => {
-            let (pattern, behavior) = (&value["pattern"], behavior(&value["behavior"])?);
-            let pattern = match (pattern["String"].as_str(), pattern["Regex"].as_str()) {
-                (Some(text), _) => expression(&regex_syntax::escape(text))?,
-                (_, Some(pattern)) => expression(pattern)?,
-                _ => return Err("a split by a pattern of another kind".into()),
-            };
-            steps.push(split(pattern, behavior, flag("invert", false)));
+            let pattern =
+                Pattern::read(&value["pattern"]).map_err(|reason| format!("a split by {reason}"))?;
+            steps.push(split(pattern, behavior(&value["behavior"])?, flag("invert", false)));
         }
         "Metaspace" => {
             let mark = character(&value["replacement"])?;

@@ -1,5 +1,7 @@
 //! Cutting a text where a pattern matches, with the crate's five ways to treat what matched.
 
+use serde_json::Value;
+
 use super::automaton::Automaton;
 
 /// What is looked for.
@@ -31,13 +33,34 @@ pub struct Split {
 }
 
 impl Pattern {
+    /// Reads one as the crate writes it: `{"String": ...}` or `{"Regex": ...}`.
+    ///
+    /// # Errors
+    /// It is not done here; says what it is.
+    pub fn read(value: &Value) -> Result<Self, &'static str> {
+        let expression = |pattern: &str| Ok(Self::Expression(Box::new(Automaton::new(pattern)?)));
+        match (value["String"].as_str(), value["Regex"].as_str()) {
+            (Some(text), _) => {
+                let mut characters = text.chars();
+                match (characters.next(), characters.next()) {
+                    (Some(one), None) => Ok(Self::Character(one)),
+                    _ => expression(&regex_syntax::escape(text)),
+                }
+            }
+            (_, Some(pattern)) => expression(pattern),
+            _ => Err("a pattern of another kind"),
+        }
+    }
+
     /// The first match that begins at `from` or later.
     #[inline]
     pub fn find(&self, text: &str, from: usize) -> Option<(usize, usize)> {
         let whole = |(at, character): (usize, char)| (from + at, from + at + character.len_utf8());
         match self {
             Self::Expression(automaton) => automaton.find(text, from),
-            Self::Characters(is) => text[from..].char_indices().find(|(_, character)| is(*character)).map(whole),
+            Self::Characters(is) => {
+                text[from..].char_indices().find(|(_, character)| is(*character)).map(whole)
+            }
             Self::Character(one) => text[from..].find(*one).map(|at| whole((at, *one))),
         }
     }

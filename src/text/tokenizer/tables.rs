@@ -171,10 +171,13 @@ impl Trie {
     #[inline]
     pub fn prefixes(&self, text: &[u8]) -> impl Iterator<Item = (usize, u32)> {
         let mut node = Some(0);
-        text.iter().enumerate().map_while(move |(at, &byte)| {
-            node = self.edges.get(Self::edge(node?, byte)).map(|(node, _)| node);
-            Some((at + 1, self.tokens[node? as usize]))
-        }).filter(|&(_, id)| id != NONE)
+        text.iter()
+            .enumerate()
+            .map_while(move |(at, &byte)| {
+                node = self.edges.get(Self::edge(node?, byte)).map(|(node, _)| node);
+                Some((at + 1, self.tokens[node? as usize]))
+            })
+            .filter(|&(_, id)| id != NONE)
     }
 
     fn edge(node: u32, byte: u8) -> u64 {

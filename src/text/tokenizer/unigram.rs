@@ -48,7 +48,12 @@ impl Unigram {
     ///
     /// # Errors
     /// A character has no token, and there is no token for such.
-    pub fn encode(&self, piece: &str, scratch: &mut ModelScratch, ids: &mut Secret<[u32]>) -> Result<(), Unencodable> {
+    pub fn encode(
+        &self,
+        piece: &str,
+        scratch: &mut ModelScratch,
+        ids: &mut Secret<[u32]>,
+    ) -> Result<(), Unencodable> {
         let len = piece.len();
         let scores = scratch.scores.refill((0..len + 1).map(|_| 0.0));
         let links = scratch.links.refill((0..2 * (len + 1)).map(|_| NONE));
@@ -85,7 +90,10 @@ impl Unigram {
             end = start;
         }
         let spans = scratch.symbols.expose().as_chunks::<2>().0;
-        spans.iter().rev().try_for_each(|&[start, end]| self.put(&piece.as_bytes()[start as usize..end as usize], ids))
+        spans
+            .iter()
+            .rev()
+            .try_for_each(|&[start, end]| self.put(&piece.as_bytes()[start as usize..end as usize], ids))
     }
 
     fn put(&self, part: &[u8], ids: &mut Secret<[u32]>) -> Result<(), Unencodable> {

@@ -22,7 +22,8 @@ impl WordPiece {
         let vocab = model.get_vocab();
         let prefix = &model.continuing_subword_prefix;
         let trie = |prefix: &str| {
-            let texts = vocab.iter().filter_map(|(text, &id)| Some((text.strip_prefix(prefix)?.as_bytes(), id)));
+            let texts =
+                vocab.iter().filter_map(|(text, &id)| Some((text.strip_prefix(prefix)?.as_bytes(), id)));
             Trie::new(texts.filter(|(text, _)| !text.is_empty()))
         };
         Self {
