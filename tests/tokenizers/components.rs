@@ -104,7 +104,7 @@ pub fn pre_tokenizers() -> Vec<Value> {
 }
 
 /// Patterns of published tokenizers.
-pub const PUBLISHED: [(&str, &str); 11] = [
+pub const PUBLISHED: [(&str, &str); 14] = [
     ("GPT-2", r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"),
     (
         "Llama 3",
@@ -136,6 +136,9 @@ pub const PUBLISHED: [(&str, &str); 11] = [
         "DeepSeek V3",
         "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
     ),
+    ("DeepSeek LLM, words", r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽ]+"),
+    ("DeepSeek LLM, punctuation", "\\s?[!-/:-~！-／：-～‘-‟　-。]+"),
+    ("DeepSeek LLM, the end", r"\s+$"),
     ("BLOOM", r" ?[^(\s|[.,!?…。，、।۔،])]+"),
 ];
 

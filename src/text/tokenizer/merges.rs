@@ -32,9 +32,12 @@ pub fn read(
     prefix: usize,
 ) -> Result<Vec<Merge>, &'static str> {
     let id = |text: &str| vocab.get(text).copied().ok_or("merges of what is no token");
+    let mut merged = String::new();
     let merge = |(left, right): &(String, String)| {
-        let behind = right.get(prefix..).ok_or("merges without the prefix")?;
-        Ok((id(left)?, id(right)?, id(&format!("{left}{behind}"))?))
+        merged.clear();
+        merged.push_str(left);
+        merged.push_str(right.get(prefix..).ok_or("merges without the prefix")?);
+        Ok((id(left)?, id(right)?, id(&merged)?))
     };
     pairs.iter().map(merge).collect()
 }

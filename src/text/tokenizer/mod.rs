@@ -7,7 +7,7 @@
 //! - [`added`]: special and other added tokens, found first;
 //! - [`normalizers`], with [`unicode`] (NFC and its kin) and [`charsmap`] (SentencePiece's own map);
 //! - [`pretokenizers`], which [`split`] texts by patterns compiled to an [`automaton`];
-//! - models: [`bpe`] with its [`merges`], [`unigram`], and [`words`] (WordPiece, WordLevel).
+//! - models: [`bpe`] with its [`characters`], [`borders`] and [`merges`], [`unigram`], and [`words`] (WordPiece, WordLevel).
 //!
 //! **Invariants.** Nothing of a pipeline changes after it was read: no cache, no automaton that grows. All working memory
 //! is in a [`scratch`] of `Secret`s that goes with the call, or on the stack, which the calling thread overwrites. Any
@@ -18,9 +18,13 @@
 
 mod added;
 mod automaton;
+mod borders;
 mod bpe;
+mod characters;
 mod charsmap;
+mod classes;
 mod fallback;
+mod file;
 mod merges;
 mod normalizers;
 mod pipeline;

@@ -7,12 +7,12 @@
 //! Each step is the crate's of the same name: the same ids for every text. What is not done here is named by
 //! [`Pipeline::read`], and the crate does it.
 
-use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::{ModelWrapper, Tokenizer};
 
 use super::added::{Added, Part};
 use super::bpe::{Bpe, Unencodable};
+use super::file::File;
 use super::normalizers::{self, Normalizer};
 use super::pretokenizers::{self, Prepend, Rewrite, Step};
 use super::rewritten::Rewritten;
@@ -39,38 +39,6 @@ enum Model {
     WordLevel(WordLevel),
 }
 
-/// What the crate has parsed, but does not tell.
-#[derive(Deserialize)]
-struct File {
-    model: Untold,
-}
-
-#[derive(Deserialize)]
-struct Untold {
-    merges: Option<Pairs>,
-    unk_id: Option<u32>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Pairs {
-    Pairs(Vec<(String, String)>),
-    Lines(Vec<String>),
-}
-
-impl Pairs {
-    fn read(self) -> Option<Vec<(String, String)>> {
-        let pair =
-            |line: String| line.split_once(' ').map(|(left, right)| (left.to_owned(), right.to_owned()));
-        match self {
-            Self::Pairs(pairs) => Some(pairs),
-            Self::Lines(lines) => {
-                lines.into_iter().filter(|line| !line.starts_with("#version")).map(pair).collect()
-            }
-        }
-    }
-}
-
 impl Pipeline {
     /// Reads the steps of `tokenizer`, which the crate made of `json`.
     ///
@@ -82,10 +50,10 @@ impl Pipeline {
         let normalizers = normalizers::read(&value(serde_json::to_value(tokenizer.get_normalizer()))?)?;
         let mut steps = pretokenizers::read(&value(serde_json::to_value(tokenizer.get_pre_tokenizer()))?)?;
         let malformed = |_| String::from("a model that is written in another way");
-        let untold = serde_json::from_str::<File>(json).map_err(malformed)?.model;
+        let file = serde_json::from_str::<File>(json).map_err(malformed)?.model;
         let model = match tokenizer.get_model() {
             ModelWrapper::BPE(model) => {
-                let pairs = untold.merges.and_then(Pairs::read).ok_or("BPE without merges")?;
+                let pairs = file.pairs().ok_or("BPE without merges")?;
                 // GPT-2's alphabet is left away where nothing would look at it but the model
                 let spelled =
                     matches!(steps.last(), Some(Step::Rewrite(Rewrite::Bytes))) && Bpe::can_take_bytes(model);
@@ -94,7 +62,7 @@ impl Pipeline {
                 }
                 Model::Bpe(Bpe::new(model, pairs, spelled)?)
             }
-            ModelWrapper::Unigram(model) => Model::Unigram(Unigram::new(model, untold.unk_id)?),
+            ModelWrapper::Unigram(model) => Model::Unigram(Unigram::new(model, file.unk_id)?),
             ModelWrapper::WordPiece(model) => Model::WordPiece(WordPiece::new(model)),
             ModelWrapper::WordLevel(model) => Model::WordLevel(WordLevel::new(model)?),
         };

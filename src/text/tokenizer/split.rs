@@ -12,6 +12,8 @@ pub enum Pattern {
     Characters(fn(char) -> bool),
     /// One character.
     Character(char),
+    /// Whitespace at the end: `\s+$`, which DeepSeek's first models split by.
+    LastSpace,
 }
 
 /// What becomes of a match.
@@ -47,6 +49,7 @@ impl Pattern {
                     _ => expression(&regex_syntax::escape(text)),
                 }
             }
+            (_, Some(r"\s+$")) => Ok(Self::LastSpace),
             (_, Some(pattern)) => expression(pattern),
             _ => Err("a pattern of another kind"),
         }
@@ -62,6 +65,10 @@ impl Pattern {
                 text[from..].char_indices().find(|(_, character)| is(*character)).map(whole)
             }
             Self::Character(one) => text[from..].find(*one).map(|at| whole((at, *one))),
+            Self::LastSpace => {
+                let start = text.trim_end().len().max(from);
+                (start < text.len()).then_some((start, text.len()))
+            }
         }
     }
 }
