@@ -1016,9 +1016,9 @@ impl Builder {
             worker: to_worker.clone(),
             session: telemetry.session,
         };
+        let text_gap = reader.text.as_ref().and_then(|text| text.not_covered());
         let read = move |ask, arrived| reader.read(ask, arrived);
         let readers = Arc::new(Readers::start(read, shared.clone(), self.clock.clone(), self.max_requests)?);
-        #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests ask for faults"))]
         let mut worker = encode::worker::Worker::new(
             (backend, encoder, pooling),
             limits,
@@ -1026,6 +1026,7 @@ impl Builder {
             self.clock.clone(),
             receipts,
         );
+        worker.text_gap = text_gap;
         #[cfg(feature = "testing")]
         {
             worker.faults = self.faults;

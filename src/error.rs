@@ -59,8 +59,9 @@ pub enum Error {
         /// The checkpoint's folder.
         folder: PathBuf,
     },
-    /// A logger of this process takes what the tokenizer's crate writes at level `trace`: each character of the text. So
-    /// the text was not read. With that target filtered out (`debug` and above harm nobody) it is.
+    /// A logger of this process takes what the `tokenizers` crate writes at level `trace`, each character of the text, and
+    /// this checkpoint's tokenizer is one of the rare ones that are left to that crate. So the text was not read. With
+    /// that target filtered out (`debug` and above harm nobody) it is.
     #[error("a logger takes `{target}` at level trace, where it would find the text: filter that out")]
     Logged {
         /// The target of those records.

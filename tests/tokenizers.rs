@@ -1,8 +1,15 @@
 //! Our reading of `tokenizer.json` against the `tokenizers` crate, and against what `transformers` wrote down.
 
 mod common;
+#[path = "tokenizers/components.rs"]
+mod components;
+#[path = "tokenizers/texts.rs"]
+mod texts;
 
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use amnesic::testing::Tokenizer;
 use common::{Random, fixture};
@@ -36,10 +43,6 @@ fn both(name: &str) -> (Tokenizer, tokenizers::Tokenizer) {
 }
 
 impl Random {
-    fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
-        from[self.below(from.len())]
-    }
-
     /// A text of up to `most` pieces: ASCII, whitespace, code, characters of several bytes, special tokens.
     fn text(&mut self, most: usize) -> String {
         const SPACES: &[&str] =
@@ -214,5 +217,208 @@ fn add_bos_token_overrules_the_post_processor_as_in_transformers() {
         let (with, without) = (ours.encode("a", true), ours.encode("a", false));
         assert_eq!(with.len() - without.len(), usize::from(expected), "{name}, {class}, {add:?}: {with:?}");
         assert!(with.ends_with(&without), "{name}, {class}, {add:?}");
+    }
+}
+
+/// The ids of the crate, without special tokens around them; none where it panics, which it does on a few texts.
+fn crates_ids(tokenizer: &tokenizers::Tokenizer, text: &str) -> Option<Option<Vec<u32>>> {
+    let encode = || tokenizer.encode_fast(text, false).ok().map(|encoding| encoding.get_ids().to_vec());
+    catch_unwind(AssertUnwindSafe(encode)).ok()
+}
+
+/// Holds our own tokenizer of a folder to the crate's on `count` texts; returns on how many.
+fn hold_to_the_crate(what: &str, folder: &Path, seed: u64, count: usize) -> usize {
+    let mut theirs = tokenizers::Tokenizer::from_file(folder.join("tokenizer.json")).unwrap();
+    theirs.with_padding(None).with_truncation(None).unwrap();
+    let ours = Tokenizer::open_to_read(folder, 1 << 20).unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert_eq!(ours.fallback(), None, "{what}");
+    let own = texts::own_strings(&theirs);
+    let mut random = Random(seed);
+    let mut held = 0;
+    for _ in 0..count {
+        let text = random.hostile_text(12, &own);
+        let Some(expected) = crates_ids(&theirs, &text) else { continue };
+        assert_eq!(ours.try_encode(&text).ok(), expected, "{what}: {text:?}");
+        held += 1;
+    }
+    assert!(held >= count * 9 / 10, "{what}: the crate panicked on {} texts", count - held);
+    held
+}
+
+/// All different `tokenizer.json` of the repository.
+fn all_fixtures() -> Vec<PathBuf> {
+    let mut folders = vec![common::default_model()];
+    let mut left = vec![fixture("")];
+    while let Some(folder) = left.pop() {
+        let inside = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        left.extend(inside.filter(|path| path.is_dir()));
+        if folder.join("tokenizer.json").exists() {
+            folders.push(folder);
+        }
+    }
+    folders.sort();
+    let mut seen = HashSet::new();
+    folders.retain(|folder| seen.insert(std::fs::read(folder.join("tokenizer.json")).unwrap()));
+    folders
+}
+
+#[test]
+fn no_fixture_falls_back_and_all_give_the_crates_ids() {
+    let folders = all_fixtures();
+    assert!(folders.len() >= 8, "{folders:?}");
+    let each = texts::count() / folders.len();
+    let hold = |folder: &PathBuf| hold_to_the_crate(&folder.display().to_string(), folder, 0xf1c5, each);
+    let held: usize = folders.iter().map(hold).sum();
+    println!("{held} texts over {} tokenizers", folders.len());
+}
+
+/// Every normalizer and every pre-tokenizer in all of its settings, before models of all kinds.
+#[test]
+fn every_component_is_the_crates() {
+    let mut random = Random(0xc0de);
+    let model = |random: &mut Random, at: usize| match at % 8 {
+        0..=2 => components::bpe(random, (at * 37 + 11) % 64),
+        3 | 4 => components::unigram(random, at % 2 == 0),
+        5 => components::word_piece(random),
+        6 => components::word_level(random),
+        _ => components::bpe(random, 0b11),
+    };
+    let (normalizers, pre_tokenizers) = (components::normalizers(), components::pre_tokenizers());
+    let mut files = Vec::new();
+    for (at, pre_tokenizer) in pre_tokenizers.iter().enumerate() {
+        files.push((&normalizers[0], pre_tokenizer, model(&mut random, at)));
+        let normalizer = &normalizers[random.below(normalizers.len())];
+        files.push((normalizer, pre_tokenizer, model(&mut random, at + 3)));
+    }
+    for (at, normalizer) in normalizers.iter().enumerate() {
+        // Metaspace with the scheme `first` asks where a piece comes from
+        files.push((normalizer, &pre_tokenizers[4 + at % 2], model(&mut random, at)));
+        let pre_tokenizer = &pre_tokenizers[random.below(pre_tokenizers.len())];
+        files.push((normalizer, pre_tokenizer, model(&mut random, at + 5)));
+    }
+    for variant in 0..64 {
+        files.push((&normalizers[0], &pre_tokenizers[variant % 3], components::bpe(&mut random, variant)));
+    }
+    let each = texts::count() / files.len();
+    let mut held = 0;
+    for (at, (normalizer, pre_tokenizer, model)) in files.iter().enumerate() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = components::file(normalizer, pre_tokenizer, model, at % 4 != 0);
+        std::fs::write(folder.path().join("tokenizer.json"), file.to_string()).unwrap();
+        let what = format!("{normalizer}, {pre_tokenizer}, {} {at}", model["type"]);
+        held += hold_to_the_crate(&what, folder.path(), at as u64, each);
+    }
+    println!("{held} texts over {} tokenizers", files.len());
+}
+
+/// Where `AMNESIC_TOKENIZERS` names a folder of folders (`tools/fetch_tokenizers`).
+#[test]
+fn published_tokenizers_give_the_crates_ids_without_a_fallback() {
+    let Some(folder) = std::env::var_os("AMNESIC_TOKENIZERS") else {
+        println!("SKIPPED: 1 test, since AMNESIC_TOKENIZERS names no folder of published tokenizers");
+        return;
+    };
+    let inside = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut folders: Vec<PathBuf> = inside.filter(|folder| folder.join("tokenizer.json").exists()).collect();
+    folders.sort();
+    assert!(folders.len() >= 13, "{folders:?}");
+    let each = texts::count() / folders.len();
+    for folder in &folders {
+        let held = hold_to_the_crate(&folder.display().to_string(), folder, 0x9ab1, each);
+        println!("{}: {held} texts", folder.display());
+    }
+}
+
+/// What is not ours is the crate's, and is named.
+#[test]
+fn what_is_rarer_falls_back_by_name() {
+    let split = |pattern: &str| {
+        json!({"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
+        ]})
+    };
+    let replace = json!({"type": "Replace", "pattern": {"Regex": "a$"}, "content": "x"});
+    for (field, value, component) in [
+        (
+            "pre_tokenizer",
+            split(r"\p{L}+(?=\s)|\s+|[^\s]+"),
+            "a split by a pattern that looks around, or has other extensions",
+        ),
+        ("pre_tokenizer", split(r"\p{L}++|\P{L}"), "a split by a pattern with possessive quantifiers"),
+        ("pre_tokenizer", split(r"\p{L}*"), "a split by a pattern that matches the empty text"),
+        ("pre_tokenizer", split(r"a+b"), "a split by a pattern that is searched in more than linear time"),
+        ("pre_tokenizer", json!({"type": "UnicodeScripts"}), "the pre-tokenizer UnicodeScripts"),
+        ("normalizer", replace, "Replace with a pattern that looks around"),
+    ] {
+        let folder = changed("byte_level", |tokenizer, _| tokenizer[field] = value.clone());
+        let ours = open(folder.path());
+        assert_eq!(ours.fallback(), Some(component));
+        let theirs = tokenizers::Tokenizer::from_file(folder.path().join("tokenizer.json")).unwrap();
+        let mut random = Random(0xfa11);
+        for _ in 0..200 {
+            let text = random.text(12);
+            let expected = theirs.encode_fast(text.as_str(), false).unwrap();
+            assert_eq!(ours.encode(&text, false), expected.get_ids(), "{component}: {text:?}");
+        }
+    }
+}
+
+/// A megabyte of what is worst takes seconds even where nothing is optimized; in quadratic time it would take hours.
+#[test]
+fn no_text_takes_more_than_linear_time() {
+    const PARTS: [&str; 14] =
+        ["a", " ", "ab", "\n ", "\u{301}", "Aa'", "1", "字", "😀", "<", "e\u{301}\u{323}", "##", "▁", "the "];
+    for folder in all_fixtures() {
+        let ours = Tokenizer::open_to_read(&folder, 1 << 20).unwrap();
+        for part in PARTS {
+            let text = part.repeat((1 << 20) / part.len());
+            let start = Instant::now();
+            ours.encode(&text, false);
+            let took = start.elapsed();
+            assert!(took < Duration::from_secs(20), "{}: {part:?} took {took:?}", folder.display());
+        }
+    }
+}
+
+/// Classes of characters and their cases, compositions and decompositions are those of the crate's tables: for every
+/// code point of the first two planes, and of the variation selectors.
+#[test]
+fn every_code_point_is_read_as_the_crate_reads_it() {
+    let model = components::bpe(&mut Random(1), 1); // bytes for what it does not know: ids tell all of a text
+    let split = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+    let mut files: Vec<Value> = components::normalizers()[1..8]
+        .iter()
+        .chain(&components::normalizers()[18..19])
+        .map(|normalizer| components::file(normalizer, &Value::Null, &model, false))
+        .collect();
+    let kinds = ["Whitespace", "WhitespaceSplit", "BertPreTokenizer"].map(|kind| json!({"type": kind}));
+    let digits = json!({"type": "Digits", "individual_digits": false});
+    let patterns = components::PUBLISHED.iter().map(|(_, pattern)| split(pattern));
+    for pre_tokenizer in kinds.into_iter().chain([digits]).chain(patterns) {
+        // a mark before each piece tells where it begins
+        let mark =
+            json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": false});
+        let both = json!({"type": "Sequence", "pretokenizers": [pre_tokenizer, mark]});
+        files.push(components::file(&Value::Null, &both, &model, false));
+    }
+    let codes = (0..0x2_0000).chain(0xe_0000..0xe_0200);
+    let characters: Vec<char> = codes.filter_map(char::from_u32).collect();
+    for (at, file) in files.iter().enumerate() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("tokenizer.json"), file.to_string()).unwrap();
+        let ours = Tokenizer::open_to_read(folder.path(), VOCAB * 8).unwrap();
+        let theirs = tokenizers::Tokenizer::from_file(folder.path().join("tokenizer.json")).unwrap();
+        assert_eq!(ours.fallback(), None);
+        for some in characters.chunks(64) {
+            // alone between letters, behind its neighbours, and behind a space
+            let apart: String =
+                some.iter().flat_map(|&character| ['a', character, 'b', ' ', character]).collect();
+            let together: String = some.iter().collect();
+            for text in [apart, together] {
+                let Some(expected) = crates_ids(&theirs, &text) else { continue };
+                assert_eq!(ours.try_encode(&text).ok(), expected, "{at}: {text:?}");
+            }
+        }
     }
 }

@@ -19,7 +19,7 @@ use crate::backend::{Backend, Counters};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Scrubbed;
-use crate::memory::ledger::{self, Accounts, HOST};
+use crate::memory::ledger::{self, Accounts, HOST, NotCovered};
 use crate::memory::poison::{Poison, PoisonReason};
 use crate::model::decoder::Limits;
 use crate::privacy::receipt::ScrubReceipt;
@@ -500,8 +500,12 @@ impl<B: Backend> Worker<B> {
         self.models.ledger.requests += u64::from(about.is_request());
         let mut devices = self.models.devices(account);
         devices.retain(|device| device.regions > 0);
-        let gaps = [self.models.not_covered(), ledger::gaps_of_process()].concat();
+        let gaps = [self.models.not_covered(), self.text_gaps(), ledger::gaps_of_process()].concat();
         self.receipts.issue(about, devices, gaps)
+    }
+
+    fn text_gaps(&self) -> Vec<NotCovered> {
+        self.text.iter().filter_map(|text| text.not_covered()).collect()
     }
 
     fn tell(&mut self, job: Job) {
@@ -536,7 +540,7 @@ impl<B: Backend> Worker<B> {
         self.scrub_steps();
         let leaving: Vec<Job> = self.leaving.drain().map(|(_, job)| job).collect();
         leaving.into_iter().for_each(|job| self.tell_scrubbed(job));
-        let gaps = self.models.not_covered();
+        let gaps = [self.models.not_covered(), self.text_gaps()].concat();
         let requests = self.models.ledger.requests;
         let doubt = self.doubt();
         let (devices, clean) = self.models.close();

@@ -55,11 +55,19 @@ pub enum NotCovered {
     },
     /// Between the turns of a conversation its keys and values lie in the device's memory as they are; messages and token ids
     /// are encrypted.
+    #[serde(deserialize_with = "nothing_more")]
     IdleCacheNotSealed,
-    /// Heap temporaries inside third-party crates are freed, not overwritten: the tokenizer's copies of the text, what
-    /// chat templates render, the state of grammars. [`crate::alloc::Scrubbing`] is not this process's global allocator.
+    /// Heap temporaries inside third-party crates are freed, not overwritten: what chat templates render, the
+    /// state of grammars. [`crate::alloc::Scrubbing`] is not this process's global allocator.
     #[serde(deserialize_with = "nothing_more")]
     HeapTemporaries,
+    /// Copies of texts that the `tokenizers` crate makes on the heap are freed, not overwritten: the checkpoint's
+    /// `tokenizer.json` has a component that this library leaves to that crate, and [`crate::alloc::Scrubbing`] is not this
+    /// process's global allocator.
+    TokenizerTemporaries {
+        /// The component, in words.
+        component: String,
+    },
 }
 
 /// Left to itself, serde ignores what stands beside the tag of a variant without fields.
@@ -100,6 +108,9 @@ impl std::fmt::Display for NotCovered {
             }
             Self::IdleCacheNotSealed => {
                 f.write_str("keys and values of idle conversations are not encrypted on this device")
+            }
+            Self::TokenizerTemporaries { component } => {
+                write!(f, "heap temporaries of the tokenizers crate, which does {component}")
             }
             Self::HeapTemporaries => {
                 f.write_str("heap temporaries of third-party crates (amnesic::install_scrubbing_allocator!)")

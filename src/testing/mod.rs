@@ -219,6 +219,14 @@ impl Tokenizer {
         Ok(Self(crate::source::Source::open(folder)?.text(vocab)?.expect("a tokenizer")))
     }
 
+    /// Opens the tokenizer in `folder` for a model that only reads: its decoder may be of any kind.
+    ///
+    /// # Errors
+    /// As [`crate::Session::open`].
+    pub fn open_to_read(folder: &Path, vocab: usize) -> Result<Self> {
+        Text::open_to_read(folder, vocab).map(Self)
+    }
+
     /// The ids of `text`, with special tokens around them if asked.
     ///
     /// # Panics
@@ -227,6 +235,31 @@ impl Tokenizer {
         let mut ids = Secret::default();
         self.0.encode(text, specials, &mut ids).expect("a text that can be encoded");
         ids.into_exposed()
+    }
+
+    /// The ids of `text`, without special tokens around them.
+    ///
+    /// # Errors
+    /// It cannot be encoded.
+    pub fn try_encode(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = Secret::default();
+        self.0.encode(text, false, &mut ids)?;
+        Ok(ids.into_exposed())
+    }
+
+    /// How many ids `text` has. They are forgotten.
+    ///
+    /// # Errors
+    /// It cannot be encoded.
+    pub fn count(&self, text: &str) -> Result<usize> {
+        let mut ids = Secret::default();
+        self.0.encode(text, false, &mut ids)?;
+        Ok(ids.expose().len())
+    }
+
+    /// The component of `tokenizer.json` for which the `tokenizers` crate encodes all texts; none if it is not used.
+    pub fn fallback(&self) -> Option<&str> {
+        self.0.fallback()
     }
 
     /// The text of `ids`, pushed one by one.

@@ -1,7 +1,7 @@
 //! Text at the edges: into token ids ([`tokenizer`]) and back ([`detokenizer`]), until a stop string ([`stop`]).
 //!
-//! **Invariant:** what these three keep of a request lives in `Secret`s. Copies that the `tokenizers` crate makes on
-//! the heap while it encodes are freed by it; [`crate::alloc::Scrubbing`] overwrites those.
+//! **Invariant:** what these three keep of a request lives in `Secret`s, and goes with it. The `tokenizers` crate, to
+//! which a rare component is left, frees copies of the text; [`crate::alloc::Scrubbing`] overwrites those.
 
 pub mod detokenizer;
 pub mod stop;

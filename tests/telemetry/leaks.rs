@@ -335,10 +335,10 @@ fn serve(folder: &Path) -> (Vec<u32>, Vec<String>) {
         show_error(&batch.unwrap_err());
     }
     ALL.store(true, Ordering::SeqCst);
-    show_error(&session.generate(Request::prompt(word(35)).seed(7)).unwrap_err());
-    show_error(&session.generate(Request::chat([user(word(35))]).seed(7)).unwrap_err());
-    show_error(&session.publish(Request::prompt(word(35))).unwrap_err());
-    keep(&session.generate(right()[1]()).unwrap()); // ids are not read by it
+    // our own tokenizer says nothing to anybody
+    keep(&session.generate(Request::prompt(word(35)).max_tokens(1).seed(7)).unwrap());
+    keep(&session.generate(Request::chat([user(word(35))]).max_tokens(1).seed(7)).unwrap());
+    keep(&session.generate(right()[1]()).unwrap());
     ALL.store(false, Ordering::SeqCst);
     converse(&session, &mut keep);
     ends(&session, &mut keep);
@@ -461,8 +461,35 @@ fn fail(folder: &Path) {
     show_error(&session.generate(long()).unwrap_err()); // no tokenizer
     show_error(&session.generate(Request::chat([user(word(18))])).unwrap_err()); // no template
     show_error(&builder(&plain.path().join("nowhere")).open().unwrap_err());
+    unheard();
     show(&Tokenizer::open(folder, VOCAB).unwrap());
     show(&Scorer::open(Session::builder(folder), 8).unwrap());
+}
+
+/// A tokenizer that is left to its crate reads no text while a logger hears what that crate says of it.
+fn unheard() {
+    let folder = tempfile::tempdir().unwrap();
+    write_checkpoint(folder.path());
+    let file = folder.path().join("tokenizer.json");
+    let mut tokenizer: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let split = serde_json::json!({"type": "Split", "pattern": {"Regex": r"\p{L}+(?=\s)|\P{L}+|\p{L}+"},
+        "behavior": "Isolated", "invert": false});
+    tokenizer["pre_tokenizer"] = serde_json::json!({"type": "Sequence", "pretokenizers": [split, {"type": "ByteLevel",
+        "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]});
+    std::fs::write(&file, tokenizer.to_string()).unwrap();
+    assert!(Tokenizer::open(folder.path(), VOCAB).unwrap().fallback().is_some());
+    let session = builder(folder.path()).open().unwrap();
+    ALL.store(true, Ordering::SeqCst);
+    let public = session.publish(Request::prompt(word(35))).unwrap_err();
+    let chat = session.generate(Request::chat([user(word(35))]).seed(7)).unwrap_err();
+    let prompt = session.generate(Request::prompt(word(35)).seed(7)).unwrap_err();
+    for error in [public, chat, prompt] {
+        show_error(&error);
+        assert!(matches!(error, Error::Logged { .. }), "{error}");
+    }
+    show(&session.generate(Request::tokens(ids(PROMPT_IDS)).max_tokens(1).seed(7)).unwrap()); // ids are not read by it
+    ALL.store(false, Ordering::SeqCst);
+    show(&session.generate(Request::prompt(word(35)).max_tokens(1).seed(7)).unwrap());
 }
 
 /// Says a canary on purpose, one in each way.

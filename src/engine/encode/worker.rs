@@ -48,6 +48,8 @@ pub struct Worker<B: Backend> {
     shared: Arc<Shared>,
     clock: Arc<dyn Clock>,
     receipts: Receipts,
+    /// What is not covered of the texts' way to ids.
+    pub text_gap: Option<NotCovered>,
     #[cfg(feature = "testing")]
     pub faults: crate::engine::taps::Faults,
 }
@@ -78,6 +80,7 @@ impl<B: Backend> Worker<B> {
             shared,
             clock,
             receipts,
+            text_gap: None,
             #[cfg(feature = "testing")]
             faults: crate::engine::taps::Faults::default(),
         }
@@ -294,7 +297,8 @@ impl<B: Backend> Worker<B> {
     }
 
     fn gaps(&self) -> Vec<NotCovered> {
-        [self.backend.protection().1, ledger::gaps_of_process()].concat()
+        let of_texts = self.text_gap.iter().cloned().collect();
+        [self.backend.protection().1, of_texts, ledger::gaps_of_process()].concat()
     }
 
     fn receipt(&mut self, about: About, account: &Accounts) -> ScrubReceipt {

@@ -1,32 +1,64 @@
-//! `tokenizer.json` through the `tokenizers` crate, without what it would keep.
+//! `tokenizer.json`: texts into token ids, over `Secret`s alone.
 //!
-//! Four things differ from calling `Tokenizer::encode`:
-//! - nothing is encoded while a logger would take the crate's `trace!` of every character;
-//! - the BPE and unigram word caches (thread-local, up to 10,000 words that stay until the thread ends) are off from
-//!   before the first use;
-//! - the ids go from the model's tokens straight into the caller's [`Secret`]: no `Encoding` with a plain vector of
-//!   all ids is made;
-//! - special tokens around a sequence are read off the post-processor once, at loading, with a text of our own.
+//! The `tokenizers` crate parses the file, and is then let go: what it parsed becomes a [`pipeline`] of our own, one file
+//! for each family of components. Why not call the crate: it leaves copies of the text on the heap, and automata that
+//! it builds while it searches keep state of what was searched until the session ends.
+//!
+//! - [`added`]: special and other added tokens, found first;
+//! - [`normalizers`], with [`unicode`] (NFC and its kin) and [`charsmap`] (SentencePiece's own map);
+//! - [`pretokenizers`], which [`split`] texts by patterns compiled to an [`automaton`];
+//! - models: [`bpe`] with its [`characters`], [`borders`] and [`merges`], [`unigram`], and [`words`] (WordPiece, WordLevel).
+//!
+//! **Invariants.** Nothing of a pipeline changes after it was read: no cache, no automaton that grows. All working memory
+//! is in a [`scratch`] of `Secret`s that goes with the call, or on the stack, which the calling thread overwrites. Any
+//! text takes time in proportion to its length, but for a logarithm in what one word's merges take.
+//!
+//! What is rarer is left to the crate ([`fallback`]) by name: [`Text::fallback`], and on receipts. Special tokens around a
+//! text are read off the crate's post-processor once, at loading, with a text of our own.
 
+mod added;
+mod automaton;
+mod borders;
+mod bpe;
+mod characters;
+mod charsmap;
+mod classes;
+mod fallback;
+mod file;
+mod merges;
+mod normalizers;
+mod pipeline;
+mod pretokenizers;
+mod rewritten;
+mod scratch;
+mod split;
+mod tables;
+mod unicode;
+mod unigram;
+mod words;
+
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use tokenizers::{Model, OffsetReferential, OffsetType, PreTokenizer, Tokenizer};
+use tokenizers::Tokenizer;
 
+use self::fallback::Fallback;
+use self::pipeline::Pipeline;
 use super::detokenizer::Pieces;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
+use crate::memory::ledger::NotCovered;
 use crate::weights::json::{self, Json};
 
 /// Encoded at loading to see what the post-processor puts around it. Public, and in any vocabulary.
 const PROBE: &str = "a";
 
-/// Where the crate logs every character that it normalizes or spells in bytes, at level `trace`.
-const SPOKEN: &str = "tokenizers::tokenizer::normalizer";
-
 /// A checkpoint's tokenizer.
 pub struct Text {
-    tokenizer: Tokenizer,
+    engine: Engine,
+    /// Special tokens by their text.
+    specials: HashMap<String, u32>,
     /// Ids before a sequence: usually the BOS token.
     prefix: Vec<u32>,
     /// Ids behind it: usually none.
@@ -36,6 +68,12 @@ pub struct Text {
     /// How many of those between are of the first part; none where all of a pair is one part.
     first_part: Option<usize>,
     pieces: Pieces,
+}
+
+/// Who encodes.
+enum Engine {
+    Own(Box<Pipeline>),
+    Crate(Box<Fallback>),
 }
 
 impl Text {
@@ -80,11 +118,9 @@ impl Text {
         // Ours are the session's limits; padding would make room for whatever the file says.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|_| Error::tokenizer(file, "must do without truncation"))?;
-        let mut model = tokenizer.get_model().clone();
-        model.resize_cache(0);
-        tokenizer.with_model(model);
-        let largest = tokenizer.get_vocab(true).into_values().max();
-        if largest.is_none_or(|id| id as usize >= vocab) {
+        let vocabulary = tokenizer.get_vocab(true);
+        let largest = vocabulary.values().max();
+        if largest.is_none_or(|&id| id as usize >= vocab) {
             let reason = format!("its ids must be below the model's vocab_size, {vocab}");
             return Err(Error::tokenizer(file, reason));
         }
@@ -93,19 +129,23 @@ impl Text {
             false => Pieces::none(),
         };
         let mut text = Self {
-            tokenizer,
+            engine: match Pipeline::read(&tokenizer, bytes) {
+                Ok(pipeline) => Engine::Own(Box::new(pipeline)),
+                Err(component) => Engine::Crate(Box::new(Fallback::new(tokenizer.clone(), component))),
+            },
+            specials: vocabulary.into_iter().filter(|(_, id)| pieces.is_special(*id)).collect(),
             prefix: Vec::new(),
             suffix: Vec::new(),
             pair: Default::default(),
             first_part: None,
             pieces,
         };
-        text.read_specials(file)?;
+        text.read_specials(&tokenizer, file)?;
         if !decodes {
-            text.read_pair(file)?;
+            text.read_pair(&tokenizer, file)?;
         }
         if let Some(folder) = folder {
-            text.read_config(&folder.join("tokenizer_config.json"))?;
+            text.read_config(&tokenizer, &folder.join("tokenizer_config.json"))?;
         }
         let specials = text.prefix.iter().chain(&text.suffix).chain(text.pair.iter().flatten());
         if specials.copied().any(|id| id as usize >= vocab) {
@@ -115,10 +155,10 @@ impl Text {
         Ok(text)
     }
 
-    fn read_specials(&mut self, file: &Path) -> Result<()> {
+    fn read_specials(&mut self, tokenizer: &Tokenizer, file: &Path) -> Result<()> {
         let failed = |_| Error::tokenizer(file, "must encode a plain text");
-        let with = self.tokenizer.encode_fast(PROBE, true).map_err(failed)?;
-        let without = self.tokenizer.encode_fast(PROBE, false).map_err(failed)?;
+        let with = tokenizer.encode_fast(PROBE, true).map_err(failed)?;
+        let without = tokenizer.encode_fast(PROBE, false).map_err(failed)?;
         let (with, without) = (with.get_ids(), without.get_ids());
         let start = with.windows(without.len().max(1)).position(|window| window == without);
         let Some(start) = start else {
@@ -133,10 +173,10 @@ impl Text {
     }
 
     /// What the post-processor puts between two texts and behind them.
-    fn read_pair(&mut self, file: &Path) -> Result<()> {
+    fn read_pair(&mut self, tokenizer: &Tokenizer, file: &Path) -> Result<()> {
         let failed = |_| Error::tokenizer(file, "must encode a pair of plain texts");
-        let with = self.tokenizer.encode_fast((PROBE, PROBE), true).map_err(failed)?;
-        let without = self.tokenizer.encode_fast(PROBE, false).map_err(failed)?;
+        let with = tokenizer.encode_fast((PROBE, PROBE), true).map_err(failed)?;
+        let without = tokenizer.encode_fast(PROBE, false).map_err(failed)?;
         let (parts, with, one) = (with.get_type_ids(), with.get_ids(), without.get_ids());
         let mut at = with.windows(one.len().max(1)).enumerate().filter(|(_, window)| *window == one);
         // a text may be found in what is around it only where that overlaps
@@ -158,9 +198,9 @@ impl Text {
     }
 
     /// `add_bos_token` overrules the post-processor, as it does in transformers' Llama tokenizers.
-    fn read_config(&mut self, file: &Path) -> Result<()> {
+    fn read_config(&mut self, tokenizer: &Tokenizer, file: &Path) -> Result<()> {
         let config = Json::open_if_there(file)?;
-        let Some(bos) = special_token(&config, "bos_token").and_then(|bos| self.tokenizer.token_to_id(&bos))
+        let Some(bos) = special_token(&config, "bos_token").and_then(|bos| tokenizer.token_to_id(&bos))
         else {
             return Ok(());
         };
@@ -179,29 +219,35 @@ impl Text {
     /// Appends the ids of `text` to `ids`, with the checkpoint's special tokens around them if asked.
     ///
     /// # Errors
-    /// The tokenizer cannot encode it, or it would be logged. The error holds none of it.
+    /// The tokenizer cannot encode it; or the `tokenizers` crate does it, and a logger would take it. The error holds none
+    /// of it.
     pub fn encode(&self, text: &str, specials: bool, ids: &mut Secret<[u32]>) -> Result<()> {
-        if log::log_enabled!(target: SPOKEN, log::Level::Trace) {
-            return Err(Error::Logged { target: SPOKEN });
-        }
-        let failed = |_| Error::request("prompt", "text that the checkpoint's tokenizer can encode");
-        let tokenizer = &self.tokenizer;
-        let mut pieces =
-            tokenizer.get_added_vocabulary().extract_and_normalize(tokenizer.get_normalizer(), text);
-        if let Some(pre_tokenizer) = tokenizer.get_pre_tokenizer() {
-            pre_tokenizer.pre_tokenize(&mut pieces).map_err(failed)?;
-        }
-        pieces.tokenize(|piece| tokenizer.get_model().tokenize(piece.get())).map_err(failed)?;
         if specials {
             ids.extend(&self.prefix);
         }
-        for (_, _, tokens) in pieces.get_splits(OffsetReferential::Original, OffsetType::None) {
-            tokens.iter().flatten().for_each(|token| ids.push(token.id));
+        match &self.engine {
+            Engine::Own(pipeline) => pipeline.encode(text, ids).map_err(|_| unencodable())?,
+            Engine::Crate(fallback) => fallback.encode(text, ids)?,
         }
         if specials {
             ids.extend(&self.suffix);
         }
         Ok(())
+    }
+
+    /// The component of `tokenizer.json` that is not done here, so that the `tokenizers` crate encodes all texts.
+    pub fn fallback(&self) -> Option<&str> {
+        match &self.engine {
+            Engine::Own(_) => None,
+            Engine::Crate(fallback) => Some(&fallback.component),
+        }
+    }
+
+    /// What the guarantee does not cover: copies of texts that the `tokenizers` crate frees, where it is used and nothing
+    /// overwrites them.
+    pub fn not_covered(&self) -> Option<NotCovered> {
+        let component = self.fallback().filter(|_| !crate::alloc::is_installed())?.to_owned();
+        Some(NotCovered::TokenizerTemporaries { component })
     }
 
     /// Special tokens that go before a text.
@@ -259,7 +305,7 @@ impl Text {
 
     /// The id of a special token.
     pub fn special(&self, token: &str) -> Option<u32> {
-        self.tokenizer.token_to_id(token).filter(|&id| self.pieces.is_special(id))
+        self.specials.get(token).copied()
     }
 
     /// The bytes of each token.
@@ -272,6 +318,10 @@ impl std::fmt::Debug for Text {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Text").finish_non_exhaustive()
     }
+}
+
+fn unencodable() -> Error {
+    Error::request("prompt", "text that the checkpoint's tokenizer can encode")
 }
 
 /// How much of two texts is kept in `room`: `truncate_encodings` of the `tokenizers` crate.
