@@ -4,6 +4,7 @@
 //! the heap while it encodes are freed by it; [`crate::alloc::Scrubbing`] overwrites those.
 
 pub mod detokenizer;
+mod size;
 pub mod stop;
 pub mod tokenizer;
 
