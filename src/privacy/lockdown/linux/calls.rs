@@ -167,7 +167,8 @@ fn rules(
     rules.insert(libc::SYS_open, any_bit(1, WRITES)?);
     rules.insert(libc::SYS_openat, any_bit(2, WRITES)?);
     rules.insert(libc::SYS_clone, any_bit(0, NAMESPACES)?);
-    let mut requests = vec![when(1, TIOCSTI)?, when(1, TIOCLINUX)?, SeccompRule::new(within(1, &NETWORKS)?.to_vec())?];
+    let mut requests =
+        vec![when(1, TIOCSTI)?, when(1, TIOCLINUX)?, SeccompRule::new(within(1, &NETWORKS)?.to_vec())?];
     for kind in FILE_SYSTEMS {
         let byte = SeccompCmpOp::MaskedEq(0xff00);
         let of_kind = SeccompCondition::new(1, SeccompCmpArgLen::Dword, byte, u64::from(kind) << 8)?;
@@ -212,7 +213,8 @@ fn within(
     argument: u8,
     values: &std::ops::RangeInclusive<u64>,
 ) -> Result<[SeccompCondition; 2], seccompiler::BackendError> {
-    let bound = |comparison, value| SeccompCondition::new(argument, SeccompCmpArgLen::Dword, comparison, value);
+    let bound =
+        |comparison, value| SeccompCondition::new(argument, SeccompCmpArgLen::Dword, comparison, value);
     Ok([bound(SeccompCmpOp::Ge, *values.start())?, bound(SeccompCmpOp::Le, *values.end())?])
 }
 
