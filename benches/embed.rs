@@ -7,6 +7,8 @@ use std::time::Instant;
 use amnesic::{Quantize, Session};
 use serde_json::json;
 
+amnesic::install_scrubbing_allocator!();
+
 fn main() -> Result<(), Box<dyn Error>> {
     use lexopt::prelude::*;
     let (mut paths, mut rounds, mut as_json, mut threads, mut step, mut quantize) =

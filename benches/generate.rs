@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use amnesic::{FinishReason, Request, Session};
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 
+amnesic::install_scrubbing_allocator!();
+
 const PREFILL_TOKENS: usize = 256;
 const DECODE_TOKENS: usize = 64;
 const BATCHES: [usize; 3] = [1, 8, 32];

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use amnesic::testing::{Scorer, Tokenizer};
 use amnesic::{Builder, KvCache, Quantize, Request, Session};
 
+amnesic::install_scrubbing_allocator!();
+
 /// Tokens of a sequence.
 const WINDOW: usize = 512;
 /// Sequences at most.

@@ -21,6 +21,8 @@ use half::bf16;
 use safetensors::tensor::{Dtype, View, serialize_to_file};
 use status::status_bytes;
 
+amnesic::install_scrubbing_allocator!();
+
 const NEW_TOKENS: usize = 64;
 const ROUNDS: usize = 5;
 /// Reads of the buffer in a round, of which the fastest counts: they take about as long as the round's decoding.

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use amnesic::{Request, Session};
 
+amnesic::install_scrubbing_allocator!();
+
 const HELP: &str = "\
 Measures continuous against static batches, and the time between tokens.
 

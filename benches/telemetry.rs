@@ -13,6 +13,8 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use tracing_subscriber::layer::SubscriberExt;
 
+amnesic::install_scrubbing_allocator!();
+
 fn telemetry(criterion: &mut Criterion) {
     let request = Request::prompt("A slice is").max_tokens(5).temperature(0.7).seed(7);
     let mut group = criterion.benchmark_group("a request's telemetry");

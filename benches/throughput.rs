@@ -16,6 +16,8 @@ use amnesic::{Builder, Device, FinishReason, Request, Session};
 use serde_json::{Value, json};
 use status::status_bytes;
 
+amnesic::install_scrubbing_allocator!();
+
 const HELP: &str = "\
 Measures prefill, decode and memory of one checkpoint.
 

@@ -9,6 +9,8 @@ use std::time::Instant;
 
 use amnesic::{Reply, Request, Session};
 
+amnesic::install_scrubbing_allocator!();
+
 const HELP: &str = "\
 Runs prompts as one batch, and again one by one.
 

@@ -9,6 +9,8 @@ use std::process::ExitCode;
 
 use amnesic::Session;
 
+amnesic::install_scrubbing_allocator!();
+
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     let Some(model) = arguments.next() else {

@@ -15,8 +15,7 @@ use amnesic::{Quantize, Request, Session};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// The tokenizer makes copies of the prompt on the heap: this overwrites them too when they are freed.
-#[global_allocator]
-static ALLOCATOR: amnesic::alloc::Scrubbing = amnesic::alloc::Scrubbing;
+amnesic::install_scrubbing_allocator!();
 
 const HELP: &str = "\
 Continues a prompt, and forgets it.

@@ -1,4 +1,4 @@
-//! The opt-in global allocator that overwrites what is freed.
+//! The global allocator that overwrites what is freed: what a session asks for before it opens.
 #![expect(unsafe_code, reason = "implements GlobalAlloc around the system's allocator")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -14,9 +14,12 @@ use crate::memory::heap;
 /// Debug builds keep freed blocks a while and check that they are zero still when they are used again: a write after a
 /// free ends the process.
 ///
-/// ```
-/// #[global_allocator]
-/// static ALLOCATOR: amnesic::alloc::Scrubbing = amnesic::alloc::Scrubbing;
+/// A session opens only where this is the program's global allocator, or where
+/// [`Builder::accept_unscrubbed_heap`](crate::Builder::accept_unscrubbed_heap) says that it need not be. One line
+/// installs it:
+///
+/// ```standalone_crate
+/// amnesic::install_scrubbing_allocator!();
 /// # fn main() {}
 /// ```
 ///
@@ -29,7 +32,30 @@ static INSTALLED: AtomicBool = AtomicBool::new(false);
 
 /// Whether this program allocates through [`Scrubbing`].
 pub fn is_installed() -> bool {
+    // The allocator notes that it is there when it is first called, so it is called.
+    if !INSTALLED.load(Ordering::Relaxed) {
+        drop(std::hint::black_box(Box::new(1_u8)));
+    }
     INSTALLED.load(Ordering::Relaxed)
+}
+
+/// Makes [`Scrubbing`](crate::alloc::Scrubbing) the program's global allocator: one line at the top of the program's
+/// main file (of a test, a bench or an example too), beside its `use` lines. A program has one global allocator, so a
+/// second one is an error of the compiler's.
+///
+/// ```standalone_crate
+/// amnesic::install_scrubbing_allocator!();
+///
+/// fn main() {
+///     assert!(amnesic::alloc::is_installed());
+/// }
+/// ```
+#[macro_export]
+macro_rules! install_scrubbing_allocator {
+    () => {
+        #[global_allocator]
+        static AMNESIC_SCRUBBING_ALLOCATOR: $crate::alloc::Scrubbing = $crate::alloc::Scrubbing;
+    };
 }
 
 // SAFETY: every block comes from one of two heaps and goes back to the same one, told apart by its address; blocks are

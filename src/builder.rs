@@ -119,6 +119,7 @@ pub struct Builder {
     clock: Arc<dyn Clock>,
     chain: Option<ReceiptHash>,
     on_receipt: Option<OnReceipt>,
+    accept_unscrubbed_heap: bool,
     #[cfg(feature = "debug-sampler")]
     debug_sampler: Option<crate::privacy::debug_sampler::DebugSampler>,
     #[cfg(feature = "hub")]
@@ -153,6 +154,7 @@ impl Builder {
             clock: Arc::new(SystemClock),
             chain: None,
             on_receipt: None,
+            accept_unscrubbed_heap: false,
             #[cfg(feature = "debug-sampler")]
             debug_sampler: None,
             #[cfg(feature = "hub")]
@@ -229,6 +231,26 @@ impl Builder {
     /// and at last with the session's: in the order of their chain, from the thread that computes, which waits for it.
     pub fn on_receipt(mut self, call: impl Fn(&ScrubReceipt) + Send + Sync + 'static) -> Self {
         self.on_receipt = Some(Arc::new(call));
+        self
+    }
+
+    /// Opens the session although the program's allocator does not overwrite what it frees
+    /// ([`Error::UnscrubbedHeap`] otherwise). Then copies of text and of grammars that libraries make on the heap stay
+    /// there after a request until somebody else happens to overwrite them, and every receipt says so:
+    /// [`HeapTemporaries`](crate::privacy::NotCovered::HeapTemporaries) under `not_covered`. What the library itself
+    /// derives from a request is overwritten in any case. Changes nothing where the allocator is installed
+    /// ([`crate::install_scrubbing_allocator!`]).
+    ///
+    /// ```
+    /// # fn main() -> amnesic::Result<()> {
+    /// let session = amnesic::Session::builder("models/default").accept_unscrubbed_heap().open()?;
+    /// let reply = session.generate(amnesic::Request::prompt("A slice is").max_tokens(4))?;
+    /// assert!(reply.receipt.not_covered.contains(&amnesic::privacy::NotCovered::HeapTemporaries));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn accept_unscrubbed_heap(mut self) -> Self {
+        self.accept_unscrubbed_heap = true;
         self
     }
 
@@ -345,7 +367,8 @@ impl Builder {
     /// Reads the checkpoint, checks all of it, and starts the session.
     ///
     /// # Errors
-    /// A setting out of bounds; a file that is missing or malformed; weights that do not fit the config or are not
+    /// The scrubbing allocator is neither installed nor done without ([`Error::UnscrubbedHeap`]); a setting out of
+    /// bounds; a file that is missing or malformed; weights that do not fit the config or are not
     /// finite; memory over budget or not to be had.
     pub fn open(self) -> Result<Session> {
         trace::open(self.clock.clone(), || self.load())
@@ -353,6 +376,9 @@ impl Builder {
 
     #[cfg_attr(not(feature = "hub"), expect(unused_mut, reason = "only the feature changes folders"))]
     fn load(mut self) -> Result<Session> {
+        if !self.accept_unscrubbed_heap && !crate::alloc::is_installed() {
+            return Err(Error::UnscrubbedHeap);
+        }
         #[cfg(feature = "hub")]
         self.fetch()?;
         let threads = self.thread_count()?;

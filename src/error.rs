@@ -185,6 +185,14 @@ pub enum Error {
         /// What stands against it.
         limit: String,
     },
+    /// The program's allocator does not overwrite what it frees, so that copies of text which libraries make on the heap
+    /// would stay there. [`crate::install_scrubbing_allocator!`] mends that in one line;
+    /// [`Builder::accept_unscrubbed_heap`](crate::Builder::accept_unscrubbed_heap) opens a session all the same.
+    #[error(
+        "heap: freed memory is not overwritten; add the line `amnesic::install_scrubbing_allocator!();` to the \
+         program's main file, or open with `Builder::accept_unscrubbed_heap()`"
+    )]
+    UnscrubbedHeap,
     /// The device is not to be had.
     #[error("device {device}: {reason}")]
     DeviceUnavailable {
@@ -293,6 +301,7 @@ pub enum ErrorKind {
     Tensors,
     Tokenizer,
     Memory,
+    UnscrubbedHeap,
     DeviceUnavailable,
     Thread,
     Poisoned,
@@ -329,6 +338,7 @@ impl ErrorKind {
             Self::Tensors => "tensors",
             Self::Tokenizer => "tokenizer",
             Self::Memory => "memory",
+            Self::UnscrubbedHeap => "unscrubbed_heap",
             Self::DeviceUnavailable => "device_unavailable",
             Self::Thread => "thread",
             Self::Poisoned => "poisoned",
@@ -373,6 +383,7 @@ impl Error {
             Self::Tensors { .. } => ErrorKind::Tensors,
             Self::Tokenizer { .. } => ErrorKind::Tokenizer,
             Self::Memory { .. } => ErrorKind::Memory,
+            Self::UnscrubbedHeap => ErrorKind::UnscrubbedHeap,
             Self::DeviceUnavailable { .. } => ErrorKind::DeviceUnavailable,
             Self::Thread(_) => ErrorKind::Thread,
             Self::Poisoned(_) => ErrorKind::Poisoned,

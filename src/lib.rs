@@ -9,6 +9,8 @@ compile_error!("amnesic locks and guards its memory through POSIX calls: Linux a
 compile_error!("safetensors are little-endian, and the kernels read them in place");
 
 pub mod alloc;
+#[cfg(test)]
+install_scrubbing_allocator!();
 mod backend;
 mod builder;
 mod cancel;

@@ -11,6 +11,8 @@ use amnesic::{Builder, Device, Error, Quantize, Request, Session};
 use common::{Low, fixture, hold_logits, instruction_sets, read_f32s};
 use serde::Deserialize;
 
+amnesic::install_scrubbing_allocator!();
+
 #[derive(Deserialize)]
 struct Expected {
     prompt: Vec<u32>,

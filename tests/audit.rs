@@ -12,6 +12,8 @@ use std::time::Instant;
 use amnesic::{Conversation, Reply, Request, Session};
 use common::{Random, default_model};
 
+amnesic::install_scrubbing_allocator!();
+
 const TRIALS: usize = 250;
 /// Where p = 1e-8.
 const DETECTED: f64 = 0.272;

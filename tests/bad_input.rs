@@ -19,6 +19,8 @@ use half::{bf16, f16};
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
+amnesic::install_scrubbing_allocator!();
+
 /// Remembers the largest block that each thread asked for. Gives none above twice what is allowed, so that a reader
 /// without bounds ends soon.
 struct Watching;

@@ -8,6 +8,8 @@ use amnesic::{
 };
 use common::default_model;
 
+amnesic::install_scrubbing_allocator!();
+
 const TEMPLATE: &str = "\
 {%- if tools %}<|im_start|>system\nAnswer with <tool_call>{...}</tool_call>. Tools: {{ tools | tojson }}<|im_end|>\n{% endif %}
 {%- for message in messages %}

@@ -16,6 +16,8 @@ use amnesic::testing::{Gate, LogitsTap, Tokenizer};
 use amnesic::{CancelToken, Device, EmbedRequest, FinishReason, Request, Session};
 use common::fixture;
 
+amnesic::install_scrubbing_allocator!();
+
 const CHILD: &str = "AMNESIC_SEARCH";
 
 /// A device, and how long requests are.

@@ -14,6 +14,8 @@ use amnesic::{
 use common::{fixture, instruction_sets, read_f32s};
 use serde::Deserialize;
 
+amnesic::install_scrubbing_allocator!();
+
 #[derive(Deserialize)]
 struct Expected {
     scores: bool,

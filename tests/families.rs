@@ -14,6 +14,8 @@ use amnesic::{Device, Request, Session};
 use common::{Low, fixture, hold_logits, instruction_sets, read_f32s};
 use serde::Deserialize;
 
+amnesic::install_scrubbing_allocator!();
+
 #[derive(Deserialize)]
 struct Expected {
     prompts: Vec<Vec<u32>>,

@@ -12,6 +12,8 @@ use amnesic::{Device, KvCache, Quantize, Request, Session};
 use common::{fixture, fixtures, instruction_sets, read_f32s};
 use serde::Deserialize;
 
+amnesic::install_scrubbing_allocator!();
+
 #[derive(Deserialize)]
 struct Expected {
     prompts: Vec<Vec<u32>>,

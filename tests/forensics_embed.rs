@@ -16,8 +16,7 @@ use amnesic::{Builder, CancelToken, EmbedRequest, Error, RerankRequest, Session,
 use common::fixture;
 use serde::{Deserialize, Serialize};
 
-#[global_allocator]
-static ALLOCATOR: amnesic::alloc::Scrubbing = amnesic::alloc::Scrubbing;
+amnesic::install_scrubbing_allocator!();
 
 /// No plain copy of it may be in the program itself: each byte is inverted at compile time.
 const CANARY: [u8; 58] = {

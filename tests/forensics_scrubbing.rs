@@ -5,8 +5,7 @@ mod common;
 #[allow(dead_code, reason = "each test takes what it needs")]
 mod search;
 
-#[global_allocator]
-static ALLOCATOR: amnesic::alloc::Scrubbing = amnesic::alloc::Scrubbing;
+amnesic::install_scrubbing_allocator!();
 
 fn main() {
     search::main(true);

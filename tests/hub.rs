@@ -13,6 +13,8 @@ use amnesic::{Error, Hub, Request, Session};
 use common::fixture;
 use sha2::{Digest, Sha256};
 
+amnesic::install_scrubbing_allocator!();
+
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 const OLDER: &str = "89abcdef0123456789abcdef0123456789abcdef";
 

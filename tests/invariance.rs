@@ -10,6 +10,8 @@ use amnesic::testing::LogitsTap;
 use amnesic::{KvCache, Quantize, Request, Session};
 use common::{Random, Recipe, fixture, instruction_sets};
 
+amnesic::install_scrubbing_allocator!();
+
 const VOCAB: usize = 150;
 
 #[derive(Clone)]

@@ -18,6 +18,8 @@ mod cases;
 #[cfg(target_os = "linux")]
 mod common;
 
+amnesic::install_scrubbing_allocator!();
+
 #[cfg(target_os = "linux")]
 fn main() {
     cases::main();

@@ -7,6 +7,8 @@ mod common;
 use amnesic::{Request, Session};
 use common::Recipe;
 
+amnesic::install_scrubbing_allocator!();
+
 const SLACK_BYTES: u64 = 64 << 20;
 
 /// A field of /proc/self/status, in bytes.

@@ -14,6 +14,8 @@ use amnesic::{
 };
 use common::{Random, Recipe, default_model, resident};
 
+amnesic::install_scrubbing_allocator!();
+
 const VOCAB: usize = 512;
 
 fn folder() -> tempfile::TempDir {

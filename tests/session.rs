@@ -7,6 +7,8 @@ use std::time::Duration;
 use amnesic::{Error, FinishReason, Progress, Request, Session};
 use common::{Recipe, default_model, fixture};
 
+amnesic::install_scrubbing_allocator!();
+
 const VOCAB: usize = 704;
 
 /// A small random checkpoint with a byte-level tokenizer.
@@ -256,8 +258,7 @@ fn closing_reports_what_was_scrubbed() {
     let report = session.close().unwrap();
     assert_eq!(report.requests(), 2, "the empty prompt never reached the session");
     assert!(report.verified_bytes() > cache && report.bytes() > report.verified_bytes(), "{report}");
-    assert!(report.locked_bytes() == report.verified_bytes() || report.not_covered.len() > 1, "{report}");
-    assert_eq!(report.not_covered.last(), Some(&amnesic::privacy::NotCovered::HeapTemporaries));
+    assert!(report.locked_bytes() == report.verified_bytes() || !report.not_covered.is_empty(), "{report}");
 }
 
 #[test]

@@ -10,8 +10,7 @@ use amnesic::testing::forensics::Needles;
 use amnesic::{CancelToken, Error, Priority, Public, Request, ResponseFormat, Session, Speculation};
 use common::{Random, Recipe};
 
-#[global_allocator]
-static ALLOCATOR: amnesic::alloc::Scrubbing = amnesic::alloc::Scrubbing;
+amnesic::install_scrubbing_allocator!();
 
 const VOCAB: usize = 704;
 const REQUESTS: usize = 10_000;

@@ -6,6 +6,8 @@ use amnesic::{Error, FinishReason, Reply, Request, ResponseFormat, Session, Spec
 use common::default_model;
 use serde_json::{Value, json};
 
+amnesic::install_scrubbing_allocator!();
+
 fn session() -> Session {
     Session::builder(default_model()).threads(2).open().unwrap()
 }

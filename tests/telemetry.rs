@@ -13,6 +13,8 @@ mod recorder;
 #[path = "telemetry/spans.rs"]
 mod spans;
 
+amnesic::install_scrubbing_allocator!();
+
 /// Holds no content in a form that a logger could take along: none of these types is `Serialize`.
 mod not_serializable {
     use amnesic::testing::{LogitsTap, Scorer, Tokenizer};

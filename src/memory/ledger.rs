@@ -87,7 +87,7 @@ impl std::fmt::Display for NotCovered {
                 write!(f, "{bytes} bytes of the device's memory were not overwritten: it failed")
             }
             Self::HeapTemporaries => {
-                f.write_str("heap temporaries of third-party crates (install alloc::Scrubbing)")
+                f.write_str("heap temporaries of third-party crates (amnesic::install_scrubbing_allocator!)")
             }
         }
     }

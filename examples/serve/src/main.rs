@@ -30,8 +30,7 @@ use options::{HELP, Options};
 
 /// Bodies, JSON values and events lie in buffers of hyper, serde_json and this program: this overwrites them when they
 /// are freed.
-#[global_allocator]
-static ALLOCATOR: amnesic::alloc::Scrubbing = amnesic::alloc::Scrubbing;
+amnesic::install_scrubbing_allocator!();
 
 /// The exit code of a wrong command line.
 const USAGE: u8 = 2;

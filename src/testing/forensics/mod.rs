@@ -19,8 +19,7 @@
 //! use std::process::Command;
 //!
 //! # #[cfg(any())]
-//! #[global_allocator] // covers copies of the text that the tokenizer makes
-//! static ALLOCATOR: amnesic::alloc::Scrubbing = amnesic::alloc::Scrubbing;
+//! amnesic::install_scrubbing_allocator!(); // covers copies of the text that libraries make
 //!
 //! // No plain copy of the canary may be in the program itself: each byte is inverted at compile time.
 //! const CANARY: [u8; 35] = {
