@@ -213,7 +213,7 @@ fn is_unreachable(error: &ApiError) -> bool {
 /// What `model.safetensors.index.json` names.
 fn shards(index: &Path) -> Result<BTreeSet<String>> {
     let wrong = || Error::config(index, "weight_map", "an object of file names");
-    let index: Value = serde_json::from_str(&json::read(index)?).map_err(|_| wrong())?;
+    let index: Value = serde_json::from_str(&json::read_index(index)?).map_err(|_| wrong())?;
     let map = index["weight_map"].as_object().ok_or_else(wrong)?;
     let names = map.values().map(|name| name.as_str().filter(|name| is_inside(name)).map(str::to_owned));
     names.collect::<Option<_>>().ok_or_else(wrong)

@@ -7,8 +7,10 @@
 //! into heap values of its own and frees them; [`crate::alloc::Scrubbing`] overwrites those, as it does the
 //! temporaries of serde_json.
 
+mod budget;
 mod json_text;
 mod message;
+mod metered;
 mod python;
 mod reply;
 mod splitter;

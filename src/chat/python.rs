@@ -1,9 +1,7 @@
 //! The Jinja that chat templates are written in: jinja2's filters, Python's methods, transformers' functions.
 //!
 //! Fuel counts instructions, not what one of them does: what goes through a sequence, or makes text from texts, is
-//! checked here first. **Not bounded** is what minijinja lets nobody replace: a template (never a message) can double
-//! a text with `~`, `+` or `*` until memory ends, and can put a list in a list (`ns.x = [ns.x]`) until dropping it
-//! overflows the stack. Templates are code: take them from whom you would take a program.
+//! checked here first. What operators and calls make is counted in [`super::budget`].
 
 use std::sync::Arc;
 
@@ -11,17 +9,14 @@ use minijinja::value::{Rest, Value, ValueKind, from_args};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
+use super::budget::{self, Exceeded, MAX_BYTES, MAX_ITEMS};
 use super::json_text;
 use crate::memory::secret::Secret;
 
-/// Bytes of a text that a template makes, the prompt included.
-pub const MAX_BYTES: usize = 64 << 20;
-/// Items that a filter goes through.
-const MAX_ITEMS: usize = 1 << 20;
 /// Instructions of minijinja; a message takes some hundreds.
-const FUEL: u64 = 20_000_000;
-/// Macros in macros.
-const MAX_CALLS: usize = 64;
+pub const FUEL: u64 = 20_000_000;
+/// Frames in frames; a macro in a macro takes four, and one for each loop around the call.
+const MAX_CALLS: usize = 250;
 
 /// What `raise_exception` was called with.
 #[derive(thiserror::Error)]
@@ -35,7 +30,7 @@ impl std::fmt::Debug for Raised {
 }
 
 /// Filters of jinja2 that go through a sequence or make text from it; each is run behind [`check_filter`].
-const CHECKED: [&str; 19] = [
+const CHECKED: [&str; 18] = [
     "dictsort",
     "first",
     "indent",
@@ -43,7 +38,6 @@ const CHECKED: [&str; 19] = [
     "join",
     "last",
     "list",
-    "map",
     "max",
     "min",
     "reject",
@@ -71,19 +65,19 @@ pub fn environment() -> Environment<'static> {
     environment.set_recursion_limit(MAX_CALLS);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_unknown_method_callback(method);
-    environment.set_formatter(|out, _, value| json_text::write_str(out, value).map_err(Error::from));
     for name in REMOVED {
         environment.remove_filter(name);
     }
     environment.remove_global("debug");
     for name in CHECKED {
         let plain = plain.clone();
-        environment.add_filter(name, move |args: Rest<Value>| {
-            check_filter(name, &args)?;
+        environment.add_filter(name, move |state: &State, args: Rest<Value>| {
+            check_filter(state, name, &args)?;
             plain.empty_state().apply_filter(name, &args)
         });
     }
     environment.add_filter("tojson", json_text::tojson);
+    budget::install(&mut environment, &plain);
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         let raised = Raised(Secret::new(message));
         Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(raised))
@@ -93,7 +87,7 @@ pub fn environment() -> Environment<'static> {
 
 /// The error for anything above a bound.
 fn too_much() -> Error {
-    Error::new(ErrorKind::InvalidOperation, "too much to go through")
+    Exceeded::Made.into()
 }
 
 /// Refuses a text above [`MAX_BYTES`].
@@ -101,31 +95,48 @@ pub fn check_bytes(bytes: usize) -> Result<(), Error> {
     if bytes > MAX_BYTES { Err(too_much()) } else { Ok(()) }
 }
 
-fn check_filter(name: &str, args: &[Value]) -> Result<(), Error> {
+fn check_filter(state: &State, name: &str, args: &[Value]) -> Result<(), Error> {
     let Some(value) = args.first() else { return Ok(()) };
-    if value.len().is_some_and(|items| value.as_str().is_none() && items > MAX_ITEMS) {
+    let makes_a_list = !matches!(name, "first" | "indent" | "last" | "replace" | "reverse" | "split");
+    if value.len().is_some_and(|items| (value.as_str().is_none() || makes_a_list) && items > MAX_ITEMS) {
         return Err(too_much());
     }
-    match name {
-        "join" => check_join(value, args.get(1).and_then(Value::as_str).unwrap_or_default()),
-        "replace" => check_replace(value, args.get(1), args.get(2)),
-        "indent" if args[1..].iter().any(|width| width.as_usize().is_some_and(|width| width > 64)) => {
-            Err(too_much())
+    match (name, value.as_str()) {
+        ("join", _) => check_join(state, value, args.get(1).and_then(Value::as_str).unwrap_or_default()),
+        ("replace", _) => check_replace(value, args.get(1), args.get(2)),
+        ("split", Some(text)) => check_split(text, args.get(1).and_then(Value::as_str)),
+        ("indent", Some(text)) => {
+            let width = args[1..].iter().filter_map(Value::as_usize).max().unwrap_or(4);
+            let lines = text.bytes().filter(|byte| *byte == b'\n').count() + 1;
+            check_bytes(lines.saturating_mul(width).saturating_add(text.len()))
         }
         _ => Ok(()),
     }
 }
 
-fn check_join(values: &Value, separator: &str) -> Result<(), Error> {
+fn check_join(state: &State, values: &Value, separator: &str) -> Result<(), Error> {
     let mut bytes = 0_usize;
     for (index, value) in values.try_iter()?.enumerate() {
         if index >= MAX_ITEMS {
             return Err(too_much());
         }
-        bytes += separator.len() + value.as_str().map_or(64, str::len);
+        // an escape takes four bytes for one, and a number some
+        let written = match value.as_str() {
+            Some(text) => text.len(),
+            None => 64 + 4 * budget::weight(state, &value)?.written(),
+        };
+        bytes += separator.len() + written;
         check_bytes(bytes)?;
     }
     Ok(())
+}
+
+fn check_split(text: &str, separator: Option<&str>) -> Result<(), Error> {
+    let parts = match separator {
+        Some(separator) if !separator.is_empty() => text.matches(separator).count(),
+        _ => text.split_whitespace().count(),
+    };
+    if parts > MAX_ITEMS { Err(too_much()) } else { Ok(()) }
 }
 
 fn check_replace(value: &Value, old: Option<&Value>, new: Option<&Value>) -> Result<(), Error> {
@@ -161,13 +172,25 @@ fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Va
             let (suffix,): (&str,) = from_args(args)?;
             Ok(Value::from(text.strip_suffix(suffix).unwrap_or(text)))
         }
-        "rsplit" | "partition" | "rpartition" => split_at(text, name, args),
+        "rsplit" | "partition" | "rpartition" => {
+            check_split(text, args.first().and_then(Value::as_str))?;
+            split_at(text, name, args)
+        }
+        "split" => {
+            check_split(text, args.first().and_then(Value::as_str))?;
+            unknown_method_callback(state, value, name, args)
+        }
+        "splitlines" => {
+            check_split(text, Some("\n"))?;
+            check_split(text, Some("\r"))?;
+            unknown_method_callback(state, value, name, args)
+        }
         "replace" => {
             check_replace(value, args.first(), args.get(1))?;
             unknown_method_callback(state, value, name, args)
         }
         "join" => {
-            check_join(args.first().unwrap_or(&Value::UNDEFINED), text)?;
+            check_join(state, args.first().unwrap_or(&Value::UNDEFINED), text)?;
             unknown_method_callback(state, value, name, args)
         }
         "format" => {

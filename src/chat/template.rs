@@ -8,8 +8,10 @@ use std::time::SystemTime;
 
 use minijinja::{Environment, ErrorKind, Value};
 
+use super::budget::{Exceeded, MAX_BYTES, MAX_MADE};
 use super::message::{Message, Tool};
-use super::python::{self, MAX_BYTES, Raised};
+use super::metered::{self, Metered, Refused};
+use super::python::{self, Raised};
 use super::reply::Style;
 use super::strftime::strftime;
 use crate::error::{Error, Result};
@@ -41,7 +43,7 @@ pub struct ChatInput<'a> {
     /// What the model may call; at most 128, 1 MiB in all.
     pub tools: &'a [Tool],
     /// The name of one of the checkpoint's templates; without one, the one that transformers takes. There is no other
-    /// source of templates: they are code, and one that means harm can exhaust memory or stack in spite of the bounds.
+    /// source of templates.
     pub template: Option<&'a str>,
     /// Whether the prompt ends where the assistant begins to speak.
     pub add_generation_prompt: bool,
@@ -121,11 +123,18 @@ impl Templates {
     pub fn render(&self, input: &ChatInput<'_>, now: SystemTime) -> Result<Secret<str>> {
         check(input)?;
         let source = self.source(input.template, !input.tools.is_empty())?;
-        let text = without_generation_tags(&source.text);
-        let template = self.environment.template_from_str(&text).map_err(|error| {
-            let expected = format!("a Jinja template that compiles (line {})", error.line().unwrap_or(1));
-            Error::config(&source.file, source.field.as_str(), expected)
+        let wrong = |expected: String| Error::config(&source.file, source.field.as_str(), expected);
+        let malformed = |line: usize| wrong(format!("a Jinja template that compiles (line {line})"));
+        let rewritten = metered::rewrite(&without_generation_tags(&source.text));
+        let Metered { text, untold } = rewritten.map_err(|Refused { line, too_long }| match too_long {
+            true => wrong(format!("a Jinja template without so long an expression (line {line})")),
+            false => malformed(line),
         })?;
+        let mut environment = self.environment.clone();
+        // What one instruction writes without telling is bounded by the number of instructions.
+        environment.set_fuel(Some(python::FUEL.min((MAX_MADE / untold.max(1)) as u64)));
+        let template =
+            environment.template_from_str(&text).map_err(|error| malformed(error.line().unwrap_or(1)))?;
         let mut out = Bounded::default();
         template
             .render_captured_to(self.variables(input, now)?, &mut out)
@@ -212,7 +221,7 @@ fn files(folder: &Path) -> Result<Vec<Source>> {
     let read = |file: PathBuf| {
         let stem = file.file_stem().unwrap_or_default().to_string_lossy();
         let name = if stem == "chat_template" { "default".to_owned() } else { stem.into_owned() };
-        Ok(Source { name, text: json::read(&file)?, file, field: String::new() })
+        Ok(Source { name, text: json::read_text(&file)?, file, field: String::new() })
     };
     files.into_iter().map(read).collect()
 }
@@ -302,6 +311,13 @@ fn refused(error: &minijinja::Error, source: &str) -> Error {
                 true => Error::request("messages", format!("{expected}; it says: {message}")),
                 false => Error::request("messages", expected),
             };
+        }
+        if let Some(exceeded) = current.downcast_ref::<Exceeded>() {
+            let expected = match exceeded {
+                Exceeded::Made => format!("rendered with at most {MAX_MADE} bytes of texts and lists"),
+                Exceeded::Depth => "rendered without lists that are nested without end".to_owned(),
+            };
+            return Error::request("messages", expected);
         }
         if let Some(TooLong) =
             current.downcast_ref::<io::Error>().and_then(|error| error.get_ref()?.downcast_ref())

@@ -253,6 +253,164 @@ fn what_a_template_does_is_bounded() {
     assert_eq!(render("{{ 'aa'.count('') }}", &[user("")]).unwrap(), "3");
 }
 
+/// What minijinja makes of a template as it stands, and of what it is rewritten to.
+fn both(source: &str) -> [std::result::Result<String, minijinja::ErrorKind>; 2] {
+    let environment = python::environment();
+    let render = |source: &str| {
+        let variables =
+            minijinja::context! { text => "a b", list => [3, 1, 2], map => json!({"k": [1], "z": "y"}) };
+        environment.render_str(source, variables).map_err(|error| error.kind())
+    };
+    let rewritten = metered::rewrite(source).map(|metered| render(&metered.text));
+    [render(source), rewritten.unwrap_or(Err(minijinja::ErrorKind::SyntaxError))]
+}
+
+#[test]
+fn a_rewritten_template_says_what_it_said() {
+    for source in [
+        "{{ 1 + 2 * 3 - 4 }} {{ 10 - 3 + 2 - 1 }} {{ 7 // 2 * 2 + 7 % 2 }} {{ 2 ** 3 * 2 }} {{ -1 + 2 }} {{ 1 - -1 }}",
+        "{{ 'a' + 'b' ~ 'c' }} {{ 2 * 3 ~ 4 }} {{ 'ab' * 2 }} {{ 2 * 'ab' * 2 }} {{ 1.5 + 1 }} {{ 3 * 0.5 }} {{ true + 1 }}",
+        "{{ [1] + [2, 3] + list }} {{ (list + [4])|length }} {{ [1] * 3 }} {{ (1, 2)[1:] }} {{ ()|length }} {{ (1,) }}",
+        "{{ text.split(' ')[0].upper() }} {{ text.split(' ')|map('upper')|join('-') }} {{ text[::-1] ~ text[1:2] }}",
+        "{{ map.k + [2] }} {{ map['z'] + 'x' }} {{ {'a': {'b': 1 + 1}}['a'].b }} {{ map|items|list }} {{ map|tojson }}",
+        "{{ 'x' if 1 + 1 == 2 else 'y' ~ 'z' }} {{ 'x' if 0 }} {{ ('x' if 0 else 'y' if 1 else 'z') ~ '!' }}",
+        "{{ 'ab' in text ~ 'ab' }} {{ 1 not in list }} {{ not 1 + 1 == 3 }} {{ 1 < 2 < 3 }} {{ 1 + 1 > 1 and 2 or 3 }}",
+        "{{ missing is defined }} {{ 4 is divisibleby 2 }} {{ 4 is divisibleby(3) }} {{ text is string and list is sequence }}",
+        "{{ missing|default('d' ~ 'e') }} {{ 'a'\n~ 'b' }} {{ 'a' 'b' \"c\" ~ 'it\\'s' }} {{ '}}' ~ '%}' }}",
+        "{% set a, b = 1, 2 %}{{ a + b }}{% set c = 'x', 'y' %}{{ c[1] }}{% set d %}{{ a }}{{ b }}{% endset %}{{ d ~ d }}",
+        "{% set ns = namespace(a=0) %}{% for i in range(4) %}{% set ns.a = ns.a + i %}{% endfor %}{{ ns.a }}",
+        "{% for x in list|sort if x > 1 %}{{ loop.index ~ x ~ ',' }}{% else %}none{% endfor %}",
+        "{% for key, value in map.items() %}{{ key ~ value }}{% endfor %}{% for x in 'ab' ~ 'c' %}{{ x }}{% endfor %}",
+        "{% for x in [[1, [2]], [3]] recursive %}{{ loop(x) if x is sequence else x }}{% endfor %}",
+        "{% macro m(a, b='x' ~ 'y', c=1 + 1) %}{{ a }}{{ b }}{{ c }}{{ caller() if caller }}{% endmacro %}{{ m(1) }}{{ m(1, c=5) ~ m('q' + 'r') }}{% call m(2) %}in{% endcall %}",
+        "{% call(x) m2() %}{{ x ~ 1 }}{% endcall %}",
+        "{% macro m2() %}{{ caller('y') }}{% endmacro %}{% call(x) m2() %}{{ x ~ 1 }}{% endcall %}",
+        "{% with a = 1 + 1, b = 'c' ~ 'd' %}{{ a }}{{ b }}{% endwith %}{% filter upper|replace('A', 'b' ~ 'c') %}a{{ 1 + 1 }}{% endfilter %}",
+        "{% set x | upper %}ab{% endset %}{{ x }}{% if 1 - 1 %}a{% elif 1 + 1 == 2 %}b{% else %}c{% endif %}",
+        "{# a ~ b #}{% raw %}{{ a ~ b }}{% endraw %}{%- raw -%} {% x %} {%- endraw -%} {{- 1 -}} {{+ 2 +}}",
+        "{{ 1.0 }} {{ 1e3 }} {{ 0x1f + 0b11 }} {{ 1_000 }} {{ list.0 }} {{ 1.5e-3 * 2 }} {{ list[0] + list[-1] }}",
+        "{% block a %}{{ 1 + 1 }}{% endblock a %}{% do namespace() %}{% autoescape false %}{{ '<' ~ '>' }}{% endautoescape %}",
+        "{{ text.split(' ') == ['a', 'b'] }} {{ [1, 2] == list[1:] }} {{ {'a': 1} == {'a': 1} }} {{ [1] < [2] }}",
+        "{{ list|sum }} {{ list|first + 1 }} {{ list|max * 2 }} {{ list|sort|join(',') }} {{ text|title }} {{ dict(a=1)['a'] }}",
+        "{{ 'x' * missing }}",
+        "{{ 'x' + 1 }}",
+        "{{ {} + [] }}",
+        "{{ 1 + }}",
+        "{{ (1 }}",
+        "{% for %}",
+        "{% nothing %}",
+        "{{ 'x }}",
+        "{{ a b }}",
+        "{# x",
+    ] {
+        let [expected, found] = both(source);
+        // what is not taken apart by us is not by minijinja
+        let same = expected == found || expected.is_err() && found.is_err();
+        assert!(same, "{source}\n{expected:?}\n{found:?}");
+    }
+}
+
+/// White space is trimmed around tags, and announcements are put between: drawn at random, the prompts are equal.
+#[test]
+fn a_rewritten_template_keeps_its_white_space() {
+    const PARTS: [&str; 24] = [
+        "\n",
+        "  ",
+        "\t",
+        "x",
+        "{",
+        "{ ",
+        "}",
+        "%",
+        "é",
+        "\r\n",
+        "-",
+        "some words that are longer than is short\n    ",
+        "{{ 1 }}",
+        "{{- 'a' -}}",
+        "{{ text ~ 'b' }}",
+        "{% if 1 %}",
+        "{%- if 1 + 1 -%}",
+        "{%+ if 1 +%}",
+        "{# c #}",
+        "{#- c -#}",
+        "{% raw %} {{ {% endraw %}",
+        "{%- raw -%}\n x\n{%- endraw -%}",
+        "                                        ",
+        "\n\n                                         é",
+    ];
+    let mut seed = 7_u64;
+    let mut draw = |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % below
+    };
+    let mut rendered = 0;
+    for _ in 0..5000 {
+        let mut source = String::new();
+        let mut open = 0;
+        for _ in 0..1 + draw(12) {
+            let part = PARTS[draw(PARTS.len())];
+            open += usize::from(part.contains("if 1"));
+            source += part;
+            if open > 0 && draw(3) == 0 {
+                source += ["{% endif %}", "{%- endif -%}", "{%+ endif %}"][draw(3)];
+                open -= 1;
+            }
+        }
+        source += &"{% endif %}".repeat(open);
+        let [expected, found] = both(&source);
+        rendered += usize::from(expected.is_ok());
+        assert_eq!(expected, found, "{source:?}");
+    }
+    assert!(rendered > 4000, "{rendered} of 5000 are templates");
+}
+
+#[test]
+fn errors_name_the_line_of_the_template_as_it_was_written() {
+    let source =
+        "{{ 'a'\n ~ 'b' }}\nsome words that are longer than is short\n{% set x = [1,\n 2] %}\n{{ x.y.z }}";
+    let error = render(source, &[user("")]).unwrap_err().to_string();
+    assert!(error.contains("(line 6: undefined value)"), "{error}");
+    let error = render("\n\n{{ 1 + }}", &[user("")]).unwrap_err().to_string();
+    assert!(error.ends_with("that compiles (line 3)"), "{error}");
+    let error =
+        render(&format!("\n{{{{ 1{} }}}}", " + 1".repeat(2000)), &[user("")]).unwrap_err().to_string();
+    assert!(error.ends_with("must be a Jinja template without so long an expression (line 2)"), "{error}");
+}
+
+#[path = "../../tests/hostile_checkpoints/nests.rs"]
+mod nests;
+
+/// A template recurses no deeper than the stack of the thread that renders it is cleaned. It cannot be deeper than that
+/// thread's stack then either, which would end the process.
+#[test]
+fn templates_fit_the_stack_that_is_cleaned() {
+    let run = || {
+        for (name, nest) in nests::NESTS {
+            for depth in nests::depths(*nest) {
+                let rendered = render(&(nest(depth) + "x"), &[user("text")]);
+                assert!(depth > 10 || rendered.is_ok_and(|text| text.ends_with('x')), "{name}, {depth} deep");
+            }
+        }
+        let recursive = [
+            "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+            "{% macro m() %}{% for a in [1] %}{% set b %}{{ m() }}{% endset %}{% endfor %}{% endmacro %}{{ m() }}",
+            "{% macro m() %}{{ caller() if caller }}{% call m() %}1{% endcall %}{% endmacro %}{{ m() }}",
+            "{% block a %}{{ self.a() }}{% endblock %}",
+        ];
+        assert!(recursive.iter().all(|source| render(source, &[user("text")]).is_err()));
+    };
+    let thread = std::thread::Builder::new().stack_size(crate::memory::stack::DEEP_BYTES).spawn(run);
+    thread.unwrap().join().unwrap();
+}
+
+#[test]
+fn macros_may_nest_as_schemas_of_tools_do() {
+    let source = "{%- macro rec(n) -%}{%- if n > 0 -%}{{ n }}{% for x in [1] %}{{ rec(n-1) }}{% endfor %}{%- endif -%}{%- endmacro -%}{{ rec(20) }}";
+    let expected: String = (1..=20).rev().map(|n| n.to_string()).collect();
+    assert_eq!(render(source, &[user("")]).unwrap(), expected);
+}
+
 #[test]
 fn prompts_may_be_long_but_not_too_long() {
     let source = "{% for i in range(count) %}{{ messages[0].content }}{% endfor %}";

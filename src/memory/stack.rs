@@ -41,7 +41,7 @@ fn overwrite<const WORDS: usize>() -> Scrubbed {
 pub const DEEP_STACK_BYTES: usize = 4 * 1024 * 1024;
 
 /// How far below the caller [`scrub_deep`] cleans.
-const DEEP_BYTES: usize = 3 * 1024 * 1024;
+pub const DEEP_BYTES: usize = 3 * 1024 * 1024;
 
 /// As [`scrub_below`], for threads started with [`DEEP_STACK_BYTES`].
 #[cfg_attr(feature = "testing", track_caller)]

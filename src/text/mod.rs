@@ -4,6 +4,7 @@
 //! which a rare component is left, frees copies of the text; [`crate::alloc::Scrubbing`] overwrites those.
 
 pub mod detokenizer;
+mod size;
 pub mod stop;
 pub mod tokenizer;
 

@@ -5,19 +5,21 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, HashSet};
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use safetensors::SafeTensors;
-use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
 use super::coded::{Coded, Mxfp4, Row, Scheme, Transposed};
 use super::gguf::Gguf;
-use super::json::Json;
+use super::json::{Json, values_at_most};
 use super::{Dtype, map::Map};
 use crate::error::{Error, Result};
 
@@ -260,9 +262,16 @@ pub struct Checkpoint {
     tensors: HashMap<String, Entry>,
 }
 
+/// Tensors of a checkpoint, and of one file. Kimi K2's experts in four bits are 207,360, in 62 files.
+const MAX_TENSORS: usize = 1 << 19;
+const MAX_TENSORS_OF_FILE: usize = 1 << 18;
+/// Bytes of a header, and its values: a tensor has eight, the numbers of its shape and its ends among them.
+const MAX_HEADER: usize = 64 << 20;
+const MAX_HEADER_VALUES: usize = 8 * MAX_TENSORS_OF_FILE;
+
 #[derive(Debug)]
 struct Entry {
-    file: PathBuf,
+    file: Arc<Path>,
     map: Arc<Map>,
     info: TensorInfo,
     start: usize,
@@ -291,9 +300,10 @@ impl Checkpoint {
             this.add(&single)?;
             return Ok(this);
         }
-        let index_text = super::json::read(&index)?;
+        let index_text = super::json::read_index(&index)?;
         let parsed: Index = serde_json::from_str(&index_text)
             .map_err(|_| Error::config(&index, "weight_map", "an object from tensor names to file names"))?;
+        drop(index_text);
         let mut shards: Vec<&String> = parsed.weight_map.values().collect();
         shards.sort_unstable();
         shards.dedup();
@@ -308,7 +318,7 @@ impl Checkpoint {
         names.sort_unstable();
         for (name, shard) in names {
             let file = folder.join(shard);
-            if this.tensors.get(name).is_none_or(|entry| entry.file != file) {
+            if this.tensors.get(name).is_none_or(|entry| *entry.file != *file) {
                 return Err(Error::tensor(&file, name, "be in this file: the index says so"));
             }
         }
@@ -322,6 +332,7 @@ impl Checkpoint {
     pub fn of(gguf: &Gguf) -> Result<Self> {
         let mut tensors = HashMap::new();
         let mut kinds = HashMap::new();
+        let file: Arc<Path> = gguf.file.as_path().into();
         for stored in gguf.stored()? {
             kinds.insert(stored.name.clone(), stored.kind);
             let info = TensorInfo {
@@ -330,7 +341,7 @@ impl Checkpoint {
                 data_offsets: (0, stored.range.len()),
             };
             let (map, start) = (gguf.map().clone(), stored.range.start);
-            let entry = Entry { file: gguf.file.clone(), map, info, start, asked: Cell::new(false) };
+            let entry = Entry { file: file.clone(), map, info, start, asked: Cell::new(false) };
             tensors.insert(stored.name, entry);
         }
         Ok(Self { folder: gguf.file.clone(), scheme: Some(Scheme::Gguf(kinds)), tensors })
@@ -357,24 +368,30 @@ impl Checkpoint {
 
     fn add(&mut self, file: &Path) -> Result<()> {
         let map = Arc::new(Map::open(file)?);
-        check_entries(file, map.bytes())?;
+        check_header(file, map.bytes())?;
+        check_entries(file, map.bytes(), MAX_TENSORS - self.tensors.len())?;
         let (header_bytes, metadata) =
             SafeTensors::read_metadata(map.bytes()).map_err(|error| explain(file, map.bytes(), &error))?;
         let data_start = 8 + header_bytes;
         let data_bytes = map.bytes().len() - data_start;
-        for (name, info) in infos(&metadata) {
+        map.forget(0, data_start);
+        let file: Arc<Path> = file.into();
+        for (name, info) in metadata.tensors() {
             let (begin, end) = info.data_offsets;
             if begin > end || end > data_bytes {
                 return Err(Error::tensor(
-                    file,
+                    &file,
                     &name,
                     format!("lie inside the file's {data_bytes} bytes of data"),
                 ));
             }
-            let (file, map, start) = (file.to_owned(), map.clone(), data_start + begin);
+            let (map, start, info) = (map.clone(), data_start + begin, info.clone());
             let entry = Entry { file: file.clone(), map, info, start, asked: Cell::new(false) };
-            if self.tensors.insert(name.clone(), entry).is_some() {
-                return Err(Error::tensor(&file, &name, "be in one file only"));
+            match self.tensors.entry(name) {
+                Slot::Vacant(slot) => {
+                    slot.insert(entry);
+                }
+                Slot::Occupied(slot) => return Err(Error::tensor(&file, slot.key(), "be in one file only")),
             }
         }
         Ok(())
@@ -529,7 +546,7 @@ impl Checkpoint {
     /// The names of those that nobody asked for, sorted, with their files.
     pub fn unread(&self) -> Vec<(&str, &Path)> {
         let unread = self.tensors.iter().filter(|(_, entry)| !entry.asked.get());
-        let mut unread: Vec<_> = unread.map(|(name, entry)| (name.as_str(), entry.file.as_path())).collect();
+        let mut unread: Vec<_> = unread.map(|(name, entry)| (name.as_str(), &*entry.file)).collect();
         unread.sort_unstable();
         unread
     }
@@ -544,7 +561,7 @@ impl Entry {
             dtype: self.info.dtype,
             shape: self.info.shape.clone(),
             name: name.to_owned(),
-            file: self.file.clone(),
+            file: self.file.to_path_buf(),
         }
     }
 
@@ -554,25 +571,38 @@ impl Entry {
             source: Source::Stored { map: self.map.clone(), start: self.start },
             rows: Rows { first: 0, group: rows, stride: rows },
             name: name.to_owned(),
-            file: self.file.clone(),
+            file: self.file.to_path_buf(),
             dtype,
             shape: shape.to_vec(),
         }
     }
 }
 
-fn infos(metadata: &Metadata) -> Vec<(String, TensorInfo)> {
-    metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect()
-}
-
-/// What the `safetensors` crate takes as it comes: a name that stands twice, and offsets so large that adding to them
-/// overflows. A header that does not parse here is left to the crate to refuse.
-fn check_entries(file: &Path, bytes: &[u8]) -> Result<()> {
-    let Some(Entries(entries)) = header(bytes).and_then(|header| serde_json::from_slice(header).ok()) else {
+/// Refuses a header that would take much memory, before anything of it is parsed.
+fn check_header(file: &Path, bytes: &[u8]) -> Result<()> {
+    let Some(header) = header(bytes) else { return Ok(()) };
+    let reason = if header.len() > MAX_HEADER {
+        format!("the header must have at most {MAX_HEADER} bytes; it has {}", header.len())
+    } else if !values_at_most(header, MAX_HEADER_VALUES) {
+        format!("the header must be JSON of at most {MAX_HEADER_VALUES} values, lists and objects")
+    } else {
         return Ok(());
     };
+    Err(Error::WeightsFile { file: file.to_owned(), reason })
+}
+
+/// What the `safetensors` crate takes as it comes: more than `most` tensors, a name that stands twice, and offsets so
+/// large that adding to them overflows. A header that does not parse here is left to the crate to refuse.
+fn check_entries(file: &Path, bytes: &[u8], most: usize) -> Result<()> {
+    let parsed = header(bytes).and_then(|header| serde_json::from_slice::<Entries<End>>(header).ok());
+    let Some(Entries(entries)) = parsed else { return Ok(()) };
+    let most = most.min(MAX_TENSORS_OF_FILE);
+    if entries.len() > most + usize::from(entries.iter().any(|(name, _)| name == METADATA)) {
+        let reason = format!("the header must name at most {most} tensors; it names {}", entries.len());
+        return Err(Error::WeightsFile { file: file.to_owned(), reason });
+    }
     let mut names = HashSet::with_capacity(entries.len());
-    for (name, end) in &entries {
+    for (name, End { data_offsets: (_, end) }) in &entries {
         if !names.insert(name) {
             return Err(Error::tensor(file, name, "be in the header once"));
         }
@@ -589,36 +619,54 @@ fn header(bytes: &[u8]) -> Option<&[u8]> {
     bytes.get(8..length.checked_add(8)?)
 }
 
-/// Every name of a header with the end of its data, duplicates kept.
-struct Entries(Vec<(String, u64)>);
+/// The one name of a header that is no tensor's.
+const METADATA: &str = "__metadata__";
 
-impl<'de> Deserialize<'de> for Entries {
+/// Every name of a header with what is read of its value, duplicates kept. One value is read at a time.
+struct Entries<T>(Vec<(String, T)>);
+
+/// The ends of a tensor's data.
+#[derive(Deserialize)]
+struct End {
+    #[serde(default)]
+    data_offsets: (u64, u64),
+}
+
+/// A tensor's entry, as far as it is one.
+struct Judged {
+    begin: Option<u64>,
+    info: Option<TensorInfo>,
+}
+
+impl<'de> Deserialize<'de> for Judged {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct All;
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let begin = value["data_offsets"][0].as_u64();
+        Ok(Self { begin, info: serde_json::from_value(value).ok() })
+    }
+}
 
-        #[derive(Deserialize)]
-        struct One {
-            #[serde(default)]
-            data_offsets: (u64, u64),
-        }
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct All<T>(PhantomData<T>);
 
-        impl<'de> Visitor<'de> for All {
-            type Value = Entries;
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for All<T> {
+            type Value = Entries<T>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entries, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entries<T>, A::Error> {
                 let mut entries = Vec::new();
-                while let Some((name, one)) = map.next_entry::<String, One>()? {
-                    entries.push((name, one.data_offsets.1));
+                while let Some(entry) = map.next_entry::<String, T>()? {
+                    entries.push(entry);
                 }
                 Ok(Entries(entries))
             }
         }
 
-        deserializer.deserialize_map(All)
+        deserializer.deserialize_map(All(PhantomData))
     }
 }
 
@@ -651,12 +699,12 @@ fn explain(file: &Path, bytes: &[u8], error: &safetensors::SafeTensorError) -> E
 
 /// The first tensor, by offset, whose header entry cannot be right, and what it should be.
 fn first_bad(bytes: &[u8]) -> Option<(String, String)> {
-    let header: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(header(bytes)?).ok()?;
+    let Entries(mut entries) = serde_json::from_slice::<Entries<Judged>>(header(bytes)?).ok()?;
+    entries.retain(|(name, _)| name != METADATA);
+    entries.sort_by_key(|(_, entry)| entry.begin);
     let mut expected_start = 0_u64;
-    let mut entries: Vec<_> = header.into_iter().filter(|(name, _)| name != "__metadata__").collect();
-    entries.sort_by_key(|(_, value)| value["data_offsets"][0].as_u64());
-    for (name, value) in entries {
-        let Ok(info) = serde_json::from_value::<TensorInfo>(value) else {
+    for (name, Judged { info, .. }) in entries {
+        let Some(info) = info else {
             return Some((name, "have a known dtype, a shape and two data_offsets".into()));
         };
         let (begin, end) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);

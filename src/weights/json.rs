@@ -1,34 +1,103 @@
 //! Reading fields of a checkpoint's JSON files, with errors that name file and field.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::error::{Error, Result};
 
-/// No configuration, index or tokenizer is larger; what claims to be is refused before it is read.
-const MAX_BYTES: u64 = 256 << 20;
+/// No configuration is larger; what claims to be is refused before it is read.
+pub const MAX_BYTES: u64 = 16 << 20;
+/// No `tokenizer.json` is larger: Gemma 3's has 33 MB.
+const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
+/// No index of shards is larger: one of 207,360 tensors, as Kimi K2's experts in four bits are, has 21 MB.
+const MAX_INDEX_BYTES: u64 = 64 << 20;
+/// Values in a file, lists and objects among them. Read, each takes tens of bytes, however short it is written.
+const MAX_VALUES: usize = 1 << 19;
+/// Values in a `tokenizer.json`: the largest have a million merges and tokens, of one to three values each.
+const MAX_TOKENIZER_VALUES: usize = 1 << 22;
 
-/// The text of a JSON file of reasonable size.
+/// The text of a JSON file that configures something.
+///
+/// # Errors
+/// The file cannot be read, is too large, has too many values, or is not UTF-8.
+pub fn read(file: &Path) -> Result<String> {
+    of_values(file, read_text(file)?, MAX_VALUES)
+}
+
+/// As [`read`], of an index of shards.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_index(file: &Path) -> Result<String> {
+    of_values(file, read_up_to(file, MAX_INDEX_BYTES)?, MAX_VALUES)
+}
+
+/// As [`read`], of a `tokenizer.json`.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_tokenizer(file: &Path) -> Result<String> {
+    of_values(file, read_up_to(file, MAX_TOKENIZER_BYTES)?, MAX_TOKENIZER_VALUES)
+}
+
+/// The text of a file of the size that a configuration may have.
 ///
 /// # Errors
 /// The file cannot be read, is too large, or is not UTF-8.
-pub fn read(file: &Path) -> Result<String> {
+pub fn read_text(file: &Path) -> Result<String> {
+    read_up_to(file, MAX_BYTES)
+}
+
+fn read_up_to(file: &Path, most: u64) -> Result<String> {
     // Asked before it is opened: opening a pipe would wait for whoever writes to it.
     let metadata = std::fs::metadata(file).map_err(Error::read(file))?;
     if !metadata.is_file() {
         return Err(Error::config(file, "", "a regular file"));
     }
-    if metadata.len() > MAX_BYTES {
-        return Err(Error::config(
-            file,
-            "",
-            format!("at most {MAX_BYTES} bytes long; it has {}", metadata.len()),
-        ));
+    let too_large =
+        |bytes| Err(Error::config(file, "", format!("at most {most} bytes long; it has {bytes}")));
+    if metadata.len() > most {
+        return too_large(metadata.len());
     }
-    let text = std::fs::read_to_string(file).map_err(Error::read(file))?;
+    let mut text = String::with_capacity(metadata.len() as usize);
+    // The file may grow meanwhile.
+    let opened = std::fs::File::open(file).map_err(Error::read(file))?;
+    let bytes = opened.take(most + 1).read_to_string(&mut text).map_err(Error::read(file))? as u64;
+    if bytes > most {
+        return too_large(bytes);
+    }
     super::files::was_read(file, text.as_bytes());
     Ok(text)
+}
+
+fn of_values(file: &Path, text: String, most: usize) -> Result<String> {
+    match values_at_most(text.as_bytes(), most) {
+        true => Ok(text),
+        false => Err(Error::config(file, "", format!("JSON of at most {most} values, lists and objects"))),
+    }
+}
+
+/// Whether a JSON text has at most so many values, lists and objects. Counts what separates and opens them outside of
+/// strings; a text that is no JSON is left to its parser.
+pub fn values_at_most(text: &[u8], most: usize) -> bool {
+    let (mut values, mut in_string, mut escaped) = (1_usize, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b',' | b'[' | b'{' if !in_string => {
+                values += 1;
+                if values > most {
+                    return false;
+                }
+            }
+            _ => {}
+        }
+    }
+    true
 }
 
 /// A JSON object with the file's name for errors.
@@ -166,5 +235,50 @@ impl Json {
             Some(value) => one(value).map(|id| vec![id]),
         };
         ids.ok_or_else(|| self.wrong(name, "a token id or a list of token ids"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_read_up_to_their_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("adapter_config.json");
+        let of = |bytes: u64| {
+            std::fs::write(&file, format!("{{{}}}", " ".repeat(bytes as usize - 2))).unwrap();
+            [read(&file), read_index(&file), read_tokenizer(&file)]
+                .map(|text| text.map(|text| text.len() as u64))
+        };
+        let [config, ..] = of(MAX_BYTES);
+        assert_eq!(config.unwrap(), MAX_BYTES);
+        let [config, index, tokenizer] = of(MAX_BYTES + 1);
+        let error = config.unwrap_err().to_string();
+        assert!(
+            error.ends_with("adapter_config.json: must be at most 16777216 bytes long; it has 16777217"),
+            "{error}"
+        );
+        assert_eq!((index.unwrap(), tokenizer.unwrap()), (MAX_BYTES + 1, MAX_BYTES + 1));
+        let [_, index, tokenizer] = of(MAX_INDEX_BYTES + 1);
+        for error in [index, tokenizer] {
+            let error = error.unwrap_err().to_string();
+            assert!(error.ends_with("must be at most 67108864 bytes long; it has 67108865"), "{error}");
+        }
+    }
+
+    #[test]
+    fn values_are_counted_outside_of_strings() {
+        for (text, values) in [
+            ("0", 1),
+            ("[]", 2),
+            ("[1,2,3]", 4),
+            (r#"{"a":{"b":[1,"x,[{y"]}}"#, 5),
+            (r#"{"a\\":1,"b\",[":2}"#, 3),
+            ("\"[,{", 1),
+        ] {
+            assert!(values_at_most(text.as_bytes(), values), "{text}");
+            assert!(values == 1 || !values_at_most(text.as_bytes(), values - 1), "{text}");
+        }
     }
 }

@@ -25,14 +25,27 @@ use crate::privacy::receipt::environment::LockdownState;
 /// - **Files** (Landlock): to open a path that was not open before, but for reading beneath [`Lockdown::allow_read`];
 ///   to create, write, truncate, remove, rename or link anything; to control devices that were not open.
 /// - **System calls** (seccomp; they answer `EPERM`): new sockets, `connect`, `bind`, `listen`, sending to an address,
-///   `exec`, ptrace and the like, `io_uring`, mounts, keys, kernel modules, `bpf`, System V and POSIX shared memory and
-///   message queues, extended attributes, owners, modes and times of files, typing into a terminal; to open a path for
-///   writing, once more; and to undo what [`super::process`] does. `openat2`, whose flags no filter can see, answers
-///   `ENOSYS`, as on a kernel that does not have it.
+///   `sendmsg` and `sendmmsg` ([`Lockdown::allow_sendmsg`]), joining groups of multicast, `exec`, ptrace and the like,
+///   `io_uring`, namespaces, mounts, keys, kernel modules, `bpf`, `fanotify`, all of System V's shared memory, queues and
+///   semaphores, new message queues of POSIX, extended attributes, owners, modes, times and flags of files, the ioctls of
+///   file systems and of network configuration, setting clocks and host names, typing into a terminal; to open a path for
+///   writing, once more; and to undo what [`super::process`] does. `openat2` and `clone3`, whose flags no filter can see,
+///   answer `ENOSYS`, as on a kernel that does not have them: libraries fall back to `openat` and `clone`.
 /// - **Other processes** (Landlock): TCP `bind` and `connect`, abstract unix sockets, and signals to processes outside.
 ///
-/// What **is open stays usable**: files, devices, pipes, sockets; `accept`, `recv` and `send` on sockets too. So does what
-/// an inference session needs: memory, threads, clocks, random numbers.
+/// # What is open stays usable
+///
+/// A lockdown takes away new ways, not those that the application opened itself:
+///
+/// - a file that is open for writing can be written, extended and cut, also through a shared mapping of it, by `splice`,
+///   `sendfile` or `copy_file_range`; a file that is open for reading cannot become one that is written;
+/// - a pipe, a terminal, a device or a message queue that is open takes data, and its other end passes them on;
+/// - a connected socket sends to its peer (`write`, `send`), a listening one accepts new peers unless
+///   [`Lockdown::deny_accept`] is set, and an open unix socket can receive further descriptors from its peer;
+/// - a shared mapping, or a `memfd` that another process holds too, shows it what is written there.
+///
+/// So close before what content must never reach. Not denied either is what every process shows of itself: thread names,
+/// its load, its times. What an inference session needs goes on: memory, `memfd_create`, threads, clocks, random numbers.
 ///
 /// # What callers must know
 ///
@@ -64,7 +77,7 @@ pub struct Lockdown {
     requirement: Requirement,
     readable: Vec<PathBuf>,
     deny_accept: bool,
-    deny_sendmsg: bool,
+    allow_sendmsg: bool,
 }
 
 /// What to do about a restriction that the kernel cannot enforce.
@@ -199,10 +212,22 @@ impl Lockdown {
         self
     }
 
-    /// Denies `sendmsg` and `sendmmsg` too, whose address and descriptors lie in memory where no filter sees them. For
-    /// applications that hold datagram or unix sockets and do not need these calls.
-    pub fn deny_sendmsg(mut self) -> Self {
-        self.deny_sendmsg = true;
+    /// Leaves `sendmsg` and `sendmmsg` usable, which are denied otherwise: the address that they send to and the
+    /// descriptors that they hand over lie in memory where no filter sees them. So with this an open datagram socket can
+    /// send to any address, and an open unix socket can hand over whatever is open.
+    ///
+    /// For applications whose open sockets need these calls: QUIC (`quinn`, `s2n-quic`), logs that go out by datagrams,
+    /// Wayland, CUDA's Multi-Process Service. TCP by `std`, `tokio`, `hyper` and `tonic` does not: it writes by `write`,
+    /// `writev` and `send`.
+    ///
+    /// ```no_run
+    /// # fn main() -> amnesic::Result<()> {
+    /// amnesic::privacy::Lockdown::new().allow_sendmsg().enforce()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn allow_sendmsg(mut self) -> Self {
+        self.allow_sendmsg = true;
         self
     }
 

@@ -46,6 +46,7 @@ use tokenizers::Tokenizer;
 use self::fallback::Fallback;
 use self::pipeline::Pipeline;
 use super::detokenizer::Pieces;
+use super::size;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
 use crate::memory::ledger::NotCovered;
@@ -101,7 +102,7 @@ impl Text {
 
     fn open_as(folder: &Path, vocab: usize, decodes: bool) -> Result<Self> {
         let file = folder.join("tokenizer.json");
-        Self::read(Some(folder), &file, &json::read(&file)?, vocab, decodes)
+        Self::read(Some(folder), &file, &json::read_tokenizer(&file)?, vocab, decodes)
     }
 
     fn read(folder: Option<&Path>, file: &Path, json: &str, vocab: usize, decodes: bool) -> Result<Self> {
@@ -113,6 +114,7 @@ impl Text {
     }
 
     fn parse(folder: Option<&Path>, file: &Path, bytes: &str, vocab: usize, decodes: bool) -> Result<Self> {
+        size::check(bytes, vocab).map_err(|reason| Error::tokenizer(file, reason))?;
         let mut tokenizer = Tokenizer::from_bytes(bytes)
             .map_err(|error| Error::tokenizer(file, format!("must be a Hugging Face tokenizer: {error}")))?;
         // Ours are the session's limits; padding would make room for whatever the file says.

@@ -4,6 +4,7 @@ use serde_json::{Map as Fields, Value as Json, json};
 
 use super::{Gguf, Value};
 use crate::error::{Error, Result};
+use crate::weights::json::MAX_BYTES;
 
 /// An architecture of llama.cpp.
 pub struct Row {
@@ -84,6 +85,9 @@ const FIELDS: &[(&str, &str)] = &[
 
 /// Divisors of frequencies, one for each, where a file has them.
 const FACTORS: [&str; 3] = ["rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"];
+
+/// Values of one of those: half of the widest head has fewer.
+const MAX_FACTORS: usize = 1 << 10;
 
 impl Gguf {
     /// Its architecture.
@@ -173,6 +177,9 @@ impl Gguf {
         let original = number("scaling.original_context_length")?.unwrap_or(context);
         let factors = |name: &str| -> Result<Option<Json>> {
             let Some(info) = self.tensors.get(name) else { return Ok(None) };
+            if info.bytes > 4 * MAX_FACTORS {
+                return Err(Error::tensor(&self.file, name, format!("have at most {MAX_FACTORS} values")));
+            }
             let bytes = &self.map.bytes()[info.start..][..info.bytes];
             match info.kind {
                 super::Kind::F32 => {
@@ -229,7 +236,10 @@ impl Gguf {
     pub fn text(&self, key: &str) -> Result<Option<&str>> {
         match self.metadata.get(key) {
             None => Ok(None),
-            Some(Value::Text(text)) => Ok(Some(text)),
+            Some(Value::Text(range)) if range.len() as u64 > MAX_BYTES => {
+                Err(self.wrong(key, &format!("a text of at most {MAX_BYTES} bytes")))
+            }
+            Some(Value::Text(range)) => self.text_at(key, range).map(Some),
             Some(_) => Err(self.wrong(key, "a text")),
         }
     }

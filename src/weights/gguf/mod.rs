@@ -21,18 +21,49 @@ use super::dtype::Dtype;
 use super::map::Map;
 use crate::error::{Error, Result};
 
-/// No file has more tensors, or more metadata.
-const MAX_COUNT: u64 = 1 << 20;
+/// No file has more tensors, or more metadata: the largest published ones have some thousands.
+const MAX_COUNT: u64 = 1 << 16;
+/// Bytes of one name of a tensor or of metadata, as llama.cpp limits the latter.
+const MAX_NAME: u64 = u16::MAX as u64;
+/// Bytes of all names: as a configuration of a folder may have.
+const MAX_NAMES: u64 = super::json::MAX_BYTES;
+/// Texts of a list. Finding the end of such a list touches each of them.
+const MAX_TEXTS: usize = 1 << 24;
 
-/// A value of the metadata.
+/// Bytes of a list that are gone past before their pages are given back.
+const SEEN: usize = 4 << 20;
+
+/// A value of the metadata. Texts and lists stay where they are, in the mapped file, and are decoded by who reads them:
+/// what nobody reads takes no memory.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     Whole(i128),
     Float(f64),
     Flag(bool),
-    Text(String),
-    List(Vec<Value>),
+    /// Bytes of the file, not known to be UTF-8 yet.
+    Text(Range<usize>),
+    List(List),
 }
+
+/// A list of the metadata: its elements are of one type.
+#[derive(Clone, Debug, PartialEq)]
+pub struct List {
+    kind: u32,
+    pub count: usize,
+    /// Bytes of the file.
+    range: Range<usize>,
+}
+
+impl List {
+    /// Whether its elements are texts.
+    pub fn is_of_texts(&self) -> bool {
+        self.kind == TEXT
+    }
+}
+
+/// Types of metadata.
+const TEXT: u32 = 8;
+const LIST: u32 = 9;
 
 /// A tensor of the file.
 #[derive(Clone, Debug)]
@@ -57,16 +88,19 @@ pub struct Gguf {
 /// Reads numbers and texts one after another.
 struct Cursor<'a> {
     file: &'a Path,
+    map: &'a Map,
     bytes: &'a [u8],
     at: usize,
+    /// Bytes of names so far.
+    names: u64,
 }
 
-impl Cursor<'_> {
+impl<'a> Cursor<'a> {
     fn wrong(&self, reason: impl Into<String>) -> Error {
         Error::WeightsFile { file: self.file.to_owned(), reason: reason.into() }
     }
 
-    fn take(&mut self, count: u64) -> Result<&[u8]> {
+    fn take(&mut self, count: u64) -> Result<&'a [u8]> {
         let end = usize::try_from(count).ok().and_then(|count| self.at.checked_add(count));
         let Some(end) = end.filter(|end| *end <= self.bytes.len()) else {
             return Err(self.wrong(format!("ends in its header, at byte {}", self.at)));
@@ -87,10 +121,26 @@ impl Cursor<'_> {
         self.number().map(u64::from_le_bytes)
     }
 
-    fn text(&mut self) -> Result<String> {
-        let (count, at) = (self.u64()?, self.at);
-        let bytes = self.take(count)?.to_vec();
-        String::from_utf8(bytes).map_err(|_| self.wrong(format!("has a text at byte {at} that is not UTF-8")))
+    /// The bytes of a text.
+    fn text(&mut self) -> Result<Range<usize>> {
+        let count = self.u64()?;
+        let bytes = self.take(count)?.len();
+        Ok(self.at - bytes..self.at)
+    }
+
+    /// The name of a tensor or of metadata.
+    fn name(&mut self) -> Result<String> {
+        let range = self.text()?;
+        self.names += range.len() as u64;
+        if range.len() as u64 > MAX_NAME || self.names > MAX_NAMES {
+            return Err(self.wrong(format!(
+                "must have names of at most {MAX_NAME} bytes, {MAX_NAMES} bytes in all: at byte {}",
+                range.start
+            )));
+        }
+        let bytes = self.bytes[range.clone()].to_vec();
+        String::from_utf8(bytes)
+            .map_err(|_| self.wrong(format!("has a name at byte {} that is not UTF-8", range.start)))
     }
 
     fn value(&mut self, kind: u32) -> Result<Value> {
@@ -103,25 +153,49 @@ impl Cursor<'_> {
             5 => Value::Whole(i32::from_le_bytes(self.number()?).into()),
             6 => Value::Float(f32::from_le_bytes(self.number()?).into()),
             7 => Value::Flag(u8::from_le_bytes(self.number()?) != 0),
-            8 => Value::Text(self.text()?),
-            9 => {
-                let (kind, count) = (self.u32()?, self.u64()?);
-                if kind == 9 {
-                    return Err(self.wrong(format!("has a list of lists at byte {}", self.at)));
-                }
-                // each takes a byte at least: what is claimed is bounded by what is there
-                if count > (self.bytes.len() - self.at) as u64 {
-                    return Err(
-                        self.wrong(format!("has a list at byte {} that is longer than the file", self.at))
-                    );
-                }
-                Value::List((0..count).map(|_| self.value(kind)).collect::<Result<_>>()?)
-            }
+            TEXT => Value::Text(self.text()?),
+            LIST => Value::List(self.list()?),
             10 => Value::Whole(u64::from_le_bytes(self.number()?).into()),
             11 => Value::Whole(i64::from_le_bytes(self.number()?).into()),
             12 => Value::Float(f64::from_le_bytes(self.number()?)),
             _ => return Err(self.wrong(format!("has a value of unknown type {kind} at byte {}", self.at))),
         })
+    }
+
+    /// Goes past a list. Of one whose elements have a fixed size no byte is touched.
+    fn list(&mut self) -> Result<List> {
+        let (kind, count) = (self.u32()?, self.u64()?);
+        let start = self.at;
+        let too_long = || format!("has a list at byte {start} that is longer than the file");
+        let size = match kind {
+            0 | 1 | 7 => 1,
+            2 | 3 => 2,
+            4..=6 => 4,
+            10..=12 => 8,
+            TEXT => 0,
+            LIST => return Err(self.wrong(format!("has a list of lists at byte {start}"))),
+            _ => return Err(self.wrong(format!("has a list of unknown type {kind} at byte {start}"))),
+        };
+        // each takes a byte at least: what is claimed is bounded by what is there
+        let count = usize::try_from(count).ok().filter(|count| *count <= self.bytes.len() - start);
+        let Some(count) = count else { return Err(self.wrong(too_long())) };
+        if kind != TEXT {
+            let bytes = count.checked_mul(size).filter(|bytes| *bytes <= self.bytes.len() - start);
+            let Some(bytes) = bytes else { return Err(self.wrong(too_long())) };
+            self.at += bytes;
+        } else if count > MAX_TEXTS {
+            return Err(self.wrong(format!("has a list at byte {start} of more than {MAX_TEXTS} texts")));
+        } else {
+            let mut seen = start;
+            for _ in 0..count {
+                self.text()?;
+                if self.at - seen > SEEN {
+                    self.map.forget(seen, self.at - seen);
+                    seen = self.at;
+                }
+            }
+        }
+        Ok(List { kind, count, range: start..self.at })
     }
 }
 
@@ -133,7 +207,7 @@ impl Gguf {
     /// that is not known.
     pub fn open(file: &Path) -> Result<Self> {
         let map = Arc::new(Map::open(file)?);
-        let mut cursor = Cursor { file, bytes: map.bytes(), at: 0 };
+        let mut cursor = Cursor { file, map: &map, bytes: map.bytes(), at: 0, names: 0 };
         if cursor.take(4)? != b"GGUF" {
             return Err(cursor.wrong("must be a GGUF file: it does not start as one"));
         }
@@ -147,14 +221,17 @@ impl Gguf {
         }
         let mut metadata = BTreeMap::new();
         for _ in 0..values {
-            let key = cursor.text()?;
+            let key = cursor.name()?;
             let kind = cursor.u32()?;
             let value = cursor.value(kind)?;
+            if metadata.contains_key(&key) {
+                return Err(Error::config(file, key, "in the metadata once"));
+            }
             metadata.insert(key, value);
         }
         let mut infos = Vec::new();
         for _ in 0..tensors {
-            let name = cursor.text()?;
+            let name = cursor.name()?;
             let dims = cursor.u32()?;
             if !(1..=4).contains(&dims) {
                 return Err(Error::tensor(file, &name, "have from one to four dimensions"));
@@ -169,7 +246,11 @@ impl Gguf {
             Some(&Value::Whole(alignment)) if (1..=1 << 20).contains(&alignment) => alignment as usize,
             Some(_) => return Err(cursor.wrong("`general.alignment` must be a whole number from 1")),
         };
-        let data = cursor.at.next_multiple_of(alignment);
+        let Some(data) = cursor.at.checked_next_multiple_of(alignment) else {
+            return Err(cursor.wrong("ends in its header"));
+        };
+        // pages of texts that were gone past
+        map.forget(0, cursor.at);
         let mut tensors = BTreeMap::new();
         for (name, shape, kind, offset) in infos {
             let Some(kind) = Kind::of(kind) else {
@@ -192,6 +273,23 @@ impl Gguf {
     }
 }
 
+/// The elements of a list, decoded one after another.
+pub struct Elements<'a> {
+    cursor: Cursor<'a>,
+    kind: u32,
+    left: usize,
+}
+
+impl Iterator for Elements<'_> {
+    type Item = Value;
+
+    fn next(&mut self) -> Option<Value> {
+        self.left = self.left.checked_sub(1)?;
+        // Opening the file went past them, so that they are there and of this type.
+        self.cursor.value(self.kind).ok()
+    }
+}
+
 /// A tensor as a checkpoint takes it.
 pub struct Stored {
     /// That of safetensors.
@@ -206,6 +304,21 @@ pub struct Stored {
 }
 
 impl Gguf {
+    /// The elements of one of its lists.
+    pub fn elements(&self, list: &List) -> Elements<'_> {
+        let bytes = &self.map.bytes()[..list.range.end];
+        let cursor = Cursor { file: &self.file, map: &self.map, bytes, at: list.range.start, names: 0 };
+        Elements { cursor, kind: list.kind, left: list.count }
+    }
+
+    /// The text that lies at `range`; `key` is named where it is not UTF-8.
+    ///
+    /// # Errors
+    /// It is not UTF-8.
+    pub fn text_at(&self, key: &str, range: &Range<usize>) -> Result<&str> {
+        str::from_utf8(&self.map.bytes()[range.clone()]).map_err(|_| self.wrong(key, "UTF-8"))
+    }
+
     /// The file in memory.
     pub fn map(&self) -> &Arc<Map> {
         &self.map

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value as Json, json};
 
-use super::{Gguf, Value};
+use super::{Gguf, List, Value};
 use crate::error::Result;
 
 /// Kinds of tokens.
@@ -19,13 +19,32 @@ const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// Merges of a tokenizer; Gemma 3 has 514,906.
+const MAX_MERGES: usize = 1 << 20;
+/// Bytes of a token that is taken apart into merges, which takes time of their square. Published ones have tens.
+const MAX_TOKEN: usize = 512;
+
 impl Gguf {
-    fn list(&self, key: &str) -> Result<Option<&[Value]>> {
+    fn list(&self, key: &str) -> Result<Option<&List>> {
         match self.metadata.get(key) {
             None => Ok(None),
             Some(Value::List(list)) => Ok(Some(list)),
             Some(_) => Err(self.wrong(key, "a list")),
         }
+    }
+
+    /// A list of texts.
+    fn texts(&self, key: &str) -> Result<Option<(usize, impl Iterator<Item = Result<&str>>)>> {
+        let Some(list) = self.list(key)? else { return Ok(None) };
+        if !list.is_of_texts() {
+            return Err(self.wrong(key, "a list of texts"));
+        }
+        let key = key.to_owned();
+        let text = move |element| match element {
+            Value::Text(range) => self.text_at(&key, &range),
+            _ => Err(self.wrong(&key, "a list of texts")),
+        };
+        Ok(Some((list.count, self.elements(list).map(text))))
     }
 
     fn flag(&self, key: &str) -> Result<Option<bool>> {
@@ -42,24 +61,26 @@ impl Gguf {
     /// It is malformed, or of a kind that is not known; the error names the key.
     pub fn tokenizer(&self) -> Result<Option<Json>> {
         let key = "tokenizer.ggml.tokens";
-        let Some(tokens) = self.list(key)? else { return Ok(None) };
-        let texts = tokens.iter().map(|token| match token {
-            Value::Text(text) => Ok(text.as_str()),
-            _ => Err(self.wrong(key, "a list of texts")),
-        });
-        let tokens = texts.collect::<Result<Vec<&str>>>()?;
-        let kinds = self.list("tokenizer.ggml.token_type")?.unwrap_or(&[]);
-        let added = tokens.iter().zip(kinds).enumerate().filter_map(|(id, (token, kind))| {
-            let special = match kind {
-                Value::Whole(CONTROL) => true,
-                Value::Whole(USER_DEFINED) => false,
-                _ => return None,
-            };
-            Some(json!({
-                "id": id, "content": token, "special": special, "normalized": false,
-                "single_word": false, "lstrip": false, "rstrip": false,
-            }))
-        });
+        let Some((count, tokens)) = self.texts(key)? else { return Ok(None) };
+        // Asked before any of them is read. Who uses the tokenizer asks again, by its ids.
+        let rows = self.tensors.get("token_embd.weight").map(|embed| embed.shape[0]);
+        if let Some(rows) = rows.filter(|rows| count > *rows) {
+            return Err(self.wrong(key, &format!("a list of at most {rows}, as the embedding has rows")));
+        }
+        let tokens = tokens.collect::<Result<Vec<&str>>>()?;
+        let kinds = self.list("tokenizer.ggml.token_type")?.map(|list| self.elements(list));
+        let added =
+            tokens.iter().zip(kinds.into_iter().flatten()).enumerate().filter_map(|(id, (token, kind))| {
+                let special = match kind {
+                    Value::Whole(CONTROL) => true,
+                    Value::Whole(USER_DEFINED) => false,
+                    _ => return None,
+                };
+                Some(json!({
+                    "id": id, "content": token, "special": special, "normalized": false,
+                    "single_word": false, "lstrip": false, "rstrip": false,
+                }))
+            });
         let mut json = match self.text("tokenizer.ggml.model")? {
             Some("gpt2") => self.byte_level(&tokens)?,
             Some("llama") => self.sentence_piece(&tokens)?,
@@ -78,13 +99,16 @@ impl Gguf {
 
     fn byte_level(&self, tokens: &[&str]) -> Result<Json> {
         let key = "tokenizer.ggml.merges";
-        let merges = self.list(key)?.ok_or_else(|| self.wrong(key, "there, for a tokenizer of this kind"))?;
-        let split = |merge: &Value| match merge {
-            Value::Text(text) => text.split_once(' ').map(|(a, b)| json!([a, b])),
-            _ => None,
+        let (count, merges) =
+            self.texts(key)?.ok_or_else(|| self.wrong(key, "there, for a tokenizer of this kind"))?;
+        if count > MAX_MERGES {
+            return Err(self.wrong(key, &format!("a list of at most {MAX_MERGES}")));
+        }
+        let split = |merge: Result<&str>| match merge?.split_once(' ') {
+            Some((a, b)) => Ok(json!([a, b])),
+            None => Err(self.wrong(key, "a list of pairs of tokens")),
         };
-        let merges: Option<Vec<Json>> = merges.iter().map(split).collect();
-        let merges = merges.ok_or_else(|| self.wrong(key, "a list of pairs of tokens"))?;
+        let merges = merges.map(split).collect::<Result<Vec<Json>>>()?;
         let key = "tokenizer.ggml.pre";
         let words = match self.text(key)? {
             Some("llama-bpe" | "llama3" | "llama-v3" | "smaug-bpe") => LLAMA3,
@@ -109,20 +133,28 @@ impl Gguf {
 
     fn sentence_piece(&self, tokens: &[&str]) -> Result<Json> {
         let key = "tokenizer.ggml.scores";
-        let scores = self.list(key)?.filter(|scores| scores.len() == tokens.len());
+        let scores = self.list(key)?.filter(|scores| scores.count == tokens.len());
         let scores = scores.ok_or_else(|| self.wrong(key, "a list with a number for each token"))?;
-        let score = |id: usize| match scores[id] {
+        let score = |score| match score {
             Value::Float(score) => score,
             _ => f64::NEG_INFINITY,
         };
+        let scores: Vec<f64> = self.elements(scores).map(score).collect();
+        if tokens.iter().any(|token| token.len() > MAX_TOKEN) {
+            return Err(self.wrong("tokenizer.ggml.tokens", &format!("of at most {MAX_TOKEN} bytes each")));
+        }
         let ids: HashMap<&str, usize> = tokens.iter().enumerate().map(|(id, token)| (*token, id)).collect();
         let mut merges: Vec<(f64, usize, usize, &str, &str)> = Vec::new();
         for (id, token) in tokens.iter().enumerate() {
             for (at, _) in token.char_indices().skip(1) {
                 let (left, right) = token.split_at(at);
                 if let (Some(left_id), Some(_)) = (ids.get(left), ids.get(right)) {
-                    merges.push((score(id), id, *left_id, left, right));
+                    merges.push((scores[id], id, *left_id, left, right));
                 }
+            }
+            if merges.len() > MAX_MERGES {
+                let expected = format!("tokens that are made of each other by at most {MAX_MERGES} merges");
+                return Err(self.wrong("tokenizer.ggml.tokens", &expected));
             }
         }
         merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
@@ -204,14 +236,17 @@ impl Gguf {
         if let Some(template) = self.text("tokenizer.chat_template")? {
             fields.insert("chat_template".into(), template.into());
         }
-        let tokens = self.list("tokenizer.ggml.tokens")?.unwrap_or(&[]);
+        let key = "tokenizer.ggml.tokens";
         for (ours, theirs) in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")] {
             let id = match self.metadata.get(&format!("tokenizer.ggml.{theirs}_token_id")) {
                 Some(&Value::Whole(id)) => usize::try_from(id).ok(),
                 _ => None,
             };
-            if let Some(Value::Text(token)) = id.and_then(|id| tokens.get(id)) {
-                fields.insert(format!("{ours}_token"), token.as_str().into());
+            let Some(id) = id else { continue };
+            if let Some((_, mut tokens)) = self.texts(key)?
+                && let Some(token) = tokens.nth(id)
+            {
+                fields.insert(format!("{ours}_token"), token?.into());
             }
         }
         Ok(Json::Object(fields))

@@ -22,14 +22,23 @@ const DENIED: &[c_long] = &[
     libc::SYS_execve, libc::SYS_execveat,
     // other processes' memory and descriptors, and theirs to ours
     libc::SYS_ptrace, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev, libc::SYS_pidfd_getfd, libc::SYS_kcmp,
-    libc::SYS_userfaultfd, libc::SYS_setns,
-    // memory and queues that other processes share
-    libc::SYS_shmget, libc::SYS_shmat, libc::SYS_msgget, libc::SYS_msgsnd, libc::SYS_mq_open, libc::SYS_mq_unlink,
+    libc::SYS_userfaultfd, libc::SYS_fanotify_init,
+    // memory, queues and counters that other processes share and that outlive this one: all of System V's, and new
+    // queues of POSIX
+    libc::SYS_shmget, libc::SYS_shmat, libc::SYS_shmdt, libc::SYS_shmctl, libc::SYS_msgget, libc::SYS_msgsnd,
+    libc::SYS_msgrcv, libc::SYS_msgctl, libc::SYS_semget, libc::SYS_semop, libc::SYS_semtimedop, libc::SYS_semctl,
+    libc::SYS_mq_open, libc::SYS_mq_unlink,
+    // namespaces, in which a process gains rights and sees other files and networks
+    libc::SYS_setns, libc::SYS_unshare,
+    // what the machine keeps: clocks, names, quotas, labels. What `adjtimex` sets stands in memory where no filter sees
+    // it, so that reading by it is denied too.
+    libc::SYS_clock_settime, libc::SYS_settimeofday, libc::SYS_adjtimex, libc::SYS_clock_adjtime,
+    libc::SYS_sethostname, libc::SYS_setdomainname, libc::SYS_quotactl, QUOTACTL_FD, LSM_SET_SELF_ATTR,
     // operations that no filter sees
     libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register,
     // programs in the kernel, and looks into it
     libc::SYS_bpf, libc::SYS_perf_event_open, libc::SYS_init_module, libc::SYS_finit_module, libc::SYS_delete_module,
-    libc::SYS_kexec_load, KEXEC_FILE_LOAD,
+    libc::SYS_kexec_load, KEXEC_FILE_LOAD, libc::SYS_reboot,
     // keys outlive the process
     libc::SYS_keyctl, libc::SYS_add_key, libc::SYS_request_key,
     // mounts, roots, swap, accounting
@@ -45,19 +54,23 @@ const DENIED: &[c_long] = &[
     FCHMODAT2, libc::SYS_fchown, libc::SYS_fchownat, libc::SYS_utimensat,
 ];
 
-/// The older names of calls, which only x86-64 has.
+/// Calls that only x86-64 has: older names, and ports.
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
 const DENIED_X86: &[c_long] = &[
     libc::SYS_creat, libc::SYS_mkdir, libc::SYS_mknod, libc::SYS_link, libc::SYS_symlink, libc::SYS_rename,
     libc::SYS_unlink, libc::SYS_rmdir, libc::SYS_chmod, libc::SYS_chown, libc::SYS_lchown, libc::SYS_utime,
     libc::SYS_utimes, libc::SYS_futimesat, libc::SYS_uselib,
+    // ports of devices
+    libc::SYS_iopl, libc::SYS_ioperm,
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const DENIED_X86: &[c_long] = &[];
 
 // The same numbers on all architectures of the kernel's common table; younger than the libc crate's lists.
+const QUOTACTL_FD: c_long = 443;
 const FCHMODAT2: c_long = 452;
+const LSM_SET_SELF_ATTR: c_long = 460;
 const SETXATTRAT: c_long = 463;
 const REMOVEXATTRAT: c_long = 466;
 const OPEN_TREE_ATTR: c_long = 467;
@@ -78,6 +91,30 @@ const FAST_OPEN: u64 = libc::MSG_FASTOPEN as u64;
 const MEMORY_MERGE: u64 = 67; // PR_SET_MEMORY_MERGE
 const TIOCSTI: u64 = 0x5412;
 const TIOCLINUX: u64 = 0x541c;
+/// Types of file systems' own ioctls (the second byte of a request): flags, versions, encryption and verity of files
+/// (`f`, `v`), attributes of XFS that all took over (`X`), and btrfs, which makes subvolumes and clones files by them.
+/// Many of them write by a descriptor that was opened for reading, so that all of them are denied; with them go those
+/// that only read, as lists of flags and extents.
+const FILE_SYSTEMS: [u8; 4] = [b'f', b'v', b'X', 0x94];
+/// Requests that set up networks, routes and interfaces by any open socket; below are those of sockets themselves.
+const NETWORKS: std::ops::RangeInclusive<u64> = 0x890b..=0x89ff;
+/// Flags of `clone` that make a namespace. `CLONE_NEWTIME` is none of them: `clone` reads a signal there.
+const NAMESPACES: u64 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u64;
+/// Options of sockets that join a group, which tells the network its address, or set the system's packet filters.
+const GROUPS_AND_FILTERS: [(libc::c_int, std::ops::RangeInclusive<u64>); 6] = [
+    (libc::IPPROTO_IP, 35..=48),
+    (libc::IPPROTO_IP, 64..=65),
+    (libc::IPPROTO_IPV6, 20..=21),
+    (libc::IPPROTO_IPV6, 27..=28),
+    (libc::IPPROTO_IPV6, 42..=48),
+    (libc::IPPROTO_IPV6, 64..=65),
+];
 
 /// Whether the kernel filters system calls, and knows an error as the answer.
 pub fn available() -> bool {
@@ -88,9 +125,9 @@ pub fn available() -> bool {
 }
 
 /// The program that the kernel runs at each system call.
-pub fn filter(deny_accept: bool, deny_sendmsg: bool) -> Result<BpfProgram, LockdownError> {
+pub fn filter(deny_accept: bool, allow_sendmsg: bool) -> Result<BpfProgram, LockdownError> {
     let refused = |error| LockdownError::Refused { call: "seccomp", source: std::io::Error::other(error) };
-    let denied = rules(deny_accept, deny_sendmsg).map_err(refused)?;
+    let denied = rules(deny_accept, allow_sendmsg).map_err(refused)?;
     let eperm = SeccompAction::Errno(libc::EPERM as u32);
     let filter = SeccompFilter::new(denied, SeccompAction::Allow, eperm, ARCHITECTURE).map_err(refused)?;
     let mut program = first_checks();
@@ -113,15 +150,15 @@ type Rules = Result<Vec<SeccompRule>, seccompiler::BackendError>;
 /// The numbers of denied calls, with the arguments that are denied; none for all.
 fn rules(
     deny_accept: bool,
-    deny_sendmsg: bool,
+    allow_sendmsg: bool,
 ) -> Result<BTreeMap<c_long, Vec<SeccompRule>>, seccompiler::BackendError> {
     let mut rules: BTreeMap<c_long, Vec<SeccompRule>> =
         DENIED.iter().chain(DENIED_X86).map(|&call| (call, vec![])).collect();
     let mut to_address = vec![SeccompRule::new(vec![not(4, 0)?])?];
     to_address.extend(any_bit(3, FAST_OPEN)?);
     rules.insert(libc::SYS_sendto, to_address);
-    rules.insert(libc::SYS_sendmsg, if deny_sendmsg { vec![] } else { any_bit(2, FAST_OPEN)? });
-    rules.insert(libc::SYS_sendmmsg, if deny_sendmsg { vec![] } else { any_bit(3, FAST_OPEN)? });
+    rules.insert(libc::SYS_sendmsg, if allow_sendmsg { any_bit(2, FAST_OPEN)? } else { vec![] });
+    rules.insert(libc::SYS_sendmmsg, if allow_sendmsg { any_bit(3, FAST_OPEN)? } else { vec![] });
     if deny_accept {
         rules.insert(libc::SYS_accept, vec![]);
         rules.insert(libc::SYS_accept4, vec![]);
@@ -129,7 +166,21 @@ fn rules(
     #[cfg(target_arch = "x86_64")]
     rules.insert(libc::SYS_open, any_bit(1, WRITES)?);
     rules.insert(libc::SYS_openat, any_bit(2, WRITES)?);
-    rules.insert(libc::SYS_ioctl, vec![when(1, TIOCSTI)?, when(1, TIOCLINUX)?]);
+    rules.insert(libc::SYS_clone, any_bit(0, NAMESPACES)?);
+    let mut requests =
+        vec![when(1, TIOCSTI)?, when(1, TIOCLINUX)?, SeccompRule::new(within(1, &NETWORKS)?.to_vec())?];
+    for kind in FILE_SYSTEMS {
+        let byte = SeccompCmpOp::MaskedEq(0xff00);
+        let of_kind = SeccompCondition::new(1, SeccompCmpArgLen::Dword, byte, u64::from(kind) << 8)?;
+        requests.push(SeccompRule::new(vec![of_kind])?);
+    }
+    rules.insert(libc::SYS_ioctl, requests);
+    let mut options = Vec::new();
+    for (level, names) in GROUPS_AND_FILTERS {
+        let [from, to] = within(2, &names)?;
+        options.push(SeccompRule::new(vec![is(1, level as u64)?, from, to])?);
+    }
+    rules.insert(libc::SYS_setsockopt, options);
     // What `privacy::process` and the arena have set stays set.
     let undone = |option: u64| SeccompRule::new(vec![is(0, option)?, not(1, 0)?]);
     let (dumpable, ptracer) = (libc::PR_SET_DUMPABLE as u64, libc::PR_SET_PTRACER as u64);
@@ -158,6 +209,16 @@ fn when(argument: u8, value: u64) -> Result<SeccompRule, seccompiler::BackendErr
 }
 
 /// For arguments of which the kernel reads the lower half.
+fn within(
+    argument: u8,
+    values: &std::ops::RangeInclusive<u64>,
+) -> Result<[SeccompCondition; 2], seccompiler::BackendError> {
+    let bound =
+        |comparison, value| SeccompCondition::new(argument, SeccompCmpArgLen::Dword, comparison, value);
+    Ok([bound(SeccompCmpOp::Ge, *values.start())?, bound(SeccompCmpOp::Le, *values.end())?])
+}
+
+/// For arguments of which the kernel reads the lower half.
 fn is(argument: u8, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
 }
@@ -179,7 +240,8 @@ const AUDIT_ARCHITECTURE: u32 = 0xc000_00b7;
 
 /// Before the list, which has one answer and single numbers: what has another answer, or is a range.
 ///
-/// - `openat2` has its flags in memory: `ENOSYS`, so that callers fall back to `openat`.
+/// - `openat2` and `clone3` have their flags in memory: `ENOSYS`, so that callers fall back to `openat` and `clone`, as
+///   they do on kernels that have neither.
 /// - x32, a second set of numbers on x86-64 that passes for the same architecture: all of it, `EPERM`. Its own calls are
 ///   512 to 547, which old kernels take without the bit of x32 too.
 ///
@@ -188,7 +250,12 @@ fn first_checks() -> BpfProgram {
     const NUMBER: u32 = 0; // offsets in `struct seccomp_data`
     const ARCH: u32 = 4;
     let enosys = answer(libc::ENOSYS);
-    let mut checks = vec![load(NUMBER), jump(libc::BPF_JEQ, libc::SYS_openat2 as u32, 0, 1), enosys];
+    let mut checks = vec![
+        load(NUMBER),
+        jump(libc::BPF_JEQ, libc::SYS_openat2 as u32, 1, 0),
+        jump(libc::BPF_JEQ, libc::SYS_clone3 as u32, 0, 1),
+        enosys,
+    ];
     if cfg!(target_arch = "x86_64") {
         let (x32, own) = (0x4000_0000, 512..=547);
         checks.extend([

@@ -36,7 +36,7 @@ fn enforce_on(kernel: Kernel, lockdown: &Lockdown) -> Result<Enforced, LockdownE
         return Err(LockdownError::Missing(missing));
     }
     let ruleset = files::ruleset(kernel, &lockdown.readable)?;
-    let filter = calls::filter(lockdown.deny_accept, lockdown.deny_sendmsg)?;
+    let filter = calls::filter(lockdown.deny_accept, lockdown.allow_sendmsg)?;
     let ruleset = ruleset.map(Ruleset::tried).transpose()?;
     let broadcast = Broadcast::new(TIME_LIMIT)?;
     if ruleset.is_some() {

@@ -265,11 +265,38 @@ fn calls_are_denied_by_their_arguments() {
         ("send to an address", libc::SYS_sendto, &[3, 1, 8, 0, 1, 16], deny),
         ("send to a high address", libc::SYS_sendto, &[3, 1, 8, 0, high, 16], deny),
         ("send and connect", libc::SYS_sendto, &[3, 1, 8, libc::MSG_FASTOPEN as u64], deny),
-        ("sendmsg", libc::SYS_sendmsg, &[3, 1, libc::MSG_NOSIGNAL as u64], ALLOW),
+        ("sendmsg", libc::SYS_sendmsg, &[3, 1, libc::MSG_NOSIGNAL as u64], deny),
         ("sendmsg and connect", libc::SYS_sendmsg, &[3, 1, libc::MSG_FASTOPEN as u64], deny),
-        ("sendmmsg", libc::SYS_sendmmsg, &[3, 1, 1, 0], ALLOW),
+        ("sendmmsg", libc::SYS_sendmmsg, &[3, 1, 1, 0], deny),
         ("sendmmsg and connect", libc::SYS_sendmmsg, &[3, 1, 1, libc::MSG_FASTOPEN as u64], deny),
         ("accept", libc::SYS_accept4, &[3], ALLOW),
+        ("a thread", libc::SYS_clone, &[0x3d_0f00], ALLOW),
+        ("a fork", libc::SYS_clone, &[0x0120_0011], ALLOW),
+        ("namespace of mounts", libc::SYS_clone, &[0x0002_0011], deny),
+        ("namespace of control groups", libc::SYS_clone, &[0x0200_0011], deny),
+        ("namespace of names", libc::SYS_clone, &[0x0400_0011], deny),
+        ("namespace of IPC", libc::SYS_clone, &[0x0800_0011], deny),
+        ("namespace of users", libc::SYS_clone, &[0x1000_0011], deny),
+        ("namespace of processes", libc::SYS_clone, &[0x2000_0011 | high], deny),
+        ("namespace of networks", libc::SYS_clone, &[0x4000_0011], deny),
+        ("clone3", libc::SYS_clone3, &[1, 88], error(ENOSYS)),
+        ("flags of a file", libc::SYS_ioctl, &[3, 0x4008_6602], deny),
+        ("flags of a file, 32 bits", libc::SYS_ioctl, &[3, 0x4004_6602 | high], deny),
+        ("attributes of a file", libc::SYS_ioctl, &[3, 0x401c_5820], deny),
+        ("version of a file", libc::SYS_ioctl, &[3, 0x4008_7602], deny),
+        ("clone of a file", libc::SYS_ioctl, &[3, 0x4004_9409], deny),
+        ("subvolume of btrfs", libc::SYS_ioctl, &[3, 0x5000_940e], deny),
+        ("name of an interface", libc::SYS_ioctl, &[3, 0x8923], deny),
+        ("bytes to read", libc::SYS_ioctl, &[3, 0x541b], ALLOW),
+        ("a GPU's ioctl", libc::SYS_ioctl, &[3, 0xc020_462a], ALLOW),
+        ("a GPU's ioctl of DRM", libc::SYS_ioctl, &[3, 0xc010_6409], ALLOW),
+        ("no delay", libc::SYS_setsockopt, &[3, 6, 1, 1, 4], ALLOW),
+        ("time to live", libc::SYS_setsockopt, &[3, 0, 2, 1, 4], ALLOW),
+        ("keep alive", libc::SYS_setsockopt, &[3, 1, 9, 1, 4], ALLOW),
+        ("join a group", libc::SYS_setsockopt, &[3, 0, 35, 1, 8], deny),
+        ("join a group of sources", libc::SYS_setsockopt, &[3, 0, 46, 1, 8], deny),
+        ("join a group of IPv6", libc::SYS_setsockopt, &[3, 41 | high, 20, 1, 20], deny),
+        ("packet filters", libc::SYS_setsockopt, &[3, 0, 64, 1, 8], deny),
         ("terminal size", libc::SYS_ioctl, &[0, 0x5413], ALLOW),
         ("type into a terminal", libc::SYS_ioctl, &[0, 0x5412], deny),
         ("type into a terminal, high bits", libc::SYS_ioctl, &[0, 0x5412 | high], deny),
@@ -298,8 +325,12 @@ fn calls_are_denied_by_their_arguments() {
     for number in [libc::SYS_accept, libc::SYS_accept4] {
         assert_eq!((with(true, false, number), with(false, true, number)), (deny, ALLOW));
     }
-    for number in [libc::SYS_sendmsg, libc::SYS_sendmmsg] {
-        assert_eq!((with(false, true, number), with(true, false, number)), (deny, ALLOW));
+    for (number, flags) in [(libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
+        assert_eq!((with(true, false, number), with(false, true, number)), (deny, ALLOW));
+        let mut and_connect = [0; 6];
+        and_connect[flags] = libc::MSG_FASTOPEN as u64;
+        let filter = calls::filter(false, true).unwrap();
+        assert_eq!(verdict(&filter, ARCH, number as u32, and_connect), deny);
     }
 }
 
@@ -314,7 +345,9 @@ fn what_a_session_needs_is_let_through() {
         libc::SYS_brk,
         libc::SYS_futex,
         libc::SYS_clone,
-        libc::SYS_clone3,
+        libc::SYS_memfd_create,
+        libc::SYS_sendto,
+        libc::SYS_clock_gettime,
         libc::SYS_getrandom,
         libc::SYS_read,
         libc::SYS_write,
