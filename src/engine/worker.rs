@@ -345,9 +345,7 @@ impl<B: Backend> Worker<B> {
         if over.is_empty() && guides.is_empty() {
             return;
         }
-        for reuse in over.iter().filter_map(|job| job.reuse.as_ref()).filter(|reuse| !reuse.public) {
-            self.scheduler.rest(reuse.kept.key, &mut self.models);
-        }
+        self.rest(&over);
         let before = self.models.ledger.accounts;
         self.scrub_steps(guides); // with what the cipher left on the stack
         let (account, took) = (self.models.ledger.since(before), self.clock.now() - began);
@@ -361,6 +359,14 @@ impl<B: Backend> Worker<B> {
                 job.failed = Some(Error::Poisoned(reason));
             }
             self.tell(job);
+        }
+    }
+
+    /// Seals what conversations keep of requests that are over. Not inlined: what `finish` has on the stack is not overwritten.
+    #[inline(never)]
+    fn rest(&mut self, over: &[Job]) {
+        for reuse in over.iter().filter_map(|job| job.reuse.as_ref()).filter(|reuse| !reuse.public) {
+            self.scheduler.rest(reuse.kept.key, &mut self.models);
         }
     }
 
