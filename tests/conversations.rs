@@ -2,6 +2,8 @@
 
 mod common;
 
+amnesic::install_scrubbing_allocator!();
+
 use amnesic::testing::LogitsTap;
 use amnesic::{
     Builder, Conversation, Error, KvCache, Quantize, Reply, Request, Role, SealedReason, SealingKey, Session,

@@ -67,6 +67,8 @@ const OWN: [&str; 5] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     assert!(!amnesic::alloc::is_installed());
+    // what lies in memfd_secret could not be read through /proc/self/mem
+    amnesic::testing::without_secret_memory();
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
         Some("words") => return search_for_words(arguments[2].as_ref(), arguments[3].as_ref()),

@@ -106,6 +106,7 @@ impl<B: Backend> Models<B> {
     }
 
     /// Encrypts a block, or decrypts it, in the caches of both.
+    #[inline(never)]
     fn mask(&mut self, block: u32, count: u64) {
         let Self { main, draft, key, .. } = self;
         let Some(key) = key else { return };

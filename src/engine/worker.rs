@@ -379,9 +379,7 @@ impl<B: Backend> Worker<B> {
         if over.is_empty() {
             return;
         }
-        for reuse in over.iter().filter_map(|(_, job)| job.reuse.as_ref()).filter(|reuse| !reuse.public) {
-            self.scheduler.rest(reuse.kept.key, &mut self.models);
-        }
+        self.rest(&over);
         let before = self.models.ledger.accounts;
         self.scrub_steps(); // with what the cipher left on the stack
         let (account, took) = (self.models.ledger.since(before), self.clock.now() - began);
@@ -427,6 +425,14 @@ impl<B: Backend> Worker<B> {
         let mut guides = guides.into_iter().peekable();
         if let Some(masks) = masks.filter(|_| guides.peek().is_some()) {
             masks.release(request, guides);
+        }
+    }
+
+    /// Seals what conversations keep of requests that are over. Not inlined: what `finish` has on the stack is not overwritten.
+    #[inline(never)]
+    fn rest(&mut self, over: &[(Id, Job)]) {
+        for reuse in over.iter().filter_map(|(_, job)| job.reuse.as_ref()).filter(|reuse| !reuse.public) {
+            self.scheduler.rest(reuse.kept.key, &mut self.models);
         }
     }
 

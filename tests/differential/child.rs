@@ -84,6 +84,8 @@ struct Child {
 }
 
 pub fn run(cell: Cell, fault: &str, folder: &Path) {
+    // the parent reads all of this process's memory, and could not read what lies in memfd_secret
+    amnesic::testing::without_secret_memory();
     let child = Child { cell, clock: Hands(Arc::default(), Instant::now()), folder: folder.to_owned() };
     // what panics is told nobody, with its time and thread
     std::panic::set_hook(Box::new(|info| {

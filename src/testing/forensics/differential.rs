@@ -149,6 +149,11 @@ impl Snapshots {
             if !mapping.is_writable() || hidden.contains(&mapping.range.start) {
                 continue;
             }
+            if mapping.name.contains("secretmem") {
+                return Err(io::Error::other(
+                    "memfd_secret cannot be read from outside: the process is to call testing::without_secret_memory first",
+                ));
+            }
             let owner = stacks.iter().find(|(pointer, _)| mapping.range.contains(pointer));
             let place = owner.map_or(mapping.name.to_owned(), |(_, thread)| format!("stack of {thread}"));
             snapshot.places.push((mapping.range.clone(), place));
