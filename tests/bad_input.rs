@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use amnesic::alloc::Scrubbing;
 use amnesic::{
     Builder, Device, DeviceReason, Error, FinishReason, GrammarReason, PoisonReason, Request, Session,
 };
@@ -18,8 +19,6 @@ use common::{Random, Recipe};
 use half::{bf16, f16};
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
-
-amnesic::install_scrubbing_allocator!();
 
 /// Remembers the largest block that each thread asked for. Gives none above twice what is allowed, so that a reader
 /// without bounds ends soon.
@@ -35,17 +34,21 @@ fn largest() -> usize {
     LARGEST.replace(0)
 }
 
-// SAFETY: goes on to the system's allocator with the caller's layout, or fails.
+// SAFETY: goes on to the scrubbing allocator with the caller's layout, or fails.
 unsafe impl GlobalAlloc for Watching {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         LARGEST.set(LARGEST.get().max(layout.size()));
         // SAFETY: the caller's contract is the same.
-        if layout.size() > 2 * MOST_AT_ONCE { std::ptr::null_mut() } else { unsafe { System.alloc(layout) } }
+        if layout.size() > 2 * MOST_AT_ONCE {
+            std::ptr::null_mut()
+        } else {
+            unsafe { Scrubbing.alloc(layout) }
+        }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // SAFETY: as above; the block came from the same allocator.
-        unsafe { System.dealloc(block, layout) }
+        unsafe { Scrubbing.dealloc(block, layout) }
     }
 }
 
