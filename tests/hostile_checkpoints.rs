@@ -8,6 +8,9 @@ fn main() {
 }
 
 #[cfg(target_os = "linux")]
+amnesic::install_scrubbing_allocator!();
+
+#[cfg(target_os = "linux")]
 mod common;
 #[cfg(target_os = "linux")]
 #[path = "hostile_checkpoints/files.rs"]

@@ -158,8 +158,8 @@ impl<'a> Rewriter<'a> {
             };
             self.data(&rest[..start]);
             let tag = &rest[start..];
-            if tag.starts_with("{#") {
-                let end = tag[2..].find("#}").ok_or(MALFORMED)? + 4;
+            if let Some(comment) = tag.strip_prefix("{#") {
+                let end = comment.find("#}").ok_or(MALFORMED)? + 4;
                 self.copy(end);
             } else if let Some(length) = raw(tag) {
                 self.untold = self.untold.max(length);

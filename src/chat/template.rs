@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use minijinja::{Environment, ErrorKind, Value};
@@ -70,6 +71,8 @@ struct Source {
     file: PathBuf,
     /// The field of `file`; empty where the file is the template.
     field: String,
+    /// The text as it is compiled, from the first time on that it is asked for.
+    rewritten: OnceLock<std::result::Result<Metered, Refused>>,
 }
 
 /// The chat templates of a checkpoint. Nothing is compiled before it is asked for: a session with a template that
@@ -125,16 +128,18 @@ impl Templates {
         let source = self.source(input.template, !input.tools.is_empty())?;
         let wrong = |expected: String| Error::config(&source.file, source.field.as_str(), expected);
         let malformed = |line: usize| wrong(format!("a Jinja template that compiles (line {line})"));
-        let rewritten = metered::rewrite(&without_generation_tags(&source.text));
-        let Metered { text, untold } = rewritten.map_err(|Refused { line, too_long }| match too_long {
-            true => wrong(format!("a Jinja template without so long an expression (line {line})")),
-            false => malformed(line),
-        })?;
+        let rewritten =
+            source.rewritten.get_or_init(|| metered::rewrite(&without_generation_tags(&source.text)));
+        let Metered { text, untold } =
+            rewritten.as_ref().map_err(|Refused { line, too_long }| match too_long {
+                true => wrong(format!("a Jinja template without so long an expression (line {line})")),
+                false => malformed(*line),
+            })?;
         let mut environment = self.environment.clone();
         // What one instruction writes without telling is bounded by the number of instructions.
-        environment.set_fuel(Some(python::FUEL.min((MAX_MADE / untold.max(1)) as u64)));
+        environment.set_fuel(Some(python::FUEL.min((MAX_MADE / (*untold).max(1)) as u64)));
         let template =
-            environment.template_from_str(&text).map_err(|error| malformed(error.line().unwrap_or(1)))?;
+            environment.template_from_str(text).map_err(|error| malformed(error.line().unwrap_or(1)))?;
         let mut out = Bounded::default();
         template
             .render_captured_to(self.variables(input, now)?, &mut out)
@@ -221,7 +226,13 @@ fn files(folder: &Path) -> Result<Vec<Source>> {
     let read = |file: PathBuf| {
         let stem = file.file_stem().unwrap_or_default().to_string_lossy();
         let name = if stem == "chat_template" { "default".to_owned() } else { stem.into_owned() };
-        Ok(Source { name, text: json::read_text(&file)?, file, field: String::new() })
+        Ok(Source {
+            name,
+            text: json::read_text(&file)?,
+            file,
+            field: String::new(),
+            rewritten: OnceLock::new(),
+        })
     };
     files.into_iter().map(read).collect()
 }
@@ -244,6 +255,7 @@ fn fields(config: &Json) -> Result<Vec<Source>> {
         text: text.to_owned(),
         file: config.file.clone(),
         field,
+        rewritten: OnceLock::new(),
     };
     match config.field("chat_template") {
         None => Some(Vec::new()),

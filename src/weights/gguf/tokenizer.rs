@@ -21,6 +21,8 @@ const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N
 
 /// Merges of a tokenizer; Gemma 3 has 514,906.
 const MAX_MERGES: usize = 1 << 20;
+/// Tokens that are no words; Gemma 3 has 6,415.
+const MAX_ADDED: usize = 1 << 16;
 /// Bytes of a token that is taken apart into merges, which takes time of their square. Published ones have tens.
 const MAX_TOKEN: usize = 512;
 
@@ -81,13 +83,18 @@ impl Gguf {
                     "single_word": false, "lstrip": false, "rstrip": false,
                 }))
             });
+        let added: Vec<Json> = added.take(MAX_ADDED + 1).collect();
+        if added.len() > MAX_ADDED {
+            let expected = format!("of at most {MAX_ADDED} tokens that are no words");
+            return Err(self.wrong("tokenizer.ggml.token_type", &expected));
+        }
         let mut json = match self.text("tokenizer.ggml.model")? {
             Some("gpt2") => self.byte_level(&tokens)?,
             Some("llama") => self.sentence_piece(&tokens)?,
             _ => return Err(self.wrong("tokenizer.ggml.model", "gpt2 or llama")),
         };
         json["version"] = "1.0".into();
-        json["added_tokens"] = added.collect();
+        json["added_tokens"] = added.into();
         json["post_processor"] = self.specials(&tokens)?;
         Ok(Some(json))
     }
