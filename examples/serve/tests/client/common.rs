@@ -138,13 +138,11 @@ impl Server {
         places
     }
 
-    /// Whether these bytes are in the process's memory, and wherever they are that is out of core dumps, zeros in forked
-    /// children and, where the system lets it lock memory, locked.
+    /// Whether these bytes are in the process's memory, and all mappings that hold them have the `flags` of the kernel's.
     #[cfg(target_os = "linux")]
-    pub fn protects(&self, needle: &str) -> Result<(), String> {
+    pub fn protects(&self, needle: &str, flags: &[&str]) -> Result<(), String> {
         let places = self.places(needle);
-        let wanted = if can_lock() { &["dd", "wf", "lo"][..] } else { &["dd", "wf"] };
-        let lacks = |place: &&String| !wanted.iter().all(|flag| place.split(' ').any(|word| word == *flag));
+        let lacks = |place: &&String| !flags.iter().all(|flag| place.split(' ').any(|word| word == *flag));
         match (places.is_empty(), places.iter().find(lacks)) {
             (true, _) => Err(format!("{needle:?} is nowhere")),
             (_, Some(place)) => Err(format!("{needle:?} is in {place}")),
@@ -208,7 +206,7 @@ fn edges(range: &str) -> Option<[u64; 2]> {
 
 /// Whether the system lets processes lock as much memory as they like.
 #[cfg(target_os = "linux")]
-fn can_lock() -> bool {
+pub fn can_lock() -> bool {
     let field = |file: &str, name: &str, word: usize| {
         let text = std::fs::read_to_string(file).unwrap();
         let line = text.lines().find(|line| line.starts_with(name)).expect("the kernel tells it");
@@ -270,7 +268,7 @@ impl Connection {
     }
 
     /// Waits for the server to close the connection; whether it did so without a word.
-    pub fn is_closed_silently(mut self) -> bool {
+    pub fn ends_silently(mut self) -> bool {
         let mut bytes = Vec::new();
         // a reset is a word that was not heard
         self.0.read_to_end(&mut bytes).is_ok() && bytes.is_empty()

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::common::{Connection, Server, chat_model, post};
+use crate::common::{Connection, Server, can_lock, chat_model, post};
 use crate::{CHAT, COMPLETIONS, body, endless};
 
 /// Buffers of hyper and serde_json, events, headers, the engine: nothing keeps what was said.
@@ -51,11 +51,13 @@ fn content_lies_in_protected_memory_alone() {
     let model = chat_model();
     let server = Server::start(&["--model", model.path().to_str().unwrap(), "--name", "default"]);
     let start = std::time::Instant::now();
+    // out of core dumps, zeros in forked children and, where the system lets it lock memory, locked
+    let protected = if can_lock() { &["dd", "wf", "lo"][..] } else { &["dd", "wf"] };
     // whoever is too slow is given up, so it may have to begin again
     let wait_for = |needle: &str, mut begin: Option<&mut dyn FnMut() -> Connection>| {
         let mut begun = begin.as_mut().map(|begin| begin());
         loop {
-            match server.protects(needle) {
+            match server.protects(needle, protected) {
                 Ok(()) => return,
                 Err(why) => assert!(why.ends_with("is nowhere"), "{why}"),
             }
@@ -116,13 +118,17 @@ fn content_lies_in_protected_memory_alone() {
     let mut seen = 0;
     for _ in 0..20 {
         let asked: Vec<Connection> = (0..16).map(|_| server.send(&long)).collect();
-        match server.protects("canary-in-a-message") {
+        // a block may be freed and taken again while its mapping is looked up, and is not locked in between
+        match server.protects("canary-in-a-message", &["dd", "wf"]) {
             Ok(()) => seen += 1,
             Err(why) => assert!(why.ends_with("is nowhere"), "{why}"),
+        }
+        if seen == 3 {
+            return;
         }
         for connection in asked {
             assert_eq!(connection.response().status, 400, "it is longer than the context");
         }
     }
-    assert!(seen > 0, "it was never there when it was looked for");
+    panic!("it was hardly ever there when it was looked for");
 }
