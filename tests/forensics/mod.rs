@@ -24,7 +24,7 @@ use std::time::Instant;
 use amnesic::testing;
 use amnesic::testing::forensics::{Findings, Needles};
 
-use cells::{Cell, Ending};
+use cells::{Cell, Ending, Way};
 use process::Told;
 
 /// One process of the test.
@@ -55,12 +55,25 @@ impl Job {
         }
     }
 
-    /// Whether copies of it are made by crates that free them without overwriting: of text by the tokenizer and the
-    /// templates, which in a chat's second turn read the first one's reply; of a grammar's text and state.
+    /// Whether copies of it are made by crates that free them without overwriting, as SECURITY.md says: of a chat's messages
+    /// and of the prompt that is made of them by `minijinja`, which in a chat's second turn reads the first one's reply; of
+    /// a grammar's text and of the state that follows a reply by `llguidance`. Nothing else is.
     fn is_third_party(self, name: &str) -> bool {
-        name.starts_with("text:")
-            || (self.has_grammar() && name.starts_with("reply ids"))
-            || (self == Self::Scene("chat turns") && name.starts_with("reply text"))
+        let prompt = name.starts_with("text: prompt") || name.starts_with("text: word");
+        let chat = self.is_chat() && (prompt || (self.is_turn() && name.starts_with("reply text")));
+        let grammar =
+            self.has_grammar() && (name.starts_with("text: grammar") || name.starts_with("reply ids"));
+        // there the grammar's text is the prompt
+        chat || grammar || (self == Self::Scene("error: grammar") && prompt)
+    }
+
+    fn is_chat(self) -> bool {
+        self.is_turn() || matches!(self, Self::Cell(Cell { way: Way::Chat, .. }))
+    }
+
+    /// Whether a reply is part of a later prompt.
+    fn is_turn(self) -> bool {
+        self == Self::Scene("chat turns")
     }
 
     fn is(self, ending: Ending) -> bool {
@@ -72,17 +85,29 @@ impl Job {
         let name = self.name();
         let arguments = [&["--child", &name], more].concat();
         match process::run(&arguments, folder, needles) {
-            Ok(told) => Verdict { complaint: judge(self, &told, with_allocator), scrubs: told.scrubs },
+            Ok(told) => Verdict {
+                complaint: judge(self, &told, with_allocator),
+                third_party: [&told.after, &told.dropped]
+                    .into_iter()
+                    .flat_map(Findings::names)
+                    .filter(|name| self.is_third_party(name))
+                    .map(str::to_owned)
+                    .collect(),
+                scrubs: told.scrubs,
+            },
             Err(error) => {
-                Verdict { complaint: Some(format!("the child failed: {error}")), scrubs: BTreeSet::new() }
+                Verdict { complaint: Some(format!("the child failed: {error}")), ..Verdict::default() }
             }
         }
     }
 }
 
 /// What came of a job.
+#[derive(Default)]
 pub struct Verdict {
     pub complaint: Option<String>,
+    /// What was found that other crates leave where nobody overwrites what they free.
+    pub third_party: BTreeSet<String>,
     /// Calls of the scrub that happened, if they were watched.
     pub scrubs: BTreeSet<String>,
 }
@@ -144,14 +169,19 @@ pub fn main(with_allocator: bool) {
     let mut jobs = Job::all();
     jobs.retain(|job| wanted.is_empty() || wanted.iter().any(|wanted| job.name().contains(wanted)));
     println!("\nrunning {} tests", jobs.len());
-    let failed = Mutex::new(Vec::new());
+    let (failed, third_party) = (Mutex::new(Vec::new()), Mutex::new(BTreeSet::new()));
     two_at_a_time(&jobs, |job| {
-        let complaint = job.run(&[], folder.path(), &needles, with_allocator).complaint;
+        let Verdict { complaint, third_party: left, .. } =
+            job.run(&[], folder.path(), &needles, with_allocator);
+        third_party.lock().unwrap().extend(left.into_iter().map(|name| (job.is_chat(), name)));
         let mut failed = failed.lock().unwrap();
         println!("test forensics: {} ... {}", job.name(), if complaint.is_none() { "ok" } else { "FAILED" });
         failed.extend(complaint.map(|complaint| (job.name(), complaint)));
     });
-    let failed = failed.into_inner().unwrap();
+    let mut failed = failed.into_inner().unwrap();
+    if wanted.is_empty() {
+        failed.extend(documented(&third_party.into_inner().unwrap(), with_allocator));
+    }
     failed.iter().for_each(|(name, complaint)| println!("\n{name}: {complaint}"));
     let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
     println!(
@@ -161,6 +191,21 @@ pub fn main(with_allocator: bool) {
         began.elapsed().as_secs_f32(),
     );
     std::process::exit(i32::from(!failed.is_empty()));
+}
+
+/// SECURITY.md says what other crates leave without the allocator. If they leave it no more, the sentence has to go, and the
+/// exemption with it; with the allocator there is nothing.
+fn documented(found: &BTreeSet<(bool, String)>, with_allocator: bool) -> Option<(String, String)> {
+    let has = |chat: bool, start: &str| found.iter().any(|(of, name)| *of == chat && name.starts_with(start));
+    let complaint = match with_allocator {
+        true => (!found.is_empty()).then(|| format!("left with the allocator: {found:?}"))?,
+        false => {
+            let wanted = [(true, "text: prompt"), (false, "text: grammar")];
+            let gone: Vec<_> = wanted.into_iter().filter(|(chat, name)| !has(*chat, name)).collect();
+            (!gone.is_empty()).then(|| format!("exempted and not found any more: {gone:?}"))?
+        }
+    };
+    Some(("what the documents say".to_owned(), complaint))
 }
 
 /// What must be found while a request stands still in its middle, and without the scrub after its end.
