@@ -123,6 +123,7 @@ const TAKE: &[(&str, Act)] = &[
 /// Functions that take texts or lists by value which are no content, each with its reason.
 const NO_CONTENT: &[(&str, &str)] = &[
     ("Request::adapter", "the name of one of the session's adapters, which the application gave it"),
+    ("Request::tenant", "a number that names whose request it is"),
     ("Builder::adapter", "a setting of the session"),
     ("Hub::endpoint", "an address"),
     ("Session::generate_batch", "requests, which hold secrets already"),

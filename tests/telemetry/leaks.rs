@@ -16,7 +16,7 @@ use amnesic::testing::forensics::Needles;
 use amnesic::testing::{Gate, LogitsTap, Scorer, Tokenizer};
 use amnesic::{
     Builder, CancelToken, Dry, EmbedRequest, Error, Message, Priority, Reply, Request, RerankRequest,
-    ResponseFormat, Role, Session, Speculation, Tool, ToolCall, assistant, system, tool, user,
+    ResponseFormat, Role, SealingKey, Session, Speculation, Tool, ToolCall, assistant, system, tool, user,
 };
 
 use crate::common::{Recipe, fixture};
@@ -390,7 +390,11 @@ fn converse(session: &Session, keep: &mut dyn FnMut(&Reply)) {
     for ask in right().iter().skip(2).take(2) {
         keep(&conversation.generate(ask()).unwrap());
         show(&conversation);
+        show(&conversation.messages());
         conversation.messages().iter().for_each(show);
+        let mut key: [u8; 32] = std::array::from_fn(|i| word(18).as_bytes()[i % 8]);
+        show(&SealingKey::new(&mut key));
+        show(&amnesic::testing::SecretBytes::new(64));
     }
     show_error(&conversation.generate(Request::chat([Message::new(Role::Developer, word(27))])).unwrap_err());
     let mut stream = conversation.stream(right()[2]()).unwrap();
