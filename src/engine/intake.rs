@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime};
 use super::job::{Job, Reuse};
 use super::mailbox::Outbox;
 use super::masks::Guide;
-use super::readers::{Arrived, Lane};
+use super::readers::{Arrived, Lane, Tell};
 use super::scheduler::{Arrival, Id, Prefix};
 use super::sequence::{Common, Sequence};
 use super::worker::{Message, Prepared, Shared};
@@ -19,8 +19,8 @@ use crate::chat::{self, ChatInput, Style, Templates};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::grammar::Grammars;
+use crate::memory::Secret;
 use crate::memory::ledger::Accounts;
-use crate::memory::{Secret, stack};
 use crate::model::decoder::Limits;
 use crate::privacy::trace::Trace;
 use crate::request::{Prompt, Request, Speculation};
@@ -128,16 +128,18 @@ struct Encoded {
 const BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
 
 impl Intake {
-    /// Reads what a caller asks, and hands it on or refuses it.
-    pub fn read(&self, ask: Ask, arrived: Arrived) {
+    /// Reads what a caller asks. A caller that is gone has dropped what it asked for, and hears nothing.
+    pub fn read(&self, ask: Ask, arrived: Arrived) -> Tell {
+        let worker = self.worker.clone();
         match ask {
-            Ask::Submit(requests, answer) => self.submit(requests, arrived, &answer),
+            Ask::Submit(requests, answer) => self.submit(requests, arrived, answer),
             Ask::Encode(request, answer) => {
                 let ids = self.guarded(|| self.encode(&request).map(|encoded| encoded.ids));
                 drop(request);
-                let proof = stack::scrub_deep();
-                let _ = self.worker.send(Message::Refused(Vec::new(), arrived.began, proof));
-                let _ = answer.send(ids); // a caller that is gone has dropped what it asked for
+                Box::new(move |proof| {
+                    let _ = worker.send(Message::Refused(Vec::new(), arrived.began, proof));
+                    let _ = answer.send(ids);
+                })
             }
             Ask::Texts(ask) => {
                 let asked = match ask.wanted {
@@ -148,7 +150,9 @@ impl Intake {
                     self.shared.requests.fetch_sub(1, Ordering::SeqCst);
                 }
                 let error = Error::WrongTask { asked, can: "generate" };
-                let _ = ask.answer.send(Err(error)); // as above
+                Box::new(move |_| {
+                    let _ = ask.answer.send(Err(error));
+                })
             }
         }
     }
@@ -157,9 +161,9 @@ impl Intake {
         &self,
         requests: Vec<(Request, Outbox, Trace)>,
         arrived: Arrived,
-        answer: &SyncSender<std::result::Result<(), (usize, Error)>>,
-    ) {
-        let count = requests.len();
+        answer: SyncSender<std::result::Result<(), (usize, Error)>>,
+    ) -> Tell {
+        let (count, worker) = (requests.len(), self.worker.clone());
         let mut prepared = Vec::with_capacity(count);
         let (began, has_room) = (arrived.began, arrived.room.is_ok());
         let mut refused = arrived.room.err().map(|error| (0, error));
@@ -182,24 +186,24 @@ impl Intake {
                 }
             }
         }
-        match refused {
-            None => {
-                for Prepared { job, sequence, .. } in &prepared {
-                    job.trace.accepted(job.id, job.usage.prompt_tokens, sequence.sampling.seed);
-                }
-                let _ = self.worker.send(Message::Accept(prepared, stack::scrub_deep()));
+        let Some(refusal) = refused else {
+            for Prepared { job, sequence, .. } in &prepared {
+                job.trace.accepted(job.id, job.usage.prompt_tokens, sequence.sampling.seed);
+            }
+            return Box::new(move |proof| {
+                let _ = worker.send(Message::Accept(prepared, proof));
                 let _ = answer.send(Ok(()));
-            }
-            Some(refusal) => {
-                drop(prepared);
-                let ids = (0..tried).map(|index| self.id(arrived.first + index)).collect();
-                let _ = self.worker.send(Message::Refused(ids, began, stack::scrub_deep()));
-                if has_room {
-                    self.shared.requests.fetch_sub(count, Ordering::SeqCst);
-                }
-                let _ = answer.send(Err(refusal));
-            }
+            });
+        };
+        drop(prepared);
+        let ids = (0..tried).map(|index| self.id(arrived.first + index)).collect();
+        if has_room {
+            self.shared.requests.fetch_sub(count, Ordering::SeqCst);
         }
+        Box::new(move |proof| {
+            let _ = worker.send(Message::Refused(ids, began, proof));
+            let _ = answer.send(Err(refusal));
+        })
     }
 
     /// Runs `act`; a panic in it poisons the session.

@@ -12,11 +12,11 @@ use super::job::{Ask, Finish, Item, Job, Wanted};
 use crate::clock::Clock;
 use crate::embed::{EmbedRequest, RerankRequest, TextPrompt};
 use crate::engine::intake;
-use crate::engine::readers::Arrived;
+use crate::engine::readers::{Arrived, Tell};
 use crate::engine::worker::{Message, Shared};
 use crate::error::{Error, Result};
+use crate::memory::Secret;
 use crate::memory::ledger::Accounts;
-use crate::memory::{Secret, stack};
 use crate::response::{FinishReason, RequestId, Timing};
 use crate::text::Text;
 
@@ -59,9 +59,8 @@ struct Encoded {
 }
 
 impl Reader {
-    /// Reads what a caller asks, and hands it on or refuses it.
-    pub fn read(&self, ask: intake::Ask, arrived: Arrived) {
-        // who does not wait for an answer any more has dropped what he asked for
+    /// Reads what a caller asks. A caller that is gone has dropped what it asked for, and hears nothing.
+    pub fn read(&self, ask: intake::Ask, arrived: Arrived) -> Tell {
         match ask {
             intake::Ask::Texts(ask) => self.take(*ask, arrived),
             intake::Ask::Submit(requests, answer) => {
@@ -69,16 +68,21 @@ impl Reader {
                     self.shared.requests.fetch_sub(requests.len(), Ordering::SeqCst);
                 }
                 drop(requests);
-                let _ = answer.send(Err((0, self.settings.wrong_task("generate"))));
+                let error = self.settings.wrong_task("generate");
+                Box::new(move |_| {
+                    let _ = answer.send(Err((0, error)));
+                })
             }
             intake::Ask::Encode(_, answer) => {
-                let _ = answer.send(Err(self.settings.wrong_task("generate")));
+                let error = self.settings.wrong_task("generate");
+                Box::new(move |_| {
+                    let _ = answer.send(Err(error));
+                })
             }
         }
     }
 
-    /// Reads a request, and hands it on or refuses it.
-    fn take(&self, ask: Ask, arrived: Arrived) {
+    fn take(&self, ask: Ask, arrived: Arrived) -> Tell {
         let Ask { wanted, trace, ticket, answer } = ask;
         let Arrived { at: accepted, began, first, room, .. } = arrived;
         let common = match &wanted {
@@ -118,15 +122,21 @@ impl Reader {
                     timing: Timing::default(),
                     failed: None,
                 };
-                let _ = self.worker.send(Message::Texts(Box::new(job), stack::scrub_deep()));
+                let (job, worker) = (Box::new(job), self.worker.clone());
+                Box::new(move |proof| {
+                    let _ = worker.send(Message::Texts(job, proof));
+                })
             }
             Err(error) => {
                 let ids = if has_room { vec![id] } else { Vec::new() };
                 if has_room {
                     self.shared.requests.fetch_sub(1, Ordering::SeqCst);
                 }
-                let _ = self.worker.send(Message::Refused(ids, began, stack::scrub_deep()));
-                let _ = answer.send(Err(error)); // as above; the caller tells of it
+                let worker = self.worker.clone();
+                Box::new(move |proof| {
+                    let _ = worker.send(Message::Refused(ids, began, proof));
+                    let _ = answer.send(Err(error)); // the caller tells of it
+                })
             }
         }
     }
