@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime};
 use super::job::{Job, Reuse};
 use super::mailbox::Outbox;
 use super::masks::Guide;
-use super::readers::{Arrived, Lane};
+use super::readers::{Arrived, Lane, Tell};
 use super::receipts::About;
 use super::scheduler::{Arrival, Id, Owner, Prefix};
 use super::sequence::{Common, Sequence};
@@ -20,8 +20,8 @@ use crate::chat::{self, ChatInput, Style, Templates};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::grammar::Grammars;
+use crate::memory::Secret;
 use crate::memory::ledger::Accounts;
-use crate::memory::{Secret, stack};
 use crate::model::decoder::Limits;
 use crate::privacy::receipt::Subject;
 use crate::privacy::trace::Trace;
@@ -175,10 +175,11 @@ struct Encoded {
 const BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
 
 impl Intake {
-    /// Reads what a caller asks, and hands it on or refuses it.
-    pub fn read(&self, ask: Ask, arrived: Arrived) {
+    /// Reads what a caller asks. A caller that is gone has dropped what it asked for, and hears nothing.
+    pub fn read(&self, ask: Ask, arrived: Arrived) -> Tell {
+        let worker = self.worker.clone();
         match ask {
-            Ask::Submit(requests, answer) => self.submit(requests, arrived, &answer),
+            Ask::Submit(requests, answer) => self.submit(requests, arrived, answer),
             Ask::Encode(request, answer) => {
                 let nonce = request.nonce;
                 let subject = Subject::Publish { id: self.id(self.shared.next_ids(1)) };
@@ -188,8 +189,10 @@ impl Intake {
                     Ok(_) => About::completed(subject, nonce, arrived.began),
                     Err(error) => About::refused(subject, nonce, arrived.began, error.kind()),
                 };
-                let _ = self.worker.send(Message::Over(vec![about], Some(stack::scrub_deep())));
-                let _ = answer.send(ids); // a caller that is gone has dropped what it asked for
+                Box::new(move |proof| {
+                    let _ = worker.send(Message::Over(vec![about], Some(proof)));
+                    let _ = answer.send(ids);
+                })
             }
             Ask::Texts(ask) => {
                 let asked = match ask.wanted {
@@ -202,10 +205,13 @@ impl Intake {
                 let error = Error::WrongTask { asked, can: "generate" };
                 let (nonce, subject) =
                     (ask.wanted.common().nonce, Subject::Request { id: self.id(arrived.first) });
+                let answer = ask.answer;
                 drop(ask.wanted);
                 let about = About::refused(subject, nonce, arrived.began, error.kind());
-                let _ = self.worker.send(Message::Over(vec![about], None));
-                let _ = ask.answer.send(Err(error)); // as above
+                Box::new(move |proof| {
+                    let _ = worker.send(Message::Over(vec![about], Some(proof)));
+                    let _ = answer.send(Err(error));
+                })
             }
         }
     }
@@ -214,9 +220,9 @@ impl Intake {
         &self,
         requests: Vec<(Request, Outbox, Trace)>,
         arrived: Arrived,
-        answer: &SyncSender<std::result::Result<(), (usize, Error)>>,
-    ) {
-        let count = requests.len();
+        answer: SyncSender<std::result::Result<(), (usize, Error)>>,
+    ) -> Tell {
+        let (count, worker) = (requests.len(), self.worker.clone());
         let mut prepared = Vec::with_capacity(count);
         let (began, has_room) = (arrived.began, arrived.room.is_ok());
         let mut refused = arrived.room.err().map(|error| (0, error));
@@ -241,27 +247,28 @@ impl Intake {
                 }
             }
         }
-        match refused {
-            None => {
-                for Prepared { job, sequence, .. } in &prepared {
-                    job.trace.accepted(job.id, job.usage.prompt_tokens, sequence.sampling.seed);
-                }
-                let _ = self.worker.send(Message::Accept(prepared, stack::scrub_deep()));
+        let Some(refusal) = refused else {
+            for Prepared { job, sequence, .. } in &prepared {
+                job.trace.accepted(job.id, job.usage.prompt_tokens, sequence.sampling.seed);
+            }
+            return Box::new(move |proof| {
+                let _ = worker.send(Message::Accept(prepared, proof));
                 let _ = answer.send(Ok(()));
-            }
-            Some(refusal) => {
-                drop(prepared);
-                let abouts = named.into_iter().enumerate().map(|(index, (id, nonce))| {
-                    let error = Trace::refusal_of(index, refusal.0, &refusal.1);
-                    About::refused(Subject::Request { id }, nonce, began, error)
-                });
-                let _ = self.worker.send(Message::Over(abouts.collect(), Some(stack::scrub_deep())));
-                if has_room {
-                    self.shared.requests.fetch_sub(count, Ordering::SeqCst);
-                }
-                let _ = answer.send(Err(refusal));
-            }
+            });
+        };
+        drop(prepared);
+        let abouts = named.into_iter().enumerate().map(|(index, (id, nonce))| {
+            let error = Trace::refusal_of(index, refusal.0, &refusal.1);
+            About::refused(Subject::Request { id }, nonce, began, error)
+        });
+        let abouts = abouts.collect();
+        if has_room {
+            self.shared.requests.fetch_sub(count, Ordering::SeqCst);
         }
+        Box::new(move |proof| {
+            let _ = worker.send(Message::Over(abouts, Some(proof)));
+            let _ = answer.send(Err(refusal));
+        })
     }
 
     /// Runs `act`; a panic in it poisons the session.

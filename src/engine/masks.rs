@@ -349,7 +349,9 @@ impl Masks {
         for guide in waiting.collect::<Vec<_>>().into_iter().chain(looked) {
             state.give_up(request, guide);
         }
-        self.queue.tell_if_gone(&mut state, request);
+        if state.gone() == Some(request) {
+            self.queue.tell(&mut state, request);
+        }
         drop(state);
         self.queue.work.notify_all();
     }
@@ -372,6 +374,11 @@ impl State {
         let lane = guide.lane();
         self.ticket(request).spent[lane as usize].push(guide);
         self.take_place(request, lane);
+    }
+
+    /// A request that ends and of which nothing is left, on stacks neither.
+    fn gone(&self) -> Option<Id> {
+        self.requests.iter().find(|(_, ticket)| ticket.is_gone() && ticket.touched == 0).map(|(id, _)| *id)
     }
 
     /// A thread's stack was overwritten. The proof goes into one account: that of a request that ends, if there is one.
@@ -438,18 +445,22 @@ impl Queue {
                 _ if state.closed => return,
                 Some(work) => {
                     drop(state);
-                    self.work(work, place, lane);
+                    let clean = matches!(work, Work::Clean);
+                    let request = self.work(work);
+                    // from here, so that the frames of the work are below; a slow thread is clean after each piece: who
+                    // ends does not wait for what it does for others
+                    let proof = (clean || lane == Lane::Slow).then(stack::scrub_below);
                     state = self.lock();
+                    self.done(&mut state, place, request, proof);
                 }
                 None => state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
         }
     }
 
-    fn work(&self, work: Work, place: usize, lane: Lane) {
-        // a slow thread is clean after each piece: who ends does not wait for what it does for others
-        let mut clean = lane == Lane::Slow;
-        let mut worked_for = None;
+    /// Does a piece of work; says for which request, if for one.
+    #[inline(never)]
+    fn work(&self, work: Work) -> Option<Id> {
         match work {
             Work::Look(request, Look { id, mut guide, step }) => {
                 let result = catch_unwind(AssertUnwindSafe(|| guide.look())).unwrap_or_else(|_| {
@@ -457,25 +468,29 @@ impl Queue {
                     Err(GrammarReason::Failed.into())
                 });
                 self.put_back(request, Looked { id, guide, result }, step);
-                worked_for = Some(request);
+                Some(request)
             }
             Work::Drop(request, guides) => {
                 drop(guides);
-                worked_for = Some(request);
+                Some(request)
             }
-            Work::Clean => clean = true,
+            Work::Clean => None,
         }
-        let proof = clean.then(stack::scrub_below);
-        let mut state = self.lock();
-        if let Some(ticket) = worked_for.and_then(|request| state.requests.get_mut(&request)) {
+    }
+
+    fn done(&self, state: &mut State, place: usize, request: Option<Id>, proof: Option<Scrubbed>) {
+        if let Some(ticket) = request.and_then(|request| state.requests.get_mut(&request)) {
             ticket.running -= 1;
         }
         if proof.is_some() {
             state.cleaned(1 << place, proof);
         }
-        let gone: Vec<Id> =
-            state.requests.iter().filter(|(_, ticket)| ticket.is_gone()).map(|(id, _)| *id).collect();
-        gone.into_iter().for_each(|request| self.tell_if_gone(&mut state, request));
+        while let Some(request) = state.gone() {
+            self.tell(state, request);
+        }
+        if state.requests.values().any(Ticket::is_gone) {
+            self.work.notify_all(); // threads that have it on their stacks
+        }
     }
 
     fn put_back(&self, request: Id, looked: Looked, step: Option<u64>) {
@@ -498,15 +513,10 @@ impl Queue {
         }
     }
 
-    /// Tells the worker that nothing of a request is left; or the threads that have it on their stacks.
-    fn tell_if_gone(&self, state: &mut State, request: Id) {
-        let Some(ticket) = state.requests.get(&request).filter(|ticket| ticket.is_gone()) else { return };
-        if ticket.touched != 0 {
-            return self.work.notify_all();
-        }
-        let ticket = state.requests.remove(&request).expect("found just now");
-        let proof = ticket.proof.unwrap_or(Scrubbed::nothing());
-        let _ = self.worker.send(Message::Forgotten(request, proof)); // as above
+    /// Tells the worker that nothing of a request is left.
+    fn tell(&self, state: &mut State, request: Id) {
+        let proof = state.requests.remove(&request).and_then(|ticket| ticket.proof);
+        let _ = self.worker.send(Message::Forgotten(request, proof.unwrap_or(Scrubbed::nothing()))); // as above
     }
 }
 

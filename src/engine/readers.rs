@@ -21,6 +21,7 @@ use super::worker::Shared;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::memory::thread::{self, Depth};
+use crate::memory::{Scrubbed, stack};
 
 /// Threads of a lane.
 const MOST: usize = 16;
@@ -42,8 +43,11 @@ pub struct Arrived {
     pub room: Result<()>,
 }
 
+/// Hands on what was read, or refuses it, once nothing of it is on the stack any more.
+pub type Tell = Box<dyn FnOnce(Scrubbed)>;
+
 /// Reads what callers ask for.
-pub type Read = dyn Fn(Ask, Arrived) + Send + Sync;
+pub type Read = dyn Fn(Ask, Arrived) -> Tell + Send + Sync;
 
 /// What callers ask, on its way to the threads that read it.
 pub struct Readers {
@@ -84,7 +88,7 @@ impl Readers {
     /// # Errors
     /// The system refuses a thread.
     pub fn start(
-        read: impl Fn(Ask, Arrived) + Send + Sync + 'static,
+        read: impl Fn(Ask, Arrived) -> Tell + Send + Sync + 'static,
         shared: Arc<Shared>,
         clock: Arc<dyn Clock>,
         max_requests: usize,
@@ -179,7 +183,9 @@ fn serve(lane: Lane, (state, changed): &(Mutex<State>, [Condvar; 2]), read: &Rea
         if let Some((ask, arrived)) = places.waiting.pop_front() {
             places.busy += 1;
             drop(held);
-            read(ask, arrived);
+            let tell = read(ask, arrived);
+            // from here, so that the frames of reading are below
+            tell(stack::scrub_deep());
             held = lock();
             held.lanes[lane as usize].busy -= 1;
         } else if places.threads - places.busy > 1 || held.closed {

@@ -12,12 +12,12 @@ use super::job::{Ask, Finish, Item, Job, Wanted};
 use crate::clock::Clock;
 use crate::embed::{EmbedRequest, RerankRequest, TextPrompt};
 use crate::engine::intake;
-use crate::engine::readers::Arrived;
+use crate::engine::readers::{Arrived, Tell};
 use crate::engine::receipts::About;
 use crate::engine::worker::{Message, Shared};
 use crate::error::{Error, Result};
+use crate::memory::Secret;
 use crate::memory::ledger::Accounts;
-use crate::memory::{Secret, stack};
 use crate::privacy::receipt::Subject;
 use crate::privacy::trace::Trace;
 use crate::response::{FinishReason, RequestId, Timing};
@@ -62,9 +62,8 @@ struct Encoded {
 }
 
 impl Reader {
-    /// Reads what a caller asks, and hands it on or refuses it.
-    pub fn read(&self, ask: intake::Ask, arrived: Arrived) {
-        // who does not wait for an answer any more has dropped what he asked for
+    /// Reads what a caller asks. A caller that is gone has dropped what it asked for, and hears nothing.
+    pub fn read(&self, ask: intake::Ask, arrived: Arrived) -> Tell {
         match ask {
             intake::Ask::Texts(ask) => self.take(*ask, arrived),
             intake::Ask::Submit(requests, answer) => {
@@ -79,22 +78,27 @@ impl Reader {
                         let subject = Subject::Request { id: self.id(count) };
                         About::refused(subject, nonce, arrived.began, Trace::refusal_of(index, 0, &error))
                     });
-                let _ = self.worker.send(Message::Over(abouts.collect(), None));
-                let _ = answer.send(Err((0, error)));
+                let (abouts, worker) = (abouts.collect(), self.worker.clone());
+                Box::new(move |proof| {
+                    let _ = worker.send(Message::Over(abouts, Some(proof)));
+                    let _ = answer.send(Err((0, error)));
+                })
             }
             intake::Ask::Encode(request, answer) => {
                 let error = self.settings.wrong_task("generate");
                 let subject = Subject::Publish { id: self.id(self.shared.next_ids(1)) };
                 let about = About::refused(subject, request.nonce, arrived.began, error.kind());
                 drop(request);
-                let _ = self.worker.send(Message::Over(vec![about], None));
-                let _ = answer.send(Err(error));
+                let worker = self.worker.clone();
+                Box::new(move |proof| {
+                    let _ = worker.send(Message::Over(vec![about], Some(proof)));
+                    let _ = answer.send(Err(error));
+                })
             }
         }
     }
 
-    /// Reads a request, and hands it on or refuses it.
-    fn take(&self, ask: Ask, arrived: Arrived) {
+    fn take(&self, ask: Ask, arrived: Arrived) -> Tell {
         let Ask { wanted, trace, ticket, answer } = ask;
         let Arrived { at: accepted, began, first, room, .. } = arrived;
         let common = wanted.common();
@@ -133,15 +137,21 @@ impl Reader {
                     timing: Timing::default(),
                     failed: None,
                 };
-                let _ = self.worker.send(Message::Texts(Box::new(job), stack::scrub_deep()));
+                let (job, worker) = (Box::new(job), self.worker.clone());
+                Box::new(move |proof| {
+                    let _ = worker.send(Message::Texts(job, proof));
+                })
             }
             Err(error) => {
                 let about = About::refused(Subject::Request { id }, nonce, began, error.kind());
-                let _ = self.worker.send(Message::Over(vec![about], Some(stack::scrub_deep())));
                 if has_room {
                     self.shared.requests.fetch_sub(1, Ordering::SeqCst);
                 }
-                let _ = answer.send(Err(error)); // as above; the caller tells of it
+                let worker = self.worker.clone();
+                Box::new(move |proof| {
+                    let _ = worker.send(Message::Over(vec![about], Some(proof)));
+                    let _ = answer.send(Err(error)); // the caller tells of it
+                })
             }
         }
     }
