@@ -6,8 +6,6 @@
 //! - a long piece is cut first where no merge reaches over ([`super::borders`]);
 //! - few symbols are searched through for the lowest rank, many are in a queue ([`super::merges`]).
 
-use std::collections::HashMap;
-
 use tokenizers::Model as _;
 use tokenizers::models::bpe::BPE;
 
