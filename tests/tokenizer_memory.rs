@@ -79,9 +79,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let temporary = tempfile::tempdir()?;
     let needles = temporary.path().join("needles.json");
-    let all = CANARIES
-        .iter()
-        .fold(Needles::new(), |needles, (name, inverted)| needles.text(*name, &text(inverted)));
+    let all =
+        CANARIES.iter().fold(Needles::new(), |needles, (name, inverted)| needles.text(name, &text(inverted)));
     std::fs::write(&needles, serde_json::to_vec(&all)?)?;
     let run = |how: &str, folder: &Path| -> Result<Vec<u8>, Box<dyn Error>> {
         let child = Command::new(std::env::current_exe()?).args([how.as_ref(), folder, &needles]).output()?;
