@@ -103,8 +103,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         match own {
             true => {
                 assert!(findings.is_empty(), "{}: {findings}", folder.display());
-                // the count of scrubs, which chooses the places that are read back, has eight bytes
-                assert!(changed[0] <= 8 && changed[1] == 0, "{}: {changed:?}", folder.display());
+                // the count of scrubs, and the order in which the heap for secrets will give its free blocks away
+                assert!(changed[0] <= 256 && changed[1] == 0, "{}: {changed:?}", folder.display());
             }
             false => {
                 assert!(
@@ -178,13 +178,14 @@ fn search_for_state(folder: &Path) -> Result<(), Box<dyn Error>> {
     snapshots.take(0)?;
     encode(&latin)?;
     snapshots.take(0)?;
-    for (at, texts) in [&first, &second, &first, &second].into_iter().enumerate() {
+    // in this order nothing that only alternates from call to call can be taken for what tells the texts apart
+    for (at, texts) in [&first, &second, &second, &first].into_iter().enumerate() {
         texts.iter().try_for_each(|text| encode(text))?;
         snapshots.take(1 + at)?;
     }
     encode(&latin)?;
     snapshots.take(5)?;
-    println!("[{}, {}]", snapshots.differences(0, 5), snapshots.telling([1, 2, 3, 4]));
+    println!("[{}, {}]", snapshots.differences(0, 5), snapshots.telling([1, 2, 4, 3]));
     Ok(())
 }
 
