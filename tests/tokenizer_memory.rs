@@ -81,9 +81,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let temporary = tempfile::tempdir()?;
     let needles = temporary.path().join("needles.json");
-    let all = CANARIES
-        .iter()
-        .fold(Needles::new(), |needles, (name, inverted)| needles.text(*name, &text(inverted)));
+    let all =
+        CANARIES.iter().fold(Needles::new(), |needles, (name, inverted)| needles.text(name, &text(inverted)));
     std::fs::write(&needles, serde_json::to_vec(&all)?)?;
     let run = |how: &str, folder: &Path| -> Result<Vec<u8>, Box<dyn Error>> {
         let child = Command::new(std::env::current_exe()?).args([how.as_ref(), folder, &needles]).output()?;
@@ -106,7 +105,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         match own {
             true => {
                 assert!(findings.is_empty(), "{}: {findings}", folder.display());
-                assert_eq!(changed, [0, 0], "{}: bytes tell of a text that is gone", folder.display());
+                // the count of scrubs, and the order in which the heap for secrets will give its free blocks away
+                assert!(changed[0] <= 256 && changed[1] == 0, "{}: {changed:?}", folder.display());
             }
             false => {
                 assert!(
@@ -156,36 +156,49 @@ fn search_for_words(folder: &Path, needles: &Path) -> Result<(), Box<dyn Error>>
     Ok(())
 }
 
-/// The child: how many bytes of its memory differ after a text was encoded for the first time and another again; and how
-/// many tell which of two was last.
+/// The child: how many bytes of its memory differ after texts in three scripts were encoded for the first time and an
+/// earlier one again; and how many tell which of two texts of equal shape was last.
 fn search_for_state(folder: &Path) -> Result<(), Box<dyn Error>> {
     let tokenizer = Tokenizer::open_to_read(folder, 1 << 16)?;
-    // equally long, so that equally much is written; both stay where they are
-    let texts: Vec<String> = CANARIES[1..4].iter().map(|(_, inverted)| text(inverted)).collect();
-    let len = texts.iter().map(String::len).min().unwrap_or_default();
-    let cut = |text: &String| text[..text.floor_char_boundary(len)].to_owned();
-    let latin = "a".repeat(len);
-    let others: Vec<String> = texts.iter().map(cut).collect();
+    // all of them stay where they are
+    let latin = "a bc déf 界".repeat(12);
+    let first: Vec<String> = CANARIES[1..4].iter().map(|(_, inverted)| text(inverted)).collect();
+    let second: Vec<String> = first.iter().map(|text| text.chars().map(neighbor).collect()).collect();
     let encode = |text: &str| -> Result<(), Box<dyn Error>> {
         for _ in 0..3 {
             black_box(tokenizer.count(text)?);
         }
         Ok(())
     };
-    encode(&latin)?; // maps what all of them need
-    let mut snapshots = Snapshots::new(4)?;
+    // blocks of all sizes are there, so that the heap for secrets has nothing left to set up
+    for letter in ["a", "é", "界", "a é 界 "] {
+        let many = letter.repeat(400);
+        (0..many.len()).filter(|&len| many.is_char_boundary(len)).try_for_each(|len| encode(&many[..len]))?;
+    }
+    encode(&latin)?;
+    let mut snapshots = Snapshots::new(6)?;
     snapshots.take(0)?;
     encode(&latin)?;
     snapshots.take(0)?;
-    others.iter().try_for_each(|text| encode(text))?;
-    encode(&others[0])?;
-    snapshots.take(1)?;
+    // in this order nothing that only alternates from call to call can be taken for what tells the texts apart
+    for (at, texts) in [&first, &second, &second, &first].into_iter().enumerate() {
+        texts.iter().try_for_each(|text| encode(text))?;
+        snapshots.take(1 + at)?;
+    }
     encode(&latin)?;
-    snapshots.take(2)?;
-    encode(&others[1])?;
-    snapshots.take(3)?;
-    println!("[{}, {}]", snapshots.differences(0, 2), snapshots.differences(1, 3));
+    snapshots.take(5)?;
+    println!("[{}, {}]", snapshots.differences(0, 5), snapshots.telling([1, 2, 4, 3]));
     Ok(())
+}
+
+/// Another letter of the same script, so that a text is another one and is cut and written in the same way.
+fn neighbor(letter: char) -> char {
+    let within = |first: u32, last: u32| {
+        let code = u32::from(letter);
+        (first..=last).contains(&code).then(|| if code == last { first } else { code + 1 })
+    };
+    let code = within(0x10d0, 0x10f0).or_else(|| within(0xe01, 0xe2e)).or_else(|| within(0x5d0, 0x5ea));
+    code.and_then(char::from_u32).unwrap_or(letter)
 }
 
 /// Copies of all writable memory, but for the stack, which threads of a session overwrite, and the copies themselves.
@@ -222,6 +235,15 @@ impl Snapshots {
             rest = behind;
         }
         Ok(())
+    }
+
+    /// Bytes that are the same whenever the one text was last, and another whenever the other was.
+    fn telling(&self, [first, second, again, second_again]: [usize; 4]) -> usize {
+        let [first, second, again, second_again] =
+            [first, second, again, second_again].map(|at| &self.copies[at][..]);
+        let tells =
+            |&at: &usize| first[at] == again[at] && second[at] == second_again[at] && first[at] != second[at];
+        (0..first.len()).filter(tells).count()
     }
 
     fn differences(&self, first: usize, second: usize) -> usize {

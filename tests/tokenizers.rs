@@ -278,7 +278,7 @@ fn every_component_is_the_crates() {
     let mut random = Random(0xc0de);
     let model = |random: &mut Random, at: usize| match at % 8 {
         0..=2 => components::bpe(random, (at * 37 + 11) % 64),
-        3 | 4 => components::unigram(random, at % 2 == 0),
+        3 | 4 => components::unigram(random, at.is_multiple_of(2)),
         5 => components::word_piece(random),
         6 => components::word_level(random),
         _ => components::bpe(random, 0b11),

@@ -286,7 +286,7 @@ fn charsmap(pairs: &[(&str, &str)]) -> String {
     let blocks = children.len() + 1;
     let mut units = vec![0_u32; blocks * 256];
     let place = |block: usize, byte: u8| block * 256 + usize::from(byte);
-    let offset = |from: usize, block: usize| (((from ^ block * 256) as u32) << 10) | 0;
+    let offset = |from: usize, block: usize| ((from ^ (block * 256)) as u32) << 10;
     units[0] = offset(0, 1);
     for (node, children) in children.iter().enumerate() {
         let block = node + 1;

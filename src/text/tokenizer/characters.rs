@@ -41,7 +41,7 @@ impl Characters {
                 vocab.iter().filter_map(|(text, &id)| Some((u64::from(u32::from(inside(text)?)), id, 0)));
             Numbers::new(found.collect())
         });
-        let bytes = match model.byte_fallback {
+        let bytes: Option<Box<[u32; 256]>> = match model.byte_fallback {
             true => Some(Box::new(std::array::from_fn(|byte| {
                 vocab.get(&format!("<0x{byte:02X}>")).copied().unwrap_or(NONE)
             }))),
@@ -51,7 +51,7 @@ impl Characters {
         // a byte below 0x80 is a character, which may have a token of its own
         let has = |(byte, &id): (usize, &u32)| id != NONE || byte < 0x80 && ids[0].get(byte as u64).is_some();
         let simple = affixes.iter().all(String::is_empty)
-            && bytes.as_ref().is_some_and(|bytes: &Box<[u32; 256]>| bytes.iter().enumerate().all(has));
+            && bytes.as_ref().is_some_and(|bytes| bytes.iter().enumerate().all(has));
         let ascii = |code| if simple { ids[0].get(code as u64).map_or(NONE, |(id, _)| id) } else { NONE };
         let unknown = Unknown { bytes, token, fuse: model.fuse_unk };
         Self { ascii: std::array::from_fn(ascii), ids, affixes, unknown, simple }
