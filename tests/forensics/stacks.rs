@@ -7,11 +7,8 @@ use std::path::Path;
 /// How far below a thread's frames its stack is looked at.
 const DEPTH: u64 = 400 << 10;
 
-/// What a thread writes below its frames after its stack was cleaned: it answers, and waits. The worker writes receipts
-/// first.
-fn written_since(thread: &str) -> usize {
-    if thread == "amnesic-worker" { 8 << 10 } else { 1 << 10 }
-}
+/// What a thread writes below its frames after its stack was cleaned: it answers, and waits.
+const WRITTEN_SINCE: u64 = 1 << 10;
 
 /// The threads of the session whose stacks are not clean, each with the number of bytes in use.
 pub fn dirty() -> Vec<String> {
@@ -26,7 +23,7 @@ pub fn dirty() -> Vec<String> {
             continue;
         }
         let frames = end_of_frames(&task);
-        let end = frames - written_since(name) as u64;
+        let end = frames - WRITTEN_SINCE;
         let start = start_of_mapping(&maps, end).max(frames - DEPTH);
         let mut stack = vec![0; (end - start) as usize];
         memory.read_exact_at(&mut stack, start).unwrap();
