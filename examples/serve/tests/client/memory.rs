@@ -87,11 +87,12 @@ fn content_lies_in_protected_memory_alone() {
     // requests that run, with replies that nobody reads
     let mut running = endless(true);
     running["prompt"] = "canary-in-a-prompt-that-runs".into();
-    running["echo"] = true.into();
+    (running["echo"], running["n"]) = (true.into(), 1.into());
     let running = server.send(post(COMPLETIONS, "", &running.to_string()));
     wait_for("canary-in-a-prompt-that-runs");
     let chat = json!({
         "model": "default", "stream": true, "max_tokens": 900, "ignore_eos": true, "n": 16, "temperature": 1,
+        "logprobs": true, "top_logprobs": 20,
         "stop": ["canary-in-a-stop-string"],
         "messages": [
             {"role": "user", "content": "hello"},
@@ -106,7 +107,7 @@ fn content_lies_in_protected_memory_alone() {
     drop((running, chat));
 
     // JSON that is parsed, templates and tokens that are made of it, whole replies: wherever they are at the moment
-    let text = "canary-in-a-message ".repeat(4000);
+    let text = "canary-in-a-message ".repeat(400);
     let tool = json!({"type": "function", "function": {
         "name": "f", "description": text, "parameters": {"type": "object", "properties": {"x": {"description": text}}},
     }});
@@ -117,7 +118,7 @@ fn content_lies_in_protected_memory_alone() {
     let long = post(CHAT, "", &long.to_string());
     let mut seen = 0;
     for _ in 0..20 {
-        let asked: Vec<Connection> = (0..16).map(|_| server.send(&long)).collect();
+        let asked: Vec<Connection> = (0..8).map(|_| server.send(&long)).collect();
         // a block may be freed and taken again while its mapping is looked up, and is not locked in between
         match server.protects("canary-in-a-message", &["dd", "wf"]) {
             Ok(()) => seen += 1,
