@@ -288,7 +288,7 @@ fn whatever_a_session_of_texts_refuses_has_a_receipt() {
     session
         .rerank_with(RerankRequest::new("one", &["two"]).nonce(expected.refusal("wrong_task")))
         .unwrap_err();
-    let late = texts(expected.next(Outcome::Failed { error: "interrupted".into() })).timeout(Duration::ZERO);
+    let late = texts(expected.refusal("interrupted")).timeout(Duration::ZERO);
     session.embed_with(late).unwrap_err();
     session.generate(expected.is_refused("wrong_task", Request::prompt("one"))).unwrap_err();
     session.generate(expected.is_refused("request", Request::prompt("one").max_tokens(0))).unwrap_err();
@@ -523,7 +523,7 @@ fn receipts_bind_the_files_and_the_settings() {
     assert_eq!((found.allocator, found.lockdown), (Allocator::Scrubbing, LockdownState::None));
     assert_eq!(
         (found.quantize.as_str(), found.kv_cache.as_str(), found.backend.as_str()),
-        ("none", "f32", session.device())
+        ("none", "bf16", session.device())
     );
     assert_eq!(found.nonce, Some(Nonce::new([5; 32])));
     let last = session.close().unwrap();
@@ -735,7 +735,12 @@ fn captures_are_few_among_conversations_and_hold_no_turn_but_one() {
     }
     drop(session);
     let kept = kept.lock().unwrap();
-    assert_eq!(kept.len(), CONVERSATIONS / 100, "one in a hundred conversations, not turns");
+    // no capture among the first hundred, one among the next, and perhaps one among the fifty behind them
+    let captured = kept.len();
+    assert!(
+        (1..=CONVERSATIONS / 100).contains(&captured),
+        "{captured}: one in a hundred conversations, not turns"
+    );
     for sealed in kept.iter() {
         let plain: serde_json::Value = serde_json::from_str(opened(sealed, &identity).trim_end()).unwrap();
         assert_eq!(plain["prompt_ids"], serde_json::json!([600, 7]), "a capture of several turns");

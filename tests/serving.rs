@@ -546,7 +546,7 @@ fn a_stream_outlives_its_session_and_says_so() {
     let conversation = session.conversation();
     let public = session.publish(Request::tokens([1, 2])).unwrap();
     let report = session.close().unwrap();
-    assert_eq!(report.requests(), 1);
+    assert_eq!(report.requests(), 2, "the stream's, and the one that was published");
     let error = stream.find_map(Result::err).unwrap();
     assert!(matches!(error, Error::Closed), "{error}");
     drop((conversation, public));

@@ -208,6 +208,8 @@ struct Snapshots {
     copies: Vec<MmapMut>,
 }
 
+const PAGE: usize = 4096;
+
 impl Snapshots {
     fn new(count: usize) -> Result<Self, Box<dyn Error>> {
         let maps = std::fs::read_to_string("/proc/self/maps")?;
@@ -231,7 +233,12 @@ impl Snapshots {
         let mut rest = &mut self.copies[at][..];
         for &(start, end) in &self.ranges {
             let (here, behind) = rest.split_at_mut((end - start) as usize);
-            self.memory.read_exact_at(here, start)?;
+            // what the allocator gave back in the meantime reads as zeros
+            for (at, page) in here.chunks_mut(PAGE).enumerate() {
+                if self.memory.read_exact_at(page, start + (at * PAGE) as u64).is_err() {
+                    page.fill(0);
+                }
+            }
             rest = behind;
         }
         Ok(())

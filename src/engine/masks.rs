@@ -453,7 +453,10 @@ impl Queue {
                     state = self.lock();
                     self.done(&mut state, place, request, proof);
                 }
-                None => state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None => {
+                    let _ = stack::scrub_shallow(); // of how the thread began, and of what it told
+                    state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
             }
         }
     }

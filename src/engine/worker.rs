@@ -111,8 +111,6 @@ pub struct Worker<B: Backend> {
     leaving: HashMap<Id, Job>,
     /// Whether the last step had nothing to compute: then the next waits for a message.
     pub(super) idle: bool,
-    /// Whether receipts were written since the stack was cleaned.
-    wrote_receipts: bool,
     /// Sequences whose reader is behind.
     pub(super) paused: Vec<Id>,
     /// No later than the first deadline of all.
@@ -154,7 +152,6 @@ impl<B: Backend> Worker<B> {
             sequences: HashMap::new(),
             leaving: HashMap::new(),
             idle: false,
-            wrote_receipts: false,
             paused: Vec::new(),
             deadline: None,
             sampler: Sampler::new(vocab),
@@ -183,10 +180,6 @@ impl<B: Backend> Worker<B> {
                 self.fail_all();
             }
             self.show_load();
-            // receipts are written after the stack was cleaned: they hold no content, and what they leave would hide some
-            if std::mem::take(&mut self.wrote_receipts) {
-                let _ = stack::scrub_below();
-            }
         }
     }
 
@@ -200,6 +193,8 @@ impl<B: Backend> Worker<B> {
                 Err(TryRecvError::Disconnected) => Some(Message::Close),
             };
         }
+        // what was done since content was scrubbed, receipts above all, holds none; but it would hide some that is left
+        let _ = stack::scrub_shallow();
         let Some(deadline) = self.deadline else {
             return Some(messages.recv().unwrap_or(Message::Close));
         };
@@ -510,7 +505,6 @@ impl<B: Backend> Worker<B> {
     }
 
     fn receipt(&mut self, about: About, account: &Accounts) -> ScrubReceipt {
-        self.wrote_receipts = true;
         self.models.ledger.requests += u64::from(about.is_request());
         let mut devices = self.models.devices(account);
         devices.retain(|device| device.regions > 0);

@@ -51,7 +51,6 @@ pub struct Worker<B: Backend> {
     receipts: Receipts,
     /// What is not covered of the texts' way to ids.
     pub text_gap: Option<NotCovered>,
-    wrote_receipts: bool,
     #[cfg(feature = "testing")]
     pub faults: crate::engine::taps::Faults,
 }
@@ -83,7 +82,6 @@ impl<B: Backend> Worker<B> {
             clock,
             receipts,
             text_gap: None,
-            wrote_receipts: false,
             #[cfg(feature = "testing")]
             faults: crate::engine::taps::Faults::default(),
         }
@@ -101,16 +99,13 @@ impl<B: Backend> Worker<B> {
                 self.fail_all();
             }
             self.show_load();
-            // as in the other worker: receipts are written after the stack was cleaned
-            if std::mem::take(&mut self.wrote_receipts) {
-                let _ = stack::scrub_below();
-            }
         }
     }
 
     /// The next message; none when a step is due.
     fn next(&self, messages: &Receiver<Message>) -> Option<Message> {
         if self.jobs.is_empty() {
+            let _ = stack::scrub_shallow(); // as in the other worker
             return Some(messages.recv().unwrap_or(Message::Close));
         }
         match messages.try_recv() {
@@ -309,7 +304,6 @@ impl<B: Backend> Worker<B> {
     }
 
     fn receipt(&mut self, about: About, account: &Accounts) -> ScrubReceipt {
-        self.wrote_receipts = true;
         self.ledger.requests += u64::from(about.is_request());
         let mut devices = self.devices(account);
         devices.retain(|device| device.regions > 0);
