@@ -109,7 +109,9 @@ mod child {
     }
 
     fn opened(path: &Path) -> amnesic::Result<(u64, String)> {
-        let session = Session::builder(path).threads(1).kv_tokens(256).context_length(256).open()?;
+        // not hashed: some of these files are of 64 GiB, and all of them would be read
+        let builder = Session::builder(path).threads(1).kv_tokens(256).context_length(256);
+        let session = builder.without_file_hashes().open()?;
         let planned = session.memory().total_bytes();
         let further = path.join("additional_chat_templates");
         if further.exists() {
@@ -130,12 +132,11 @@ mod child {
             let name = file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned();
             let request = Request::chat([user("text")]).chat_template(&name).max_tokens(1);
             match session.generate(request) {
-                Err(error)
-                    if name == "10" || !matches!(error, Error::Config { .. } | Error::Request { .. }) =>
-                {
-                    return format!("{name}: {error}");
-                }
-                _ => {}
+                Ok(_) => {}
+                // right, and longer than the context of this session
+                Err(Error::ContextLength { .. }) => {}
+                Err(Error::Config { .. } | Error::Request { .. }) if name != "10" => {}
+                Err(error) => return format!("{name}: {error}"),
             }
         }
         "works".to_owned()
