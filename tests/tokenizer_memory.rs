@@ -109,8 +109,9 @@ fn main() -> Result<(), Box<dyn Error>> {
                 assert!(changed[0] <= 256 && changed[1] == 0, "{}: {changed:?}", folder.display());
             }
             false => {
+                // later texts are written over some of the first one
                 assert!(
-                    findings.has("latin") && findings.has("georgian"),
+                    findings.has("georgian") && findings.has("thai") && findings.has("hebrew"),
                     "the search misses what is there: {findings}"
                 );
                 assert!(changed[0] > 500, "the comparison misses what is there: {changed:?}");

@@ -440,6 +440,8 @@ impl Queue {
             thread::give_way();
         }
         let mut state = self.lock();
+        // whether there is on the stack how the thread began, or what it told after it was cleaned
+        let mut begins = true;
         loop {
             match state.next(place, lane) {
                 _ if state.closed => return,
@@ -451,10 +453,13 @@ impl Queue {
                     // ends does not wait for what it does for others
                     let proof = (clean || lane == Lane::Slow).then(stack::scrub_below);
                     state = self.lock();
+                    begins |= proof.is_some();
                     self.done(&mut state, place, request, proof);
                 }
                 None => {
-                    let _ = stack::scrub_shallow(); // of how the thread began, and of what it told
+                    if std::mem::take(&mut begins) {
+                        let _ = stack::scrub_below();
+                    }
                     state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
             }

@@ -192,7 +192,7 @@ fn serve(lane: Lane, (state, changed): &(Mutex<State>, [Condvar; 2]), read: &Rea
             held.lanes[lane as usize].threads -= 1;
             return;
         } else {
-            let _ = stack::scrub_shallow(); // of how the thread began, and of what it told
+            let _ = stack::scrub_below(); // of how the thread began, and of what it told
             held = changed[lane as usize].wait(held).unwrap_or_else(PoisonError::into_inner);
         }
     }

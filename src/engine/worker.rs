@@ -194,7 +194,7 @@ impl<B: Backend> Worker<B> {
             };
         }
         // what was done since content was scrubbed, receipts above all, holds none; but it would hide some that is left
-        let _ = stack::scrub_shallow();
+        let _ = stack::scrub_below();
         let Some(deadline) = self.deadline else {
             return Some(messages.recv().unwrap_or(Message::Close));
         };

@@ -53,8 +53,7 @@ pub fn scrub_deep() -> Scrubbed {
 /// How far below the caller [`scrub_shallow`] cleans.
 const SHALLOW_BYTES: usize = 16 * 1024;
 
-/// As [`scrub_below`], on any thread, for what does not go deep: a cipher, on the application's threads, which have no more
-/// stack than they need; and what the library's own threads do between their last scrub and their sleep.
+/// As [`scrub_below`], on any thread, for what a cipher leaves: the application's threads have no more stack than they need.
 #[cfg_attr(feature = "testing", track_caller)]
 #[inline(never)]
 pub fn scrub_shallow() -> Scrubbed {

@@ -105,7 +105,7 @@ impl<B: Backend> Worker<B> {
     /// The next message; none when a step is due.
     fn next(&self, messages: &Receiver<Message>) -> Option<Message> {
         if self.jobs.is_empty() {
-            let _ = stack::scrub_shallow(); // as in the other worker
+            let _ = stack::scrub_below(); // as in the other worker
             return Some(messages.recv().unwrap_or(Message::Close));
         }
         match messages.try_recv() {
