@@ -1,7 +1,7 @@
 //! Pairs of requests of equal shape: random words of a script, as many bytes and tokens, with replies of as many tokens
 //! and bytes. Found by trying: the model is tiny.
 
-use amnesic::{FinishReason, Reply, Request, ResponseFormat, Session};
+use amnesic::{FinishReason, Reply, Request, ResponseFormat, Session, Speculation};
 use serde::{Deserialize, Serialize};
 
 use super::search::cells::{Cell, Ending, Way};
@@ -58,11 +58,12 @@ fn words(script: usize, random: &mut Random, lengths: &[usize]) -> String {
     text
 }
 
-/// A prompt in a script, of the same number of bytes in each: 40, times `times` and spaces between.
-pub fn same_bytes(script: usize, times: usize) -> Content {
+/// A prompt in a script, of the same number of bytes in each: 40, times `times` and spaces between. Another one for each
+/// `seed`.
+pub fn same_bytes(script: usize, times: usize, seed: u64) -> Content {
     let width = SCRIPTS[script].1.len_utf8();
     let lengths = [12, 6, 6, 6, 6].map(|length| length / width).repeat(times);
-    let prompt = words(script, &mut Random(900 + script as u64), &lengths);
+    let prompt = words(script, &mut Random(900 + script as u64 + 100 * seed), &lengths);
     Content { prompt, grammar: String::new(), stop: String::new(), end: 0 }
 }
 
@@ -95,6 +96,10 @@ pub fn request(cell: Cell, content: Content) -> Request {
     };
     let request = match cell.way {
         Way::Structured => request.response_format(ResponseFormat::regex(content.grammar)).max_tokens(100),
+        Way::Speculative => {
+            let guesses = Speculation::PromptLookup { ngram: 2, tokens: 4 };
+            request.max_tokens(REPLY_TOKENS).speculate(guesses)
+        }
         _ => request.max_tokens(REPLY_TOKENS),
     };
     // a grammar ends with the end token
@@ -119,7 +124,9 @@ fn shape(session: &Session, cell: Cell, mut content: Content) -> Option<(Content
     if tokens.len() <= GATE + 4 {
         return None;
     }
-    let mut shape = vec![reply.usage.prompt_tokens, tokens.len(), text.len(), reply.usage.accepted_tokens];
+    // how many guesses there are and how many are right decides how many steps there are, which receipts count
+    let guesses = [reply.usage.drafted_tokens, reply.usage.accepted_tokens];
+    let mut shape = vec![reply.usage.prompt_tokens, tokens.len(), text.len(), guesses[0], guesses[1]];
     match cell.ending {
         Ending::Success => {
             let at = (GATE + 2..tokens.len()).find(|&at| !tokens[..at].contains(&tokens[at]))?;
