@@ -124,6 +124,8 @@ const TAKE: &[(&str, Act)] = &[
 const NO_CONTENT: &[(&str, &str)] = &[
     ("Request::adapter", "the name of one of the session's adapters, which the application gave it"),
     ("Request::tenant", "a number that names whose request it is"),
+    ("impl From<String> for Tenant (Tenant)", "a name that the application gave"),
+    ("PublicKey::new", "a public key"),
     ("Builder::adapter", "a setting of the session"),
     ("Hub::endpoint", "an address"),
     ("Session::generate_batch", "requests, which hold secrets already"),

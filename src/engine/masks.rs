@@ -439,9 +439,8 @@ impl Queue {
         if lane == Lane::Slow {
             thread::give_way();
         }
+        let _ = stack::scrub_below(); // of how the thread began: it would hide what is left
         let mut state = self.lock();
-        // whether there is on the stack how the thread began, or what it told after it was cleaned
-        let mut begins = true;
         loop {
             match state.next(place, lane) {
                 _ if state.closed => return,
@@ -453,15 +452,9 @@ impl Queue {
                     // ends does not wait for what it does for others
                     let proof = (clean || lane == Lane::Slow).then(stack::scrub_below);
                     state = self.lock();
-                    begins |= proof.is_some();
                     self.done(&mut state, place, request, proof);
                 }
-                None => {
-                    if std::mem::take(&mut begins) {
-                        let _ = stack::scrub_below();
-                    }
-                    state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
-                }
+                None => state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
         }
     }

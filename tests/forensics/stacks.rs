@@ -8,7 +8,7 @@ use std::path::Path;
 const DEPTH: u64 = 400 << 10;
 
 /// What a thread writes below its frames after its stack was cleaned: it answers, and waits.
-const WRITTEN_SINCE: u64 = 1 << 10;
+const WRITTEN_SINCE: u64 = 2 << 10;
 
 /// The threads of the session whose stacks are not clean, each with the number of bytes in use.
 pub fn dirty() -> Vec<String> {
