@@ -127,6 +127,9 @@ fn shape(session: &Session, cell: Cell, mut content: Content) -> Option<(Content
     // how many guesses there are and how many are right decides how many steps there are, which receipts count
     let guesses = [reply.usage.drafted_tokens, reply.usage.accepted_tokens];
     let mut shape = vec![reply.usage.prompt_tokens, tokens.len(), text.len(), guesses[0], guesses[1]];
+    if cell.way == Way::Speculative {
+        shape.push(reply.receipt.bytes() as usize); // and so how many rows the largest one had
+    }
     match cell.ending {
         Ending::Success => {
             let at = (GATE + 2..tokens.len()).find(|&at| !tokens[..at].contains(&tokens[at]))?;
