@@ -394,7 +394,7 @@ mod tests {
                 index as u64,                             // a counter
                 random(index as u64),                     // random numbers
                 index as u64 % 2,                         // something that alternates
-                0x7a_6562_75 + b,                         // a byte of content
+                0x7a65_6275 + b,                          // a byte of content
                 random(index as u64) & !0x1000 | b << 12, // one bit of it among others
                 0x10_0000 + 0x40 * b,                     // a pointer
                 if index == 3 { 1 } else { b },           // not always
@@ -417,7 +417,7 @@ mod tests {
                 index as u64 + 250,
                 random(index as u64),
                 (index as u64) << 32,
-                after << 40 | index as u64 % 3,
+                (after << 40) | (index as u64 % 3),
             ]
         });
         let found: Vec<(u64, u32)> =
