@@ -18,9 +18,9 @@ use crate::backend::questions::Questions;
 use crate::backend::{Backend, Counters};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory::Scrubbed;
 use crate::memory::ledger::{self, Accounts, HOST, NotCovered};
 use crate::memory::poison::{Poison, PoisonReason};
-use crate::memory::{Scrubbed, stack};
 use crate::model::decoder::Limits;
 use crate::privacy::receipt::ScrubReceipt;
 use crate::response::FinishReason;
@@ -193,8 +193,6 @@ impl<B: Backend> Worker<B> {
                 Err(TryRecvError::Disconnected) => Some(Message::Close),
             };
         }
-        // what was done since content was scrubbed, receipts above all, holds none; but it would hide some that is left
-        let _ = stack::scrub_below();
         let Some(deadline) = self.deadline else {
             return Some(messages.recv().unwrap_or(Message::Close));
         };

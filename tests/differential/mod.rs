@@ -293,10 +293,13 @@ fn compare(
     Ok(all.into_iter().filter(|(_, snapshots)| !snapshots.is_empty()).collect())
 }
 
+/// A script, and what a request in it changed for good; and what another Latin one changed then.
+type Changes = (&'static str, [Vec<Separation>; 2]);
+
 /// What one request in each script changes for good: the same Latin request runs some times before and after it, and what
 /// is in memory after it is compared. Beside each script, the same of another Latin request, which shows what any request
 /// changes: it takes a place in the queues between threads, say.
-fn for_good(folder: &Path) -> Result<Vec<(&'static str, [Vec<Separation>; 2])>, String> {
+fn for_good(folder: &Path) -> Result<Vec<Changes>, String> {
     const RUNS: usize = 5;
     const WARM: u64 = 12;
     let latin = child::encode(&shapes::same_bytes(0, 1, 0));

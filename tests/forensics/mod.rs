@@ -63,8 +63,9 @@ impl Job {
         let chat = self.is_chat() && (prompt || (self.is_turn() && name.starts_with("reply text")));
         let grammar =
             self.has_grammar() && (name.starts_with("text: grammar") || name.starts_with("reply ids"));
-        // there the grammar's text is the prompt
-        chat || grammar || (self == Self::Scene("error: grammar") && prompt)
+        // there the grammar's text is the prompt; and here the copy is this program's
+        let own = [Self::Scene("error: grammar"), Self::Scene("a copy of the application's")].contains(&self);
+        chat || grammar || (own && prompt)
     }
 
     fn is_chat(self) -> bool {

@@ -7,8 +7,15 @@ use std::path::Path;
 /// How far below a thread's frames its stack is looked at.
 const DEPTH: u64 = 400 << 10;
 
-/// What a thread writes below its frames after its stack was cleaned: it answers, and waits.
-const WRITTEN_SINCE: u64 = 2 << 10;
+/// What a thread writes below its frames after its stack was cleaned: it answers, and waits. Those that read and compute
+/// masks answer through more frames, and the worker writes receipts first.
+fn written_since(thread: &str) -> u64 {
+    match thread {
+        "amnesic-worker" => 8 << 10,
+        "amnesic-reader" | "amnesic-masks" => 2 << 10,
+        _ => 1 << 10,
+    }
+}
 
 /// The threads of the session whose stacks are not clean, each with the number of bytes in use.
 pub fn dirty() -> Vec<String> {
@@ -23,7 +30,7 @@ pub fn dirty() -> Vec<String> {
             continue;
         }
         let frames = end_of_frames(&task);
-        let end = frames - WRITTEN_SINCE;
+        let end = frames - written_since(name);
         let start = start_of_mapping(&maps, end).max(frames - DEPTH);
         let mut stack = vec![0; (end - start) as usize];
         memory.read_exact_at(&mut stack, start).unwrap();

@@ -16,7 +16,6 @@ use crate::engine::worker::{Message, Shared};
 use crate::error::{Error, ErrorKind};
 use crate::memory::ledger::{self, Accounts, HOST, Ledger, NotCovered};
 use crate::memory::poison::PoisonReason;
-use crate::memory::stack;
 use crate::memory::{registers, workspace::Dirty};
 use crate::model::decoder::{Limits, blocks_for};
 use crate::model::encoder::Encoder;
@@ -105,7 +104,6 @@ impl<B: Backend> Worker<B> {
     /// The next message; none when a step is due.
     fn next(&self, messages: &Receiver<Message>) -> Option<Message> {
         if self.jobs.is_empty() {
-            let _ = stack::scrub_below(); // as in the other worker
             return Some(messages.recv().unwrap_or(Message::Close));
         }
         match messages.try_recv() {
