@@ -142,7 +142,8 @@ fn prompt(session: &Session, tokens: usize, seed: u32) -> Vec<u32> {
 
 /// What share of a request's time overwriting takes, as its reply tells it.
 fn shares(options: &Options) {
-    let session = Session::builder(&options.model).open().expect("the checkpoint opens");
+    let session =
+        Session::builder(&options.model).accept_unscrubbed_heap().open().expect("the checkpoint opens");
     println!("{}: {}", options.model.display(), session.device());
     println!("overwriting at a request's end (medians of {} rounds):", options.rounds);
     for (batch, prompt_tokens, reply_tokens) in [(1, 16, 16), (1, 128, 64), (1, 512, 128), (8, 128, 64)] {
@@ -176,7 +177,7 @@ fn shares(options: &Options) {
 
 /// What a child does, and how long it takes.
 fn generation(model: &Path) -> Duration {
-    let session = Session::builder(model).open().expect("the checkpoint opens");
+    let session = Session::builder(model).accept_unscrubbed_heap().open().expect("the checkpoint opens");
     let ask = |at: u32| Request::tokens(prompt(&session, 64, at)).max_tokens(48).ignore_eos(true);
     session.generate(ask(0)).expect("the request is valid");
     let start = Instant::now();
