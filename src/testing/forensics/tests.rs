@@ -34,7 +34,7 @@ fn text_is_found_in_every_encoding_and_by_its_parts() {
                 let found = findings.iter().find(|found| found.name == name).expect(name);
                 assert_eq!((found.offset, findings.bytes()), (shift as u64, memory.len() as u64));
                 // Latin text in one order of bytes is text in the other one, a byte further
-                if !text.starts_with('Z') || shift == 0 {
+                if !text.starts_with('Z') {
                     assert_eq!(findings.names().collect::<Vec<_>>(), [name], "at {shift}");
                 }
             }
