@@ -18,9 +18,9 @@ use crate::backend::questions::Questions;
 use crate::backend::{Backend, Counters};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::memory::Scrubbed;
 use crate::memory::ledger::{self, Accounts, HOST, NotCovered};
 use crate::memory::poison::{Poison, PoisonReason};
+use crate::memory::{Scrubbed, stack};
 use crate::model::decoder::Limits;
 use crate::privacy::receipt::ScrubReceipt;
 use crate::response::FinishReason;
@@ -111,6 +111,8 @@ pub struct Worker<B: Backend> {
     leaving: HashMap<Id, Job>,
     /// Whether the last step had nothing to compute: then the next waits for a message.
     pub(super) idle: bool,
+    /// Whether receipts were written since the stack was cleaned.
+    wrote_receipts: bool,
     /// Sequences whose reader is behind.
     pub(super) paused: Vec<Id>,
     /// No later than the first deadline of all.
@@ -152,6 +154,7 @@ impl<B: Backend> Worker<B> {
             sequences: HashMap::new(),
             leaving: HashMap::new(),
             idle: false,
+            wrote_receipts: false,
             paused: Vec::new(),
             deadline: None,
             sampler: Sampler::new(vocab),
@@ -180,6 +183,10 @@ impl<B: Backend> Worker<B> {
                 self.fail_all();
             }
             self.show_load();
+            // what receipts leave on the stack holds no content, but it would hide some that is left
+            if std::mem::take(&mut self.wrote_receipts) {
+                let _ = stack::scrub_below();
+            }
         }
     }
 
@@ -503,6 +510,7 @@ impl<B: Backend> Worker<B> {
     }
 
     fn receipt(&mut self, about: About, account: &Accounts) -> ScrubReceipt {
+        self.wrote_receipts = true;
         self.models.ledger.requests += u64::from(about.is_request());
         let mut devices = self.models.devices(account);
         devices.retain(|device| device.regions > 0);

@@ -61,8 +61,19 @@ pub fn scrub_shallow() -> Scrubbed {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// What is left of a mark in a dead frame after `clean`, on a thread of its own.
+    pub(crate) fn left_after(clean: impl FnOnce() + Send + 'static) -> u64 {
+        let run = || {
+            let at = leave_mark();
+            clean();
+            // SAFETY: the address is in this thread's stack, which is mapped; nothing else writes it now.
+            unsafe { (at as *const u64).read_volatile() }
+        };
+        std::thread::Builder::new().stack_size(THREAD_STACK_BYTES).spawn(run).unwrap().join().unwrap()
+    }
 
     /// Leaves a mark in a dead frame and returns its address.
     #[inline(never)]

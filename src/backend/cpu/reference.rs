@@ -716,3 +716,15 @@ impl Weight {
         (0..self.cols).map(move |col| self.value(row, col))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stack_is_cleaned() {
+        let left = stack::tests::left_after(|| drop(Reference::default().scrub_threads()));
+        assert_eq!(left, 0);
+        assert_ne!(stack::tests::left_after(|| ()), 0, "a mark stays where nobody cleans");
+    }
+}
