@@ -12,7 +12,7 @@ const DEPTH: u64 = 400 << 10;
 fn written_since(thread: &str) -> u64 {
     match thread {
         "amnesic-reader" | "amnesic-masks" => 2 << 10,
-        "amnesic-worker" => 4 << 10,
+        "amnesic-worker" => 8 << 10,
         _ => 1 << 10,
     }
 }
