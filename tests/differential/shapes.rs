@@ -1,6 +1,7 @@
 //! Pairs of requests of equal shape: random words of a script, as many bytes and tokens, with replies of as many tokens
 //! and bytes. Found by trying: the model is tiny.
 
+use amnesic::privacy::DeviceReceipt;
 use amnesic::{FinishReason, Reply, Request, ResponseFormat, Session, Speculation};
 use serde::{Deserialize, Serialize};
 
@@ -128,9 +129,16 @@ fn shape(session: &Session, cell: Cell, mut content: Content) -> Option<(Content
     let guesses = [reply.usage.drafted_tokens, reply.usage.accepted_tokens];
     let mut shape = vec![reply.usage.prompt_tokens, tokens.len(), text.len(), guesses[0], guesses[1]];
     if cell.way == Way::Speculative {
-        shape.push(reply.receipt.bytes() as usize); // and so how many rows the largest one had
+        // and so how many rows the largest one had, which is what is overwritten then
+        let counts = |device: &DeviceReceipt| [device.regions, device.bytes, device.samples];
+        shape.extend(reply.receipt.devices.iter().flat_map(counts).map(|count| count as usize));
     }
     match cell.ending {
+        // what there is of the reply by then has a length, too
+        Ending::Cancel | Ending::Deadline => {
+            let begun = |tokens| run(session, cell, &content, |request| request.max_tokens(tokens));
+            shape.extend([GATE, GATE + 1].map(|tokens| begun(tokens).text().len()));
+        }
         Ending::Success => {
             let at = (GATE + 2..tokens.len()).find(|&at| !tokens[..at].contains(&tokens[at]))?;
             content.end = tokens[at];

@@ -16,7 +16,7 @@ use crate::engine::worker::{Message, Shared};
 use crate::error::{Error, ErrorKind};
 use crate::memory::ledger::{self, Accounts, HOST, Ledger, NotCovered};
 use crate::memory::poison::PoisonReason;
-use crate::memory::{registers, stack, workspace::Dirty};
+use crate::memory::{registers, workspace::Dirty};
 use crate::model::decoder::{Limits, blocks_for};
 use crate::model::encoder::Encoder;
 use crate::privacy::receipt::{DeviceReceipt, ScrubReceipt};
@@ -50,8 +50,6 @@ pub struct Worker<B: Backend> {
     receipts: Receipts,
     /// What is not covered of the texts' way to ids.
     pub text_gap: Option<NotCovered>,
-    /// Whether receipts were written since the stack was cleaned.
-    wrote_receipts: bool,
     #[cfg(feature = "testing")]
     pub faults: crate::engine::taps::Faults,
 }
@@ -83,7 +81,6 @@ impl<B: Backend> Worker<B> {
             clock,
             receipts,
             text_gap: None,
-            wrote_receipts: false,
             #[cfg(feature = "testing")]
             faults: crate::engine::taps::Faults::default(),
         }
@@ -101,10 +98,6 @@ impl<B: Backend> Worker<B> {
                 self.fail_all();
             }
             self.show_load();
-            // as in the other worker
-            if std::mem::take(&mut self.wrote_receipts) {
-                let _ = stack::scrub_below();
-            }
         }
     }
 
@@ -309,7 +302,6 @@ impl<B: Backend> Worker<B> {
     }
 
     fn receipt(&mut self, about: About, account: &Accounts) -> ScrubReceipt {
-        self.wrote_receipts = true;
         self.ledger.requests += u64::from(about.is_request());
         let mut devices = self.devices(account);
         devices.retain(|device| device.regions > 0);
