@@ -20,6 +20,7 @@ use super::scheduler::Id;
 use super::worker::Shared;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
+use crate::memory::registers;
 use crate::memory::thread::{self, Depth};
 use crate::memory::{Scrubbed, stack};
 
@@ -120,6 +121,8 @@ impl Readers {
         }
         drop(state);
         self.state.1[lane as usize].notify_one();
+        // the caller's thread waits from here on, perhaps with what it moved last: a core dump has its registers, too
+        registers::clear();
         Ok(())
     }
 
