@@ -22,7 +22,7 @@ use super::worker::Message;
 use crate::error::{Error, Result};
 use crate::grammar::{Begun, CancellationHandle, GrammarReason, Matcher};
 use crate::memory::thread::{self, Depth};
-use crate::memory::{Scrubbed, Secret, stack};
+use crate::memory::{Scrubbed, Secret, registers, stack};
 
 /// Time of a processor that a mask may take in the quick lane. JSON's slowest mask in a hundred takes a third of it.
 const QUICK: Duration = Duration::from_millis(1);
@@ -451,6 +451,8 @@ impl Queue {
                     // from here, so that the frames of the work are below; a slow thread is clean after each piece: who
                     // ends does not wait for what it does for others
                     let proof = (clean || lane == Lane::Slow).then(stack::scrub_below);
+                    // a thread that waits keeps its registers, and a core dump has them
+                    registers::clear();
                     state = self.lock();
                     self.done(&mut state, place, request, proof);
                 }

@@ -189,6 +189,7 @@ fn serve(lane: Lane, (state, changed): &(Mutex<State>, [Condvar; 2]), read: &Rea
             let tell = read(ask, arrived);
             // from here, so that the frames of reading are below
             tell(stack::scrub_deep());
+            registers::clear(); // a thread that waits keeps them, and a core dump has them
             held = lock();
             held.lanes[lane as usize].busy -= 1;
         } else if places.threads - places.busy > 1 || held.closed {

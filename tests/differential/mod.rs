@@ -120,7 +120,9 @@ pub fn main(with_allocator: bool) {
     println!("\nrunning {} tests", jobs.len());
     let failed = Mutex::new(0);
     if wanted.is_empty() || wanted.iter().any(|wanted| "for good".contains(*wanted)) {
-        *failed.lock().unwrap() += changed_for_good(folder.path());
+        let more = changed_for_good(folder.path());
+        // without the allocator, freed memory of other crates is as they left it: told, and not held against anybody
+        *failed.lock().unwrap() += if with_allocator { more } else { 0 };
     }
     search::two_at_a_time(&jobs, |job| {
         let began = Instant::now();
