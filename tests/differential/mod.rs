@@ -108,7 +108,6 @@ pub fn main(with_allocator: bool) {
     let began = Instant::now();
     let folder = tempfile::tempdir().unwrap();
     search::canary::write_checkpoint(folder.path());
-    let session = search::canary::builder(folder.path()).open().unwrap();
 
     let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
     let mut jobs = Job::all(everything);
@@ -129,7 +128,10 @@ pub fn main(with_allocator: bool) {
     }
     search::two_at_a_time(&jobs, |job| {
         let began = Instant::now();
+        // a session of its own: beside another job's requests nobody guesses, and receipts count what was shared
+        let session = search::canary::builder(folder.path()).open().unwrap();
         let content = shapes::pair(&session, job.cell, job.script);
+        drop(session);
         let look = |runs| match compare(job, &content, runs, folder.path()) {
             Ok(taken) => judge(job, &taken, with_allocator),
             Err(error) => (true, error),
@@ -163,7 +165,9 @@ fn changed_for_good(folder: &Path) -> usize {
         changes.iter().filter(|change| explained(change).is_none()).map(|change| change.bytes).sum()
     };
     let all = for_good(folder).unwrap_or_else(|error| panic!("{error}"));
-    let any = all.iter().map(|(_, [_, latin])| unexplained(latin)).max().unwrap_or(0);
+    // the first script is Latin itself
+    let latin = all.iter().map(|(_, [_, latin])| latin).chain(all.first().map(|(_, [first, _])| first));
+    let any = latin.map(|changes| unexplained(changes)).max().unwrap_or(0);
     let mut failed = 0;
     for (script, [changes, _]) in &all {
         let complaint = unexplained(changes) > any + MORE;
@@ -196,17 +200,28 @@ fn summary(found: &[Separation]) -> String {
     line
 }
 
+/// What counters of steps and rows may take where guesses decide how many there are.
+const COUNTERS_BYTES: u32 = 16;
+
 /// Whether there is something to complain of, and what was seen.
 fn judge(job: Job, taken: &[(&str, Snapshots)], with_allocator: bool) -> (bool, String) {
-    let (mut told, mut unexplained) = (Vec::new(), 0);
+    let (mut told, mut unexplained, mut bytes) = (Vec::new(), 0, 0);
     for (when, snapshots) in taken {
         let found = snapshots.separations();
-        unexplained += found.iter().filter(|separation| explained(separation).is_none()).count();
+        let left = || found.iter().filter(|separation| explained(separation).is_none());
+        unexplained += left().count();
+        bytes += left().map(|separation| separation.bytes).sum::<u32>();
         let gib = snapshots.bytes() as f64 / f64::from(1 << 30);
         told.push(format!("{when}, {} snapshots, {gib:.2} GiB: {}", snapshots.len(), summary(&found)));
     }
     let complaint = match job.fault {
         Fault::None if unexplained == 0 => false,
+        // counters, in two triples and on the stack beside them: how many guesses are right, which replies tell, decides
+        // how many steps and rows there are
+        Fault::None if job.cell.way == Way::Speculative && bytes <= COUNTERS_BYTES => {
+            told.push("counters of steps and rows".to_owned());
+            false
+        }
         Fault::None => match third_party(job.cell).filter(|_| !with_allocator) {
             Some(reason) => {
                 told.push(format!("left by other crates ({reason})"));
