@@ -79,14 +79,11 @@ fn explained(found: &Separation) -> Option<&'static str> {
     }
 }
 
-/// What crates that are not ours leave in memory that they free, where nobody overwrites that for them; and what no content
-/// is, and so in no secret.
+/// What crates that are not ours leave in memory that they free, where nobody overwrites that for them.
 fn third_party(cell: Cell) -> Option<&'static str> {
     match cell.way {
         Way::Chat => Some("minijinja's copies of messages, and the prompt that it renders"),
         Way::Structured => Some("llguidance's automata and copies of the grammar"),
-        // no content: what a freed receipt says, regions, bytes and samples, goes by the guesses of its largest step
-        Way::Speculative => Some("counts of receipts that were freed"),
         _ => None,
     }
 }
