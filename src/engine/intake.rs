@@ -359,7 +359,7 @@ impl Intake {
             prefix,
             owner: request.tenant.map(|tenant| Owner::Tenant(tenant.0)).or(conversation),
         };
-        Ok(Prepared { id: place.id, job, sequence, arrival })
+        Ok(Prepared { id: place.id, job: Box::new(job), sequence, arrival })
     }
 
     fn sequence(

@@ -109,7 +109,7 @@ impl Job {
     }
 
     /// Tells the caller. Only once nothing of the request is left anywhere.
-    pub fn tell(mut self, receipt: ScrubReceipt) {
+    pub fn tell(mut self: Box<Self>, receipt: ScrubReceipt) {
         match &self.failed {
             Some(error) => self.trace.failed(error.kind()),
             None => {
@@ -117,8 +117,8 @@ impl Job {
                 self.trace.ended(self.id, &self.usage, &self.timing, self.outbox.finish_reasons());
             }
         }
-        let Self { usage, timing, id: request_id, .. } = self;
-        let end = self.failed.map_or(Ok(End { usage, timing, request_id, receipt }), Result::Err);
+        let (usage, timing, request_id) = (self.usage, self.timing, self.id);
+        let end = self.failed.take().map_or(Ok(End { usage, timing, request_id, receipt }), Result::Err);
         self.outbox.end(end);
     }
 }

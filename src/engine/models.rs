@@ -70,7 +70,7 @@ pub struct Models<B: Backend> {
     pub draft: Option<Model<B>>,
     pub ledger: Ledger,
     /// What was overwritten for sequences when they let blocks go, to be entered in their requests' accounts.
-    pub owed: Vec<(Id, Accounts)>,
+    owed: Vec<(Id, Accounts)>,
     /// None if the system had no random numbers: then blocks stay as they are.
     key: Option<SealingKey>,
     /// How often blocks were sealed.
@@ -84,6 +84,16 @@ impl<B: Backend> Models<B> {
     pub fn new(main: Model<B>, draft: Option<Model<B>>) -> Self {
         let (key, ledger) = (SealingKey::random(), Ledger::default());
         Self { main, draft, ledger, owed: Vec::new(), key, seals: 0, sealed: Vec::new() }
+    }
+
+    /// Hands out what is to be entered in accounts of requests. How much was overwritten tells how many guesses were right, so
+    /// the entries are overwritten, too: taking them out would only shorten the list.
+    pub fn take_owed(&mut self, mut enter: impl FnMut(Id, &Accounts)) {
+        for entry in &mut self.owed {
+            enter(entry.0, &entry.1);
+            *entry = std::hint::black_box(Default::default());
+        }
+        self.owed.clear();
     }
 
     /// Each with its place in [`Accounts`].

@@ -36,7 +36,7 @@ pub(super) type Ended = (Id, Result<FinishReason>);
 pub struct Prepared {
     /// From [`Shared::new_ids`], when it came.
     pub id: Id,
-    pub job: Job,
+    pub job: Box<Job>,
     pub sequence: Sequence,
     pub arrival: Arrival,
 }
@@ -105,10 +105,12 @@ pub struct Worker<B: Backend> {
     pub(super) shared: Arc<Shared>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) scheduler: Scheduler,
-    pub(super) jobs: HashMap<Id, Job>,
+    /// In boxes: what is taken out of a map would stay in its slot, and how much was overwritten for a request tells how many
+    /// guesses were right.
+    pub(super) jobs: HashMap<Id, Box<Job>>,
     pub(super) sequences: HashMap<Id, Sequence>,
     /// Requests that are over, until the threads of grammar masks have forgotten them.
-    leaving: HashMap<Id, Job>,
+    leaving: HashMap<Id, Box<Job>>,
     /// Whether the last step had nothing to compute: then the next waits for a message.
     pub(super) idle: bool,
     /// Whether receipts were written since the stack was cleaned.
@@ -237,7 +239,7 @@ impl<B: Backend> Worker<B> {
         self.paused.clear();
         self.masks = None; // with all grammars that its threads have
         self.sequences.clear();
-        let failed: Vec<Job> = self.jobs.drain().chain(self.leaving.drain()).map(|(_, job)| job).collect();
+        let failed: Vec<_> = self.jobs.drain().chain(self.leaving.drain()).map(|(_, job)| job).collect();
         self.scrub_steps();
         let account = self.models.ledger.since(before);
         for mut job in failed {
@@ -420,7 +422,7 @@ impl<B: Backend> Worker<B> {
         self.tell_scrubbed(job);
     }
 
-    fn tell_scrubbed(&mut self, mut job: Job) {
+    fn tell_scrubbed(&mut self, mut job: Box<Job>) {
         if let Some(reason) = self.shared.poison.reason().filter(|reason| reason.is_unscrubbed()) {
             job.failed = Some(Error::Poisoned(reason));
         }
@@ -437,7 +439,7 @@ impl<B: Backend> Worker<B> {
 
     /// Seals what conversations keep of requests that are over. Not inlined: what `finish` has on the stack is not overwritten.
     #[inline(never)]
-    fn rest(&mut self, over: &[(Id, Job)]) {
+    fn rest(&mut self, over: &[(Id, Box<Job>)]) {
         for reuse in over.iter().filter_map(|(_, job)| job.reuse.as_ref()).filter(|reuse| !reuse.public) {
             self.scheduler.rest(reuse.kept.key, &mut self.models);
         }
@@ -491,7 +493,7 @@ impl<B: Backend> Worker<B> {
         }
         self.scheduler.end(id, keep, &mut self.models);
         let job = self.jobs.get_mut(&sequence.job).expect("a member's job");
-        self.models.owed.drain(..).for_each(|(_, account)| ledger::add(&mut job.accounts, &account));
+        self.models.take_owed(|_, account| ledger::add(&mut job.accounts, account));
         self.paused.retain(|paused| *paused != id);
         sequence.guide.take()
     }
@@ -503,10 +505,11 @@ impl<B: Backend> Worker<B> {
 
     /// Enters what sequences that gave way let go.
     pub(super) fn settle_owed(&mut self) {
-        for (id, account) in self.models.owed.drain(..) {
-            let job = self.sequences.get(&id).and_then(|sequence| self.jobs.get_mut(&sequence.job));
-            job.into_iter().for_each(|job| ledger::add(&mut job.accounts, &account));
-        }
+        let Self { models, sequences, jobs, .. } = self;
+        models.take_owed(|id, account| {
+            let job = sequences.get(&id).and_then(|sequence| jobs.get_mut(&sequence.job));
+            job.into_iter().for_each(|job| ledger::add(&mut job.accounts, account));
+        });
     }
 
     fn receipt(&mut self, about: About, account: &Accounts) -> ScrubReceipt {
@@ -522,7 +525,7 @@ impl<B: Backend> Worker<B> {
         self.text.iter().filter_map(|text| text.not_covered()).collect()
     }
 
-    fn tell(&mut self, job: Job) {
+    fn tell(&mut self, job: Box<Job>) {
         let receipt = self.receipt(job.about(), &job.accounts);
         self.shared.requests.fetch_sub(1, Ordering::SeqCst);
         self.show_load();
@@ -552,7 +555,7 @@ impl<B: Backend> Worker<B> {
         self.finish(left);
         self.masks = None; // its threads have cleaned their stacks when they have ended
         self.scrub_steps();
-        let leaving: Vec<Job> = self.leaving.drain().map(|(_, job)| job).collect();
+        let leaving: Vec<_> = self.leaving.drain().map(|(_, job)| job).collect();
         leaving.into_iter().for_each(|job| self.tell_scrubbed(job));
         let gaps = [self.models.not_covered(), self.text_gaps()].concat();
         let requests = self.models.ledger.requests;
