@@ -4,7 +4,8 @@ use crate::backend::{BLOCK, Batch, Span};
 use crate::memory::{Scrubbed, Secret};
 use crate::model::decoder::{Limits, blocks_for};
 
-/// The buffers behind a [`Batch`]. Token ids are content; the rest are numbers of rows and blocks.
+/// The buffers behind a [`Batch`]. Token ids are content. The rest are numbers of rows and blocks: how many guesses were
+/// right can be told from the positions, so they are overwritten, too.
 #[derive(Debug)]
 pub struct Builder {
     ids: Secret<[u32]>,
@@ -98,10 +99,23 @@ impl Builder {
         }
     }
 
-    /// Overwrites the ids.
+    /// Overwrites all of it.
     pub fn scrub(&mut self) -> Scrubbed {
+        let Self { positions, slots, blocks, outputs, spans, .. } = self;
+        for list in [positions, slots, blocks, outputs] {
+            overwrite(list);
+        }
+        overwrite(spans);
         self.ids.wipe()
     }
+}
+
+/// Empties a list that stays, and overwrites what was in it.
+fn overwrite<T: Copy + Default>(list: &mut Vec<T>) {
+    list.clear();
+    list.resize(list.capacity(), T::default());
+    std::hint::black_box(list.as_mut_slice());
+    list.clear();
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -27,6 +27,10 @@ use crate::memory::{Scrubbed, Secret, registers, stack};
 /// Time of a processor that a mask may take in the quick lane. JSON's slowest mask in a hundred takes a third of it.
 const QUICK: Duration = Duration::from_millis(1);
 
+/// Time of a processor that the masks of all choices of a request may take there in one step: the threads of the quick lane
+/// have the priority of those that compute the step.
+const QUICK_STEP: Duration = Duration::from_millis(2);
+
 /// What taking in a token may take where the worker does it, by the clock: a hundred times what it takes as a rule. A step
 /// may have to do that for all choices of a request.
 const QUICK_TOKEN: Duration = Duration::from_micros(250);
@@ -39,20 +43,39 @@ const THREADS: [Lane; 3] = [Lane::Quick, Lane::Quick, Lane::Slow];
 
 /// How long grammars of a request take; all its choices have one.
 #[derive(Debug, Default)]
-struct Pace(AtomicU32);
+struct Pace {
+    /// Masks that must be quick in a row before it is quick again.
+    penance: AtomicU32,
+    /// Nanoseconds that its masks took in a step.
+    spent: AtomicU64,
+    /// Which step that is.
+    step: AtomicU64,
+}
 
 impl Pace {
     fn note(&self, took: Duration) {
         if took > QUICK {
-            self.0.store(PENANCE, Ordering::Relaxed);
+            self.penance.store(PENANCE, Ordering::Relaxed);
         } else {
             let less = |left: u32| left.checked_sub(1);
-            let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less); // it was quick before
+            let _ = self.penance.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less); // it was quick before
         }
     }
 
+    /// Notes a mask of `step`. Two threads that begin a step at once may lose what one of them adds: it is counted again with
+    /// the next mask.
+    fn note_mask(&self, took: Duration, step: u64) {
+        if self.step.swap(step, Ordering::Relaxed) != step {
+            self.spent.store(0, Ordering::Relaxed);
+        }
+        let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let before = self.spent.fetch_add(took_ns, Ordering::Relaxed);
+        let too_much = u128::from(before) + u128::from(took_ns) > QUICK_STEP.as_nanos();
+        self.note(if too_much { Duration::MAX } else { took });
+    }
+
     fn is_slow(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 0
+        self.penance.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -105,15 +128,16 @@ impl Guide {
     pub fn tap(&mut self, taps: &super::taps::Taps) {
         self.tap = taps.mask.clone();
         if taps.slow_grammar {
-            self.pace.0.store(u32::MAX, Ordering::Relaxed); // more penance than there are tokens
+            self.pace.penance.store(u32::MAX, Ordering::Relaxed); // more penance than there are tokens
         }
     }
 
-    /// Takes in a token that is pending, and computes the mask for the next one; nothing where both are done.
+    /// Takes in a token that is pending, and computes the mask for the next one; nothing where both are done. `step` counts
+    /// steps: what masks of one step take is added up.
     ///
     /// # Errors
     /// As [`Matcher::accept`] and [`Matcher::mask`].
-    pub fn look(&mut self) -> Result<()> {
+    pub fn look(&mut self, step: u64) -> Result<()> {
         if self.fresh {
             return Ok(());
         }
@@ -125,7 +149,7 @@ impl Guide {
             false => self.matcher.mask(&mut self.mask),
         });
         self.fresh = looked.is_ok();
-        self.pace.note(thread::cpu_time().saturating_sub(began));
+        self.pace.note_mask(thread::cpu_time().saturating_sub(began), step);
         looked
     }
 
@@ -267,7 +291,8 @@ struct Look {
 
 /// What a thread does next.
 enum Work {
-    Look(Id, Look),
+    /// With the number of the step at hand.
+    Look(Id, Look, u64),
     #[expect(clippy::vec_box, reason = "as above")]
     Drop(Id, Vec<Box<Guide>>),
     /// Overwrite its stack: a request ends that was on it.
@@ -326,6 +351,11 @@ impl Masks {
         let mut state = self.queue.lock();
         state.told = false;
         state.requests.values_mut().flat_map(|ticket| std::mem::take(&mut ticket.looked)).collect()
+    }
+
+    /// The number of the step at hand.
+    pub fn step(&self) -> u64 {
+        self.queue.lock().step
     }
 
     /// Guides of `request` are not needed any more.
@@ -415,7 +445,7 @@ impl State {
             ticket.touched |= bit;
             let Some(look) = look else { return Some(Work::Drop(request, spent)) };
             ticket.cancel.extend(look.guide.matcher.canceller().map(|cancel| (look.id, cancel)));
-            return Some(Work::Look(request, look));
+            return Some(Work::Look(request, look, self.step));
         }
         None
     }
@@ -456,7 +486,11 @@ impl Queue {
                     state = self.lock();
                     self.done(&mut state, place, request, proof);
                 }
-                None => state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None => {
+                    // of how it looked for work: it would hide what is left
+                    let _ = stack::scrub_shallow();
+                    state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
             }
         }
     }
@@ -465,8 +499,8 @@ impl Queue {
     #[inline(never)]
     fn work(&self, work: Work) -> Option<Id> {
         match work {
-            Work::Look(request, Look { id, mut guide, step }) => {
-                let result = catch_unwind(AssertUnwindSafe(|| guide.look())).unwrap_or_else(|_| {
+            Work::Look(request, Look { id, mut guide, step }, now) => {
+                let result = catch_unwind(AssertUnwindSafe(|| guide.look(now))).unwrap_or_else(|_| {
                     let _ = self.worker.send(Message::Poison); // a worker that is gone has nothing left
                     Err(GrammarReason::Failed.into())
                 });

@@ -2,9 +2,11 @@
 //! device and no time.
 //!
 //! **Order.** Each sequence has a [`Rank`], fixed when it arrives: the tokens that the session had computed until then
-//! plus a handicap for its priority. Ranks decide who is admitted, who gets blocks, and who gives way. Since the clock
-//! runs and ranks stay, whoever waits is overtaken only by those who arrive before the clock has passed its rank:
-//! nobody starves.
+//! plus a handicap for its priority, and a full step's tokens for each sequence that its owner has here already. Ranks
+//! decide who is admitted, who gets blocks, and who gives way. So one request of many choices, or one tenant of many
+//! requests, does not take all memory from others that come a little later: its last ones give way. Since the clock runs
+//! and ranks stay, whoever waits is overtaken only by those who arrive before the clock has passed its rank: nobody
+//! starves.
 //!
 //! **Steps.** One token for each sequence that decodes; what the budget leaves goes to prefill, at least half of it to
 //! the eldest, the rest to the shortest first, so that a long prompt neither starves nor holds short ones up.
@@ -118,6 +120,11 @@ impl Entry {
         if self.met_others { 0 } else { self.drafts }
     }
 
+    /// Whether it could compute something if it had the memory.
+    fn is_ready(&self) -> bool {
+        !self.paused && !self.held
+    }
+
     /// Tokens that are not in the cache yet: 1 while it decodes.
     fn left(&self) -> usize {
         self.known - self.cached
@@ -190,8 +197,9 @@ impl Scheduler {
 
     /// Takes a sequence in.
     pub fn arrive(&mut self, id: Id, arrival: Arrival) {
-        let rank = Rank { key: arrival.clock.unwrap_or(self.clock) + arrival.handicap, id };
         let owner = arrival.owner.unwrap_or(Owner::Request(id));
+        let handicap = arrival.handicap + self.handicap_of_more(owner);
+        let rank = Rank { key: arrival.clock.unwrap_or(self.clock) + handicap, id };
         let met_others = self.meet(owner);
         let entry = Entry {
             rank,
@@ -210,6 +218,12 @@ impl Scheduler {
         };
         self.entries.insert(id, entry);
         self.waiting.insert(rank);
+    }
+
+    /// Tokens by which one more sequence of `owner` lets others go first.
+    fn handicap_of_more(&self, owner: Owner) -> u64 {
+        let here = self.owners.get(&owner).copied().unwrap_or(0);
+        here as u64 * self.limits.step_tokens as u64
     }
 
     /// Counts a sequence in; whether any other owner has one. If so, all that are here have met others.
@@ -260,11 +274,10 @@ impl Scheduler {
         self.preemptions
     }
 
-    /// Whether a step might compute something: someone runs who is not held, or waits for memory, whose reader is not
+    /// Whether a step might compute something: someone runs or waits for memory who is not held, and whose reader is not
     /// behind.
     pub fn has_work(&self) -> bool {
-        let runs = |rank: &Rank| !self.entry(rank.id).paused && !self.entry(rank.id).held;
-        self.running.iter().any(runs) || self.waiting.iter().any(|rank| !self.entry(rank.id).paused)
+        self.running.iter().chain(&self.waiting).any(|rank| self.entry(rank.id).is_ready())
     }
 
     /// Tokens computed so far: what the order of those who arrive now begins with.
@@ -317,7 +330,7 @@ impl Scheduler {
     /// takes a copy.
     pub fn fork(&mut self, id: Id, fork: Id) {
         let from = self.entry(id);
-        let rank = Rank { key: from.rank.key, id: fork };
+        let rank = Rank { key: from.rank.key + self.handicap_of_more(from.owner), id: fork };
         let runs = self.running.contains(&from.rank) && self.running.len() < self.limits.sequences;
         let entry = Entry {
             rank,
@@ -395,7 +408,7 @@ impl Scheduler {
 
     /// Lets those who wait run, in order of rank and never out of it, while there is room.
     fn admit(&mut self, store: &mut impl Store) {
-        while let Some(&next) = self.waiting.iter().find(|rank| !self.entry(rank.id).paused) {
+        while let Some(&next) = self.waiting.iter().find(|rank| self.entry(rank.id).is_ready()) {
             let (needed, ahead) = (blocks_for(self.entry(next.id).known), self.ahead_of(next));
             if ahead >= self.limits.sequences || needed + ahead > self.obtainable(next) {
                 return;
@@ -506,7 +519,7 @@ impl Scheduler {
         let (mut tokens, mut prefill) = (self.limits.step_tokens, Vec::new());
         let mut guesses = 0;
         let running = self.running.iter().map(|rank| &self.entries[&rank.id]);
-        let active: Vec<&Entry> = running.filter(|entry| !entry.paused && !entry.held).collect();
+        let active: Vec<&Entry> = running.filter(|entry| entry.is_ready()).collect();
         // everyone is sure of one row of logits
         let mut outputs = self.limits.outputs - active.len();
         for (place, entry) in active.iter().enumerate() {

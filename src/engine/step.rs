@@ -351,7 +351,9 @@ impl<B: Backend> Worker<B> {
         sequence.taps.at(sequence.generated(), || self.models.main.logits(row))?;
         let asked = self.asked.get(&(row, sequence.choice)).map(|&asked| self.questions.answer(asked));
         if let Some(guide) = &mut sequence.guide {
-            guide.look()?; // behind a guess: else the mask was computed beside the model
+            if !guide.is_fresh() {
+                guide.look(self.masks.as_ref().map_or(0, Masks::step))?; // behind a guess: else it was computed beside the model
+            }
         }
         let token = match asked {
             Some(answer) => answer.token()?,

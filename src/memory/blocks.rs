@@ -2,13 +2,18 @@
 //!
 //! A block goes free -> held -> dead -> free: it is dead when its last holder lets go, and free again only once its
 //! bytes are overwritten.
+//!
+//! The free ones are a set without an order, and the lowest number is given first. In which order requests let their blocks
+//! go depends on their guesses, and a list would keep it.
 
 use super::Scrubbed;
 
 /// Hands out block numbers and takes them back, clean.
 #[derive(Debug)]
 pub struct BlockPool {
-    free: Vec<u32>,
+    /// One bit for each block, set where it is free.
+    free: Vec<u64>,
+    free_count: usize,
     /// Holders of each block.
     held: Vec<u32>,
     /// Blocks that nobody holds and that are not overwritten yet.
@@ -18,7 +23,10 @@ pub struct BlockPool {
 impl BlockPool {
     /// A pool of blocks `0..count`, all free.
     pub fn new(count: usize) -> Self {
-        Self { free: (0..count as u32).rev().collect(), held: vec![0; count], dead: 0 }
+        let mut pool =
+            Self { free: vec![0; count.div_ceil(64)], free_count: count, held: vec![0; count], dead: 0 };
+        (0..count as u32).for_each(|block| pool.set_free(block));
+        pool
     }
 
     /// Blocks in all.
@@ -28,18 +36,25 @@ impl BlockPool {
 
     /// Blocks to be had.
     pub fn free(&self) -> usize {
-        self.free.len()
+        self.free_count
     }
 
     /// Appends `wanted` blocks to `table`, or leaves it as it is and returns false.
     #[must_use]
     pub fn take(&mut self, wanted: usize, table: &mut Vec<u32>) -> bool {
-        if wanted > self.free.len() {
+        if wanted > self.free_count {
             return false;
         }
-        for block in self.free.drain(self.free.len() - wanted..).rev() {
-            self.held[block as usize] = 1;
-            table.push(block);
+        self.free_count -= wanted;
+        let mut left = wanted;
+        for (place, bits) in self.free.iter_mut().enumerate() {
+            while left > 0 && *bits != 0 {
+                let block = 64 * place as u32 + bits.trailing_zeros();
+                *bits &= *bits - 1; // takes the lowest bit out
+                self.held[block as usize] = 1;
+                table.push(block);
+                left -= 1;
+            }
         }
         true
     }
@@ -81,7 +96,16 @@ impl BlockPool {
     /// If there are more than died.
     pub fn release(&mut self, dead: &mut Vec<u32>, _proof: &Scrubbed) {
         self.dead = self.dead.checked_sub(dead.len()).expect("each dead block is released once");
-        self.free.extend(dead.drain(..).rev());
+        self.free_count += dead.len();
+        for block in dead.iter_mut() {
+            self.set_free(*block);
+            *block = std::hint::black_box(0); // the list stays, and would keep their order
+        }
+        dead.clear();
+    }
+
+    fn set_free(&mut self, block: u32) {
+        self.free[block as usize / 64] |= 1 << (block % 64);
     }
 }
 
@@ -102,6 +126,24 @@ mod tests {
         assert_eq!((pool.free(), dead.len()), (0, 8), "dead blocks are not free yet");
         pool.release(&mut dead, &Scrubbed::nothing());
         assert!(pool.take(8, &mut Vec::new()), "not all came back");
+    }
+
+    #[test]
+    fn the_order_in_which_blocks_came_back_is_forgotten() {
+        let given = |order: [u32; 3]| {
+            let mut pool = BlockPool::new(70);
+            let (mut table, mut dead) = (Vec::new(), Vec::new());
+            assert!(pool.take(70, &mut table) && pool.free() == 0);
+            pool.let_go(order, &mut dead);
+            pool.release(&mut dead, &Scrubbed::nothing());
+            let state = format!("{pool:?}");
+            let mut again = Vec::new();
+            assert!(pool.take(3, &mut again));
+            (state, again)
+        };
+        let (state, again) = given([66, 3, 5]);
+        assert_eq!(again, [3, 5, 66]);
+        assert_eq!(given([5, 66, 3]), (state, again));
     }
 
     #[test]

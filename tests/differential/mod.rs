@@ -197,28 +197,17 @@ fn summary(found: &[Separation]) -> String {
     line
 }
 
-/// What counters of steps and rows may take where guesses decide how many there are.
-const COUNTERS_BYTES: u32 = 16;
-
 /// Whether there is something to complain of, and what was seen.
 fn judge(job: Job, taken: &[(&str, Snapshots)], with_allocator: bool) -> (bool, String) {
-    let (mut told, mut unexplained, mut bytes) = (Vec::new(), 0, 0);
+    let (mut told, mut unexplained) = (Vec::new(), 0);
     for (when, snapshots) in taken {
         let found = snapshots.separations();
-        let left = || found.iter().filter(|separation| explained(separation).is_none());
-        unexplained += left().count();
-        bytes += left().map(|separation| separation.bytes).sum::<u32>();
+        unexplained += found.iter().filter(|separation| explained(separation).is_none()).count();
         let gib = snapshots.bytes() as f64 / f64::from(1 << 30);
         told.push(format!("{when}, {} snapshots, {gib:.2} GiB: {}", snapshots.len(), summary(&found)));
     }
     let complaint = match job.fault {
         Fault::None if unexplained == 0 => false,
-        // counters, in two triples and on the stack beside them: how many guesses are right, which replies tell, decides
-        // how many steps and rows there are
-        Fault::None if job.cell.way == Way::Speculative && bytes <= COUNTERS_BYTES => {
-            told.push("counters of steps and rows".to_owned());
-            false
-        }
         Fault::None => match third_party(job.cell).filter(|_| !with_allocator) {
             Some(reason) => {
                 told.push(format!("left by other crates ({reason})"));

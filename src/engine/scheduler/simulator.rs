@@ -459,6 +459,37 @@ fn a_better_rank_takes_the_place_of_a_worse_one_and_an_old_one_is_not_overtaken(
 }
 
 #[test]
+fn who_has_many_sequences_gives_way_with_the_last_ones() {
+    let mut scheduler = Scheduler::new(limits(5, 8, 64));
+    let mut cells = Cells(vec![0; 5 * BLOCK]);
+    let arrival = |owner| Arrival { known: 65, outputs_from: 64, owner, ..Arrival::default() };
+    let ids = |turns: &[Turn]| turns.iter().map(|turn| turn.id).collect::<Vec<_>>();
+    // one request with two choices, and one tenant with two requests: two blocks each
+    for tenant in [None, Some(Owner::Tenant(7))] {
+        scheduler.arrive(1, arrival(tenant));
+        assert_eq!(ids(scheduler.plan(&mut cells)), [1]);
+        scheduler.advance(1, 65, 66, 65);
+        match tenant {
+            None => scheduler.fork(1, 2),
+            Some(_) => scheduler.arrive(2, arrival(tenant)),
+        }
+        assert_eq!(ids(scheduler.plan(&mut cells))[0], 1);
+        scheduler.arrive(3, arrival(None));
+        let turns = ids(scheduler.plan(&mut cells));
+        assert!(turns.contains(&1) && turns.contains(&3) && !turns.contains(&2), "{turns:?}");
+        // and it has its place again before those that come once the clock has passed its rank
+        scheduler.end(3, false, &mut cells);
+        scheduler.clock += 64;
+        scheduler.arrive(4, arrival(None));
+        let turns = ids(scheduler.plan(&mut cells));
+        assert!(turns.contains(&2) && !turns.contains(&4), "{turns:?}");
+        for id in [1, 2, 4] {
+            scheduler.end(id, false, &mut cells);
+        }
+    }
+}
+
+#[test]
 fn a_conversation_continues_its_blocks_and_others_do_not() {
     let mut scheduler = Scheduler::new(limits(8, 4, 512));
     let mut cells = Cells(vec![0; 8 * BLOCK]);
