@@ -292,9 +292,13 @@ fn a_cancel_token_ends_requests_with_what_there_is() {
     let token = CancelToken::new();
     let long = || Request::tokens([1, 2, 3]).max_tokens(8000).cancel_token(&token);
     let replies = std::thread::scope(|scope| {
-        let waiting: Vec<_> = (0..4).map(|_| scope.spawn(|| session.generate(long()))).collect();
-        while (session.load().running, session.load().waiting) != (2, 2) {
-            std::thread::yield_now();
+        // first those that run, so that nobody who comes a little later has come before them by the session's clock
+        let mut waiting = Vec::new();
+        for load in [(2, 0), (2, 2)] {
+            waiting.extend((0..2).map(|_| scope.spawn(|| session.generate(long()))));
+            while (session.load().running, session.load().waiting) != load {
+                std::thread::yield_now();
+            }
         }
         let steps = session.counters().steps;
         while session.counters().steps < steps + 20 {

@@ -487,8 +487,7 @@ impl Queue {
                     self.done(&mut state, place, request, proof);
                 }
                 None => {
-                    // of how it looked for work: it would hide what is left
-                    let _ = stack::scrub_shallow();
+                    stack::tidy();
                     state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
             }

@@ -199,8 +199,7 @@ fn serve(lane: Lane, (state, changed): &(Mutex<State>, [Condvar; 2]), read: &Rea
             held.lanes[lane as usize].threads -= 1;
             return;
         } else {
-            // of how it answered: it would hide what is left
-            let _ = stack::scrub_shallow();
+            stack::tidy();
             held = changed[lane as usize].wait(held).unwrap_or_else(PoisonError::into_inner);
         }
     }

@@ -460,7 +460,7 @@ fn a_better_rank_takes_the_place_of_a_worse_one_and_an_old_one_is_not_overtaken(
 
 #[test]
 fn who_has_many_sequences_gives_way_with_the_last_ones() {
-    let mut scheduler = Scheduler::new(limits(5, 8, 64));
+    let mut scheduler = Scheduler::new(limits(5, 8, 256));
     let mut cells = Cells(vec![0; 5 * BLOCK]);
     let arrival = |owner| Arrival { known: 65, outputs_from: 64, owner, ..Arrival::default() };
     let ids = |turns: &[Turn]| turns.iter().map(|turn| turn.id).collect::<Vec<_>>();
@@ -479,7 +479,7 @@ fn who_has_many_sequences_gives_way_with_the_last_ones() {
         assert!(turns.contains(&1) && turns.contains(&3) && !turns.contains(&2), "{turns:?}");
         // and it has its place again before those that come once the clock has passed its rank
         scheduler.end(3, false, &mut cells);
-        scheduler.clock += 64;
+        scheduler.clock += 256;
         scheduler.arrive(4, arrival(None));
         let turns = ids(scheduler.plan(&mut cells));
         assert!(turns.contains(&2) && !turns.contains(&4), "{turns:?}");
