@@ -122,8 +122,9 @@ fn chats_embeddings_adapters_and_drafts() {
     let merged = Session::from_files(files(&model)).merge_adapter_files(files(&adapter));
     let request = || Request::tokens([5, 9, 30]);
     same("a merged one", Session::builder(&model).merge_adapter(&adapter), merged, request);
-    let drafted = Session::from_files(files(&model)).draft_files(files(&model));
-    same("a draft", Session::builder(&model).draft(&model), drafted, request);
+    let draft = fixture("families/qwen3_other");
+    let drafted = Session::from_files(files(&model)).draft_files(files(&draft));
+    same("a draft", Session::builder(&model).draft(&draft), drafted, request);
 }
 
 /// A conversation that a session on a folder exported goes on in one from memory: it is the same model.

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::backend::{Activation, Pooling};
 use crate::error::{Error, Result};
-use crate::weights::json::{self, Json};
+use crate::weights::json::{self, Json, whole};
 use crate::weights::store;
 
 /// No module of a checkpoint is wider.
@@ -92,7 +92,8 @@ fn tokenizer_tokens(folder: &Path) -> Result<Option<usize>> {
     let limit = tokenizer.field("model_max_length").and_then(Value::as_f64);
     let limit = limit.filter(|limit| (1.0..=MAX_TOKENS as f64).contains(limit));
     let config = Json::open_if_there(&folder.join("config.json"))?;
-    let positions = config.count_unless_negative("max_position_embeddings", MAX_TOKENS)?;
+    let positions = config.field("max_position_embeddings").and_then(whole);
+    let positions = positions.and_then(|positions| usize::try_from(positions).ok());
     Ok(limit
         .map(|limit| limit as usize)
         .into_iter()

@@ -515,8 +515,25 @@ impl Finder<'_> {
         Some(self.merge(adapter, names.head, table))
     }
 
+    /// A table or a head that was saved below what an adapter adds to it stays beside the weights where it is the model's own.
+    fn refuse_other_tables(&self, adapter: &Adapter) -> Result<()> {
+        let (arch, names) = (self.arch, &self.arch.family.names);
+        for name in [names.embed, names.head] {
+            let Some(saved) = adapter.below(self.in_adapter(adapter, name), arch.vocab, arch.hidden)? else {
+                continue;
+            };
+            let own = if self.has_matrix(name) { name } else { names.embed };
+            let own = self.checkpoint.matrix(&self.name(own), arch.vocab, arch.hidden)?;
+            if (0..saved.rows()).any(|row| saved.row_values(row) != own.row_values(row)) {
+                return Err(Adapter::only_merged(&saved.file, &saved.name));
+            }
+        }
+        Ok(())
+    }
+
     /// What an adapter adds in each layer, where it stays beside the weights.
     fn beside(&self, adapter: &Adapter) -> Result<AdapterWeights> {
+        self.refuse_other_tables(adapter)?;
         adapter.refuse_beside()?;
         let (arch, names) = (self.arch, &self.arch.family.names);
         let (hidden, inner, q, kv) = (arch.hidden, arch.intermediate, arch.q_width(), arch.k_width());

@@ -164,6 +164,23 @@ impl Adapter {
         found.map(|name| self.tensors.tensor(&name, shape)).transpose()
     }
 
+    /// The matrix (rows, cols) below an adapter of a module, which PEFT saves with those of a table or a head; none where it is
+    /// not there.
+    ///
+    /// # Errors
+    /// It is of another shape or type.
+    pub fn below(&self, module: &str, rows: usize, cols: usize) -> Result<Option<Tensor>> {
+        let name = format!("{module}.base_layer.weight");
+        self.tensors.has(&name).then(|| self.tensors.tensor(&name, &[rows, cols])).transpose()
+    }
+
+    /// The error that a tensor of it cannot stay beside the weights.
+    pub fn only_merged(file: &Path, name: &str) -> Error {
+        let expected = "be merged into the weights, by `Builder::merge_adapter`: beside them an adapter adds to linear \
+                        layers and the head only";
+        Error::tensor(file, name, expected)
+    }
+
     /// Whether it has anything of a module.
     pub fn has(&self, module: &str) -> bool {
         self.modules.contains(module)
@@ -186,7 +203,7 @@ impl Adapter {
         }
     }
 
-    /// Before anything is asked for.
+    /// Before what it adds is asked for.
     ///
     /// # Errors
     /// It has what cannot stay beside the weights; the error names the first tensor.
@@ -195,9 +212,7 @@ impl Adapter {
         let Some(other) = self.tensors.unread().into_iter().find(|tensor| !adds(tensor.name)) else {
             return Ok(());
         };
-        let expected = "be merged into the weights, by `Builder::merge_adapter`: beside them an adapter adds to linear \
-                        layers only";
-        Err(Error::tensor(other.file, other.stored_name, expected))
+        Err(Self::only_merged(other.file, other.stored_name))
     }
 
     /// After all modules were asked for: those that the model does not have, or where no adapter is supported.

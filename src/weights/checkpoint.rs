@@ -167,6 +167,13 @@ impl Tensor {
         values
     }
 
+    /// The values of a row, widened.
+    pub fn row_values(&self, row: usize) -> Vec<f32> {
+        let mut values = vec![0.0; self.cols()];
+        self.dtype.read_all(&self.row(row), &mut values);
+        values
+    }
+
     /// As [`Tensor::values`].
     ///
     /// # Errors
