@@ -27,10 +27,11 @@ use crate::model::decoder::{Decoder, Limits, Plan, blocks_for};
 use crate::model::encoder::{self, Encoder, EncoderPlan};
 use crate::model::sentence::Sentence;
 use crate::model::weights::{Options, StepWeights, Weights};
+use crate::note::Note;
 use crate::privacy::trace::{self, OnEvent, Telemetry};
 use crate::privacy::{Alias, Event, Prices};
 use crate::privacy::{Attester, Environment, Evidence, Nonce, ReceiptHash, ScrubReceipt, Signer};
-use crate::sample::Sampling;
+use crate::sample::defaults;
 use crate::session::{Line, Session};
 use crate::source::Source;
 use crate::text::Text;
@@ -38,7 +39,8 @@ use crate::weights::adapter::Adapter;
 use crate::weights::files::Recording;
 use crate::weights::json::Json;
 use crate::weights::progress::{OnProgress, Progress};
-use crate::weights::{Checkpoint, Dtype, Tensor};
+use crate::weights::store::{Files, Held};
+use crate::weights::{Checkpoint, Dtype, Tensor, shards, store};
 
 /// Where a session computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,6 +116,8 @@ pub struct Builder {
     dequantize: bool,
     adapters: Vec<(String, PathBuf)>,
     merged: Option<PathBuf>,
+    /// Files in memory, and what their paths begin with.
+    held: Vec<(PathBuf, Files)>,
     kv_cache: KvCache,
     progress: Option<OnProgress>,
     max_requests: usize,
@@ -151,6 +155,7 @@ impl Builder {
             dequantize: false,
             adapters: Vec::new(),
             merged: None,
+            held: Vec::new(),
             kv_cache: KvCache::Checkpoint,
             progress: None,
             max_requests: 1 << 16,
@@ -172,6 +177,23 @@ impl Builder {
         }
     }
 
+    pub(crate) fn of_files(files: Files) -> Self {
+        let mut this = Self::new(Path::new(""));
+        this.folder = this.hold(files);
+        this
+    }
+
+    /// Takes files in memory; returns where they seem to be.
+    fn hold(&mut self, files: Files) -> PathBuf {
+        let root = match self.held.len() {
+            0 => "memory:".to_owned(),
+            others => format!("memory:{others}"),
+        };
+        let place = files.place(Path::new(&root));
+        self.held.push((root.into(), files));
+        place
+    }
+
     /// Where to compute.
     pub fn device(mut self, device: Device) -> Self {
         self.device = device;
@@ -185,7 +207,7 @@ impl Builder {
     }
 
     /// Tokens, prompt and reply together, of one request; by default what the model was made for, or what the KV
-    /// cache holds where that is less.
+    /// cache holds where that is less. A model whose rope is scaled was made for the factor times its original positions.
     pub fn context_length(mut self, tokens: usize) -> Self {
         self.context = Some(tokens);
         self
@@ -215,6 +237,12 @@ impl Builder {
     /// tokens.
     pub fn draft(mut self, folder: impl AsRef<Path>) -> Self {
         self.draft = Some(folder.as_ref().to_owned());
+        self
+    }
+
+    /// As [`Builder::draft`], of a checkpoint whose files are in memory.
+    pub fn draft_files(mut self, files: Files) -> Self {
+        self.draft = Some(self.hold(files));
         self
     }
 
@@ -365,16 +393,33 @@ impl Builder {
     }
 
     /// Loads an adapter of low rank (LoRA) beside the weights, from a folder as PEFT writes it: requests choose it by
-    /// `name` ([`crate::Request::adapter`]), and those with different ones share steps. May be called for several.
+    /// `name` ([`crate::Request::adapter`]), and those with different ones share steps. May be called for several. It may add
+    /// to linear layers and to the head; what changes more (DoRA, an embedding table, modules that were trained as a whole)
+    /// is merged: [`Builder::merge_adapter`].
     pub fn adapter(mut self, name: impl Into<String>, folder: impl AsRef<Path>) -> Self {
         self.adapters.push((name.into(), folder.as_ref().to_owned()));
         self
     }
 
-    /// Makes an adapter of low rank part of the weights as they are loaded: then it costs nothing, and all requests run
-    /// with it. Weights that are quantized already become bf16.
+    /// As [`Builder::adapter`], of an adapter whose files are in memory.
+    pub fn adapter_files(mut self, name: impl Into<String>, files: Files) -> Self {
+        let folder = self.hold(files);
+        self.adapters.push((name.into(), folder));
+        self
+    }
+
+    /// Makes an adapter part of the weights as they are loaded: then it costs nothing, and all requests run with it. Weights
+    /// that are quantized already become bf16. It may be of low rank (LoRA, with lengths of its own in DoRA), on linear layers,
+    /// the head and the embedding table, and have modules that were trained as a whole. Where the head is the embedding table,
+    /// what an adapter does to one of them stays out of the other, as in PEFT while the adapter is not merged.
     pub fn merge_adapter(mut self, folder: impl AsRef<Path>) -> Self {
         self.merged = Some(folder.as_ref().to_owned());
+        self
+    }
+
+    /// As [`Builder::merge_adapter`], of an adapter whose files are in memory.
+    pub fn merge_adapter_files(mut self, files: Files) -> Self {
+        self.merged = Some(self.hold(files));
         self
     }
 
@@ -408,7 +453,8 @@ impl Builder {
     #[cfg(feature = "hub")]
     fn fetch(&mut self) -> Result<()> {
         for folder in [Some(&mut self.folder), self.draft.as_mut()].into_iter().flatten() {
-            if !folder.exists()
+            if !store::exists(folder)
+                && !store::is_folder(folder)
                 && let Some(id) = crate::hub::Id::parse(folder)
             {
                 *folder = self.hub.fetch(&id)?;
@@ -431,6 +477,7 @@ impl Builder {
         if !self.accept_unscrubbed_heap && !crate::alloc::is_installed() {
             return Err(Error::UnscrubbedHeap);
         }
+        let _held = Held::new(std::mem::take(&mut self.held));
         #[cfg(feature = "hub")]
         self.fetch()?;
         let threads = self.thread_count()?;
@@ -514,11 +561,17 @@ impl Builder {
 
     /// Of a checkpoint that embeds texts or scores them: an encoder, one with `modules.json`, one that classifies texts.
     pub(crate) fn encoder_parts(&self) -> Result<Option<EncoderParts>> {
-        if self.folder.is_file() {
+        if store::is_file(&self.folder) {
             return Ok(None); // a GGUF file
         }
         let sentence = Sentence::open(&self.folder)?;
-        let arch = Arch::open(&sentence.folder.join("config.json"))?;
+        let config = sentence.folder.join("config.json");
+        if !store::exists(&config)
+            && let Some(error) = shards::instead(&sentence.folder)
+        {
+            return Err(error);
+        }
+        let arch = Arch::open(&config)?;
         if !(arch.family.encodes || sentence.found || arch.classifier.is_some()) {
             return Ok(None);
         }
@@ -702,32 +755,20 @@ impl Builder {
     }
 
     /// What `generation_config.json` says; its sampling only where it says `do_sample`.
-    fn defaults(&self, source: &Source, arch: &Arch, limits: Limits) -> Result<Defaults> {
+    fn defaults(
+        &self,
+        source: &Source,
+        arch: &Arch,
+        limits: Limits,
+        notes: &mut Vec<Note>,
+    ) -> Result<Defaults> {
         let json = source.generation_config()?;
         let mut eos = arch.eos.clone();
         eos.extend(json.token_ids("eos_token_id")?);
         eos.sort_unstable();
         eos.dedup();
-        let mut sampling = Sampling::default();
-        let number = |name: &str, default: f32, max: f32| {
-            let value = json.positive(name)?.map_or(default, |value| value as f32);
-            if value <= max { Ok(value) } else { Err(json.wrong(name, format!("at most {max}"))) }
-        };
-        sampling.repetition_penalty = number("repetition_penalty", 1.0, 5.0)?;
-        if json.flag("do_sample", false)? {
-            sampling.temperature = number("temperature", 1.0, 2.0)?;
-            sampling.top_p = number("top_p", 1.0, 1.0)?;
-            sampling.typical_p = number("typical_p", 1.0, 1.0)?;
-            if let Some(value) = json.field("top_k") {
-                let count = value.as_u64().and_then(|count| usize::try_from(count).ok());
-                sampling.top_k = count.ok_or_else(|| json.wrong("top_k", "a whole number from 0"))?;
-            }
-            if json.field("min_p").is_some_and(|value| value.as_f64() != Some(0.0)) {
-                sampling.min_p = number("min_p", 0.0, 1.0)?;
-            }
-        }
         Ok(Defaults {
-            sampling,
+            sampling: defaults::sampling(&json, notes)?,
             eos,
             vocab: arch.vocab,
             tokenizer_file: source.tokenizer_file(),
@@ -767,7 +808,8 @@ impl Builder {
     {
         let (limits, model_type) = (parts.limits, Alias::new(parts.arch.family.model_type)?);
         let kv_cache = self.cache_type(parts.weights.dtype());
-        let defaults = self.defaults(&parts.source, &parts.arch, limits)?;
+        let mut notes = Vec::new();
+        let defaults = self.defaults(&parts.source, &parts.arch, limits, &mut notes)?;
         let (context, vocab) = (limits.context, defaults.vocab);
         let text = parts.source.text(parts.arch.vocab)?.map(Arc::new);
         let templates = parts.source.templates()?;
@@ -870,6 +912,7 @@ impl Builder {
             text,
             device,
             fell_back: None,
+            notes,
             evidence,
         })
     }
@@ -959,7 +1002,7 @@ impl Builder {
         let total_bytes = weights.file_bytes() + of_steps.iter().map(|tensor| tensor.bytes()).sum::<u64>();
         let (model_type, vocab) = (Alias::new(arch.family.model_type)?, arch.vocab);
         let tokenizer_file = sentence.folder.join("tokenizer.json");
-        let text = match tokenizer_file.exists() {
+        let text = match store::exists(&tokenizer_file) {
             true => Some(Arc::new(Text::open_to_read(&sentence.folder, vocab)?)),
             false => None,
         };
@@ -1000,7 +1043,7 @@ impl Builder {
         let reader = Reader {
             text,
             settings: Settings {
-                tokenizer_file,
+                tokenizer_file: shards::tokenizer(&sentence.folder),
                 context: limits.context,
                 width: labels.is_none().then(|| encoder.width()),
                 normalize: sentence.normalize,
@@ -1045,6 +1088,7 @@ impl Builder {
             text: None,
             device,
             fell_back: None,
+            notes: Vec::new(),
             evidence,
         })
     }

@@ -47,9 +47,9 @@ pub enum Error {
         source: Box<Error>,
     },
     /// A text was given, but the checkpoint has no `tokenizer.json`; token ids still work.
-    #[error("{file}: not found; without a tokenizer a request takes token ids only")]
+    #[error("{file}: {}; without a tokenizer a request takes token ids only", no_tokenizer(.file))]
     NoTokenizer {
-        /// Where it was looked for.
+        /// Where it was looked for; or what has a tokenizer in another form, as `tokenizer.model` of SentencePiece.
         file: PathBuf,
     },
 
@@ -498,6 +498,20 @@ fn printable(text: &str) -> String {
         printed.push('…');
     }
     printed
+}
+
+/// Why a file is no tokenizer, and what to do.
+fn no_tokenizer(file: &Path) -> &'static str {
+    if file.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) {
+        return "has no tokenizer";
+    }
+    match file.file_name().is_some_and(|name| name == "tokenizer.json") {
+        true => "not found",
+        false => {
+            "has the tokenizer in a form that is not read; transformers' \
+             `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)` writes tokenizer.json"
+        }
+    }
 }
 
 fn in_backticks(field: &str) -> String {

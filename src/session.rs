@@ -24,12 +24,14 @@ use crate::engine::worker::{Message, Shared};
 use crate::error::{Error, Result};
 #[cfg(feature = "schema")]
 use crate::memory::thread::{self, Depth, confined};
+use crate::note::Note;
 use crate::privacy::trace::{Telemetry, Trace};
 use crate::privacy::{Evidence, Nonce, Operation, ScrubReceipt, Subject};
 use crate::request::Request;
 use crate::response::{Reply, RequestId};
 use crate::stream::{Reader, Stream};
 use crate::text::Text;
+use crate::weights::store::Files;
 
 /// A loaded model that serves requests and forgets them.
 ///
@@ -47,6 +49,7 @@ pub struct Session {
     pub(crate) text: Option<Arc<Text>>,
     pub(crate) device: String,
     pub(crate) fell_back: Option<Error>,
+    pub(crate) notes: Vec<Note>,
     pub(crate) evidence: Arc<Evidence>,
 }
 
@@ -213,6 +216,12 @@ impl Session {
     /// Settings for a session on the checkpoint in `folder`.
     pub fn builder(folder: impl AsRef<Path>) -> Builder {
         Builder::new(folder.as_ref())
+    }
+
+    /// Settings for a session on a checkpoint whose files are in memory: those of a folder under their names, or one GGUF
+    /// file. [`Files`] has an example. All else is as with a folder: receipts have the same hashes under the same names.
+    pub fn from_files(files: Files) -> Builder {
+        Builder::of_files(files)
     }
 
     /// Runs one request to its end.
@@ -403,6 +412,12 @@ impl Session {
     /// asked for or found.
     pub fn fell_back(&self) -> Option<&Error> {
         self.fell_back.as_ref()
+    }
+
+    /// Values in the checkpoint's files that are out of bounds, and what is used in their place: of sampling, in
+    /// `generation_config.json`. [`Note`] has an example.
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
     }
 
     /// The hashes of the files that it was opened from, and the quote over the key that signs its receipts: what the hashes

@@ -6,9 +6,9 @@ use crate::chat::Templates;
 use crate::error::Result;
 use crate::model::arch::Arch;
 use crate::text::Text;
-use crate::weights::Checkpoint;
 use crate::weights::gguf::Gguf;
 use crate::weights::json::Json;
+use crate::weights::{Checkpoint, shards, store};
 
 /// See the module.
 #[derive(Debug)]
@@ -21,11 +21,12 @@ impl Source {
     /// A file that ends with `.gguf`, or a folder.
     ///
     /// # Errors
-    /// The file is not one, or malformed.
+    /// The file is malformed, or is another.
     pub fn open(path: &Path) -> Result<Self> {
         let is_file = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
         match is_file {
             true => Ok(Self::Gguf(Box::new(Gguf::open(path)?))),
+            false if store::is_file(path) => Err(shards::no_checkpoint(path)),
             false => Ok(Self::Folder(path.to_owned())),
         }
     }
@@ -64,7 +65,7 @@ impl Source {
     /// As [`Text::open`].
     pub fn text(&self, vocab: usize) -> Result<Option<Text>> {
         match self {
-            Self::Folder(folder) => match folder.join("tokenizer.json").exists() {
+            Self::Folder(folder) => match store::exists(&folder.join("tokenizer.json")) {
                 true => Text::open(folder, vocab).map(Some),
                 false => Ok(None),
             },
@@ -105,10 +106,10 @@ impl Source {
         }
     }
 
-    /// Where a tokenizer is looked for.
+    /// Where a tokenizer is looked for; where there is one in another form only, that.
     pub fn tokenizer_file(&self) -> PathBuf {
         match self {
-            Self::Folder(folder) => folder.join("tokenizer.json"),
+            Self::Folder(folder) => shards::tokenizer(folder),
             Self::Gguf(gguf) => gguf.file.clone(),
         }
     }

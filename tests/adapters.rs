@@ -193,6 +193,77 @@ fn nothing_is_shared_between_adapters() {
     }
 }
 
+#[derive(Deserialize)]
+struct Further {
+    #[serde(flatten)]
+    expected: Expected,
+    /// Whether it can stay beside the weights.
+    beside: bool,
+}
+
+/// DoRA, modules that were trained as a whole, adapters of the embedding table and the head, and alphas and ranks by
+/// patterns, against PEFT (`tools/fixture_adapters_merged.py`): merged, and beside the weights, or an error that says what
+/// to do.
+#[test]
+fn adapters_of_more_than_linear_layers() {
+    let folders = std::fs::read_dir(fixture("adapters_merged")).unwrap().map(|entry| entry.unwrap().path());
+    let folders: Vec<_> = folders.filter(|folder| folder.join("expected.json").exists()).collect();
+    assert!(folders.len() >= 11, "{folders:?}");
+    for folder in folders {
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+        let config: serde_json::Value = serde_json::from_str(&read("adapter_config.json")).unwrap();
+        let name = config["base_model_name_or_path"].as_str().unwrap();
+        let Further { expected, beside } = serde_json::from_str(&read("expected.json")).unwrap();
+        let reference = read_f32s(&folder.join("expected.safetensors"), "logits");
+        let what = folder.file_name().unwrap().to_str().unwrap();
+        for device in [Device::Cpu, Device::Reference] {
+            let session = plain(name).device(device).merge_adapter(&folder).open();
+            let session = session.unwrap_or_else(|error| panic!("{what}: {error}"));
+            hold(&session, greedy(&expected), &expected, &reference, &format!("{what}, merged, {device:?}"));
+            match plain(name).device(device).adapter("x", &folder).max_sequences(4).open() {
+                Ok(session) => {
+                    assert!(beside, "{what}");
+                    let what = format!("{what}, beside, {device:?}");
+                    hold(&session, greedy(&expected).adapter("x"), &expected, &reference, &what);
+                }
+                Err(error) => {
+                    assert!(!beside && matches!(error, Error::Tensor { .. }), "{what}: {error}");
+                    assert!(error.to_string().contains("merge_adapter"), "{what}: {error}");
+                }
+            }
+        }
+    }
+}
+
+/// Logits of one adapter are nobody else's: requests with a changed head and without share steps, and each gets the bits
+/// that it gets alone.
+#[test]
+fn a_changed_head_changes_its_own_requests_only() {
+    let beside = || plain("qwen3").adapter("head", fixture("adapters_merged/head"));
+    let alone = beside().max_sequences(1).threads(1).open().unwrap();
+    let bare = plain("qwen3").open().unwrap();
+    let together = beside().max_sequences(8).step_tokens(19).threads(2).open().unwrap();
+    let request = |i: u32| {
+        let prompt: Vec<u32> = (0..4 + i).map(|at| 3 + (at * 7 + i * 13) % 90).collect();
+        let request = Request::tokens(prompt).max_tokens(6).temperature(0.0).ignore_eos(true);
+        if i % 2 == 0 { request } else { request.adapter("head") }
+    };
+    let run = |session: &Session, i: u32| {
+        let tap = LogitsTap::default();
+        session.generate(request(i).tap_logits(&tap)).unwrap();
+        tap.values().iter().map(|value| value.to_bits()).collect::<Vec<_>>()
+    };
+    let taps: Vec<LogitsTap> = (0..8).map(|_| LogitsTap::default()).collect();
+    together.generate_batch((0..8).map(|i| request(i).tap_logits(&taps[i as usize]))).unwrap();
+    for i in 0..8 {
+        let mixed: Vec<u32> = taps[i as usize].values().iter().map(|value| value.to_bits()).collect();
+        assert_eq!(mixed, run(&alone, i), "request {i}");
+        if i % 2 == 0 {
+            assert_eq!(mixed, run(&bare, i), "request {i}, without adapters");
+        }
+    }
+}
+
 #[test]
 fn what_is_wrong_with_an_adapter_is_named() {
     let folder = adapters("qwen3");
@@ -221,13 +292,22 @@ fn what_is_wrong_with_an_adapter_is_named() {
         fields[0].clone()
     };
     assert_eq!(field(&|config| config["peft_type"] = "IA3".into()), "peft_type");
-    assert_eq!(field(&|config| config["use_dora"] = true.into()), "use_dora");
+    assert_eq!(field(&|config| config["lora_bias"] = true.into()), "lora_bias");
+    assert_eq!(field(&|config| config["alpha_pattern"] = serde_json::json!({"(": 3})), "alpha_pattern");
     assert_eq!(field(&|config| config["bias"] = "all".into()), "bias");
     assert_eq!(field(&|config| config["r"] = 0.into()), "r");
     assert_eq!(
         field(&|config| config["modules_to_save"] = serde_json::json!(["lm_head"])),
         "modules_to_save"
     );
+    // DoRA's lengths are not there
+    let dora = copy(&|config| config["use_dora"] = true.into());
+    for error in [
+        plain("qwen3").adapter("x", dora.path()).open().unwrap_err(),
+        plain("qwen3").merge_adapter(dora.path()).open().unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("lora_magnitude_vector"), "{error}");
+    }
     // of another model
     let error = plain("qwen3").adapter("x", adapters("gpt_neox").join("all")).open().unwrap_err();
     assert!(matches!(error, Error::Tensors { .. }), "{error}");

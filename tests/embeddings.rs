@@ -326,3 +326,118 @@ fn the_published_model_gives_the_same_embeddings() {
     }
     println!("cosine to sentence-transformers: {worst:.8} at least");
 }
+
+/// A copy of a checkpoint, to be changed.
+fn copy(name: &str) -> tempfile::TempDir {
+    fn copy_into(from: &Path, to: &Path) {
+        for entry in std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()) {
+            let to = to.join(entry.file_name().unwrap());
+            match entry.is_dir() {
+                true => {
+                    std::fs::create_dir(&to).unwrap();
+                    copy_into(&entry, &to);
+                }
+                false => drop(std::fs::copy(&entry, &to).unwrap()),
+            }
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    copy_into(&fixture(&format!("encoders/{name}")), folder.path());
+    folder
+}
+
+fn change(file: &Path, change: impl FnOnce(&mut serde_json::Value)) {
+    let mut value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    change(&mut value);
+    std::fs::write(file, value.to_string()).unwrap();
+}
+
+/// Within what sentence-transformers is off by in bf16.
+fn holds(session: &Session, name: &str) -> bool {
+    let (expected, reference) = expected(&fixture(&format!("encoders/{name}")));
+    let mine = run(session, &expected, &expected.inputs);
+    assert_eq!(mine.len(), reference.len());
+    let off = mine.iter().zip(&reference).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs());
+    off.fold(0.0, f64::max) <= 2.0 * expected.low_max_abs
+}
+
+/// How many tokens a text may have, where nobody asks for another number: as `SentenceTransformer.max_seq_length` of
+/// sentence-transformers 6.2 on the same folders. The last text of each fixture is longer, and was cut to 40 tokens.
+#[test]
+fn texts_are_cut_where_the_checkpoint_says() {
+    type Change<'a> = (&'a str, Box<dyn Fn(&Path)>, usize);
+    let bert = "sentence_bert_config.json";
+    let without = |folder: &Path| std::fs::remove_file(folder.join("sentence_bert_config.json")).unwrap();
+    let limit = |folder: &Path, value: serde_json::Value| {
+        change(&folder.join("tokenizer_config.json"), |config| config["model_max_length"] = value);
+    };
+    let mut changes: Vec<Change> = vec![
+        ("as it is", Box::new(|_| ()), 40),
+        ("the tokenizer's", Box::new(without), 40),
+        (
+            "no limit of the tokenizer's",
+            Box::new(move |folder| {
+                without(folder);
+                limit(folder, serde_json::json!(1e30));
+            }),
+            64,
+        ),
+        (
+            "a limit above the model's",
+            Box::new(move |folder| {
+                without(folder);
+                limit(folder, serde_json::json!(512));
+            }),
+            64,
+        ),
+        (
+            "in the tokenizer's arguments",
+            Box::new(move |folder| {
+                let text = r#"{"tokenizer_args": {"model_max_length": 40}}"#;
+                std::fs::write(folder.join(bert), text).unwrap();
+                limit(folder, serde_json::json!(512));
+            }),
+            40,
+        ),
+    ];
+    for kind in ["roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"] {
+        let rename = move |folder: &Path| {
+            let name = format!("sentence_{kind}_config.json");
+            std::fs::rename(folder.join(bert), folder.join(name)).unwrap();
+            limit(folder, serde_json::json!(512));
+        };
+        changes.push((kind, Box::new(rename), 40));
+    }
+    for name in ["roberta", "qwen3_embedding"] {
+        for (what, change, tokens) in &changes {
+            let folder = copy(name);
+            change(folder.path());
+            let session = Session::builder(folder.path()).device(Device::Cpu).open().unwrap();
+            assert_eq!(session.context_length(), *tokens, "{name}, {what}");
+            assert_eq!(holds(&session, name), *tokens == 40, "{name}, {what}");
+        }
+    }
+}
+
+/// `add_eos_token` puts the end behind each text, as a post-processor does that does so itself: the same values. Two ends it
+/// does not put there.
+#[test]
+fn the_end_is_added_where_the_tokenizer_s_config_asks_for_it() {
+    for name in ["qwen3_embedding", "llama_weighted"] {
+        let folder = copy(name);
+        let open = || Session::builder(folder.path()).device(Device::Cpu).open().unwrap();
+        let adds = |value: bool| {
+            change(&folder.path().join("tokenizer_config.json"), |config| {
+                config["add_eos_token"] = value.into()
+            });
+        };
+        adds(true);
+        assert!(holds(&open(), name), "{name}: by both");
+        change(&folder.path().join("tokenizer.json"), |json| {
+            json["post_processor"] = serde_json::Value::Null
+        });
+        assert!(holds(&open(), name), "{name}: by the config");
+        adds(false);
+        assert!(!holds(&open(), name), "{name}: by none");
+    }
+}

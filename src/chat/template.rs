@@ -18,6 +18,7 @@ use super::strftime::strftime;
 use crate::error::{Error, Result};
 use crate::memory::secret::Secret;
 use crate::weights::json::{self, Json};
+use crate::weights::store;
 
 /// Bytes of a template's source.
 const MAX_SOURCE: usize = 256 << 10;
@@ -210,17 +211,12 @@ impl fmt::Debug for Templates {
 fn files(folder: &Path) -> Result<Vec<Source>> {
     let mut files = Vec::new();
     let further = folder.join("additional_chat_templates");
-    if further.is_dir() {
-        for entry in std::fs::read_dir(&further).map_err(Error::read(&further))?.take(MAX_TEMPLATES) {
-            let file = entry.map_err(Error::read(&further))?.path();
-            if file.extension().is_some_and(|extension| extension == "jinja") {
-                files.push(file);
-            }
-        }
-        files.sort();
+    if store::is_folder(&further) {
+        let names = store::list(&further).map_err(Error::read(&further))?.into_iter().take(MAX_TEMPLATES);
+        files.extend(names.filter(|name| name.ends_with(".jinja")).map(|name| further.join(name)));
     }
     let main = folder.join("chat_template.jinja");
-    if main.exists() {
+    if store::exists(&main) {
         files.insert(0, main);
     }
     let read = |file: PathBuf| {

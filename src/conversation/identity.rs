@@ -1,11 +1,11 @@
 //! What a conversation's bits depend on beside its text: the checkpoint, the adapters, and how the session computes.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
+
+use crate::weights::store::{self, Content};
 
 /// A SHA-256 hash.
 pub type Hash = [u8; 32];
@@ -38,7 +38,8 @@ impl Identity {
     pub fn of_files(checkpoints: &[&Path]) -> io::Result<Hash> {
         let mut hasher = Sha256::new();
         for checkpoint in checkpoints {
-            let mut files = match checkpoint.is_dir() {
+            let is_folder = store::is_folder(checkpoint);
+            let mut files = match is_folder {
                 true => files_of(checkpoint)?,
                 false => vec![checkpoint.to_path_buf()],
             };
@@ -47,11 +48,11 @@ impl Identity {
             for file in files {
                 // a folder may have any name: what is in it counts
                 let name = file.file_name().unwrap_or_default().as_encoded_bytes();
-                if checkpoint.is_dir() {
+                if is_folder {
                     hasher.update(name.len().to_le_bytes());
                     hasher.update(name);
                 }
-                hash_file(&mut hasher, &File::open(&file)?)?;
+                hash_file(&mut hasher, &Content::open(&file)?)?;
             }
         }
         Ok(hasher.finalize().into())
@@ -77,17 +78,16 @@ impl Identity {
 
 /// Those that change what the model computes or how text becomes tokens.
 fn files_of(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let counts = |file: &Path| {
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let counts = |name: &str| {
         let named = ["config.json", "tokenizer.json", "tokenizer_config.json", "adapter_config.json"];
-        name.ends_with(".safetensors") || name.ends_with(".jinja") || named.contains(&&*name)
+        name.ends_with(".safetensors") || name.ends_with(".jinja") || named.contains(&name)
     };
-    let files = std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path()));
-    files.filter(|file| file.as_ref().map_or(true, |file| counts(file) && file.is_file())).collect()
+    let files = store::list(folder)?.into_iter().filter(|name| counts(name)).map(|name| folder.join(name));
+    Ok(files.filter(|file| store::is_file(file)).collect())
 }
 
-fn hash_file(hasher: &mut Sha256, file: &File) -> io::Result<()> {
-    let bytes = file.metadata()?.len();
+fn hash_file(hasher: &mut Sha256, file: &Content) -> io::Result<()> {
+    let bytes = file.len()?;
     hasher.update(bytes.to_le_bytes());
     let mut buffer = vec![0; 64 << 10];
     let mut at = 0;

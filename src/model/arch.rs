@@ -9,7 +9,7 @@ use super::families::{
 use super::rope::{self, Rope};
 use crate::backend::{Activation, Groups, LANES, NormKind, Pooling, Routing, Scoring};
 use crate::error::{Error, Result};
-use crate::weights::json::Json;
+use crate::weights::json::{Json, whole};
 
 pub use super::families::Place;
 
@@ -87,8 +87,8 @@ pub struct Arch {
     pub logits_cap: Option<f32>,
     /// Of the MLP.
     pub activation: Activation,
-    /// Whether the head is the embedding table.
-    pub tied: bool,
+    /// Whether the head is the embedding table; none where config.json leaves it to what the checkpoint has.
+    pub tied: Option<bool>,
     /// Whether q, k and v have biases.
     pub qkv_bias: bool,
     /// Whether o has a bias.
@@ -282,12 +282,17 @@ impl Arch {
             },
         };
         let causal = causal(json, family)?;
-        let mut context = rope::context(json)?;
+        let mut context = rope::context(json, family.context_is_scaled)?;
         let lookup = lookup(json, family)?;
         if let Some(LookupShape { positions: Some(positions), .. }) = lookup {
             context = positions;
         }
         let cap = |field: Option<&str>| field.map_or(Ok(None), |field| number(json, field));
+        // a bound of 0 is none
+        let bound = |field: Option<&str>| match field {
+            Some(field) if json.positive_unless_zero(field)?.is_some() => number(json, field),
+            _ => Ok(None),
+        };
         let one = |scale: Option<f32>| scale.unwrap_or(1.0);
         Ok(Self {
             family: row,
@@ -330,17 +335,20 @@ impl Arch {
                 Scale::RootOf(field) => number(json, field)?.unwrap_or(head_dim as f32).sqrt().recip(),
                 Scale::Field(field) => one(number(json, field)?),
             },
-            qkv_limit: cap(family.qkv_limit)?,
-            softcap: cap(family.caps[0])?,
+            qkv_limit: bound(family.qkv_limit)?,
+            softcap: bound(family.caps[0])?,
             residual_scale: one(cap(family.residual_scale)?),
             logits_scale: match family.logits_scale {
                 LogitsScale::One => 1.0,
                 LogitsScale::Times(field) => one(number(json, field)?),
                 LogitsScale::Over(field) => one(number(json, field)?).recip(),
             },
-            logits_cap: cap(family.caps[1])?,
+            logits_cap: bound(family.caps[1])?,
             activation: activation(json, family)?,
-            tied: json.flag("tie_word_embeddings", family.tied)?,
+            tied: match json.is_null("tie_word_embeddings") {
+                true => None,
+                false => json.flag("tie_word_embeddings", family.tied).map(Some)?,
+            },
             qkv_bias: biased(json, family.qkv_bias)?,
             o_bias: biased(json, family.o_bias)?,
             mlp_bias: biased(json, family.mlp_bias)?,
@@ -548,13 +556,15 @@ fn activation(json: &Json, family: &Family) -> Result<Activation> {
     }
 }
 
-/// Refuses by name what would otherwise be computed wrongly.
+/// Refuses by name what would otherwise be computed wrongly. The type is that of the tensors; what config.json says is only
+/// looked at for types of torch that none of them can have.
 fn check_what_we_do(json: &Json) -> Result<()> {
+    const KNOWN: [&str; 8] = ["float32", "float16", "bfloat16", "auto", "float", "half", "float64", "double"];
     for field in ["dtype", "torch_dtype"] {
         if let Some(name) = json.text(field)?
-            && !["float32", "float16", "bfloat16"].contains(&name)
+            && !KNOWN.contains(&name.strip_prefix("torch.").unwrap_or(name))
         {
-            return Err(json.wrong(field, "float32, float16 or bfloat16"));
+            return Err(json.wrong(field, "float32, float16, bfloat16, float64 or auto"));
         }
     }
     Ok(())
@@ -669,10 +679,11 @@ fn mixture_layers(json: &Json, row: &MixtureRow, layers: usize) -> Result<Vec<bo
 fn windows(json: &Json, family: &Family, layers: usize) -> Result<Vec<Option<usize>>> {
     let window = match family.window {
         // on both sides so far, and itself
-        Window::Local { field, both_sides, .. } => {
-            Some(json.count(field, MAX_CONTEXT)?.unwrap_or(both_sides) / 2 + 1)
-        }
-        _ => json.count("sliding_window", MAX_CONTEXT)?.filter(|&window| window > 0),
+        Window::Local { field, both_sides, .. } => match json.field(field).and_then(whole) {
+            Some(window) if window < 0 => None,
+            _ => Some(json.count(field, MAX_CONTEXT)?.unwrap_or(both_sides) / 2 + 1),
+        },
+        _ => json.count_unless_negative("sliding_window", MAX_CONTEXT)?.filter(|&window| window > 0),
     };
     let window = match family.causal {
         Causal::Unless(field) if json.flag(field, false)? => window.map(|window| window / 2 + 1),

@@ -34,7 +34,7 @@ use crate::backend::{
 };
 use crate::error::{Error, Result};
 use crate::memory::{Layout, Scrubbed};
-use crate::weights::adapter::rounded;
+use crate::weights::adapter::{Delta, rounded};
 use crate::weights::{Dtype, Tensor};
 
 /// How large a step may be, and how much a session can hold.
@@ -91,6 +91,26 @@ struct LowRank<W> {
     rank: usize,
     /// What b reads.
     form: Form,
+}
+
+impl<W> LowRank<W> {
+    /// Adds to `rows` rows of `out` what it makes of the operand `x`, times `factor`.
+    fn add<B: Backend<Weight = W>>(
+        &self,
+        backend: &mut B,
+        buffers: AdapterBuffers,
+        rows: usize,
+        x: Buf,
+        out: Buf,
+        factor: f32,
+    ) {
+        let (low, operand) =
+            (buffers.low.narrow(self.rank), buffers.low_operand.narrow(self.rank).of(self.form));
+        backend.linear(rows, x, &[to(&self.a, low)]);
+        backend.norm(rows, low, &identity(), operand);
+        let add = Some(self.scale * factor);
+        backend.linear(rows, operand, &[Projection { add, ..to(&self.b, out) }]);
+    }
 }
 
 /// What reads the operands of a layer.
@@ -188,6 +208,8 @@ pub struct Decoder<B: Backend> {
     ropes: Vec<Rope<B::Weight>>,
     /// What reads the last operand.
     head_form: Form,
+    /// What adapters add to logits.
+    head_adapters: Vec<Option<LowRank<B::Weight>>>,
     buffers: Buffers,
     /// Whether all layers use the same cache, one after the other.
     one_layer: bool,
@@ -344,7 +366,8 @@ impl<B: Backend> Decoder<B> {
         let head = weights.head.as_ref().map(|head| loader.matrix(head, for_tables(quantize))).transpose()?;
         let head_bias = weights.head_bias.as_ref().map(|bias| loader.matrix(bias, None)).transpose()?;
         let layers = weights.layers.iter().zip(&arch.shapes).enumerate().map(|(index, (layer, shape))| {
-            let deltas: Vec<&Deltas> = weights.adapters.iter().map(|adapter| &adapter[index]).collect();
+            let deltas: Vec<&Deltas> =
+                weights.adapters.iter().map(|adapter| &adapter.layers[index]).collect();
             loader.layer(layer, *shape, &deltas)
         });
         let layers = layers.collect::<Result<_>>()?;
@@ -354,6 +377,11 @@ impl<B: Backend> Decoder<B> {
         });
         let ropes = ropes.collect::<Result<_>>()?;
         let head_form = backend.form(&[head.as_ref().unwrap_or(&embed)]);
+        let mut loader = Loader { backend, loaded: &mut loaded, arch: &arch, quantize };
+        let heads = weights.adapters.iter().map(|adapter| &adapter.head);
+        let heads =
+            heads.map(|delta| delta.as_ref().map(|delta| loader.low_rank(delta, head_form)).transpose());
+        let head_adapters = heads.collect::<Result<_>>()?;
         backend.reserve(plan.layout, plan.kv, Some(plan.buffers.logits))?;
         let buffers = plan.buffers;
         let one_layer = plan.kv.layers == 1;
@@ -368,6 +396,7 @@ impl<B: Backend> Decoder<B> {
             head_bias,
             ropes,
             head_form,
+            head_adapters,
             buffers,
             one_layer,
             arch,
@@ -393,6 +422,7 @@ impl<B: Backend> Decoder<B> {
         let weight = self.head.as_ref().unwrap_or(&self.embed);
         let bias = self.head_bias.as_ref();
         backend.linear(outputs, xb, &[Projection { weight, bias, out: logits, add: None }]);
+        self.adapt_logits(backend, batch, xb);
         let (scale, cap) = (self.arch.logits_scale, self.arch.logits_cap.map_or(Cap::None, Cap::Soft));
         if (scale, cap) != (1.0, Cap::None) {
             backend.scale(outputs, logits, scale, cap);
@@ -561,13 +591,26 @@ impl<B: Backend> Decoder<B> {
             let Some(low_rank) = adapter.and_then(|sites| sites[site as usize].as_ref()) else { continue };
             let (first, last) = (spans[0].row, spans[spans.len() - 1]);
             let rows = last.row + last.rows - first;
-            let rank = low_rank.rank;
-            let (low, operand) =
-                (buffers.low.narrow(rank), buffers.low_operand.narrow(rank).of(low_rank.form));
-            backend.linear(rows, x.skip(first), &[to(&low_rank.a, low)]);
-            backend.norm(rows, low, &identity(), operand);
-            let add = Some(low_rank.scale * factor);
-            backend.linear(rows, operand, &[Projection { add, ..to(&low_rank.b, out.skip(first)) }]);
+            low_rank.add(backend, buffers, rows, x.skip(first), out.skip(first), factor);
+        }
+    }
+
+    /// Adds to the logits what adapters make of the last operand, in the rows of those who run with one.
+    fn adapt_logits(&self, backend: &mut B, batch: &Batch<'_>, x: Buf) {
+        let Some(buffers) = self.buffers.adapters else { return };
+        let adapter_of = |row: u32| {
+            let span =
+                batch.spans.iter().find(|span| (span.row..span.row + span.rows).contains(&(row as usize)));
+            span.and_then(|span| span.adapter)
+        };
+        let mut first = 0;
+        for outputs in batch.outputs.chunk_by(|&a, &b| adapter_of(a) == adapter_of(b)) {
+            let adapter = adapter_of(outputs[0]).and_then(|adapter| self.head_adapters.get(adapter as usize));
+            if let Some(low_rank) = adapter.and_then(Option::as_ref) {
+                let (x, out) = (x.skip(first), self.buffers.logits.skip(first));
+                low_rank.add(backend, buffers, outputs.len(), x, out, 1.0);
+            }
+            first += outputs.len();
         }
     }
 
@@ -917,19 +960,23 @@ impl<B: Backend> Loader<'_, B> {
                 Site::Gate | Site::Up => forms.feed,
                 Site::Down => forms.down,
             };
-            let (a, quantize) = match form {
-                Form::F32 => (rounded(&delta.a, Dtype::F32), None),
-                Form::Bf16 => (rounded(&delta.a, Dtype::Bf16), None),
-                Form::F16 => (rounded(&delta.a, Dtype::F16), None),
-                Form::Bytes => (delta.a.clone(), Some(Quantize::Q8)),
-            };
-            let a = self.linear(&(a, None), quantize)?;
-            let b = self.linear(&(delta.b.clone(), None), None)?;
-            let form = self.backend.form(&[&b.weight]);
-            let rank = delta.b.shape[1];
-            all[site as usize] = Some(LowRank { a, b, scale: delta.scale, rank, form });
+            all[site as usize] = Some(self.low_rank(delta, form)?);
         }
         Ok(all)
+    }
+
+    /// What an adapter adds to one product. Its first matrix reads what the model's own one reads, in this form.
+    fn low_rank(&mut self, delta: &Delta, form: Form) -> Result<LowRank<B::Weight>> {
+        let (a, quantize) = match form {
+            Form::F32 => (rounded(&delta.a, Dtype::F32), None),
+            Form::Bf16 => (rounded(&delta.a, Dtype::Bf16), None),
+            Form::F16 => (rounded(&delta.a, Dtype::F16), None),
+            Form::Bytes => (delta.a.clone(), Some(Quantize::Q8)),
+        };
+        let a = self.linear(&(a, None), quantize)?;
+        let b = self.linear(&(delta.b.clone(), None), None)?;
+        let form = self.backend.form(&[&b.weight]);
+        Ok(LowRank { a, b, scale: delta.scale, rank: delta.b.shape[1], form })
     }
 
     /// With the forms of its two operands.

@@ -374,6 +374,8 @@ pub struct Family {
     pub partial: f64,
     /// The base of the frequencies, where config.json has no `rope_theta`; in layers with a window, if that differs.
     pub theta: (f64, Option<f64>),
+    /// Whether `max_position_embeddings` counts positions after the rope's scaling, whatever its kind.
+    pub context_is_scaled: bool,
     pub scale: Scale,
     /// The field that bounds queries, keys and values.
     pub qkv_limit: Option<&'static str>,
@@ -467,6 +469,7 @@ const LLAMA: Family = Family {
     interleaved: false,
     partial: 1.0,
     theta: (10_000.0, None),
+    context_is_scaled: false,
     scale: Scale::HeadDim,
     qkv_limit: None,
     caps: [None, None],
@@ -804,6 +807,7 @@ pub const FAMILIES: &[Family] = &[
         causal: Causal::Unless("use_bidirectional_attention"),
         head_norm: HeadNorm::Head,
         window: Window::Pattern("sliding_window_pattern", 6),
+        context_is_scaled: true,
         ..GEMMA2
     },
     PHI3,

@@ -144,8 +144,8 @@ impl Rope {
             }
             "dynamic" => Ok(plain(RopeKind::Dynamic { factor: number("factor")?, original: positions()? })),
             "yarn" => {
-                let original = json.positive("original_max_position_embeddings")?;
-                yarn(json, theta, dims, original.map_or_else(positions, Ok)?)
+                let original = original(whole, json)?.map_or_else(positions, Ok)?;
+                yarn(whole, json, theta, dims, original)
             }
             "longrope" | "su" => long(whole, json, theta, dims, positions()?),
             "llama3" => {
@@ -157,7 +157,10 @@ impl Rope {
                     factor: number("factor")?,
                     low_freq_factor: low,
                     high_freq_factor: high,
-                    original: number("original_max_position_embeddings")?,
+                    original: match original(whole, json)? {
+                        Some(original) => original,
+                        None => number(ORIGINAL)?,
+                    },
                 }))
             }
             _ => Err(json.wrong(field, "default, linear, dynamic, yarn, longrope or llama3")),
@@ -165,22 +168,40 @@ impl Rope {
     }
 }
 
-fn yarn(json: &Json, theta: f64, dims: usize, original: f64) -> Result<Rope> {
-    let factor = json.positive("factor")?.ok_or_else(|| json.wrong("factor", "a number above 0"))?;
+/// Positions before the stretch.
+const ORIGINAL: &str = "original_max_position_embeddings";
+
+/// Positions before the stretch; config.json's own field, which some models have beside the rope's, comes first.
+fn original(whole: &Json, json: &Json) -> Result<Option<f64>> {
+    match whole.positive(ORIGINAL)? {
+        Some(original) => Ok(Some(original)),
+        None => json.positive(ORIGINAL),
+    }
+}
+
+/// YaRN's factor: where it is null, that from the original positions to the model's.
+fn yarn_factor(whole: &Json, json: &Json, original: f64) -> Result<f64> {
+    if json.is_null("factor") {
+        return Ok(whole.required_size("max_position_embeddings", MAX_CONTEXT)? as f64 / original);
+    }
+    json.positive("factor")?.ok_or_else(|| json.wrong("factor", "a number above 0"))
+}
+
+fn yarn(whole: &Json, json: &Json, theta: f64, dims: usize, original: f64) -> Result<Rope> {
+    let factor = yarn_factor(whole, json, original)?;
     let mscale = |scale: f64| mscale(factor, scale);
-    let magnitude = match (json.positive("attention_factor")?, json.positive("mscale")?) {
+    // both or none: a zero is none
+    let mscales = (json.positive_unless_zero("mscale")?, json.positive_unless_zero("mscale_all_dim")?);
+    let magnitude = match (json.positive("attention_factor")?, mscales) {
         (Some(factor), _) => factor,
-        (None, Some(one)) => match json.positive("mscale_all_dim")? {
-            Some(all) => mscale(one) / mscale(all),
-            None => mscale(1.0),
-        },
-        (None, None) => mscale(1.0),
+        (None, (Some(one), Some(all))) => mscale(one) / mscale(all),
+        (None, _) => mscale(1.0),
     };
     // the index of the frequency that turns so often within the original context
     let index =
         |turns: f64| dims as f64 * (original / (turns * std::f64::consts::TAU)).ln() / (2.0 * theta.ln());
-    let fast = json.positive("beta_fast")?.unwrap_or(32.0);
-    let slow = json.positive("beta_slow")?.unwrap_or(1.0);
+    let fast = json.positive_unless_zero("beta_fast")?.unwrap_or(32.0);
+    let slow = json.positive_unless_zero("beta_slow")?.unwrap_or(1.0);
     let (mut low, mut high) = (index(fast), index(slow));
     if json.flag("truncate", true)? {
         (low, high) = (low.floor(), high.ceil());
@@ -196,15 +217,8 @@ fn yarn(json: &Json, theta: f64, dims: usize, original: f64) -> Result<Rope> {
 }
 
 fn long(whole: &Json, json: &Json, theta: f64, dims: usize, positions: f64) -> Result<Rope> {
-    let field = "original_max_position_embeddings";
-    let original = match json.positive(field)? {
-        Some(original) => Some(original),
-        None => whole.positive(field)?,
-    };
-    let (original, factor) = match (original, json.positive("factor")?) {
-        (Some(original), _) => (original, positions / original),
-        (None, factor) => (positions, factor.unwrap_or(1.0)),
-    };
+    let original = original(whole, json)?.unwrap_or(positions);
+    let factor = json.positive("factor")?.unwrap_or(positions / original);
     let magnitude = match json.positive("attention_factor")? {
         Some(factor) => factor,
         None if factor <= 1.0 => 1.0,
@@ -265,7 +279,7 @@ pub fn of_layers(
 pub fn scores_scale(json: &Json) -> Result<f32> {
     let Some(parameters) = parameters(json)? else { return Ok(1.0) };
     let scaled = kind(&parameters)?.is_some_and(|kind| kind != "default");
-    match parameters.positive("mscale_all_dim")? {
+    match parameters.positive_unless_zero("mscale_all_dim")? {
         Some(all) if scaled => {
             let factor = parameters.positive("factor")?.unwrap_or(1.0);
             Ok(mscale(factor, all).powi(2) as f32)
@@ -311,21 +325,34 @@ fn dims(json: &Json, parameters: Option<&Json>, partial: f64, head_dim: usize) -
     Ok(dims)
 }
 
-/// Positions that the model was made for.
+/// Positions that the model was made for, as vLLM counts them (`_get_and_verify_max_len`): what `max_position_embeddings`
+/// says, times the factor of the rope; YaRN's factor counts from the original positions. Llama 3's and LongRoPE's
+/// stretches are in `max_position_embeddings` already, and so is any where `is_scaled` says so.
 ///
 /// # Errors
 /// A field is wrong; the error names it.
-pub fn context(json: &Json) -> Result<usize> {
+pub fn context(json: &Json, is_scaled: bool) -> Result<usize> {
     let positions = json.size("max_position_embeddings", MAX_CONTEXT)?.unwrap_or(2048);
-    for field in ["rope_parameters", "rope_scaling"] {
-        let Some(parameters) = json.object(field)? else { continue };
-        if kind(&parameters)? == Some("dynamic") {
-            // the one kind whose stretch is not in max_position_embeddings
-            let factor = parameters.positive("factor")?.unwrap_or(1.0);
-            return Ok(((positions as f64 * factor) as usize).clamp(positions, MAX_CONTEXT));
-        }
+    let Some(parameters) = parameters(json)?.filter(|_| !is_scaled) else { return Ok(positions) };
+    let mut by_type = Vec::new();
+    for layers in ["full_attention", "sliding_attention"] {
+        by_type.extend(parameters.object(layers)?);
     }
-    Ok(positions)
+    if by_type.is_empty() {
+        by_type.push(parameters);
+    }
+    let mut derived = (positions as f64, 1.0);
+    for parameters in by_type {
+        derived = match kind(&parameters)?.unwrap_or("default") {
+            "longrope" | "su" | "llama3" => derived,
+            "yarn" => {
+                let original = original(json, &parameters)?.unwrap_or(positions as f64);
+                (original, yarn_factor(json, &parameters, original)?)
+            }
+            _ => (derived.0, parameters.positive("factor")?.unwrap_or(derived.1)),
+        };
+    }
+    Ok(((derived.0 * derived.1) as usize).clamp(1, MAX_CONTEXT))
 }
 
 #[cfg(test)]
@@ -353,6 +380,55 @@ mod tests {
         let table = plain(1e4, 6, RopeKind::Default).table(2);
         assert_eq!(table[..6], [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]);
         assert_eq!((table[6], table[9]), (1_f32.cos(), 1_f32.sin()));
+    }
+
+    /// Values that vLLM's `_get_and_verify_max_len` derives.
+    #[test]
+    fn a_context_is_the_factor_times_the_original_positions() {
+        use serde_json::json;
+        let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768});
+        let linear = json!({"rope_type": "linear", "factor": 8.0});
+        for (config, is_scaled, expected) in [
+            (json!({"max_position_embeddings": 40960, "rope_scaling": yarn}), false, 131_072),
+            (json!({"max_position_embeddings": 131_072, "rope_parameters": yarn}), false, 131_072),
+            (
+                json!({"max_position_embeddings": 4096, "rope_scaling": {"type": "linear", "factor": 4}}),
+                false,
+                16384,
+            ),
+            (
+                json!({"max_position_embeddings": 4096, "rope_scaling": {"type": "dynamic", "factor": 2.0}}),
+                false,
+                8192,
+            ),
+            (
+                json!({"max_position_embeddings": 4096, "rope_scaling": {"type": "yarn", "factor": 16.0}}),
+                false,
+                65536,
+            ),
+            (json!({"max_position_embeddings": 131_072, "rope_scaling": linear}), true, 131_072),
+            (
+                json!({"max_position_embeddings": 131_072, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}),
+                false,
+                131_072,
+            ),
+            (
+                json!({"max_position_embeddings": 131_072, "original_max_position_embeddings": 4096,
+                    "rope_scaling": {"type": "longrope"}}),
+                false,
+                131_072,
+            ),
+            (
+                json!({"max_position_embeddings": 512, "rope_parameters": {"full_attention": linear,
+                    "sliding_attention": {"rope_type": "default"}}}),
+                false,
+                4096,
+            ),
+            (json!({"rope_parameters": {"rope_type": "default"}}), false, 2048),
+        ] {
+            let json = Json::of(std::path::Path::new("config.json"), config.clone());
+            assert_eq!(context(&json, is_scaled).unwrap(), expected, "{config}");
+        }
     }
 
     /// Not for the text's own length: keys are cached.

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::backend::{Activation, Pooling};
 use crate::error::{Error, Result};
-use crate::weights::json::{self, Json};
+use crate::weights::json::{self, Json, whole};
+use crate::weights::store;
 
 /// No module of a checkpoint is wider.
 const MAX_WIDTH: usize = 1 << 20;
@@ -58,6 +59,48 @@ const OLD_MODES: [(&str, &str); 6] = [
     ("pooling_mode_lasttoken", "lasttoken"),
 ];
 
+/// What has the length of texts; the first that is there.
+const CONFIGS: [&str; 7] = [
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+];
+
+/// Tokens of a text as one of [`CONFIGS`] says.
+fn max_tokens(json: &Json) -> Result<Option<usize>> {
+    if let Some(tokens) = json.size("max_seq_length", MAX_TOKENS)? {
+        return Ok(Some(tokens));
+    }
+    for field in ["processor_kwargs", "tokenizer_args"] {
+        if let Some(arguments) = json.object(field)?
+            && let Some(tokens) = arguments.size("model_max_length", MAX_TOKENS)?
+        {
+            return Ok(Some(tokens));
+        }
+    }
+    Ok(None)
+}
+
+/// As the tokenizer says, but no more than the model has positions before a rope's scaling: then sentence-transformers cuts
+/// there. Tokenizers without a limit are written with one of 1e30.
+fn tokenizer_tokens(folder: &Path) -> Result<Option<usize>> {
+    let tokenizer = Json::open_if_there(&folder.join("tokenizer_config.json"))?;
+    let limit = tokenizer.field("model_max_length").and_then(Value::as_f64);
+    let limit = limit.filter(|limit| (1.0..=MAX_TOKENS as f64).contains(limit));
+    let config = Json::open_if_there(&folder.join("config.json"))?;
+    let positions = config.field("max_position_embeddings").and_then(whole);
+    let positions = positions.and_then(|positions| usize::try_from(positions).ok());
+    Ok(limit
+        .map(|limit| limit as usize)
+        .into_iter()
+        .chain(positions.filter(|&positions| positions > 0))
+        .min())
+}
+
 impl Sentence {
     /// Reads `modules.json` of `folder`, if it is there.
     ///
@@ -77,13 +120,18 @@ impl Sentence {
             found: false,
         };
         let file = folder.join("modules.json");
-        if file.exists() {
+        if store::exists(&file) {
             this.found = true;
             this.modules(folder, &file)?;
         }
         this.prompts(&folder.join("config_sentence_transformers.json"))?;
-        let json = Json::open_if_there(&this.folder.join("sentence_bert_config.json"))?;
-        this.max_tokens = json.size("max_seq_length", MAX_TOKENS)?;
+        let files = CONFIGS.map(|name| this.folder.join(name));
+        let file = files.iter().find(|file| store::exists(file)).unwrap_or(&files[0]);
+        let json = Json::open_if_there(file)?;
+        this.max_tokens = match max_tokens(&json)? {
+            Some(tokens) => Some(tokens),
+            None => tokenizer_tokens(&this.folder)?,
+        };
         this.lower_case = json.flag("do_lower_case", false)?;
         Ok(this)
     }

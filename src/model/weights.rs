@@ -10,6 +10,7 @@ use super::families::{Experts, HeadStep, Inner, Qkv, Shared};
 use crate::backend::{Activation, Backend, NormKind, Quantize};
 use crate::error::{Error, Result};
 use crate::weights::adapter::{Adapter, Delta, merged};
+use crate::weights::checkpoint::Unread;
 use crate::weights::{Checkpoint, Dtype, Tensor};
 
 /// Tensors that some checkpoints have and nobody reads: buffers that old versions of transformers stored.
@@ -55,8 +56,17 @@ pub struct Weights {
     pub classifier: Vec<StepWeights>,
     pub head: Option<Tensor>,
     pub head_bias: Option<Tensor>,
-    /// What each adapter adds, layer by layer.
-    pub adapters: Vec<Vec<Deltas>>,
+    /// What each adapter adds.
+    pub adapters: Vec<AdapterWeights>,
+}
+
+/// What an adapter adds beside the weights.
+#[derive(Debug)]
+pub struct AdapterWeights {
+    /// Layer by layer.
+    pub layers: Vec<Deltas>,
+    /// To the logits.
+    pub head: Option<Delta>,
 }
 
 /// The matrices of a layer that an adapter can change.
@@ -256,7 +266,12 @@ impl Weights {
             .buckets
             .map(|buckets| finder.tensor(&format!("{}.weight", names.distances), &[buckets, arch.heads]));
         let headed = !options.encodes;
-        let head = (headed && !arch.tied).then(|| finder.matrix(names.head, arch.vocab, arch.hidden));
+        let tied = arch.tied.unwrap_or_else(|| !finder.has_matrix(names.head));
+        let head = match (headed, tied) {
+            (false, _) => None,
+            (true, false) => Some(finder.matrix(names.head, arch.vocab, arch.hidden)),
+            (true, true) => finder.untied(),
+        };
         let head_bias =
             (headed && arch.head_bias).then(|| finder.tensor(&format!("{}.bias", names.head), &[arch.vocab]));
         let norm = finder.norm_if(names.norm);
@@ -280,7 +295,8 @@ impl Weights {
 
     /// The matrices of adapters.
     fn deltas(&self) -> impl Iterator<Item = &Delta> {
-        self.adapters.iter().flatten().flatten().flatten()
+        let of_layers = self.adapters.iter().flat_map(|adapter| &adapter.layers).flatten().flatten();
+        of_layers.chain(self.adapters.iter().filter_map(|adapter| adapter.head.as_ref()))
     }
 
     /// The largest rank of an adapter, and whether one changes what comes before an MLP's activation.
@@ -290,7 +306,7 @@ impl Weights {
         let feeds = self
             .adapters
             .iter()
-            .flatten()
+            .flat_map(|adapter| &adapter.layers)
             .any(|layer| first.iter().any(|site| layer[*site as usize].is_some()));
         (rank, feeds)
     }
@@ -439,22 +455,86 @@ impl Finder<'_> {
         name.into()
     }
 
-    /// A matrix with what an adapter adds to it.
-    fn merge(&self, adapter: &Adapter, module: &str, tensor: Tensor) -> Tensor {
-        let [rows, cols] = tensor.shape[..] else { return tensor };
-        let delta = adapter.delta(module, rows, cols);
-        let merged = delta.and_then(|delta| match &delta {
-            Some(delta) => merged(tensor.clone(), delta),
-            None => Ok(tensor.clone()),
-        });
-        merged.unwrap_or_else(|problem| {
+    /// What `find` finds, and the tensor itself where that is wrong: the problem is noted.
+    fn or_noted(&self, tensor: Tensor, find: impl FnOnce(&Tensor) -> Result<Tensor>) -> Tensor {
+        find(&tensor).unwrap_or_else(|problem| {
             self.problems.borrow_mut().add(problem);
             tensor
         })
     }
 
+    /// A module's name as an adapter has it: it may have been made for the model alone, without its part's name.
+    fn in_adapter<'n>(&self, adapter: &Adapter, module: &'n str) -> &'n str {
+        let names = &self.arch.family.names;
+        let base = names.embed.find('.').map_or("", |dot| &names.embed[..=dot]);
+        match module.strip_prefix(base) {
+            Some(rest) if !adapter.has(module) && adapter.has(rest) => rest,
+            _ => module,
+        }
+    }
+
+    /// A matrix with what an adapter has for it: another one in its place, and what is added.
+    fn merge(&self, adapter: &Adapter, module: &str, tensor: Tensor) -> Tensor {
+        let [rows, cols] = tensor.shape[..] else { return tensor };
+        let module = self.in_adapter(adapter, module);
+        let tensor = self.replace(adapter, &format!("{module}.weight"), tensor);
+        self.or_noted(tensor, |tensor| {
+            let delta = match adapter.delta(module, rows, cols)? {
+                None => adapter.embedding_delta(module, rows, cols)?,
+                delta => delta,
+            };
+            delta.map_or_else(|| Ok(tensor.clone()), |delta| merged(tensor.clone(), &delta))
+        })
+    }
+
+    /// The tensor that an adapter has in place of one of the model's.
+    fn replace(&self, adapter: &Adapter, name: &str, tensor: Tensor) -> Tensor {
+        self.or_noted(tensor, |tensor| {
+            Ok(adapter.replacement(name, &tensor.shape)?.unwrap_or_else(|| tensor.clone()))
+        })
+    }
+
+    /// The head of a model whose head is its embedding table, where an adapter gives the two different values: what was
+    /// trained on one of them is no part of the other. None where they stay one.
+    fn untied(&self) -> Option<Tensor> {
+        let (adapter, names) = (self.options.merged?, &self.arch.family.names);
+        let embed = self.in_adapter(adapter, names.embed);
+        if adapter.ties() {
+            adapter.ask(names.head);
+            return None;
+        }
+        if !adapter.has(embed) && !adapter.has(names.head) {
+            return None;
+        }
+        let plain = Finder { options: Options { merged: None, ..self.options }, ..self.clone() };
+        let table = plain.matrix(names.embed, self.arch.vocab, self.arch.hidden);
+        let table = match adapter.saves(embed) {
+            true => table,
+            false => self.replace(adapter, &format!("{embed}.weight"), table), // the vocabulary grew: that is in both
+        };
+        Some(self.merge(adapter, names.head, table))
+    }
+
+    /// A table or a head that was saved below what an adapter adds to it stays beside the weights where it is the model's own.
+    fn refuse_other_tables(&self, adapter: &Adapter) -> Result<()> {
+        let (arch, names) = (self.arch, &self.arch.family.names);
+        for name in [names.embed, names.head] {
+            let Some(saved) = adapter.below(self.in_adapter(adapter, name), arch.vocab, arch.hidden)? else {
+                continue;
+            };
+            let own = if self.has_matrix(name) { name } else { names.embed };
+            let own = self.checkpoint.matrix(&self.name(own), arch.vocab, arch.hidden)?;
+            if (0..saved.rows()).any(|row| saved.row_values(row) != own.row_values(row)) {
+                return Err(Adapter::only_merged(&saved.file, &saved.name));
+            }
+        }
+        Ok(())
+    }
+
     /// What an adapter adds in each layer, where it stays beside the weights.
-    fn beside(&self, adapter: &Adapter) -> Result<Vec<Deltas>> {
+    fn beside(&self, adapter: &Adapter) -> Result<AdapterWeights> {
+        self.refuse_other_tables(adapter)?;
+        adapter.refuse_beside()?;
         let (arch, names) = (self.arch, &self.arch.family.names);
         let (hidden, inner, q, kv) = (arch.hidden, arch.intermediate, arch.q_width(), arch.k_width());
         let rows_of = |delta: &Option<Delta>, first, group, stride, rows| {
@@ -464,7 +544,7 @@ impl Finder<'_> {
         let layers = arch.shapes.iter().enumerate().map(|(layer, shape)| {
             let find = |name: &str, rows, cols| {
                 let name = format!("{}{layer}.{name}", names.layers);
-                adapter.delta(self.name(&name).as_ref(), rows, cols)
+                adapter.delta(self.in_adapter(adapter, &name), rows, cols)
             };
             let mut deltas = Deltas::default();
             let mut put = |site: Site, delta| deltas[site as usize] = delta;
@@ -523,8 +603,12 @@ impl Finder<'_> {
             Ok(deltas)
         });
         let layers = layers.collect::<Result<_>>()?;
+        let head = match self.options.encodes {
+            true => None,
+            false => adapter.delta(self.in_adapter(adapter, names.head), arch.vocab, hidden)?,
+        };
         adapter.refuse_unread()?;
-        Ok(layers)
+        Ok(AdapterWeights { layers, head })
     }
 
     fn lookup(&self, shape: LookupShape) -> LookupWeights {
@@ -554,18 +638,30 @@ impl Finder<'_> {
     }
 
     fn tensor(&self, name: &str, shape: &[usize]) -> Tensor {
-        let name = &*self.name(name);
-        self.checkpoint.tensor(name, shape).unwrap_or_else(|problem| {
+        let own = &*self.name(name);
+        let found = self.checkpoint.tensor(own, shape).unwrap_or_else(|problem| {
             self.problems.borrow_mut().add(problem);
-            self.checkpoint.stand_in(name, shape)
-        })
+            self.checkpoint.stand_in(own, shape)
+        });
+        match (self.options.merged, name.rsplit_once('.')) {
+            (Some(adapter), Some((module, end))) => {
+                let module = self.in_adapter(adapter, module);
+                self.replace(adapter, &format!("{module}.{end}"), found)
+            }
+            _ => found,
+        }
+    }
+
+    /// Whether there is a matrix `name`, stored or quantized.
+    fn has_matrix(&self, name: &str) -> bool {
+        self.checkpoint.has_below(&self.name(name))
     }
 
     fn matrix(&self, name: &str, rows: usize, cols: usize) -> Tensor {
-        let name = &*self.name(name);
-        let found = self.checkpoint.matrix(name, rows, cols).unwrap_or_else(|problem| {
+        let own = &*self.name(name);
+        let found = self.checkpoint.matrix(own, rows, cols).unwrap_or_else(|problem| {
             self.problems.borrow_mut().add(problem);
-            self.checkpoint.stand_in(name, &[rows, cols])
+            self.checkpoint.stand_in(own, &[rows, cols])
         });
         let found = if self.options.dequantize { found.dequantized() } else { found };
         match self.options.merged {
@@ -597,21 +693,22 @@ impl Finder<'_> {
             let rest = name.strip_prefix(base);
             self.options.encodes && rest.is_none_or(|rest| rest.starts_with("pooler."))
         };
-        for (name, file) in self.checkpoint.unread() {
+        for Unread { name, stored_name, file } in self.checkpoint.unread() {
             if name != head
                 && !self.of_further_layers(name)
                 && !of_heads(name)
                 && !NOT_READ.iter().any(|end| name.ends_with(end))
             {
                 let expected = "not be there: a model of this config.json does not read it";
-                self.problems.borrow_mut().add(Error::tensor(file, name, expected));
+                self.problems.borrow_mut().add(Error::tensor(file, stored_name, expected));
             }
         }
     }
 
     /// Whether a tensor is of one of the layers that guess further tokens: they stand behind the others.
     fn of_further_layers(&self, name: &str) -> bool {
-        let layer = name.strip_prefix(self.arch.family.names.layers).and_then(|rest| rest.split_once('.'));
+        let layers = self.name(self.arch.family.names.layers);
+        let layer = name.strip_prefix(&*layers).and_then(|rest| rest.split_once('.'));
         let layer = layer.and_then(|(layer, _)| layer.parse::<usize>().ok());
         let first = self.arch.layers;
         layer.is_some_and(|layer| (first..first + self.arch.further_layers).contains(&layer))

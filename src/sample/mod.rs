@@ -19,6 +19,7 @@
 
 mod ask;
 mod bias;
+pub mod defaults;
 mod dry;
 mod filters;
 mod logprobs;

@@ -20,7 +20,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use super::coded::{Coded, Mxfp4, Row, Scheme, Transposed};
 use super::gguf::Gguf;
 use super::json::{Json, values_at_most};
-use super::{Dtype, map::Map};
+use super::{Dtype, map::Map, names, shards, store};
 use crate::error::{Error, Result};
 
 /// A tensor in a mapped file, or a matrix that is decoded from some, or some of the rows of one.
@@ -41,7 +41,15 @@ pub struct Tensor {
 /// Where rows come from.
 #[derive(Clone, Debug)]
 enum Source {
-    Stored { map: Arc<Map>, start: usize },
+    Stored {
+        map: Arc<Map>,
+        start: usize,
+    },
+    /// In double precision; rounded to single.
+    Double {
+        map: Arc<Map>,
+        start: usize,
+    },
     Coded(Arc<dyn Coded>),
 }
 
@@ -67,6 +75,14 @@ impl Tensor {
     /// Bytes of a row.
     pub fn row_bytes(&self) -> usize {
         self.dtype.row_bytes(self.cols())
+    }
+
+    /// Bytes of a row in the file, where it is not decoded.
+    fn stored_row_bytes(&self) -> usize {
+        match self.source {
+            Source::Double { .. } => 2 * self.row_bytes(),
+            _ => self.row_bytes(),
+        }
     }
 
     /// Bytes of all rows.
@@ -102,6 +118,7 @@ impl Tensor {
     pub fn dequantized(mut self) -> Self {
         match self.source {
             Source::Coded(_) => self.dtype = self.dtype.dequantized(),
+            Source::Double { .. } => {}
             Source::Stored { .. } if self.dtype.is_quantized() => {
                 return super::adapter::rounded(&self, Dtype::Bf16);
             }
@@ -117,7 +134,7 @@ impl Tensor {
 
     /// Whether its rows are decoded, or of groups.
     pub fn is_coded(&self) -> bool {
-        matches!(self.source, Source::Coded(_)) || self.dtype.is_quantized()
+        !matches!(self.source, Source::Stored { .. }) || self.dtype.is_quantized()
     }
 
     /// The bytes of a row in its element type, little-endian.
@@ -126,6 +143,11 @@ impl Tensor {
         match &self.source {
             Source::Stored { map, start } => {
                 Cow::Borrowed(&map.bytes()[start + self.rows.stored(row) * bytes..][..bytes])
+            }
+            Source::Double { map, start } => {
+                let stored = &map.bytes()[start + self.rows.stored(row) * 2 * bytes..][..2 * bytes];
+                let values = stored.as_chunks().0.iter().map(|value| f64::from_le_bytes(*value) as f32);
+                Cow::Owned(values.flat_map(f32::to_le_bytes).collect())
             }
             Source::Coded(matrix) => {
                 let mut decoded = vec![0; bytes];
@@ -142,6 +164,13 @@ impl Tensor {
         for (row, values) in values.chunks_exact_mut(cols).enumerate() {
             self.dtype.read_all(&self.row(row), values);
         }
+        values
+    }
+
+    /// The values of a row, widened.
+    pub fn row_values(&self, row: usize) -> Vec<f32> {
+        let mut values = vec![0.0; self.cols()];
+        self.dtype.read_all(&self.row(row), &mut values);
         values
     }
 
@@ -169,8 +198,8 @@ impl Tensor {
             return;
         }
         match &self.source {
-            Source::Stored { map, start } => {
-                let bytes = self.row_bytes();
+            Source::Stored { map, start } | Source::Double { map, start } => {
+                let bytes = self.stored_row_bytes();
                 let first = start + self.rows.stored(rows.start) * bytes;
                 map.forget(first, start + (self.rows.stored(rows.end - 1) + 1) * bytes - first);
             }
@@ -197,11 +226,16 @@ impl Tensor {
     /// If there is no such matrix.
     pub fn slab(&self, index: usize) -> Self {
         assert!(index < self.rows(), "{}: no matrix {index}", self.name);
-        let Source::Stored { map, start } = &self.source else { panic!("{}: decoded", self.name) };
-        let start = start + self.rows.stored(index) * self.row_bytes();
+        let mut source = self.source.clone();
+        match &mut source {
+            Source::Stored { start, .. } | Source::Double { start, .. } => {
+                *start += self.rows.stored(index) * self.stored_row_bytes();
+            }
+            Source::Coded(_) => panic!("{}: decoded", self.name),
+        }
         let shape = self.shape[1..].to_vec();
         let rows = Rows { first: 0, group: shape[0], stride: shape[0] };
-        Self { source: Source::Stored { map: map.clone(), start }, rows, shape, ..self.clone() }
+        Self { source, rows, shape, ..self.clone() }
     }
 }
 
@@ -238,6 +272,7 @@ impl Raw {
     pub fn float(&self, index: usize) -> f32 {
         match self.dtype {
             safetensors::Dtype::F32 => f32::from_le_bytes(self.bytes().as_chunks().0[index]),
+            safetensors::Dtype::F64 => f64::from_le_bytes(self.bytes().as_chunks().0[index]) as f32,
             safetensors::Dtype::BF16 => Dtype::Bf16.read(&self.bytes()[2 * index..][..2]),
             _ => Dtype::F16.read(&self.bytes()[2 * index..][..2]),
         }
@@ -269,6 +304,15 @@ const MAX_TENSORS_OF_FILE: usize = 1 << 18;
 const MAX_HEADER: usize = 64 << 20;
 const MAX_HEADER_VALUES: usize = 8 * MAX_TENSORS_OF_FILE;
 
+/// A tensor that nobody asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Unread<'a> {
+    pub name: &'a str,
+    /// Its name in the file.
+    pub stored_name: &'a str,
+    pub file: &'a Path,
+}
+
 #[derive(Debug)]
 struct Entry {
     file: Arc<Path>,
@@ -277,6 +321,8 @@ struct Entry {
     start: usize,
     /// Whether somebody asked for it.
     asked: Cell<bool>,
+    /// Its name in the file, where that is another: see [`names::plain`].
+    stored_name: Option<Box<str>>,
 }
 
 /// `model.safetensors.index.json`.
@@ -286,7 +332,8 @@ struct Index {
 }
 
 impl Checkpoint {
-    /// Maps the weights of the checkpoint in `folder` and checks their headers. Reads no tensor yet.
+    /// Maps the weights of the checkpoint in `folder` and checks their headers: `model.safetensors`, or the shards of its
+    /// index, or numbered ones. Reads no tensor yet.
     ///
     /// # Errors
     /// A file is missing, truncated or malformed; the index names a file outside the folder or a tensor that its
@@ -296,8 +343,18 @@ impl Checkpoint {
         let index = folder.join("model.safetensors.index.json");
         let scheme = Scheme::of(&Json::open_if_there(&folder.join("config.json"))?)?;
         let mut this = Self { folder: folder.to_owned(), scheme, tensors: HashMap::new() };
-        if single.exists() || !index.exists() {
+        if store::exists(&single) {
             this.add(&single)?;
+            return Ok(this);
+        }
+        if !store::exists(&index) {
+            match shards::numbered(folder)? {
+                Some(shards) => shards.iter().try_for_each(|shard| this.add(shard))?,
+                None => match shards::instead(folder) {
+                    Some(error) => return Err(error),
+                    None => this.add(&single)?, // the system says that it is not there
+                },
+            }
             return Ok(this);
         }
         let index_text = super::json::read_index(&index)?;
@@ -318,7 +375,7 @@ impl Checkpoint {
         names.sort_unstable();
         for (name, shard) in names {
             let file = folder.join(shard);
-            if this.tensors.get(name).is_none_or(|entry| *entry.file != *file) {
+            if this.tensors.get(&*names::plain(name)).is_none_or(|entry| *entry.file != *file) {
                 return Err(Error::tensor(&file, name, "be in this file: the index says so"));
             }
         }
@@ -341,7 +398,8 @@ impl Checkpoint {
                 data_offsets: (0, stored.range.len()),
             };
             let (map, start) = (gguf.map().clone(), stored.range.start);
-            let entry = Entry { file: file.clone(), map, info, start, asked: Cell::new(false) };
+            let asked = Cell::new(false);
+            let entry = Entry { file: file.clone(), map, info, start, asked, stored_name: None };
             tensors.insert(stored.name, entry);
         }
         Ok(Self { folder: gguf.file.clone(), scheme: Some(Scheme::Gguf(kinds)), tensors })
@@ -356,17 +414,22 @@ impl Checkpoint {
         Ok(entry.tensor(name, dtype, &[rows, cols]))
     }
 
-    /// The tensors of one file in `folder`.
+    /// The tensors of one file in `folder`, under the names that `plain` makes of theirs.
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
-    pub fn open_file(folder: &Path, name: &str) -> Result<Self> {
+    pub fn open_file(folder: &Path, name: &str, plain: impl Fn(&str) -> Cow<'_, str>) -> Result<Self> {
         let mut this = Self { folder: folder.to_owned(), scheme: None, tensors: HashMap::new() };
-        this.add(&folder.join(name))?;
+        this.add_as(&folder.join(name), plain)?;
         Ok(this)
     }
 
     fn add(&mut self, file: &Path) -> Result<()> {
+        self.add_as(file, names::plain)
+    }
+
+    /// The tensors of a file, under the names that `plain` makes of theirs.
+    fn add_as(&mut self, file: &Path, plain: impl Fn(&str) -> Cow<'_, str>) -> Result<()> {
         let map = Arc::new(Map::open(file)?);
         check_header(file, map.bytes())?;
         check_entries(file, map.bytes(), MAX_TENSORS - self.tensors.len())?;
@@ -386,10 +449,17 @@ impl Checkpoint {
                 ));
             }
             let (map, start, info) = (map.clone(), data_start + begin, info.clone());
-            let entry = Entry { file: file.clone(), map, info, start, asked: Cell::new(false) };
-            match self.tensors.entry(name) {
+            let plain = plain(&name).into_owned();
+            let stored_name = (plain != name).then(|| name.as_str().into());
+            let asked = Cell::new(false);
+            let entry = Entry { file: file.clone(), map, info, start, asked, stored_name };
+            match self.tensors.entry(plain) {
                 Slot::Vacant(slot) => {
                     slot.insert(entry);
+                }
+                Slot::Occupied(slot) if slot.get().file == file => {
+                    let other = slot.get().stored_name.as_deref().unwrap_or(slot.key());
+                    return Err(Error::tensor(&file, &name, format!("be there once: `{other}` is it too")));
                 }
                 Slot::Occupied(slot) => return Err(Error::tensor(&file, slot.key(), "be in one file only")),
             }
@@ -400,15 +470,16 @@ impl Checkpoint {
     /// The tensor `name`, of exactly `shape`.
     ///
     /// # Errors
-    /// It is missing, of another shape, or of a type other than float32, float16 and bfloat16.
+    /// It is missing, of another shape, or of a type other than float32, float16, bfloat16 and float64, which is rounded to
+    /// float32.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let entry = self.entry(name, shape)?;
         let dtype = match entry.info.dtype {
-            safetensors::Dtype::F32 => Dtype::F32,
+            safetensors::Dtype::F32 | safetensors::Dtype::F64 => Dtype::F32,
             safetensors::Dtype::F16 => Dtype::F16,
             safetensors::Dtype::BF16 => Dtype::Bf16,
             other => {
-                let expected = format!("be float32, float16 or bfloat16; it is {other:?}");
+                let expected = format!("be float32, float16, bfloat16 or float64; it is {other:?}");
                 return Err(Error::tensor(&entry.file, name, expected));
             }
         };
@@ -515,9 +586,19 @@ impl Checkpoint {
         if entry.info.shape != shape {
             let found = &entry.info.shape[..entry.info.shape.len().min(8)];
             let expected = format!("have shape {shape:?}, as config.json says; it has {found:?}");
-            return Err(Error::tensor(&entry.file, name, expected));
+            return Err(Error::tensor(&entry.file, entry.stored_name.as_deref().unwrap_or(name), expected));
         }
         Ok(entry)
+    }
+
+    /// All names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Whether there is a tensor of the module `name`, whatever it is called there.
+    pub fn has_below(&self, name: &str) -> bool {
+        self.tensors.keys().any(|key| key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
     }
 
     /// Whether there is a tensor `name`.
@@ -543,10 +624,15 @@ impl Checkpoint {
         &self.folder
     }
 
-    /// The names of those that nobody asked for, sorted, with their files.
-    pub fn unread(&self) -> Vec<(&str, &Path)> {
+    /// Those that nobody asked for, sorted by their names.
+    pub fn unread(&self) -> Vec<Unread<'_>> {
         let unread = self.tensors.iter().filter(|(_, entry)| !entry.asked.get());
-        let mut unread: Vec<_> = unread.map(|(name, entry)| (name.as_str(), &*entry.file)).collect();
+        let unread = unread.map(|(name, entry)| Unread {
+            name,
+            stored_name: entry.stored_name.as_deref().unwrap_or(name),
+            file: &entry.file,
+        });
+        let mut unread: Vec<_> = unread.collect();
         unread.sort_unstable();
         unread
     }
@@ -560,17 +646,21 @@ impl Entry {
             range: self.start..self.start + (end - begin),
             dtype: self.info.dtype,
             shape: self.info.shape.clone(),
-            name: name.to_owned(),
+            name: self.stored_name.as_deref().unwrap_or(name).to_owned(),
             file: self.file.to_path_buf(),
         }
     }
 
     fn tensor(&self, name: &str, dtype: Dtype, shape: &[usize]) -> Tensor {
         let rows = shape.first().copied().unwrap_or(1);
+        let (map, start) = (self.map.clone(), self.start);
         Tensor {
-            source: Source::Stored { map: self.map.clone(), start: self.start },
+            source: match self.info.dtype {
+                safetensors::Dtype::F64 => Source::Double { map, start },
+                _ => Source::Stored { map, start },
+            },
             rows: Rows { first: 0, group: rows, stride: rows },
-            name: name.to_owned(),
+            name: self.stored_name.as_deref().unwrap_or(name).to_owned(),
             file: self.file.to_path_buf(),
             dtype,
             shape: shape.to_vec(),

@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 
 use sha2::{Digest, Sha256};
 
+use super::store::{Bytes, Content};
 use crate::error::{Error, Result};
 use crate::privacy::receipt::chain::ReceiptHash;
 use crate::privacy::receipt::environment::{FileHash, FileRole};
@@ -29,7 +30,7 @@ thread_local! {
 type Hashed = (PathBuf, u64, ReceiptHash);
 
 /// A file that was mapped, on its way to be hashed.
-type Mapped = (PathBuf, File);
+type Mapped = (PathBuf, Content);
 
 /// What was read so far on this thread.
 struct Recorder {
@@ -123,12 +124,23 @@ pub fn was_mapped(path: &Path, file: &File) -> std::io::Result<()> {
         let metadata = file.metadata()?;
         let inode = (metadata.dev(), metadata.ino());
         match recorder.mapped.insert(path.to_owned(), inode) {
-            None => drop(recorder.to_hash.send((path.to_owned(), file.try_clone()?))),
+            None => drop(recorder.to_hash.send((path.to_owned(), Content::Disk(file.try_clone()?)))),
             Some(before) if before != inode => recorder.changed = Some(path.to_owned()),
             Some(_) => {}
         }
         Ok(())
     })
+}
+
+/// A file in memory was taken as one that is mapped.
+pub fn was_held(path: &Path, bytes: &Bytes) {
+    RECORDER.with_borrow_mut(|current| {
+        let Some(recorder) = current else { return };
+        // one that cannot be replaced meanwhile
+        if recorder.mapped.insert(path.to_owned(), (0, 0)).is_none() {
+            drop(recorder.to_hash.send((path.to_owned(), Content::Memory(bytes.clone()))));
+        }
+    });
 }
 
 /// Hashes files until no more come.
@@ -142,7 +154,7 @@ fn hash_all(files: &Receiver<Mapped>, stop: &AtomicBool) -> Result<Vec<Hashed>> 
 }
 
 /// Read, not mapped: pages of a mapping would count as this process's memory.
-fn hash(file: &File, stop: &AtomicBool) -> std::io::Result<(u64, ReceiptHash)> {
+fn hash(file: &Content, stop: &AtomicBool) -> std::io::Result<(u64, ReceiptHash)> {
     const CHUNK: usize = 1 << 20;
     let (mut hash, mut chunk, mut at) = (Sha256::new(), vec![0; CHUNK], 0);
     loop {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::store;
 use crate::error::{Error, Result};
 
 /// No configuration is larger; what claims to be is refused before it is read.
@@ -51,13 +52,22 @@ pub fn read_text(file: &Path) -> Result<String> {
 }
 
 fn read_up_to(file: &Path, most: u64) -> Result<String> {
+    let too_large =
+        |bytes| Err(Error::config(file, "", format!("at most {most} bytes long; it has {bytes}")));
+    if let Some(bytes) = store::bytes(file).map_err(Error::read(file))? {
+        let bytes = bytes.get();
+        if bytes.len() as u64 > most {
+            return too_large(bytes.len() as u64);
+        }
+        let text = std::str::from_utf8(bytes).map_err(std::io::Error::other).map_err(Error::read(file))?;
+        super::files::was_read(file, bytes);
+        return Ok(text.to_owned());
+    }
     // Asked before it is opened: opening a pipe would wait for whoever writes to it.
     let metadata = std::fs::metadata(file).map_err(Error::read(file))?;
     if !metadata.is_file() {
         return Err(Error::config(file, "", "a regular file"));
     }
-    let too_large =
-        |bytes| Err(Error::config(file, "", format!("at most {most} bytes long; it has {bytes}")));
     if metadata.len() > most {
         return too_large(metadata.len());
     }
@@ -121,7 +131,7 @@ impl Json {
 
     /// As [`Json::open`]; a missing file is an empty object.
     pub fn open_if_there(file: &Path) -> Result<Self> {
-        if file.exists() { Self::open(file) } else { Self::parse(file, "{}") }
+        if store::exists(file) { Self::open(file) } else { Self::parse(file, "{}") }
     }
 
     /// An object from elsewhere than a JSON file; `file` is named in errors.
@@ -179,22 +189,47 @@ impl Json {
         }
     }
 
+    /// Whether the field is there and null.
+    pub fn is_null(&self, name: &str) -> bool {
+        self.value.get(name).is_some_and(Value::is_null)
+    }
+
     /// A whole number from 1 to `max`; none when absent or null.
     pub fn size(&self, name: &str, max: usize) -> Result<Option<usize>> {
         let Some(value) = self.field(name) else { return Ok(None) };
-        let size = value
-            .as_u64()
-            .and_then(|size| usize::try_from(size).ok())
-            .filter(|size| (1..=max).contains(size));
+        let size =
+            whole(value).and_then(|size| usize::try_from(size).ok()).filter(|size| (1..=max).contains(size));
         size.map(Some).ok_or_else(|| self.wrong(name, format!("a whole number from 1 to {max}")))
     }
 
     /// A whole number from 0 to `max`; none when absent or null.
     pub fn count(&self, name: &str, max: usize) -> Result<Option<usize>> {
         let Some(value) = self.field(name) else { return Ok(None) };
-        let count =
-            value.as_u64().and_then(|count| usize::try_from(count).ok()).filter(|count| *count <= max);
+        let count = whole(value).and_then(|count| usize::try_from(count).ok()).filter(|count| *count <= max);
         count.map(Some).ok_or_else(|| self.wrong(name, format!("a whole number from 0 to {max}")))
+    }
+
+    /// As [`Json::count`]; none for a negative number too, which some files write for "no limit".
+    pub fn count_unless_negative(&self, name: &str, max: usize) -> Result<Option<usize>> {
+        match self.field(name).and_then(whole) {
+            Some(number) if number < 0 => Ok(None),
+            _ => self.count(name, max),
+        }
+    }
+
+    /// A finite number; none when absent or null.
+    pub fn number(&self, name: &str) -> Result<Option<f64>> {
+        let Some(value) = self.field(name) else { return Ok(None) };
+        let number = value.as_f64().filter(|number| number.is_finite());
+        number.map(Some).ok_or_else(|| self.wrong(name, "a number"))
+    }
+
+    /// As [`Json::positive`]; none for 0 too, where the reference asks whether the number is true.
+    pub fn positive_unless_zero(&self, name: &str) -> Result<Option<f64>> {
+        match self.field(name).and_then(Value::as_f64) {
+            Some(0.0) => Ok(None),
+            _ => self.positive(name),
+        }
     }
 
     /// As [`Json::size`], and it must be there.
@@ -226,16 +261,28 @@ impl Json {
         }
     }
 
-    /// A token id or a list of them; empty when absent or null.
+    /// A token id or a list of them; empty when absent or null. A negative id is no token's: it is left out.
     pub fn token_ids(&self, name: &str) -> Result<Vec<u32>> {
-        let one = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        let ids = match self.field(name) {
+        let one = |value: &Value| match whole(value)? {
+            id if id < 0 => Some(None),
+            id => u32::try_from(id).ok().map(Some),
+        };
+        let ids: Option<Vec<Option<u32>>> = match self.field(name) {
             None => Some(Vec::new()),
             Some(Value::Array(list)) => list.iter().map(one).collect(),
             Some(value) => one(value).map(|id| vec![id]),
         };
-        ids.ok_or_else(|| self.wrong(name, "a token id or a list of token ids"))
+        let ids = ids.ok_or_else(|| self.wrong(name, "a token id or a list of token ids"))?;
+        Ok(ids.into_iter().flatten().collect())
     }
+}
+
+/// A whole number, also where it is written with a fraction of zero, as `50.0`.
+pub fn whole(value: &Value) -> Option<i64> {
+    /// Up to this, every whole number is a double of its own.
+    const MAX_EXACT: f64 = (1_u64 << 53) as f64;
+    let float = |number: f64| (number.fract() == 0.0 && number.abs() < MAX_EXACT).then_some(number as i64);
+    value.as_i64().or_else(|| value.as_f64().and_then(float))
 }
 
 #[cfg(test)]
@@ -265,6 +312,25 @@ mod tests {
             let error = error.unwrap_err().to_string();
             assert!(error.ends_with("must be at most 67108864 bytes long; it has 67108865"), "{error}");
         }
+    }
+
+    #[test]
+    fn spellings_of_numbers() {
+        let value = serde_json::json!({"k": 50.0, "half": 1.5, "minus": -1, "zero": 0, "null": null, "large": 1e300,
+            "ids": [2, -1, 3.0], "text": "1"});
+        let json = Json::of(Path::new("config.json"), value);
+        assert_eq!(json.count("k", 64).unwrap(), Some(50));
+        assert_eq!(json.count_unless_negative("minus", 64).unwrap(), None);
+        assert_eq!(json.count_unless_negative("zero", 64).unwrap(), Some(0));
+        assert_eq!(json.positive_unless_zero("zero").unwrap(), None);
+        assert_eq!(json.number("minus").unwrap(), Some(-1.0));
+        assert_eq!(json.token_ids("ids").unwrap(), [2, 3]);
+        assert!(json.token_ids("minus").unwrap().is_empty());
+        assert!(json.is_null("null") && !json.is_null("zero") && !json.is_null("absent"));
+        for wrong in ["half", "minus", "large", "text"] {
+            assert!(json.count(wrong, usize::MAX).is_err(), "{wrong}");
+        }
+        assert!(json.number("text").is_err() && json.positive_unless_zero("minus").is_err());
     }
 
     #[test]

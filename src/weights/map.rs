@@ -4,11 +4,18 @@
 use std::fs::File;
 use std::path::Path;
 
+use super::store::{self, Bytes};
 use crate::error::{Error, Result};
 
-/// The bytes of a file, read in by the kernel as they are touched. Never written.
+/// The bytes of a file, read in by the kernel as they are touched, or in memory already. Never written.
 #[derive(Debug)]
-pub struct Map(memmap2::Mmap);
+pub struct Map(Source);
+
+#[derive(Debug)]
+enum Source {
+    Mapped(memmap2::Mmap),
+    Held(Bytes),
+}
 
 impl Map {
     /// Maps the whole of `path`.
@@ -19,31 +26,46 @@ impl Map {
     /// # Errors
     /// The file is missing, unreadable, no regular file, or empty.
     pub fn open(path: &Path) -> Result<Self> {
+        let wrong = || {
+            let reason = "must be a regular file that is not empty".to_owned();
+            Error::WeightsFile { file: path.to_owned(), reason }
+        };
+        if let Some(bytes) = store::bytes(path).map_err(Error::read(path))? {
+            if bytes.get().is_empty() {
+                return Err(wrong());
+            }
+            super::files::was_held(path, &bytes);
+            return Ok(Self(Source::Held(bytes)));
+        }
         // Asked before it is opened: opening a pipe would wait for whoever writes to it.
         let metadata = std::fs::metadata(path).map_err(Error::read(path))?;
         if !metadata.is_file() || metadata.len() == 0 {
-            let reason = "must be a regular file that is not empty".to_owned();
-            return Err(Error::WeightsFile { file: path.to_owned(), reason });
+            return Err(wrong());
         }
         let file = File::open(path).map_err(Error::read(path))?;
         super::files::was_mapped(path, &file).map_err(Error::read(path))?;
         // SAFETY: private and read-only; that nobody changes the file meanwhile is documented above.
         let map = unsafe { memmap2::MmapOptions::new().map_copy_read_only(&file) };
-        map.map(Self).map_err(Error::read(path))
+        map.map(|map| Self(Source::Mapped(map))).map_err(Error::read(path))
     }
 
     /// All bytes.
     pub fn bytes(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Source::Mapped(map) => map,
+            Source::Held(bytes) => bytes.get(),
+        }
     }
 
-    /// Takes the pages that hold these bytes out of this process's memory; a later touch reads them in again.
+    /// Takes the pages that hold these bytes out of this process's memory; a later touch reads them in again. What the
+    /// application holds stays.
     pub fn forget(&self, start: usize, bytes: usize) {
+        let Source::Mapped(map) = &self.0 else { return };
         #[cfg(target_os = "linux")]
         // SAFETY: the mapping is private and never written, so that the file's bytes come back on the next touch. A
         // refusal is fine: then the pages stay.
-        let _ = unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, bytes) };
+        let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, bytes) };
         #[cfg(not(target_os = "linux"))]
-        let _ = (start, bytes);
+        let _ = (map, start, bytes);
     }
 }

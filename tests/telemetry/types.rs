@@ -10,6 +10,8 @@ use crate::public_items::{self, Item, Kind};
 const NO_CONTENT: &[(&str, &str)] = &[
     ("Builder", "a setting of the session; shown all the same"),
     ("Download", "names and sizes of a checkpoint's files"),
+    ("Files", "names and lengths of a checkpoint's files"),
+    ("Note", "a field of a checkpoint's file"),
     ("Hub", "an address, a folder and a token, which its own test looks for"),
     ("Progress", "counts"),
     ("clock::SystemClock", "nothing"),

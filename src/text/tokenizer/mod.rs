@@ -147,7 +147,7 @@ impl Text {
             text.read_pair(&tokenizer, file)?;
         }
         if let Some(folder) = folder {
-            text.read_config(&tokenizer, &folder.join("tokenizer_config.json"))?;
+            text.read_config(&tokenizer, &folder.join("tokenizer_config.json"), decodes)?;
         }
         let specials = text.prefix.iter().chain(&text.suffix).chain(text.pair.iter().flatten());
         if specials.copied().any(|id| id as usize >= vocab) {
@@ -199,9 +199,16 @@ impl Text {
         Ok(())
     }
 
-    /// `add_bos_token` overrules the post-processor, as it does in transformers' Llama tokenizers.
-    fn read_config(&mut self, tokenizer: &Tokenizer, file: &Path) -> Result<()> {
+    /// `add_bos_token` overrules the post-processor, as it does in transformers' Llama tokenizers. Of a model that embeds,
+    /// `add_eos_token` does too: the end is the row that is pooled. A prompt that ended there would have no reply.
+    fn read_config(&mut self, tokenizer: &Tokenizer, file: &Path, decodes: bool) -> Result<()> {
         let config = Json::open_if_there(file)?;
+        let eos = special_token(&config, "eos_token").and_then(|eos| tokenizer.token_to_id(&eos));
+        if let Some(eos) = eos.filter(|eos| !decodes && self.suffix.last() != Some(eos))
+            && config.flag("add_eos_token", false)?
+        {
+            self.suffix.push(eos);
+        }
         let Some(bos) = special_token(&config, "bos_token").and_then(|bos| tokenizer.token_to_id(&bos))
         else {
             return Ok(());
