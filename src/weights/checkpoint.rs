@@ -340,7 +340,7 @@ impl Checkpoint {
                 shape: stored.shape,
                 data_offsets: (0, stored.range.len()),
             };
-            let (map, start) = (gguf.map().clone(), stored.range.start);
+            let (map, start) = (stored.map, stored.range.start);
             let entry = Entry { file: file.clone(), map, info, start, asked: Cell::new(false) };
             tensors.insert(stored.name, entry);
         }
