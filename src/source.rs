@@ -38,13 +38,7 @@ impl Source {
     pub fn arch(&self) -> Result<Arch> {
         match self {
             Self::Folder(folder) => Arch::open(&folder.join("config.json")),
-            Self::Gguf(gguf) => {
-                let row = gguf.row()?;
-                Arch::of(Json::of(&gguf.file, gguf.config()?), |family| {
-                    family.interleaved |= row.interleaved;
-                    family.norm.plus_one &= !row.shifted;
-                })
-            }
+            Self::Gguf(gguf) => Arch::of(Json::of(&gguf.file, gguf.config()?), |family| gguf.adjust(family)),
         }
     }
 

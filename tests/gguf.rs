@@ -2,6 +2,12 @@
 //! they were made from (`tools/fixture_gguf.py`), and files that are wrong.
 
 mod common;
+#[path = "gguf/file.rs"]
+mod file;
+#[path = "gguf/layouts.rs"]
+mod layouts;
+#[path = "gguf/vocabularies.rs"]
+mod vocabularies;
 
 use std::path::{Path, PathBuf};
 
@@ -101,6 +107,89 @@ fn tokenizers_are_those_that_they_were_made_from() {
             let ids = original.encode(text, false);
             assert_eq!(converted.decode(&ids), original.decode(&ids), "{name}: {text:?}");
         }
+    }
+}
+
+#[derive(Deserialize)]
+struct OfFamily {
+    prompts: Vec<Vec<u32>>,
+    greedy: Vec<Vec<u32>>,
+    low_max_abs: Vec<f64>,
+    low_rms: Vec<f64>,
+}
+
+/// Holds a file to what transformers makes of the checkpoint that it was converted from.
+fn hold_to_family(file: &Path, name: &str) -> Result<(), String> {
+    let of = fixture(&format!("families/{name}"));
+    let expected = std::fs::read_to_string(of.join("expected.json")).unwrap();
+    let expected: OfFamily = serde_json::from_str(&expected).unwrap();
+    let session = Session::builder(file).context_length(256).kv_tokens(512).max_sequences(3).open();
+    let session = session.map_err(|error| format!("{name}: {error}"))?;
+    for (i, prompt) in expected.prompts.iter().enumerate() {
+        let tap = LogitsTap::default();
+        let request = Request::tokens(prompt.clone()).max_tokens(expected.greedy[i].len()).temperature(0.0);
+        let reply = session.generate(request.tap_logits(&tap)).unwrap();
+        if reply.tokens() != expected.greedy[i] {
+            return Err(format!("{name}: greedy tokens of prompt {i}"));
+        }
+        let reference = read_f32s(&of.join("expected.safetensors"), &format!("logits.{i}"));
+        let low = Low { max_abs: expected.low_max_abs[i], rms: expected.low_rms[i] };
+        hold_logits(&tap.values(), &reference, low, 2.0, name);
+    }
+    Ok(())
+}
+
+/// What llama.cpp's converter makes of our checkpoints gives the logits that they give.
+#[test]
+fn converted_checkpoints_give_the_same_logits() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.gguf");
+    let mut wrong = Vec::new();
+    for (name, layout) in layouts::all() {
+        layouts::file(&name, &layout).write(&file);
+        wrong.extend(hold_to_family(&file, &name).err());
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn checkpoints_in_several_files_are_opened_by_the_first() {
+    let (name, layout) = layouts::all().into_iter().find(|(name, _)| name == "qwen3_moe").unwrap();
+    let whole = layouts::file(&name, &layout);
+    let folder = tempfile::tempdir().unwrap();
+    let path = |number: usize| folder.path().join(format!("a-{number:05}-of-00003.gguf"));
+    let parts = whole.tensors.chunks(whole.tensors.len().div_ceil(3));
+    for (number, tensors) in parts.enumerate() {
+        let mut part = file::File { metadata: Vec::new(), tensors: tensors.to_vec() };
+        if number == 0 {
+            part.metadata = whole.metadata.clone();
+        }
+        part.put("split.no", file::Value::U16(number as u16));
+        part.put("split.count", file::Value::U16(3));
+        part.put("split.tensors.count", file::Value::I32(whole.tensors.len() as i32));
+        part.write(&path(number + 1));
+    }
+    hold_to_family(&path(1), &name).unwrap();
+    let error = |path: &Path| Session::open(path).unwrap_err().to_string();
+    assert!(error(&path(2)).contains("a-00001-of-00003.gguf"), "{}", error(&path(2)));
+    let renamed = folder.path().join("b.gguf");
+    std::fs::copy(path(1), &renamed).unwrap();
+    assert!(error(&renamed).contains("-00001-of-00003.gguf"), "{}", error(&renamed));
+    std::fs::remove_file(path(3)).unwrap();
+    assert!(error(&path(1)).contains("a-00003-of-00003.gguf"), "{}", error(&path(1)));
+}
+
+#[test]
+fn types_are_named_in_errors() {
+    let (name, layout) = layouts::all().into_iter().find(|(name, _)| name == "qwen3").unwrap();
+    let mut file = layouts::file(&name, &layout);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    for (number, name) in [(4, "Q4_2"), (9, "Q8_1"), (31, "Q4_0_4_4"), (41, "Q1_0"), (99, "unknown (99)")] {
+        file.tensors[0].kind = number;
+        file.write(&path);
+        let error = Session::open(&path).unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
     }
 }
 

@@ -27,10 +27,26 @@ import make_fixtures as base
 from fixture_families import find_prompt
 
 FOLDER = os.path.join(base.FIXTURES, "gguf")
-KINDS = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"]
+KINDS = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4",
+         "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "TQ1_0", "TQ2_0", "NVFP4"]
 # where a type's halves are in its block, and by how much the offset is larger than the scale, so that values are around zero
 HALVES = {"Q4_1": ([0, 2], -7.5), "Q5_1": ([0, 2], -15.5), "Q2_K": ([80, 82], 1.5), "Q3_K": ([108], 0), "Q4_K": ([0, 2], 7.5),
-          "Q5_K": ([0, 2], 15.5), "Q6_K": ([208], 0)}
+          "Q5_K": ([0, 2], 15.5), "Q6_K": ([208], 0), "TQ1_0": ([52], 0), "TQ2_0": ([64], 0), "NVFP4": ([], 0), "IQ1_M": ([], 0)}
+# grids in the order of src/weights/gguf/grids.rs, and the bits of a coordinate
+GRIDS = [("IQ2_XXS", 2), ("IQ2_XS", 2), ("IQ2_S", 2), ("IQ1_S", 2), ("IQ3_XXS", 3), ("IQ3_S", 3)]
+
+
+def grids():
+    """Writes src/weights/gguf/grids.bin: the points of the grids, each in a number of 16 bits."""
+    points = []
+    for name, bits in GRIDS:
+        kind = getattr(gguf.quants, name)
+        kind.init_grid()
+        levels = {float(level): index for index, level in enumerate(kind.grid_map)}
+        for point in kind.grid.reshape(kind.grid_shape):
+            points.append(sum(levels[float(value)] << (bits * at) for at, value in enumerate(point)))
+    path = os.path.join(os.path.dirname(base.FIXTURES), os.pardir, "src", "weights", "gguf", "grids.bin")
+    np.array(points, dtype="<u2").tofile(path)
 
 
 def blocks():
@@ -46,6 +62,13 @@ def blocks():
         if name == "MXFP4":
             data[:, 0] = draw.integers(0, 140, count, dtype=np.uint8)
             data[:3, 0] = [0, 1, 2]
+        if name == "IQ1_M":
+            # the scale's pieces, in the highest bits of four words
+            scale = draw.normal(size=count).astype(np.float16).view(np.uint16)
+            for at in range(4):
+                data[:, 49 + 2 * at] = data[:, 49 + 2 * at] & 0x0F | ((scale >> (4 * at) & 15) << 4).astype(np.uint8)
+        if name == "NVFP4":
+            data[:, 0] = [0, 1, 0x7F, 0xFF, 0x7E, 8, 0x80, 0x38]
         tensors[f"{int(kind)}.blocks"] = data
         tensors[f"{int(kind)}.values"] = gguf.quants.dequantize(data, kind).astype(np.float32).reshape(-1)
     save_file(tensors, os.path.join(FOLDER, "blocks.safetensors"))
@@ -267,6 +290,7 @@ def main():
     base.STEPS = 16
     names = sys.argv[1:]
     if not names:
+        grids()
         blocks()
         tokenizer("llama3_style", "llama-bpe")
         tokenizer("llama2_style", None)

@@ -316,8 +316,8 @@ pub enum MixtureLayers {
 /// Where the matrices of experts are.
 #[derive(Clone, Copy, Debug)]
 pub enum Experts {
-    /// Below `{prefix}{expert}.`: gate, up and down.
-    Apart { prefix: &'static str, names: [&'static str; 3] },
+    /// Below `{prefix}{expert}.`: gate, up and down, and whether they have biases.
+    Apart { prefix: &'static str, names: [&'static str; 3], biased: bool },
     /// In two tensors: (experts, 2 * inner, hidden) with gate before up, and (experts, hidden, inner).
     Joined { both: &'static str, down: &'static str },
     /// As gpt-oss has them, with biases (experts, 2 * inner) and (experts, hidden); gate and up take turns.
@@ -572,7 +572,7 @@ const MIXTRAL_EXPERTS: MixtureRow = MixtureRow {
     router_bias: false,
     correction: "",
     correction_in_row: false,
-    weights: Experts::Apart { prefix: "block_sparse_moe.experts.", names: ["w1", "w3", "w2"] },
+    weights: Experts::Apart { prefix: "block_sparse_moe.experts.", names: ["w1", "w3", "w2"], biased: false },
     shared: Shared::Never,
     shared_gate: "",
 };
@@ -581,7 +581,7 @@ const QWEN_EXPERTS: MixtureRow = MixtureRow {
     normalized: Bias::If("norm_topk_prob", false),
     layers: MixtureLayers::Steps,
     router: "mlp.gate",
-    weights: Experts::Apart { prefix: "mlp.experts.", names: GATE_UP_DOWN },
+    weights: Experts::Apart { prefix: "mlp.experts.", names: GATE_UP_DOWN, biased: false },
     ..MIXTRAL_EXPERTS
 };
 

@@ -791,14 +791,14 @@ impl Finder<'_> {
             router: self.linear(row.router, experts, hidden, row.router_bias),
             correction,
             experts: match row.weights {
-                Experts::Apart { prefix, names: [gate, up, down] } => (0..experts)
+                Experts::Apart { prefix, names: [gate, up, down], biased } => (0..experts)
                     .map(|expert| {
                         self.mlp(
                             &format!("{prefix}{expert}."),
                             Inner::Gated([gate, up]),
                             down,
                             width,
-                            [false; 2],
+                            [biased; 2],
                         )
                     })
                     .collect(),

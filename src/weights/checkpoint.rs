@@ -397,7 +397,7 @@ impl Checkpoint {
                 shape: stored.shape,
                 data_offsets: (0, stored.range.len()),
             };
-            let (map, start) = (gguf.map().clone(), stored.range.start);
+            let (map, start) = (stored.map, stored.range.start);
             let asked = Cell::new(false);
             let entry = Entry { file: file.clone(), map, info, start, asked, stored_name: None };
             tensors.insert(stored.name, entry);

@@ -1,5 +1,5 @@
 //! compressed-tensors, as vLLM's LLM Compressor writes it, in its formats `pack-quantized`, `int-quantized`,
-//! `float-quantized` and `naive-quantized`.
+//! `float-quantized`, `naive-quantized`, `nvfp4-pack-quantized` and `mxfp4-pack-quantized`.
 //!
 //! Packed: `weight_packed` (rows, cols / n) has n numbers of consecutive columns in a word, each plus half of its range;
 //! `weight_zero_point` (rows / n, groups) likewise of consecutive rows; `weight_shape`; `weight_g_idx` (cols). Else
@@ -8,15 +8,31 @@
 
 use std::sync::Arc;
 
-use super::{Coded, Found, GROUP, Row, packed};
+use super::{Coded, Found, GROUP, Row, fp4, one_of, packed};
 use crate::error::Result;
 use crate::weights::Dtype;
 use crate::weights::checkpoint::{Checkpoint, Raw};
 use crate::weights::json::Json;
 
-/// The scheme of all matrices that are quantized.
+/// Groups of a checkpoint.
+const MAX_GROUPS: usize = 64;
+
+/// The scheme. A checkpoint may have several groups of layers, quantized in different ways; which of them a matrix is in
+/// shows in the types and shapes of its tensors.
 #[derive(Debug)]
-pub struct Compressed {
+pub struct Compressed(Vec<Group>);
+
+/// How the matrices of a group are quantized.
+#[derive(Debug)]
+enum Group {
+    Eight(Numbers),
+    Nvfp4,
+    Mxfp4,
+}
+
+/// Whole numbers, or floating point of eight bits.
+#[derive(Debug)]
+struct Numbers {
     bits: usize,
     float: bool,
     symmetric: bool,
@@ -50,20 +66,62 @@ struct Matrix {
 impl Compressed {
     pub fn of(json: &Json) -> Result<Self> {
         let groups = json.object("config_groups")?.ok_or_else(|| json.wrong("config_groups", "an object"))?;
-        let mut names = groups.names();
-        let (Some(name), None) = (names.next(), names.next()) else {
-            return Err(json.wrong("config_groups", "an object of one group: several are not supported"));
-        };
-        let group = groups.object(name)?.ok_or_else(|| groups.wrong(name, "an object"))?;
-        let weights = group.object("weights")?.ok_or_else(|| group.wrong("weights", "an object"))?;
+        let mut all = Vec::new();
+        for name in groups.names().take(MAX_GROUPS) {
+            let group = groups.object(name)?.ok_or_else(|| groups.wrong(name, "an object"))?;
+            // a group may be of activations only
+            if let Some(weights) = group.object("weights")? {
+                all.push(Group::of(&weights)?);
+            }
+        }
+        if all.is_empty() || groups.names().count() > MAX_GROUPS {
+            let expected = format!("an object of 1 to {MAX_GROUPS} groups, one with `weights` among them");
+            return Err(json.wrong("config_groups", expected));
+        }
+        Ok(Self(all))
+    }
+
+    pub fn find(&self, checkpoint: &Checkpoint, name: &str, rows: usize, cols: usize) -> Found {
+        if !checkpoint.has(&format!("{name}.weight_scale")) {
+            return Ok(None);
+        }
+        super::ask_beside(checkpoint, name);
+        let mut first = None;
+        for group in &self.0 {
+            let found = match group {
+                Group::Eight(numbers) => numbers.find(checkpoint, name, rows, cols),
+                Group::Nvfp4 => fp4::nvfp4(fp4::Names::Compressed, checkpoint, name, rows, cols),
+                Group::Mxfp4 => fp4::mxfp4(fp4::Names::Compressed, checkpoint, name, rows, cols),
+            };
+            match found {
+                Ok(Some(found)) => return Ok(Some(found)),
+                Ok(None) => {}
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        first.map_or(Ok(None), Err)
+    }
+}
+
+impl Group {
+    fn of(weights: &Json) -> Result<Self> {
         let float = match weights.text("type")? {
             None | Some("int") => false,
             Some("float") => true,
             Some(_) => return Err(weights.wrong("type", "int or float")),
         };
         let bits = weights.required_size("num_bits", 8)?;
-        if !(bits == 8 || bits == 4 && !float) {
-            return Err(weights.wrong("num_bits", "8, or for whole numbers 4"));
+        if float && bits == 4 {
+            return match (weights.text("strategy")?, weights.size("group_size", 1 << 20)?) {
+                (Some("tensor_group"), Some(16)) => Ok(Self::Nvfp4),
+                (Some("group"), Some(32)) => Ok(Self::Mxfp4),
+                _ => {
+                    Err(weights.wrong("strategy", "tensor_group of 16, or group of 32, for float of 4 bits"))
+                }
+            };
+        }
+        if !(bits == 8 || bits == 4) {
+            return Err(weights.wrong("num_bits", "8 or 4"));
         }
         let shared = match weights.text("strategy")? {
             Some("tensor") => Shared::All,
@@ -82,15 +140,15 @@ impl Compressed {
             }
             _ => return Err(weights.wrong("strategy", "tensor, channel, group or block")),
         };
-        Ok(Self { bits, float, symmetric: weights.flag("symmetric", true)?, shared })
+        let symmetric = weights.flag("symmetric", true)?;
+        Ok(Self::Eight(Numbers { bits, float, symmetric, shared }))
     }
+}
 
-    pub fn find(&self, checkpoint: &Checkpoint, name: &str, rows: usize, cols: usize) -> Found {
+impl Numbers {
+    fn find(&self, checkpoint: &Checkpoint, name: &str, rows: usize, cols: usize) -> Found {
         use safetensors::Dtype as D;
         let scale_name = format!("{name}.weight_scale");
-        if !checkpoint.has(&scale_name) {
-            return Ok(None);
-        }
         let raw = |suffix: &str, shape: &[usize], dtypes: &[D]| {
             checkpoint.raw(&format!("{name}.{suffix}"), shape, dtypes)
         };
@@ -101,7 +159,11 @@ impl Compressed {
             Shared::Block(rows, cols) => [rows, cols],
         };
         let (down, across) = (rows.div_ceil(shared[0]), cols.div_ceil(shared[1]));
-        let shape: &[usize] = if matches!(self.shared, Shared::All) { &[1] } else { &[down, across] };
+        let shape = &match self.shared {
+            Shared::All => one_of(checkpoint, &scale_name, &[&[1], &[], &[1, 1]]),
+            Shared::Row => one_of(checkpoint, &scale_name, &[&[rows, 1], &[rows]]),
+            _ => vec![down, across],
+        };
         let packed = checkpoint.has(&format!("{name}.weight_packed"));
         let each = 32 / self.bits;
         let numbers = match (packed, self.float) {
@@ -117,11 +179,7 @@ impl Compressed {
             (false, true) => Some(raw("weight_zero_point", &[down.div_ceil(each), across], &[D::I32])?),
             (false, false) => Some(raw("weight_zero_point", shape, &[D::I8])?),
         };
-        for beside in
-            ["weight_shape", "input_scale", "input_zero_point", "output_scale", "k_scale", "v_scale"]
-        {
-            checkpoint.ask(&format!("{name}.{beside}"));
-        }
+        checkpoint.ask(&format!("{name}.weight_shape"));
         let groups = match checkpoint.has(&format!("{name}.weight_g_idx")) {
             true => Some(raw("weight_g_idx", &[cols], &[D::I32])?),
             false => None,

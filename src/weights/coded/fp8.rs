@@ -1,7 +1,10 @@
-//! Floating point of eight bits, as DeepSeek and Qwen publish it (`weight_scale_inv`, one for each block) and as FBGEMM
-//! does (`weight_scale`, one for each row or for all). `weight = scale * value`, whatever the name of the scale says.
+//! Floating point of eight bits, as DeepSeek and Qwen publish it (`weight_scale_inv`, one for each block) and as FBGEMM,
+//! ModelOpt and Quark do (`weight_scale`, one for each row or for all). `weight = scale * value`, whatever the name of the
+//! scale says. Values are e4m3; those of e5m2 become bf16.
 
 use std::sync::Arc;
+
+use half::f16;
 
 use super::{Coded, Found, GROUP, Row};
 use crate::error::Result;
@@ -15,18 +18,23 @@ pub struct Fp8 {
     block: Option<[usize; 2]>,
 }
 
+/// The types of values.
+const TYPES: [safetensors::Dtype; 2] = [safetensors::Dtype::F8_E4M3, safetensors::Dtype::F8_E5M2];
+
 #[derive(Debug)]
 struct Matrix {
     codes: Raw,
     scales: Raw,
+    /// Whether values are e5m2.
+    wide: bool,
     block: [usize; 2],
     across: usize,
 }
 
 impl Fp8 {
     pub fn of(json: &Json) -> Result<Self> {
-        if json.text("fmt")?.is_some_and(|fmt| fmt != "e4m3") {
-            return Err(json.wrong("fmt", "e4m3"));
+        if json.text("fmt")?.is_some_and(|fmt| !["e4m3", "e5m2"].contains(&fmt)) {
+            return Err(json.wrong("fmt", "e4m3 or e5m2"));
         }
         let block = match json.field("weight_block_size") {
             None => None,
@@ -42,15 +50,18 @@ impl Fp8 {
         Ok(Self { block })
     }
 
+    /// Without blocks: one scale for each row, or for all, as the tensors have it.
+    pub fn plain() -> Self {
+        Self { block: None }
+    }
+
     pub fn find(&self, checkpoint: &Checkpoint, name: &str, rows: usize, cols: usize) -> Found {
         let weight = format!("{name}.weight");
-        if checkpoint.dtype(&weight) != Some(safetensors::Dtype::F8_E4M3) {
+        let Some(dtype) = checkpoint.dtype(&weight).filter(|dtype| TYPES.contains(dtype)) else {
             return Ok(None);
-        }
-        let codes = checkpoint.raw(&weight, &[rows, cols], &[safetensors::Dtype::F8_E4M3])?;
-        for beside in ["input_scale", "activation_scale", "input_scale_ub"] {
-            checkpoint.ask(&format!("{name}.{beside}"));
-        }
+        };
+        let codes = checkpoint.raw(&weight, &[rows, cols], &[dtype])?;
+        super::ask_beside(checkpoint, name);
         let inverse = format!("{name}.weight_scale_inv");
         let scale = if checkpoint.has(&inverse) { inverse } else { format!("{name}.weight_scale") };
         let (block, shape) = match (self.block, checkpoint.shape(&scale)) {
@@ -60,8 +71,9 @@ impl Fp8 {
             (None, _) => ([1, cols], vec![rows, 1]),
         };
         let scales = checkpoint.raw_floats(&scale, &shape)?;
-        let matrix = Matrix { codes, scales, block, across: cols.div_ceil(block[1]) };
-        let groups = matrix.across == 1 || block[1].is_multiple_of(GROUP);
+        let wide = dtype == safetensors::Dtype::F8_E5M2;
+        let matrix = Matrix { codes, scales, wide, block, across: cols.div_ceil(block[1]) };
+        let groups = !wide && (matrix.across == 1 || block[1].is_multiple_of(GROUP));
         Ok(Some((Arc::new(matrix), if groups { Dtype::F8 } else { Dtype::Bf16 })))
     }
 }
@@ -70,6 +82,15 @@ impl Coded for Matrix {
     fn row(&self, row: usize, out: &mut Row<'_>) {
         let codes = &self.codes.bytes()[row * out.cols()..];
         let scale = |col: usize| self.scales.float(row / self.block[0] * self.across + col / self.block[1]);
+        if self.wide {
+            return out.values(|first, values| {
+                for (i, value) in values.iter_mut().enumerate() {
+                    // e5m2 is the upper half of an f16
+                    let exact = f16::from_bits(u16::from(codes[first + i]) << 8);
+                    *value = exact.to_f32() * scale(first + i);
+                }
+            });
+        }
         out.floats(codes, scale);
     }
 

@@ -9,9 +9,12 @@
 mod awq;
 mod bitsandbytes;
 mod compressed;
+mod fp4;
 mod fp8;
 mod gptq;
 mod mxfp4;
+#[cfg(test)]
+mod published;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -156,6 +159,10 @@ pub enum Scheme {
     Fp8(fp8::Fp8),
     BitsAndBytes(bitsandbytes::BitsAndBytes),
     Mxfp4,
+    /// Matrices in NVFP4, as ModelOpt writes it; others in FP8.
+    Nvfp4,
+    /// Matrices in MXFP4 apart, as Quark writes it.
+    Mxfp4Apart,
     /// Types of the tensors, by name.
     Gguf(HashMap<String, Kind>),
 }
@@ -177,11 +184,53 @@ impl Scheme {
             Some("fp8" | "fbgemm_fp8") => Self::Fp8(fp8::Fp8::of(&json)?),
             Some("bitsandbytes") => Self::BitsAndBytes(bitsandbytes::BitsAndBytes::of(&json)?),
             Some("mxfp4") => Self::Mxfp4,
-            _ => {
-                let expected = "gptq, awq, compressed-tensors, fp8, fbgemm_fp8, bitsandbytes or mxfp4";
+            Some("auto-round") => Self::auto_round(&json)?,
+            Some("modelopt" | "modelopt_fp4") => Self::modelopt(&json)?,
+            Some("quark") => Self::quark(&json)?,
+            Some(
+                known @ ("torchao" | "hqq" | "quanto" | "aqlm" | "quip" | "spqr" | "vptq" | "higgs" | "eetq"),
+            ) => {
+                let expected = format!("{METHODS}: {known} is not supported; convert to one of these");
                 return Err(json.wrong("quant_method", expected));
             }
+            _ => return Err(json.wrong("quant_method", METHODS)),
         }))
+    }
+
+    /// AutoRound writes the formats of GPTQ and AWQ.
+    fn auto_round(json: &Json) -> Result<Self> {
+        let format = json.text("packing_format")?.unwrap_or("auto_round:auto_gptq");
+        if json.text("data_type")?.is_some_and(|kind| kind != "int") {
+            return Err(json.wrong("data_type", "int"));
+        }
+        match format {
+            "auto_round:auto_gptq" | "auto_round:gptq" | "auto_gptq" => Ok(Self::Gptq(gptq::Gptq::of(json)?)),
+            "auto_round:auto_awq" | "auto_round:awq" | "auto_awq" => Ok(Self::Awq(awq::Awq::of(json)?)),
+            _ => Err(json.wrong("packing_format", "auto_round:auto_gptq or auto_round:auto_awq")),
+        }
+    }
+
+    /// ModelOpt names algorithms; newer files have the groups of compressed-tensors too, which say less.
+    fn modelopt(json: &Json) -> Result<Self> {
+        let inner = json.object("quantization")?;
+        let json = inner.as_ref().unwrap_or(json);
+        match json.text("quant_algo")? {
+            Some("FP8" | "FP8_PER_CHANNEL_PER_TOKEN") => Ok(Self::Fp8(fp8::Fp8::plain())),
+            Some("NVFP4" | "W4A16_NVFP4") => Ok(Self::Nvfp4),
+            _ => Err(json.wrong("quant_algo", "FP8, FP8_PER_CHANNEL_PER_TOKEN, NVFP4 or W4A16_NVFP4")),
+        }
+    }
+
+    /// Quark names the type of weights, for all layers.
+    fn quark(json: &Json) -> Result<Self> {
+        let global = json.object("global_quant_config")?;
+        let global = global.ok_or_else(|| json.wrong("global_quant_config", "an object"))?;
+        let weight = global.object("weight")?.ok_or_else(|| global.wrong("weight", "an object"))?;
+        match weight.text("dtype")? {
+            Some("fp8_e4m3" | "fp8_e5m2") => Ok(Self::Fp8(fp8::Fp8::plain())),
+            Some("fp4") => Ok(Self::Mxfp4Apart),
+            _ => Err(weight.wrong("dtype", "fp8_e4m3, fp8_e5m2 or fp4")),
+        }
     }
 
     /// The matrix `name` (without `.weight`), if the checkpoint has it in this scheme.
@@ -202,10 +251,58 @@ impl Scheme {
             Self::Fp8(scheme) => scheme.find(checkpoint, name, rows, cols)?,
             Self::BitsAndBytes(scheme) => scheme.find(checkpoint, name, rows, cols)?,
             Self::Mxfp4 => None, // experts only
+            Self::Nvfp4 => {
+                ask_beside(checkpoint, name);
+                match fp4::nvfp4(fp4::Names::Plain, checkpoint, name, rows, cols)? {
+                    None => fp8::Fp8::plain().find(checkpoint, name, rows, cols)?,
+                    found => found,
+                }
+            }
+            Self::Mxfp4Apart => {
+                ask_beside(checkpoint, name);
+                fp4::mxfp4(fp4::Names::Plain, checkpoint, name, rows, cols)?
+            }
             Self::Gguf(kinds) => return gguf::find(kinds, checkpoint, name, rows, cols),
         };
         Ok(found.map(|(coded, dtype)| Tensor::coded(coded, dtype, rows, cols)))
     }
+}
+
+/// What checkpoints may be quantized by.
+const METHODS: &str =
+    "gptq, awq, compressed-tensors, fp8, fbgemm_fp8, bitsandbytes, mxfp4, auto-round, modelopt or quark";
+
+/// Tensors beside a matrix that are of no use here: activations are scaled as they come, and the cache of keys and values
+/// is not quantized, so that its scales (`k_scale`, `v_scale`) say nothing.
+const BESIDE: [&str; 12] = [
+    "input_scale",
+    "input_scale_ub",
+    "input_zero_point",
+    "input_global_scale",
+    "activation_scale",
+    "output_scale",
+    "output_zero_point",
+    "q_scale",
+    "k_scale",
+    "v_scale",
+    "kv_scale",
+    "prob_output_scale",
+];
+
+/// Counts what stands beside a matrix, or beside the attention that it is in, as read.
+fn ask_beside(checkpoint: &Checkpoint, name: &str) {
+    let module = name.rsplit_once('.').map_or("", |(module, _)| module);
+    for beside in BESIDE {
+        checkpoint.ask(&format!("{name}.{beside}"));
+        checkpoint.ask(&format!("{module}.{beside}"));
+        checkpoint.ask(&format!("{module}.attn.{beside}"));
+    }
+}
+
+/// Of the shapes that a tensor may have, that which it has; else the first, for the error.
+fn one_of(checkpoint: &Checkpoint, name: &str, shapes: &[&[usize]]) -> Vec<usize> {
+    let found = shapes.iter().find(|shape| checkpoint.shape(name) == Some(**shape));
+    found.unwrap_or(&shapes[0]).to_vec()
 }
 
 /// A found matrix, and what its rows become.

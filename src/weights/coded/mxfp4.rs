@@ -6,7 +6,7 @@ use super::{Coded, Row};
 use crate::weights::checkpoint::Raw;
 
 /// Twice the values of the codes.
-const TWICE: [i32; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+pub(super) const TWICE: [i32; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// One expert's matrix.
 #[derive(Debug)]

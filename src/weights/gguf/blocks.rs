@@ -18,13 +18,70 @@ pub enum Kind {
     Q4K,
     Q5K,
     Q6K,
+    Iq1S,
+    Iq1M,
+    Iq2Xxs,
+    Iq2Xs,
+    Iq2S,
+    Iq3Xxs,
+    Iq3S,
     Iq4Nl,
     Iq4Xs,
+    Tq1_0,
+    Tq2_0,
     Mxfp4,
+    Nvfp4,
 }
 
 /// Values of the largest block.
 pub const MOST: usize = 256;
+
+/// Names of all types that ever were in a file, by their numbers, those among them that nobody writes any more.
+const NAMES: [&str; 43] = [
+    "F32",
+    "F16",
+    "Q4_0",
+    "Q4_1",
+    "Q4_2",
+    "Q4_3",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "Q8_1",
+    "Q2_K",
+    "Q3_K",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+    "Q8_K",
+    "IQ2_XXS",
+    "IQ2_XS",
+    "IQ3_XXS",
+    "IQ1_S",
+    "IQ4_NL",
+    "IQ3_S",
+    "IQ2_S",
+    "IQ4_XS",
+    "I8",
+    "I16",
+    "I32",
+    "I64",
+    "F64",
+    "IQ1_M",
+    "BF16",
+    "Q4_0_4_4",
+    "Q4_0_4_8",
+    "Q4_0_8_8",
+    "TQ1_0",
+    "TQ2_0",
+    "IQ4_NL_4_4",
+    "IQ4_NL_4_8",
+    "IQ4_NL_8_8",
+    "MXFP4",
+    "NVFP4",
+    "Q1_0",
+    "Q2_0",
+];
 
 /// The levels of `IQ4_NL` and `IQ4_XS`.
 const UNEVEN: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
@@ -47,12 +104,34 @@ impl Kind {
             12 => Self::Q4K,
             13 => Self::Q5K,
             14 => Self::Q6K,
+            16 => Self::Iq2Xxs,
+            17 => Self::Iq2Xs,
+            18 => Self::Iq3Xxs,
+            19 => Self::Iq1S,
             20 => Self::Iq4Nl,
+            21 => Self::Iq3S,
+            22 => Self::Iq2S,
             23 => Self::Iq4Xs,
+            29 => Self::Iq1M,
             30 => Self::Bf16,
+            34 => Self::Tq1_0,
+            35 => Self::Tq2_0,
             39 => Self::Mxfp4,
+            40 => Self::Nvfp4,
             _ => return None,
         })
+    }
+
+    /// What llama.cpp calls the type of this number, known here or not.
+    pub fn name_of(number: u32) -> String {
+        let name = usize::try_from(number).ok().and_then(|number| NAMES.get(number));
+        name.map_or_else(|| format!("unknown ({number})"), |name| (*name).to_owned())
+    }
+
+    /// What llama.cpp calls it.
+    pub fn name(self) -> &'static str {
+        let number = (0..).find(|number| Self::of(*number) == Some(self)).expect("each kind has a number");
+        NAMES[number as usize]
     }
 
     /// Values of a block, and its bytes.
@@ -71,7 +150,44 @@ impl Kind {
             Self::Q4K => (MOST, 144),
             Self::Q5K => (MOST, 176),
             Self::Q6K => (MOST, 210),
+            Self::Iq1S => (MOST, 50),
+            Self::Iq1M => (MOST, 56),
+            Self::Iq2Xxs => (MOST, 66),
+            Self::Iq2Xs => (MOST, 74),
+            Self::Iq2S => (MOST, 82),
+            Self::Iq3Xxs => (MOST, 98),
+            Self::Iq3S => (MOST, 110),
             Self::Iq4Xs => (MOST, 136),
+            Self::Tq1_0 => (MOST, 54),
+            Self::Tq2_0 => (MOST, 66),
+            Self::Nvfp4 => (64, 36),
+        }
+    }
+
+    /// The numbers of a block of 32 whose values are whole numbers times one scale, and that scale; none for other kinds.
+    ///
+    /// # Panics
+    /// If the slices are not of [`Kind::block`]'s sizes.
+    pub fn numbers(self, block: &[u8], out: &mut [i32]) -> Option<f32> {
+        let code = |codes: &[u8], i: usize| codes[i % 16] >> (i / 16 * 4) & 15;
+        let each = |out: &mut [i32], number: &dyn Fn(usize) -> i32| {
+            out.iter_mut().enumerate().for_each(|(i, out)| *out = number(i));
+        };
+        match self {
+            Self::Q5_0 => {
+                let high = u32::from_le_bytes(block[2..].as_chunks().0[0]);
+                each(out, &|i| i32::from(code(&block[6..], i)) + 16 * (high >> i & 1) as i32 - 16);
+                Some(half_at(block, 0))
+            }
+            Self::Iq4Nl => {
+                each(out, &|i| i32::from(UNEVEN[usize::from(code(&block[2..], i))]));
+                Some(half_at(block, 0))
+            }
+            Self::Mxfp4 => {
+                each(out, &|i| i32::from(E2M1[usize::from(code(&block[1..], i))]));
+                Some(power_of_two(block[0]))
+            }
+            _ => None,
         }
     }
 
@@ -108,11 +224,7 @@ impl Kind {
                 halves(&block[2..], out, |code, _| half_at(block, 0) * f32::from(UNEVEN[usize::from(code)]));
             }
             Self::Mxfp4 => {
-                // half of 2^(e - 127): the levels are doubled
-                let scale = match block[0] {
-                    exponent @ 0..2 => f32::from_bits(0x0020_0000 << exponent),
-                    exponent => f32::from_bits((u32::from(exponent) - 1) << 23),
-                };
+                let scale = power_of_two(block[0]);
                 halves(&block[1..], out, |code, _| scale * f32::from(E2M1[usize::from(code)]));
             }
             Self::Q2K => {
@@ -174,11 +286,56 @@ impl Kind {
                     *out = d * (f32::from(scale) - 32.0) * f32::from(UNEVEN[usize::from(code)]);
                 }
             }
+            Self::Tq1_0 => {
+                let d = half_at(block, 52);
+                for (i, out) in out.iter_mut().enumerate() {
+                    // five values of three levels to a byte, four in the last ones; the first in the highest place
+                    let (byte, place) = match i {
+                        0..160 => (block[i % 32], i / 32),
+                        160..240 => (block[32 + (i - 160) % 16], (i - 160) / 16),
+                        _ => (block[48 + (i - 240) % 4], (i - 240) / 4),
+                    };
+                    let shifted = byte.wrapping_mul([1, 3, 9, 27, 81][place]);
+                    *out = d * (f32::from((u16::from(shifted) * 3 >> 8) as u8) - 1.0);
+                }
+            }
+            Self::Tq2_0 => {
+                let d = half_at(block, 64);
+                for (i, out) in out.iter_mut().enumerate() {
+                    let code = block[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
+                    *out = d * (f32::from(code) - 1.0);
+                }
+            }
+            Self::Nvfp4 => {
+                for (i, out) in out.iter_mut().enumerate() {
+                    let (group, at) = (i / 16, i % 16);
+                    let code = block[4 + group * 8 + at % 8] >> (at / 8 * 4) & 15;
+                    *out = half_of_e4m3(block[group]) * f32::from(E2M1[usize::from(code)]);
+                }
+            }
+            _ => super::grids::decode(self, block, out),
         }
     }
 }
 
-fn half_at(bytes: &[u8], at: usize) -> f32 {
+/// Half of 2^(exponent - 127): the levels are doubled.
+fn power_of_two(exponent: u8) -> f32 {
+    match exponent {
+        exponent @ 0..2 => f32::from_bits(0x0020_0000 << exponent),
+        exponent => f32::from_bits((u32::from(exponent) - 1) << 23),
+    }
+}
+
+/// Half of an e4m3 without a sign; what would be no number is zero, as llama.cpp has it.
+fn half_of_e4m3(code: u8) -> f32 {
+    match code {
+        0x7f => 0.0,
+        0xff => 240.0,
+        code => crate::weights::dtype::f8_e4m3(code & 0x7f) * 0.5,
+    }
+}
+
+pub(super) fn half_at(bytes: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }
 
@@ -234,6 +391,6 @@ mod tests {
             assert!(mine.len() >= 256 && mine.iter().copied().eq(expected), "{kind:?}");
             seen += 1;
         }
-        assert_eq!(seen, 13);
+        assert_eq!(seen, 23);
     }
 }

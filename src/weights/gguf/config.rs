@@ -2,173 +2,264 @@
 
 use serde_json::{Map as Fields, Value as Json, json};
 
+use super::names::FACTORS;
 use super::{Gguf, Value};
 use crate::error::{Error, Result};
+use crate::model::families::{
+    EmbedScale, Family, HeadNorm, KvHeads, LogitsScale, Places, Qkv, Scale, Shared,
+};
 use crate::weights::json::MAX_BYTES;
-
-/// An architecture of llama.cpp.
-pub struct Row {
-    /// `general.architecture`.
-    arch: &'static str,
-    /// The same in config.json.
-    model_type: &'static str,
-    /// Tensors of a layer that go by other names than [`COMMON`] says.
-    names: &'static [(&'static str, &'static str)],
-    /// Whether rows of q and k are in the order in which neighbours turn together.
-    pub interleaved: bool,
-    /// Whether the one that is added to the weights of norms is in them already.
-    pub shifted: bool,
-}
-
-const LLAMA: Row = Row { arch: "llama", model_type: "llama", names: &[], interleaved: true, shifted: false };
-const GEMMA2_NAMES: &[(&str, &str)] = &[
-    ("ffn_norm", "pre_feedforward_layernorm"),
-    ("post_attention_norm", "post_attention_layernorm"),
-    ("post_ffw_norm", "post_feedforward_layernorm"),
-];
-
-const ROWS: &[Row] = &[
-    LLAMA,
-    Row { arch: "qwen2", model_type: "qwen2", interleaved: false, ..LLAMA },
-    Row { arch: "qwen3", model_type: "qwen3", interleaved: false, ..LLAMA },
-    Row { arch: "gemma", model_type: "gemma", interleaved: false, shifted: true, ..LLAMA },
-    Row { arch: "gemma2", model_type: "gemma2", names: GEMMA2_NAMES, interleaved: false, shifted: true },
-    Row { arch: "gemma3", model_type: "gemma3_text", names: GEMMA2_NAMES, interleaved: false, shifted: true },
-    Row {
-        arch: "phi3",
-        model_type: "phi3",
-        names: &[("ffn_up", "mlp.gate_up_proj")],
-        interleaved: false,
-        ..LLAMA
-    },
-    Row {
-        arch: "starcoder2",
-        model_type: "starcoder2",
-        names: &[("ffn_up", "mlp.c_fc"), ("ffn_down", "mlp.c_proj")],
-        interleaved: false,
-        ..LLAMA
-    },
-];
-
-/// Tensors of a layer.
-const COMMON: &[(&str, &str)] = &[
-    ("attn_norm", "input_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_qkv", "self_attn.qkv_proj"),
-    ("attn_q_norm", "self_attn.q_norm"),
-    ("attn_k_norm", "self_attn.k_norm"),
-    ("attn_output", "self_attn.o_proj"),
-    ("ffn_norm", "post_attention_layernorm"),
-    ("ffn_gate", "mlp.gate_proj"),
-    ("ffn_up", "mlp.up_proj"),
-    ("ffn_down", "mlp.down_proj"),
-];
 
 /// Fields below the architecture's name, and what config.json calls them.
 const FIELDS: &[(&str, &str)] = &[
     ("embedding_length", "hidden_size"),
-    ("block_count", "num_hidden_layers"),
-    ("feed_forward_length", "intermediate_size"),
     ("attention.head_count", "num_attention_heads"),
-    ("attention.head_count_kv", "num_key_value_heads"),
     ("attention.key_length", "head_dim"),
-    ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
-    ("attention.layer_norm_epsilon", "norm_epsilon"),
     ("attention.sliding_window", "sliding_window"),
-    ("attn_logit_softcapping", "attn_logit_softcapping"),
-    ("final_logit_softcapping", "final_logit_softcapping"),
     ("context_length", "max_position_embeddings"),
     ("rope.freq_base", "rope_theta"),
+    ("rope.freq_base_swa", "rope_local_base_freq"),
+    ("attention.q_lora_rank", "q_lora_rank"),
+    ("attention.kv_lora_rank", "kv_lora_rank"),
+    ("expert_group_count", "n_group"),
+    ("expert_group_used_count", "topk_group"),
 ];
 
-/// Divisors of frequencies, one for each, where a file has them.
-const FACTORS: [&str; 3] = ["rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"];
+/// Layers at most, as in config.json: lists of them are made.
+const MAX_LAYERS: usize = 1 << 12;
 
-/// Values of one of those: half of the widest head has fewer.
+/// Values of a tensor of [`FACTORS`]: half of the widest head has fewer.
 const MAX_FACTORS: usize = 1 << 10;
 
 impl Gguf {
-    /// Its architecture.
-    ///
-    /// # Errors
-    /// It is not known; the error names those that are.
-    pub fn row(&self) -> Result<&'static Row> {
-        let found = self.text("general.architecture")?.unwrap_or("");
-        ROWS.iter().find(|row| row.arch == found).ok_or_else(|| {
-            let known: Vec<&str> = ROWS.iter().map(|row| row.arch).collect();
-            Error::unknown_model_type(&self.file, found, &known)
-        })
-    }
-
-    /// The name in safetensors of a tensor; none for one that is not of the model's matrices.
-    pub fn name_of(&self, name: &str) -> Result<Option<String>> {
-        let row = self.row()?;
-        if FACTORS.contains(&name) {
-            return Ok(None);
-        }
-        let (stem, end) = name.rsplit_once('.').unwrap_or((name, "weight"));
-        let whole = match stem {
-            "token_embd" => Some("model.embed_tokens".to_owned()),
-            "output_norm" => Some("model.norm".to_owned()),
-            "output" => Some("lm_head".to_owned()),
-            _ => stem.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).map(|(layer, part)| {
-                let ours = row.names.iter().chain(COMMON).find(|(theirs, _)| *theirs == part);
-                format!("model.layers.{layer}.{}", ours.map_or(part, |(_, ours)| ours))
-            }),
-        };
-        // what we do not know is listed as read by nobody
-        Ok(Some(whole.map_or_else(|| name.to_owned(), |stem| format!("{stem}.{end}"))))
-    }
-
     /// Its metadata as config.json.
     ///
     /// # Errors
     /// The architecture is not known, or a value is of another type than it must be.
     pub fn config(&self) -> Result<Json> {
-        let row = self.row()?;
-        let key = |name: &str| format!("{}.{name}", row.arch);
+        let (row, family) = (self.row()?, self.family()?);
         let mut fields = Fields::new();
         for (theirs, ours) in FIELDS {
-            if let Some(value) = self.metadata.get(&key(theirs)) {
-                fields.insert((*ours).to_owned(), self.plain(&key(theirs), value)?);
-            }
+            self.copy(theirs, ours, &mut fields)?;
         }
-        if self.metadata.contains_key(&key("expert_count")) {
-            return Err(self.wrong(&key("expert_count"), "left out: experts are read from safetensors only"));
-        }
-        fields.insert("model_type".into(), row.model_type.into());
-        if let Some(eps) = fields.get("norm_epsilon").cloned() {
-            fields.insert("layer_norm_eps".into(), eps);
-        }
+        fields.insert("model_type".into(), self.model_type(row).into());
         let embed = self.tensors.get("token_embd.weight").filter(|info| info.shape.len() == 2);
         let Some(embed) = embed else {
             return Err(Error::tensor(&self.file, "token_embd.weight", "be there, a matrix"));
         };
-        fields.insert("vocab_size".into(), embed.shape[0].into());
+        let rows = embed.shape[0];
+        fields.insert("vocab_size".into(), rows.into());
         fields.insert("tie_word_embeddings".into(), (!self.tensors.contains_key("output.weight")).into());
-        fields.insert("attention_bias".into(), self.tensors.contains_key("blk.0.attn_q.bias").into());
-        fields.insert("mlp_bias".into(), self.tensors.contains_key("blk.0.ffn_down.bias").into());
-        let mut ends = Vec::new();
-        for key in
-            ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"]
-        {
-            if let Some(value) = self.metadata.get(key) {
-                ends.push(self.plain(key, value)?);
-            }
+        fields.insert("eos_token_id".into(), self.ends(rows)?.into());
+        let layers = self.layers(&mut fields)?;
+        self.of_family(&family, &mut fields)?;
+        self.experts_config(&family, layers, &mut fields)?;
+        self.windows(row.arch, layers, &mut fields)?;
+        match family.names.qkv {
+            Qkv::Latent { .. } => self.latent(&mut fields),
+            _ => self.turning(&mut fields)?,
         }
-        fields.insert("eos_token_id".into(), Json::Array(ends));
-        self.rope(row, &mut fields)?;
+        self.rope(row.arch, &mut fields)?;
         if row.arch.starts_with("gemma") && row.arch != "gemma" {
-            self.gemma(row, &mut fields);
+            self.gemma(row.arch, &mut fields);
         }
         Ok(Json::Object(fields))
     }
 
+    /// A value below the architecture's name, by its name in config.json; nothing where it is absent.
+    fn copy(&self, theirs: &str, ours: &str, fields: &mut Fields<String, Json>) -> Result<()> {
+        let key = format!("{}.{theirs}", self.row()?.arch);
+        if let Some(value) = self.metadata.get(&key)
+            && !ours.is_empty()
+        {
+            fields.insert(ours.to_owned(), self.plain(&key, value)?);
+        }
+        Ok(())
+    }
+
+    /// The layers: those that guess further tokens stand behind the others, and are counted with them.
+    fn layers(&self, fields: &mut Fields<String, Json>) -> Result<usize> {
+        self.copy("block_count", "num_hidden_layers", fields)?;
+        let count = fields.get("num_hidden_layers").and_then(Json::as_u64).unwrap_or(0);
+        let count = usize::try_from(count).ok().filter(|count| (1..=MAX_LAYERS).contains(count));
+        let key = format!("{}.block_count", self.row()?.arch);
+        let Some(count) = count else {
+            return Err(self.wrong(&key, &format!("a whole number from 1 to {MAX_LAYERS}")));
+        };
+        let guesses = self.number("nextn_predict_layers").map_or(0, |guesses| guesses.max(0.0) as usize);
+        let layers = count.saturating_sub(guesses).max(1);
+        fields.insert("num_hidden_layers".into(), layers.into());
+        fields.insert("num_nextn_predict_layers".into(), (count - layers).into());
+        Ok(layers)
+    }
+
+    /// What goes by names that families choose.
+    fn of_family(&self, family: &Family, fields: &mut Fields<String, Json>) -> Result<()> {
+        for theirs in ["attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"] {
+            self.copy(theirs, family.norm.eps_field, fields)?;
+        }
+        self.copy("feed_forward_length", family.inner.0, fields)?;
+        if let KvHeads::Field(field) = family.kv_heads {
+            self.copy("attention.head_count_kv", field, fields)?;
+        }
+        for (theirs, ours) in [
+            ("attention.clamp_kqv", family.qkv_limit),
+            ("attn_logit_softcapping", family.caps[0]),
+            ("final_logit_softcapping", family.caps[1]),
+            ("residual_scale", family.residual_scale),
+        ] {
+            self.copy(theirs, ours.unwrap_or(""), fields)?;
+        }
+        if let EmbedScale::Field(field) = family.embed_scale {
+            self.copy("embedding_scale", field, fields)?;
+        }
+        if let LogitsScale::Times(field) | LogitsScale::Over(field) = family.logits_scale {
+            self.copy("logit_scale", field, fields)?;
+        }
+        if let Scale::Field(field) = family.scale {
+            self.copy("attention.scale", field, fields)?;
+        }
+        // there 0 says that there is none
+        for field in family.caps.iter().chain([&family.qkv_limit, &family.residual_scale]).flatten() {
+            if fields.get(*field).and_then(Json::as_f64) == Some(0.0) {
+                fields.remove(*field);
+            }
+        }
+        if let HeadNorm::HeadIf(field) | HeadNorm::Heads(field) | HeadNorm::HeadBiased(field) =
+            family.head_norm
+        {
+            fields.insert(field.to_owned(), self.has_part("attn_q_norm.weight").into());
+        }
+        if let Places::If(field, ..) = family.places {
+            self.copy("use_parallel_residual", field, fields)?;
+            // StableLM's files may say so, and yet have a norm before the MLP
+            if family.model_type == "stablelm" {
+                fields.insert(field.to_owned(), (!self.has_part("ffn_norm.weight")).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// How many experts there are, how wide they and the one that all share are, and which layers have them.
+    fn experts_config(
+        &self,
+        family: &Family,
+        layers: usize,
+        fields: &mut Fields<String, Json>,
+    ) -> Result<()> {
+        let Some(mixture) = &family.mixture else { return Ok(()) };
+        self.copy("expert_count", mixture.experts[0], fields)?;
+        self.copy("expert_used_count", mixture.per_token[0], fields)?;
+        if let Some(field) = mixture.scaled {
+            self.copy("expert_weights_scale", field, fields)?;
+            if fields.get(field).and_then(Json::as_f64) == Some(0.0) {
+                fields.remove(field);
+            }
+        }
+        let last = |part: &str| {
+            let mut all = (0..layers).filter_map(|layer| self.tensors.get(&format!("blk.{layer}.{part}")));
+            all.find_map(|info| info.shape.last().copied())
+        };
+        let inner = last("ffn_down_exps.weight").or_else(|| last("ffn_down.0.weight"));
+        if let Some(inner) = inner {
+            fields.insert(mixture.inner[0].to_owned(), inner.into());
+            let (field, times) = family.inner;
+            let has = fields.get(field).and_then(Json::as_u64).is_some_and(|width| width > 0);
+            if times == 0 && !has {
+                fields.insert(field.to_owned(), inner.into());
+            }
+        }
+        let shared = last("ffn_down_shexp.weight");
+        match (mixture.shared, shared, inner) {
+            (Shared::Field { field, .. }, Some(width), _) => {
+                fields.insert(field.to_owned(), width.into());
+            }
+            (Shared::Times { field, .. }, Some(width), Some(inner)) if inner > 0 => {
+                fields.insert(field.to_owned(), (width / inner).into());
+            }
+            (Shared::Times { field, .. }, None, _) => {
+                fields.insert(field.to_owned(), 0.into());
+            }
+            _ => {}
+        }
+        let kind = |layer| match self.tensors.contains_key(&format!("blk.{layer}.ffn_gate_inp.weight")) {
+            true => "sparse",
+            false => "dense",
+        };
+        fields.insert("mlp_layer_types".into(), (0..layers).map(kind).collect());
+        Ok(())
+    }
+
+    /// Which layers look back over a window only, where the file says so: by a list, or all but each last of so many.
+    fn windows(&self, arch: &str, layers: usize, fields: &mut Fields<String, Json>) -> Result<()> {
+        let key = format!("{arch}.attention.sliding_window_pattern");
+        let wrong = || self.wrong(&key, "a number, or a list with true or false for each layer");
+        let slides: Vec<bool> = match self.metadata.get(&key) {
+            None => return Ok(()),
+            Some(Value::Whole(each)) => {
+                let each = usize::try_from(*each).map_err(|_| wrong())?;
+                (0..layers).map(|layer| each == 0 || (layer + 1) % each != 0).collect()
+            }
+            Some(Value::List(list)) if list.count >= layers => {
+                let slides = self.elements(list).take(layers).map(|value| match value {
+                    Value::Flag(flag) => Some(flag),
+                    Value::Whole(number) => Some(number != 0),
+                    _ => None,
+                });
+                slides.collect::<Option<_>>().ok_or_else(wrong)?
+            }
+            Some(_) => return Err(wrong()),
+        };
+        let kind = |slides: bool| if slides { "sliding_attention" } else { "full_attention" };
+        fields.insert("layer_types".into(), slides.into_iter().map(kind).collect());
+        Ok(())
+    }
+
+    /// The sizes of MLA: keys and values of heads, which newer files name apart from those of the latent.
+    fn latent(&self, fields: &mut Fields<String, Json>) {
+        let size = |names: [&str; 2]| names.into_iter().find_map(|name| self.number(name));
+        let (turning, key, value) = (
+            self.number("rope.dimension_count"),
+            size(["attention.key_length_mla", "attention.key_length"]),
+            size(["attention.value_length_mla", "attention.value_length"]),
+        );
+        fields.remove("head_dim");
+        let mut put = |name: &str, size: Option<f64>| {
+            if let Some(size) = size.filter(|size| *size >= 0.0) {
+                fields.insert(name.to_owned(), (size as u64).into());
+            }
+        };
+        put("qk_rope_head_dim", turning);
+        put("v_head_dim", value);
+        put("qk_nope_head_dim", turning.zip(key).map(|(turning, key)| key - turning));
+    }
+
+    /// The part of a head that turns: all of it where the file does not say.
+    fn turning(&self, fields: &mut Fields<String, Json>) -> Result<()> {
+        let size = |name: &str| fields.get(name).and_then(Json::as_u64);
+        let head = match (size("head_dim"), size("hidden_size"), size("num_attention_heads")) {
+            (Some(head), ..) => head,
+            (None, Some(hidden), Some(heads)) if heads > 0 => hidden / heads,
+            _ => return Ok(()), // the error is that these are missing
+        };
+        let key = format!("{}.rope.dimension_count", self.row()?.arch);
+        let turning = match self.metadata.get(&key) {
+            None => head,
+            Some(&Value::Whole(dims)) => match u64::try_from(dims) {
+                Ok(dims) if (1..=head).contains(&dims) && dims.is_multiple_of(2) => dims,
+                _ => return Err(self.wrong(&key, &format!("an even number up to a head's {head} values"))),
+            },
+            Some(_) => return Err(self.wrong(&key, "a whole number")),
+        };
+        // a little more, since it is rounded down to whole values
+        let part = if turning == head { 1.0 } else { (turning as f64 + 0.25) / head as f64 };
+        fields.insert("partial_rotary_factor".into(), json!(part));
+        Ok(())
+    }
+
     /// Scalings of the rotary embedding: from metadata, or one divisor for each frequency.
-    fn rope(&self, row: &Row, fields: &mut Fields<String, Json>) -> Result<()> {
-        let key = |name: &str| format!("{}.rope.{name}", row.arch);
+    fn rope(&self, arch: &str, fields: &mut Fields<String, Json>) -> Result<()> {
+        let key = |name: &str| format!("{arch}.rope.{name}");
         let number = |name: &str| match self.metadata.get(&key(name)) {
             None => Ok(None),
             Some(value) => self.plain(&key(name), value).map(Some),
@@ -180,7 +271,7 @@ impl Gguf {
             if info.bytes > 4 * MAX_FACTORS {
                 return Err(Error::tensor(&self.file, name, format!("have at most {MAX_FACTORS} values")));
             }
-            let bytes = &self.map.bytes()[info.start..][..info.bytes];
+            let bytes = &info.map.bytes()[info.start..][..info.bytes];
             match info.kind {
                 super::Kind::F32 => {
                     let values =
@@ -204,21 +295,42 @@ impl Gguf {
         match (self.text(&key("scaling.type"))?, factor) {
             (None | Some("none"), _) | (_, None) => {}
             (Some(kind @ ("linear" | "yarn")), Some(factor)) => {
-                let scaling =
+                let mut scaling =
                     json!({ "type": kind, "factor": factor, "original_max_position_embeddings": original });
+                for (theirs, ours) in [
+                    ("scaling.yarn_attn_factor", "attention_factor"),
+                    ("scaling.yarn_beta_fast", "beta_fast"),
+                    ("scaling.yarn_beta_slow", "beta_slow"),
+                ] {
+                    if let Some(value) = number(theirs)? {
+                        scaling[ours] = value;
+                    }
+                }
+                // the factor of 0.1 in it is that of the formula
+                if let Some(log) = self.number("rope.scaling.yarn_log_multiplier") {
+                    scaling["mscale"] = json!(log * 10.0);
+                    scaling["mscale_all_dim"] = json!(log * 10.0);
+                }
+                if arch == "gpt-oss" {
+                    scaling["truncate"] = false.into();
+                }
                 fields.insert("rope_scaling".into(), scaling);
             }
             (Some(_), _) => return Err(self.wrong(&key("scaling.type"), "none, linear or yarn")),
+        }
+        // llama.cpp stretches only the layers that look back over everything
+        if self.number("attention.sliding_window").is_some() && arch == "olmo2" {
+            let theta = fields.get("rope_theta").cloned().unwrap_or(json!(10_000.0));
+            fields.entry("rope_local_base_freq").or_insert(theta);
         }
         Ok(())
     }
 
     /// What llama.cpp knows of Gemma without being told.
-    fn gemma(&self, row: &Row, fields: &mut Fields<String, Json>) {
+    fn gemma(&self, arch: &str, fields: &mut Fields<String, Json>) {
         let size = |name: &str| fields.get(name).and_then(Json::as_u64);
         // Gemma 2 and 3 27B: of the width of the model, not of the head
-        let large =
-            matches!((row.arch, size("num_hidden_layers")), ("gemma2", Some(46)) | ("gemma3", Some(62)));
+        let large = matches!((arch, size("num_hidden_layers")), ("gemma2", Some(46)) | ("gemma3", Some(62)));
         let scale = match (large, size("hidden_size"), size("num_attention_heads")) {
             (true, Some(hidden), Some(heads)) if heads > 0 => Some(hidden / heads),
             _ => size("head_dim"),
@@ -226,8 +338,8 @@ impl Gguf {
         if let Some(scale) = scale {
             fields.insert("query_pre_attn_scalar".into(), scale.into());
         }
-        if row.arch == "gemma3" {
-            fields.insert("rope_local_base_freq".into(), json!(10_000.0));
+        if arch == "gemma3" {
+            fields.entry("rope_local_base_freq").or_insert(json!(10_000.0));
             fields.insert("sliding_window_pattern".into(), 6.into());
         }
     }
@@ -249,7 +361,7 @@ impl Gguf {
         Error::config(&self.file, key, expected)
     }
 
-    /// A number or a flag; lists are refused: layers that differ so are not supported.
+    /// A number or a flag, or a list of the same number for each layer: layers that differ so are not supported.
     fn plain(&self, key: &str, value: &Value) -> Result<Json> {
         match value {
             Value::Whole(number) => {
@@ -259,6 +371,13 @@ impl Gguf {
                 .map(Json::Number)
                 .ok_or_else(|| self.wrong(key, "finite")),
             Value::Flag(flag) => Ok((*flag).into()),
+            Value::List(list) if !list.is_of_texts() && (1..=MAX_LAYERS).contains(&list.count) => {
+                let mut elements = self.elements(list);
+                match elements.next() {
+                    Some(first) if elements.all(|other| other == first) => self.plain(key, &first),
+                    _ => Err(self.wrong(key, "the same number for each layer")),
+                }
+            }
             Value::Text(_) | Value::List(_) => Err(self.wrong(key, "one number")),
         }
     }

@@ -4,11 +4,17 @@
 //! model has as safetensors. `Q8_0` and `Q4_0` are packed as they are; other blocks are decoded row by row and rounded to
 //! eight bits.
 
+mod arch;
 mod blocks;
 mod config;
+mod grids;
+mod names;
+mod pre;
+mod specials;
+mod split;
 mod tokenizer;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +23,7 @@ pub use self::blocks::Kind;
 use self::blocks::MOST;
 use super::checkpoint::{Checkpoint, Raw, Tensor};
 use super::coded::{Coded, Row};
-use super::dtype::Dtype;
+use super::dtype::{Dtype, GROUP};
 use super::map::Map;
 use crate::error::{Error, Result};
 
@@ -71,7 +77,9 @@ struct Info {
     /// Row-major: GGUF counts from the last dimension.
     shape: Vec<usize>,
     kind: Kind,
-    /// Bytes from the start of the file.
+    /// The file that holds it.
+    map: Arc<Map>,
+    /// Bytes from the start of that.
     start: usize,
     bytes: usize,
 }
@@ -82,6 +90,8 @@ pub struct Gguf {
     pub file: PathBuf,
     metadata: BTreeMap<String, Value>,
     tensors: BTreeMap<String, Info>,
+    /// Names of tensors of any layer, without the layer's own.
+    parts: BTreeSet<String>,
     map: Arc<Map>,
 }
 
@@ -200,35 +210,27 @@ impl<'a> Cursor<'a> {
 }
 
 impl Gguf {
-    /// Reads the header.
+    /// Reads the header, and those of the files that the rest of it is in.
     ///
     /// # Errors
-    /// The file cannot be read, is of another format or version, or is malformed; a tensor lies outside it or is of a type
+    /// A file cannot be read, is of another format or version, or is malformed; a tensor lies outside it or is of a type
     /// that is not known.
     pub fn open(file: &Path) -> Result<Self> {
+        let mut this = Self::open_one(file)?;
+        split::join(&mut this)?;
+        this.parts = this
+            .tensors
+            .keys()
+            .filter_map(|name| Some(name.strip_prefix("blk.")?.split_once('.')?.1.to_owned()))
+            .collect();
+        Ok(this)
+    }
+
+    fn open_one(file: &Path) -> Result<Self> {
         let map = Arc::new(Map::open(file)?);
         let mut cursor = Cursor { file, map: &map, bytes: map.bytes(), at: 0, names: 0 };
-        if cursor.take(4)? != b"GGUF" {
-            return Err(cursor.wrong("must be a GGUF file: it does not start as one"));
-        }
-        let version = cursor.u32()?;
-        if !matches!(version, 2 | 3) {
-            return Err(cursor.wrong(format!("must be of version 2 or 3, little-endian, not {version}")));
-        }
-        let (tensors, values) = (cursor.u64()?, cursor.u64()?);
-        if tensors.max(values) > MAX_COUNT {
-            return Err(cursor.wrong(format!("must have at most {MAX_COUNT} tensors and values")));
-        }
-        let mut metadata = BTreeMap::new();
-        for _ in 0..values {
-            let key = cursor.name()?;
-            let kind = cursor.u32()?;
-            let value = cursor.value(kind)?;
-            if metadata.contains_key(&key) {
-                return Err(Error::config(file, key, "in the metadata once"));
-            }
-            metadata.insert(key, value);
-        }
+        let (tensors, values) = cursor.counts()?;
+        let metadata = cursor.metadata(values)?;
         let mut infos = Vec::new();
         for _ in 0..tensors {
             let name = cursor.name()?;
@@ -254,22 +256,53 @@ impl Gguf {
         let mut tensors = BTreeMap::new();
         for (name, shape, kind, offset) in infos {
             let Some(kind) = Kind::of(kind) else {
-                return Err(Error::tensor(
-                    file,
-                    &name,
-                    format!("be of a type that is known: it has number {kind}"),
-                ));
+                let expected = format!("be of a type that is known: it is {}", Kind::name_of(kind));
+                return Err(Error::tensor(file, &name, expected));
             };
             let place = place(&shape, kind, data, offset)
                 .filter(|(_, start, bytes)| start + bytes <= map.bytes().len());
             let Some((shape, start, bytes)) = place else {
-                return Err(Error::tensor(file, &name, "lie inside the file, in whole blocks"));
+                let expected = format!("lie inside the file, in whole blocks of {}", kind.name());
+                return Err(Error::tensor(file, &name, expected));
             };
-            if tensors.insert(name.clone(), Info { shape, kind, start, bytes }).is_some() {
+            let info = Info { shape, kind, map: map.clone(), start, bytes };
+            if tensors.insert(name.clone(), info).is_some() {
                 return Err(Error::tensor(file, &name, "be there once"));
             }
         }
-        Ok(Self { file: file.to_owned(), metadata, tensors, map })
+        Ok(Self { file: file.to_owned(), metadata, tensors, parts: BTreeSet::new(), map })
+    }
+}
+
+impl Cursor<'_> {
+    /// The header's first part: how many tensors and values there are.
+    fn counts(&mut self) -> Result<(u64, u64)> {
+        if self.take(4)? != b"GGUF" {
+            return Err(self.wrong("must be a GGUF file: it does not start as one"));
+        }
+        let version = self.u32()?;
+        if !matches!(version, 2 | 3) {
+            return Err(self.wrong(format!("must be of version 2 or 3, little-endian, not {version}")));
+        }
+        let (tensors, values) = (self.u64()?, self.u64()?);
+        if tensors.max(values) > MAX_COUNT {
+            return Err(self.wrong(format!("must have at most {MAX_COUNT} tensors and values")));
+        }
+        Ok((tensors, values))
+    }
+
+    fn metadata(&mut self, values: u64) -> Result<BTreeMap<String, Value>> {
+        let mut metadata = BTreeMap::new();
+        for _ in 0..values {
+            let key = self.name()?;
+            let kind = self.u32()?;
+            let value = self.value(kind)?;
+            if metadata.contains_key(&key) {
+                return Err(Error::config(self.file, key, "in the metadata once"));
+            }
+            metadata.insert(key, value);
+        }
+        Ok(metadata)
     }
 }
 
@@ -299,8 +332,9 @@ pub struct Stored {
     pub dtype: safetensors::Dtype,
     /// Of blocks: (rows, bytes of a row).
     pub shape: Vec<usize>,
-    /// Bytes of the file.
+    /// Bytes of the file that holds it.
     pub range: Range<usize>,
+    pub map: Arc<Map>,
 }
 
 impl Gguf {
@@ -318,38 +352,6 @@ impl Gguf {
     pub fn text_at(&self, key: &str, range: &Range<usize>) -> Result<&str> {
         str::from_utf8(&self.map.bytes()[range.clone()]).map_err(|_| self.wrong(key, "UTF-8"))
     }
-
-    /// The file in memory.
-    pub fn map(&self) -> &Arc<Map> {
-        &self.map
-    }
-
-    /// Its tensors, but for those that are a part of the configuration.
-    ///
-    /// # Errors
-    /// The architecture is not known.
-    pub fn stored(&self) -> Result<Vec<Stored>> {
-        let mut all = Vec::new();
-        for (name, info) in &self.tensors {
-            let Some(name) = self.name_of(name)? else { continue };
-            let (values, bytes) = info.kind.block();
-            let mut shape = info.shape.clone();
-            let dtype = match info.kind {
-                Kind::F32 => safetensors::Dtype::F32,
-                Kind::F16 => safetensors::Dtype::F16,
-                Kind::Bf16 => safetensors::Dtype::BF16,
-                _ => {
-                    if let Some(cols) = shape.last_mut() {
-                        *cols = *cols / values * bytes;
-                    }
-                    safetensors::Dtype::U8
-                }
-            };
-            let range = info.start..info.start + info.bytes;
-            all.push(Stored { name, kind: info.kind, dtype, shape, range });
-        }
-        Ok(all)
-    }
 }
 
 /// A matrix of blocks that are decoded.
@@ -364,6 +366,15 @@ impl Coded for Blocks {
         let (values, bytes) = self.kind.block();
         let row_bytes = out.cols() / values * bytes;
         let blocks = &self.raw.bytes()[row * row_bytes..][..row_bytes];
+        let mut numbers = [0; GROUP];
+        if values == GROUP && self.kind.numbers(&blocks[..bytes], &mut numbers).is_some() {
+            return out.numbers(|first, group| {
+                let block = &blocks[first / GROUP * bytes..][..bytes];
+                let scale = self.kind.numbers(block, &mut numbers).expect("one of the kinds that have them");
+                group.copy_from_slice(&numbers[..group.len()]);
+                scale
+            });
+        }
         let (mut decoded, mut at) = ([0.0; MOST], usize::MAX);
         out.values(|first, group| {
             // a block has a whole number of groups
@@ -391,6 +402,9 @@ pub fn find(
     rows: usize,
     cols: usize,
 ) -> Result<Option<Tensor>> {
+    if let Some(latent) = latent(kinds, checkpoint, name, rows, cols)? {
+        return Ok(Some(latent));
+    }
     let name = format!("{name}.weight");
     let (values, bytes) = match kinds.get(&name) {
         None | Some(Kind::F32 | Kind::F16 | Kind::Bf16) => return Ok(None),
@@ -400,7 +414,7 @@ pub fn find(
         return Err(Error::tensor(
             checkpoint.folder(),
             &name,
-            format!("have {cols} columns: it is in blocks of {values}"),
+            format!("have columns in blocks of {values}, as {} has them; it has {cols}", kinds[&name].name()),
         ));
     }
     match kinds[&name] {
@@ -411,6 +425,82 @@ pub fn find(
             Ok(Some(Tensor::coded(Arc::new(Blocks { raw, kind }), Dtype::Q8, rows, cols)))
         }
     }
+}
+
+/// MLA's matrix to keys and values of heads, from the two that newer files have: (heads * (key + value), rank).
+#[derive(Debug)]
+struct Latent {
+    /// (heads, rank, key), as stored.
+    keys: (Raw, Kind),
+    /// (heads, value, rank), as stored.
+    values: (Raw, Kind),
+    rank: usize,
+    /// Numbers in a head's key and value.
+    sizes: [usize; 2],
+}
+
+impl Coded for Latent {
+    fn row(&self, row: usize, out: &mut Row<'_>) {
+        let [key, value] = self.sizes;
+        let (head, at) = (row / (key + value), row % (key + value));
+        let mut decoded = [0.0; MOST];
+        let element = |(raw, kind): &(Raw, Kind), index: usize, decoded: &mut [f32; MOST]| {
+            let (values, bytes) = kind.block();
+            let block = &raw.bytes()[index / values * bytes..][..bytes];
+            kind.decode(block, &mut decoded[..values]);
+            decoded[index % values]
+        };
+        out.values(|first, group| {
+            for (i, out) in group.iter_mut().enumerate() {
+                *out = match at.checked_sub(key) {
+                    None => element(&self.keys, (head * self.rank + first + i) * key + at, &mut decoded),
+                    Some(at) => {
+                        element(&self.values, (head * value + at) * self.rank + first + i, &mut decoded)
+                    }
+                };
+            }
+        });
+    }
+
+    fn parts(&self) -> Vec<&Raw> {
+        vec![&self.keys.0, &self.values.0]
+    }
+}
+
+fn latent(
+    kinds: &HashMap<String, Kind>,
+    checkpoint: &Checkpoint,
+    name: &str,
+    rows: usize,
+    cols: usize,
+) -> Result<Option<Tensor>> {
+    let [keys, values] = names::LATENT_PARTS.map(|part| format!("{name}{part}.weight"));
+    let (Some(&key_kind), Some(&value_kind)) = (kinds.get(&keys), kinds.get(&values)) else {
+        return Ok(None);
+    };
+    let (keys, values) = (checkpoint.raw_any(&keys)?, checkpoint.raw_any(&values)?);
+    // blocks are stored as bytes
+    let width = |raw: &Raw, kind: Kind| {
+        let (values, bytes) = kind.block();
+        let last = raw.shape.last().copied().unwrap_or(0);
+        if values == 1 { last } else { last / bytes * values }
+    };
+    let (key, rank) = (width(&keys, key_kind), width(&values, value_kind));
+    let (&[heads, latent, _], &[heads_too, value, _]) = (&keys.shape[..], &values.shape[..]) else {
+        return Err(keys.wrong("have three dimensions, and the one to values too"));
+    };
+    if rank != cols || latent != cols || heads != heads_too || heads * (key + value) != rows {
+        return Err(keys.wrong(format!("have, with the one to values, {rows} rows from {cols} columns")));
+    }
+    let dtype = match (key_kind, value_kind) {
+        (Kind::F32, _) | (_, Kind::F32) => Dtype::F32,
+        (Kind::F16, Kind::F16) => Dtype::F16,
+        (Kind::Bf16, Kind::Bf16) => Dtype::Bf16,
+        _ => Dtype::Q8,
+    };
+    let sizes = [key, value];
+    let matrix = Latent { keys: (keys, key_kind), values: (values, value_kind), rank, sizes };
+    Ok(Some(Tensor::coded(Arc::new(matrix), dtype, rows, cols)))
 }
 
 /// The shape in sizes of memory, where a tensor starts, and its bytes; none if that overflows or no rows of blocks fit.

@@ -1,23 +1,22 @@
 //! The tokenizer in a GGUF file, as the `tokenizer.json` that it was made from.
 //!
-//! Byte-level BPE (`gpt2`) has its merges; what cuts a text into words goes by a name (`tokenizer.ggml.pre`), whose
-//! regular expressions are those of llama.cpp's `llama-vocab.cpp`. SentencePiece's BPE (`llama`) has scores instead: of
-//! two neighbours the pair whose token has the best score is merged first, which is what merges in that order do.
+//! Byte-level BPE (`gpt2`) has its merges; what cuts a text into words goes by a name (`tokenizer.ggml.pre`, see
+//! [`super::pre`]). SentencePiece's BPE (`llama`) has scores instead: of two neighbours the pair whose token has the best
+//! score is merged first, which is what merges in that order do. Gemma 4's has merges, over the same text.
 
 use std::collections::HashMap;
 
 use serde_json::{Value as Json, json};
 
+use super::pre::{self, Pre};
+use super::specials::is_end;
 use super::{Gguf, List, Value};
 use crate::error::Result;
 
 /// Kinds of tokens.
+const UNKNOWN: i128 = 2;
 const CONTROL: i128 = 3;
 const USER_DEFINED: i128 = 4;
-
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Merges of a tokenizer; Gemma 3 has 514,906.
 const MAX_MERGES: usize = 1 << 20;
@@ -36,7 +35,7 @@ impl Gguf {
     }
 
     /// A list of texts.
-    fn texts(&self, key: &str) -> Result<Option<(usize, impl Iterator<Item = Result<&str>>)>> {
+    pub(super) fn texts(&self, key: &str) -> Result<Option<(usize, impl Iterator<Item = Result<&str>>)>> {
         let Some(list) = self.list(key)? else { return Ok(None) };
         if !list.is_of_texts() {
             return Err(self.wrong(key, "a list of texts"));
@@ -64,39 +63,63 @@ impl Gguf {
     pub fn tokenizer(&self) -> Result<Option<Json>> {
         let key = "tokenizer.ggml.tokens";
         let Some((count, tokens)) = self.texts(key)? else { return Ok(None) };
-        // Asked before any of them is read. Who uses the tokenizer asks again, by its ids.
+        // Asked before any of them is read. Who uses the tokenizer asks again, by its ids: some vocabularies have tokens
+        // that the embedding has no row for.
         let rows = self.tensors.get("token_embd.weight").map(|embed| embed.shape[0]);
-        if let Some(rows) = rows.filter(|rows| count > *rows) {
-            return Err(self.wrong(key, &format!("a list of at most {rows}, as the embedding has rows")));
+        if let Some(rows) = rows.filter(|rows| count > rows.saturating_add(MAX_ADDED)) {
+            let expected =
+                format!("a list of at most {MAX_ADDED} more than {rows}, the rows of the embedding");
+            return Err(self.wrong(key, &expected));
         }
         let tokens = tokens.collect::<Result<Vec<&str>>>()?;
-        let kinds = self.list("tokenizer.ggml.token_type")?.map(|list| self.elements(list));
-        let added =
-            tokens.iter().zip(kinds.into_iter().flatten()).enumerate().filter_map(|(id, (token, kind))| {
-                let special = match kind {
-                    Value::Whole(CONTROL) => true,
-                    Value::Whole(USER_DEFINED) => false,
-                    _ => return None,
-                };
-                Some(json!({
-                    "id": id, "content": token, "special": special, "normalized": false,
-                    "single_word": false, "lstrip": false, "rstrip": false,
-                }))
-            });
+        let added = self.added(&tokens)?;
+        let (mut json, bos) = match self.text("tokenizer.ggml.model")? {
+            Some(model @ ("gpt2" | "gemma4")) => {
+                let pre = self.pre(model)?;
+                (self.with_merges(&tokens, pre)?, pre.bos)
+            }
+            Some("llama") => (self.sentence_piece(&tokens)?, true),
+            _ => return Err(self.wrong("tokenizer.ggml.model", "gpt2, llama or gemma4")),
+        };
+        json["version"] = "1.0".into();
+        json["added_tokens"] = added.into();
+        json["post_processor"] = self.specials(&tokens, bos)?;
+        Ok(Some(json))
+    }
+
+    /// The tokens that are found in texts before any word is cut: those of the file's types for that, and those that are
+    /// known to end replies, whose type some files have wrong.
+    fn added(&self, tokens: &[&str]) -> Result<Vec<Json>> {
+        let mut kinds = self.list("tokenizer.ggml.token_type")?.map(|list| self.elements(list));
+        let added = tokens.iter().enumerate().filter_map(|(id, token)| {
+            let special = match kinds.as_mut().and_then(Iterator::next) {
+                Some(Value::Whole(CONTROL | UNKNOWN)) => true,
+                _ if is_end(token) => true,
+                Some(Value::Whole(USER_DEFINED)) => false,
+                _ => return None,
+            };
+            Some(json!({
+                "id": id, "content": token, "special": special, "normalized": false,
+                "single_word": false, "lstrip": false, "rstrip": false,
+            }))
+        });
         let added: Vec<Json> = added.take(MAX_ADDED + 1).collect();
         if added.len() > MAX_ADDED {
             let expected = format!("of at most {MAX_ADDED} tokens that are no words");
             return Err(self.wrong("tokenizer.ggml.token_type", &expected));
         }
-        let mut json = match self.text("tokenizer.ggml.model")? {
-            Some("gpt2") => self.byte_level(&tokens)?,
-            Some("llama") => self.sentence_piece(&tokens)?,
-            _ => return Err(self.wrong("tokenizer.ggml.model", "gpt2 or llama")),
-        };
-        json["version"] = "1.0".into();
-        json["added_tokens"] = added.into();
-        json["post_processor"] = self.specials(&tokens)?;
-        Ok(Some(json))
+        Ok(added)
+    }
+
+    /// What cuts texts into words.
+    fn pre(&self, model: &str) -> Result<Pre> {
+        let key = "tokenizer.ggml.pre";
+        let name = if model == "gemma4" { Some(model) } else { self.text(key)? };
+        let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(pre::DEFAULT) };
+        pre::find(name).ok_or_else(|| {
+            let names: Vec<&str> = pre::names().collect();
+            self.wrong(key, &format!("one of {}", names.join(", ")))
+        })
     }
 
     /// Tokens with their ids.
@@ -104,38 +127,63 @@ impl Gguf {
         tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), id.into())).collect()
     }
 
-    fn byte_level(&self, tokens: &[&str]) -> Result<Json> {
+    /// BPE with merges, over bytes in GPT-2's alphabet or over text.
+    fn with_merges(&self, tokens: &[&str], pre: Pre) -> Result<Json> {
         let key = "tokenizer.ggml.merges";
         let (count, merges) =
             self.texts(key)?.ok_or_else(|| self.wrong(key, "there, for a tokenizer of this kind"))?;
         if count > MAX_MERGES {
             return Err(self.wrong(key, &format!("a list of at most {MAX_MERGES}")));
         }
-        let split = |merge: Result<&str>| match merge?.split_once(' ') {
-            Some((a, b)) => Ok(json!([a, b])),
-            None => Err(self.wrong(key, "a list of pairs of tokens")),
+        // a token of text may begin with a space itself
+        let split = |merge: Result<&str>| {
+            let merge = merge?;
+            let second = merge.chars().next().map_or(0, char::len_utf8);
+            match merge[second..].find(' ') {
+                Some(at) => Ok(json!([merge[..second + at], merge[second + at + 1..]])),
+                None => Err(self.wrong(key, "a list of pairs of tokens")),
+            }
         };
         let merges = merges.map(split).collect::<Result<Vec<Json>>>()?;
-        let key = "tokenizer.ggml.pre";
-        let words = match self.text(key)? {
-            Some("llama-bpe" | "llama3" | "llama-v3" | "smaug-bpe") => LLAMA3,
-            Some("qwen2" | "deepseek-r1-qwen") => QWEN2,
-            Some("gpt-2" | "gpt2" | "default") | None => GPT2,
-            Some(_) => return Err(self.wrong(key, "llama-bpe, qwen2, gpt-2 or default")),
-        };
         let vocab = Self::vocab(tokens);
+        if pre.is_text {
+            let (normalizers, decoders) = spaces(false);
+            return Ok(json!({
+                "normalizer": { "type": "Sequence", "normalizers": normalizers },
+                "pre_tokenizer": null,
+                "decoder": { "type": "Sequence", "decoders": decoders },
+                "model": {
+                    "type": "BPE", "vocab": vocab, "merges": merges, "unk_token": self.unknown(tokens)?,
+                    "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
+                },
+            }));
+        }
+        let mut steps: Vec<Json> = pre
+            .splits
+            .iter()
+            .map(|words| {
+                json!({
+                    "type": "Split", "pattern": { "Regex": words }, "behavior": "Isolated", "invert": false,
+                })
+            })
+            .collect();
+        steps.push(json!({
+            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false,
+        }));
         Ok(json!({
             "normalizer": null,
-            "pre_tokenizer": { "type": "Sequence", "pretokenizers": [
-                { "type": "Split", "pattern": { "Regex": words }, "behavior": "Isolated", "invert": false },
-                { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false },
-            ]},
+            "pre_tokenizer": { "type": "Sequence", "pretokenizers": steps },
             "decoder": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true },
             "model": {
                 "type": "BPE", "vocab": vocab, "merges": merges, "byte_fallback": false, "fuse_unk": false,
-                "ignore_merges": words != GPT2 && words != QWEN2,
+                "ignore_merges": pre.ignores_merges,
             },
         }))
+    }
+
+    /// The token that stands for what no token spells.
+    fn unknown<'a>(&self, tokens: &[&'a str]) -> Result<Option<&'a str>> {
+        Ok(self.token_id("unknown", tokens.len())?.map(|id| tokens[id]))
     }
 
     fn sentence_piece(&self, tokens: &[&str]) -> Result<Json> {
@@ -168,21 +216,8 @@ impl Gguf {
         let merges: Vec<Json> = merges.iter().map(|(.., left, right)| json!([left, right])).collect();
         let vocab = Self::vocab(tokens);
         let prefix = self.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
-        let mut normalizers =
-            vec![json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" })];
-        let mut decoders = vec![
-            json!({ "type": "Replace", "pattern": { "String": "▁" }, "content": " " }),
-            json!({ "type": "ByteFallback" }),
-            json!({ "type": "Fuse" }),
-        ];
-        if prefix {
-            normalizers.insert(0, json!({ "type": "Prepend", "prepend": "▁" }));
-            decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
-        }
-        let unknown = match self.metadata.get("tokenizer.ggml.unknown_token_id") {
-            Some(&Value::Whole(id)) => usize::try_from(id).ok().and_then(|id| tokens.get(id)),
-            _ => None,
-        };
+        let (normalizers, decoders) = spaces(prefix);
+        let unknown = self.unknown(tokens)?;
         Ok(json!({
             "normalizer": { "type": "Sequence", "normalizers": normalizers },
             "pre_tokenizer": null,
@@ -194,24 +229,27 @@ impl Gguf {
         }))
     }
 
-    /// What goes before and behind a text.
-    fn specials(&self, tokens: &[&str]) -> Result<Json> {
-        let llama = self.text("tokenizer.ggml.model")? == Some("llama");
+    /// What goes before and behind a text. `bos`: whether a BOS token does where the file does not say.
+    fn specials(&self, tokens: &[&str], bos: bool) -> Result<Json> {
+        let model = self.text("tokenizer.ggml.model")?;
         let special = |name: &str, by_default: bool| -> Result<Option<(usize, &str)>> {
-            let key = format!("tokenizer.ggml.{name}_token_id");
-            if !self.flag(&format!("tokenizer.ggml.add_{name}_token"))?.unwrap_or(by_default) {
+            let flag = self.flag(&format!("tokenizer.ggml.add_{name}_token"))?;
+            // llama.cpp holds files of Gemma 4 that say otherwise to be wrong
+            let forced = name == "bos" && model == Some("gemma4");
+            if !(forced || flag.unwrap_or(by_default)) {
                 return Ok(None);
             }
-            match self.metadata.get(&key) {
-                None => Ok(None),
-                Some(&Value::Whole(id)) => {
-                    let id = usize::try_from(id).ok().filter(|id| *id < tokens.len());
-                    id.map(|id| Some((id, tokens[id]))).ok_or_else(|| self.wrong(&key, "a token's number"))
-                }
-                Some(_) => Err(self.wrong(&key, "a token's number")),
-            }
+            let id = match (self.token_id(name, tokens.len())?, model, name) {
+                // SentencePiece's own numbers
+                (None, Some("llama"), "bos") => Some(1).filter(|id| *id < tokens.len()),
+                (None, Some("llama"), "eos") => Some(2).filter(|id| *id < tokens.len()),
+                (id, ..) => id,
+            };
+            let key = format!("tokenizer.ggml.{name}_token_id");
+            let expected = "a token's number: that token is put around texts";
+            id.map(|id| Some((id, tokens[id]))).ok_or_else(|| self.wrong(&key, expected))
         };
-        let (bos, eos) = (special("bos", llama)?, special("eos", false)?);
+        let (bos, eos) = (special("bos", bos)?, special("eos", false)?);
         let mut single = vec![json!({ "Sequence": { "id": "A", "type_id": 0 } })];
         let mut known = serde_json::Map::new();
         let mut put = |at: usize, (id, token): (usize, &str)| {
@@ -234,14 +272,32 @@ impl Gguf {
         Ok(json!({ "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": known }))
     }
 
+    /// The chat templates with their names: that of `tokenizer.chat_template` is the default.
+    fn templates(&self) -> Result<Vec<Json>> {
+        const KEY: &str = "tokenizer.chat_template";
+        let mut templates = Vec::new();
+        for key in self.metadata.keys().filter(|key| key.starts_with(KEY)) {
+            let name = match key[KEY.len()..].strip_prefix('.') {
+                None if key.len() == KEY.len() => "default",
+                Some(name) => name,
+                None => continue, // `tokenizer.chat_templates` lists their names
+            };
+            if let Some(template) = self.text(key)? {
+                templates.push(json!({ "name": name, "template": template }));
+            }
+        }
+        Ok(templates)
+    }
+
     /// What is in `tokenizer_config.json` elsewhere, as far as chat templates need it.
     ///
     /// # Errors
     /// A value is of another type than it must be.
     pub fn tokenizer_config(&self) -> Result<Json> {
         let mut fields = serde_json::Map::new();
-        if let Some(template) = self.text("tokenizer.chat_template")? {
-            fields.insert("chat_template".into(), template.into());
+        let templates = self.templates()?;
+        if !templates.is_empty() {
+            fields.insert("chat_template".into(), templates.into());
         }
         let key = "tokenizer.ggml.tokens";
         for (ours, theirs) in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")] {
@@ -258,4 +314,19 @@ impl Gguf {
         }
         Ok(Json::Object(fields))
     }
+}
+
+/// Normalizers and decoders of tokens that have `▁` for spaces; `prefix`: one goes before each text.
+fn spaces(prefix: bool) -> (Vec<Json>, Vec<Json>) {
+    let mut normalizers = vec![json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" })];
+    let mut decoders = vec![
+        json!({ "type": "Replace", "pattern": { "String": "▁" }, "content": " " }),
+        json!({ "type": "ByteFallback" }),
+        json!({ "type": "Fuse" }),
+    ];
+    if prefix {
+        normalizers.insert(0, json!({ "type": "Prepend", "prepend": "▁" }));
+        decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
+    }
+    (normalizers, decoders)
 }

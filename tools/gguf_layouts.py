@@ -1,0 +1,175 @@
+#!/usr/bin/env python3
+"""Write tests/fixtures/gguf/layouts.json: what llama.cpp's converter makes of the checkpoints in tests/fixtures/families/.
+
+usage: python tools/gguf_layouts.py LLAMA_CPP [NAME ...]
+
+LLAMA_CPP is a checkout of llama.cpp. Its `convert_hf_to_gguf.py` converts every checkpoint to f32; what it wrote is
+described, not kept: the metadata, and for each tensor the rows of the checkpoint's tensors that it consists of. From that
+`tests/gguf.rs` makes the same files again, and holds them to the logits that the checkpoints are held to. A checkpoint whose
+model llama.cpp does not know, or whose configuration a GGUF file cannot say, is left out.
+
+needs: torch, transformers, safetensors, numpy, and what llama.cpp's converter needs
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+
+FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
+OUT = FIXTURES / "gguf" / "layouts.json"
+
+
+def as_published(config):
+    """The spellings of older versions of transformers, where the converter knows no others."""
+    if config["model_type"] == "phimoe":
+        config["architectures"] = ["PhiMoEForCausalLM"]
+    return config
+
+
+def convert(folder, out):
+    import conversion
+    import gguf
+
+    # layers with one MLP among those with experts, which no published model of these has
+    for arch in (gguf.MODEL_ARCH.QWEN2MOE, gguf.MODEL_ARCH.QWEN3MOE):
+        one = [gguf.MODEL_TENSOR.FFN_GATE, gguf.MODEL_TENSOR.FFN_UP, gguf.MODEL_TENSOR.FFN_DOWN]
+        gguf.MODEL_TENSORS[arch] += [tensor for tensor in one if tensor not in gguf.MODEL_TENSORS[arch]]
+
+    hparams = conversion.ModelBase.load_hparams(folder, False)
+    name = conversion.get_model_architecture(hparams, conversion.ModelType.TEXT)
+    model = conversion.get_model_class(name)
+    if hasattr(model, "no_mtp"):
+        model.no_mtp = False
+    model.set_vocab = lambda self: None
+    with torch.inference_mode():
+        instance = model(folder, gguf.LlamaFileType.ALL_F32, out, eager=True)
+        parameters = instance.hparams.get("rope_parameters", {})
+        instance.hparams.setdefault("rotary_pct", parameters.get("partial_rotary_factor", 1.0))
+        instance.rope_parameters.setdefault("original_max_position_embeddings", instance.hparams["max_position_embeddings"])
+        instance.write()
+
+
+def runs(indices):
+    """[first, count, step] of stretches."""
+    found = []
+    at = 0
+    while at < len(indices):
+        count, step = 1, 1
+        if at + 1 < len(indices):
+            step = indices[at + 1] - indices[at]
+            while at + count < len(indices) and indices[at + count] - indices[at + count - 1] == step:
+                count += 1
+        found.append([indices[at], count, step])
+        at += count
+    return found
+
+
+class Rows:
+    """The rows of all tensors of a checkpoint, by their values."""
+
+    def __init__(self, tensors):
+        self.tensors = tensors
+        self.rows = {}
+        views = {
+            "plain": lambda tensor: tensor,
+            "transposed": lambda tensor: tensor.swapaxes(-1, -2) if tensor.ndim == 3 else None,
+            "even": lambda tensor: tensor[..., ::2] if tensor.ndim == 2 else None,
+            "odd": lambda tensor: tensor[..., 1::2] if tensor.ndim == 2 else None,
+        }
+        for how, view in views.items():
+            for name, tensor in sorted(tensors.items()):
+                values = view(tensor)
+                if values is None:
+                    continue
+                values = np.ascontiguousarray(values)
+                for index, row in enumerate(values.reshape(-1, values.shape[-1])):
+                    self.rows.setdefault((len(row), row.tobytes()), (name, how, index))
+
+    def describe(self, name, values):
+        if values.ndim == 1:
+            return self.vector(name, values)
+        if name.endswith("attn_k_b.weight"):
+            return self.keys(name, values)
+        parts = []
+        for row in values.reshape(-1, values.shape[-1]):
+            source, how, index = self.rows[len(row), np.ascontiguousarray(row).tobytes()]
+            if not parts or parts[-1][:2] != [source, how]:
+                parts.append([source, how, []])
+            parts[-1][2].append(index)
+        return {"rows": [[source, how, runs(indices)] for source, how, indices in parts]}
+
+    def vector(self, name, values):
+        for source, tensor in sorted(self.tensors.items()):
+            flat = tensor.reshape(-1)
+            if flat.shape == values.shape and np.array_equal(flat, values):
+                return {"whole": source}
+            if flat.shape == values.shape and tensor.ndim == 1 and np.array_equal(flat + 1, values):
+                return {"plus_one": source}
+        layer = ".".join(name.split(".")[:2]).replace("blk", "layers")
+        for source, tensor in sorted(self.tensors.items()):
+            if layer in source and tensor.ndim == 1 and set(values.tolist()) <= set(tensor.tolist()):
+                places = {value: index for index, value in enumerate(tensor.tolist())}
+                return {"values": [source, runs([places[value] for value in values.tolist()])]}
+        return {"numbers": [float(value) for value in values]}
+
+    def keys(self, name, values):
+        """MLA's matrix to keys, transposed head by head."""
+        layer = name.split(".")[1]
+        source = f"model.layers.{layer}.self_attn.kv_b_proj.weight"
+        heads, _, size = values.shape
+        stride = len(self.tensors[source]) // heads
+        for head in range(heads):
+            assert np.array_equal(values[head].T, self.tensors[source][head * stride : head * stride + size])
+        return {"keys": [source, stride, size]}
+
+
+def described(folder):
+    import gguf
+
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    rows = Rows({name: tensor.float().numpy() for name, tensor in tensors.items()})
+    with tempfile.TemporaryDirectory() as work:
+        work, out = Path(work), Path(work) / "model.gguf"
+        shutil.copy(folder / "model.safetensors", work)
+        (work / "config.json").write_text(json.dumps(as_published(json.loads((folder / "config.json").read_text()))))
+        convert(work, out)
+        reader = gguf.GGUFReader(out)
+        values = []
+        for key, field in reader.fields.items():
+            if key.startswith(("GGUF.", "general.")) and key != "general.architecture":
+                continue
+            contents = field.contents()
+            contents = contents if isinstance(contents, (str, bool)) else np.asarray(contents).tolist()
+            values.append([key, [int(kind) for kind in field.types], contents])
+        found = []
+        for tensor in reader.tensors:
+            data = np.array(tensor.data).astype(np.float32).reshape(list(reversed(tensor.shape.tolist())))
+            found.append([tensor.name, list(data.shape), rows.describe(tensor.name, data)])
+    return {"metadata": values, "tensors": found}
+
+
+def main():
+    sys.path[:0] = [sys.argv[1], os.path.join(sys.argv[1], "gguf-py")]
+    torch.set_num_threads(1)
+    names = sys.argv[2:]
+    layouts = json.loads(OUT.read_text()) if names and OUT.exists() else {}
+    for name in names or sorted(path.name for path in (FIXTURES / "families").iterdir() if path.is_dir()):
+        try:
+            layouts[name] = described(FIXTURES / "families" / name)
+            print(f"{name}: {len(json.dumps(layouts[name]))} bytes", flush=True)
+        except (Exception, SystemExit) as problem:
+            layouts.pop(name, None)
+            print(f"{name}: {type(problem).__name__}: {problem}", flush=True)
+    lines = [f"{json.dumps(name)}: {json.dumps(layouts[name], separators=(',', ':'))}" for name in sorted(layouts)]
+    OUT.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    main()
