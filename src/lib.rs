@@ -36,6 +36,7 @@ mod tenant;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod text;
+mod tokens;
 mod weights;
 
 pub use backend::{Counters, Quantize};
@@ -57,4 +58,5 @@ pub use sample::{Dry, Logprobs, TokenLogprobs};
 pub use session::{Load, Session};
 pub use stream::Stream;
 pub use tenant::Tenant;
+pub use tokens::{SecretText, TokenIds};
 pub use weights::progress::Progress;

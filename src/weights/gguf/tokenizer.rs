@@ -66,8 +66,10 @@ impl Gguf {
         let Some((count, tokens)) = self.texts(key)? else { return Ok(None) };
         // Asked before any of them is read. Who uses the tokenizer asks again, by its ids.
         let rows = self.tensors.get("token_embd.weight").map(|embed| embed.shape[0]);
-        if let Some(rows) = rows.filter(|rows| count > *rows) {
-            return Err(self.wrong(key, &format!("a list of at most {rows}, as the embedding has rows")));
+        // Some have more tokens than the embedding has rows: those are refused where a prompt has one.
+        if let Some(rows) = rows.filter(|rows| count > rows.saturating_add(MAX_ADDED)) {
+            let expected = format!("a list of at most {MAX_ADDED} more than the embedding's {rows} rows");
+            return Err(self.wrong(key, &expected));
         }
         let tokens = tokens.collect::<Result<Vec<&str>>>()?;
         let kinds = self.list("tokenizer.ggml.token_type")?.map(|list| self.elements(list));
