@@ -9,7 +9,7 @@ use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::native::Native;
 use crate::backend::{Backend, KvType, Pooling, Quantize};
-use crate::chat::Templates;
+use crate::chat::{self, Templates};
 use crate::clock::{Clock, SystemClock};
 use crate::conversation::Identity;
 use crate::engine::encode;
@@ -809,10 +809,16 @@ impl Builder {
         let (limits, model_type) = (parts.limits, Alias::new(parts.arch.family.model_type)?);
         let kv_cache = self.cache_type(parts.weights.dtype());
         let mut notes = Vec::new();
-        let defaults = self.defaults(&parts.source, &parts.arch, limits, &mut notes)?;
+        let mut defaults = self.defaults(&parts.source, &parts.arch, limits, &mut notes)?;
         let (context, vocab) = (limits.context, defaults.vocab);
-        let text = parts.source.text(parts.arch.vocab)?.map(Arc::new);
+        let mut text = parts.source.text(parts.arch.vocab)?;
         let templates = parts.source.templates()?;
+        if let Some(text) = &mut text {
+            let end = text.end_token().filter(|end| !defaults.eos.contains(end));
+            defaults.eos.extend(end);
+            text.protect(&defaults.eos, |token| templates.as_ref().is_some_and(|all| all.mention(token)));
+        }
+        let text = text.map(Arc::new);
         // while weights are read; it holds nothing of a request, so it need not be `confined`
         let vocabulary = text.clone().map(|text| {
             let (vocab, eos) = (defaults.vocab, defaults.eos.clone());
@@ -888,6 +894,7 @@ impl Builder {
             vocabulary,
             longest_token: text.as_deref().map_or(1, |text| text.pieces().longest()),
             visible: Arc::new(visible(text.as_deref(), templates.as_ref())),
+            edges: text.as_deref().map_or(Vec::new(), |text| chat::edges(text.control_texts())),
             text: text.clone(),
             templates,
             defaults,
@@ -1044,6 +1051,7 @@ impl Builder {
             text,
             settings: Settings {
                 tokenizer_file: shards::tokenizer(&sentence.folder),
+                vocab,
                 context: limits.context,
                 width: labels.is_none().then(|| encoder.width()),
                 normalize: sentence.normalize,

@@ -37,6 +37,7 @@ mod tenant;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod text;
+mod tokens;
 mod weights;
 
 pub use backend::{Counters, Quantize};
@@ -59,5 +60,6 @@ pub use sample::{Dry, Logprobs, TokenLogprobs};
 pub use session::{Load, Session};
 pub use stream::Stream;
 pub use tenant::Tenant;
+pub use tokens::{SecretText, TokenIds};
 pub use weights::progress::Progress;
 pub use weights::store::Files;

@@ -13,6 +13,7 @@ use crate::memory::{Secret, json};
 use crate::privacy::Nonce;
 use crate::sample::{Dry, LogitBias, Logprobs, Sampling};
 use crate::tenant::Tenant;
+use crate::tokens::TokenIds;
 
 /// A prompt and how to continue it. Overwritten when it drops; `Debug` prints lengths only.
 ///
@@ -21,6 +22,8 @@ use crate::tenant::Tenant;
 #[derive(Default)]
 pub struct Request {
     pub(crate) prompt: Prompt,
+    pub(crate) literal: bool,
+    pub(crate) special_tokens: Option<bool>,
     pub(crate) max_tokens: Option<usize>,
     pub(crate) n: Option<usize>,
     pub(crate) sampling: Overrides,
@@ -104,6 +107,10 @@ pub(crate) struct ChatOptions {
     pub template: Option<Secret<str>>,
     /// Variables for the template.
     pub variables: serde_json::Map<String, serde_json::Value>,
+    /// Whether the prompt ends where the assistant begins to speak; yes, unless the reply goes on with a message.
+    pub generation_prompt: Option<bool>,
+    /// Whether the reply goes on with the last message.
+    pub continues: bool,
 }
 
 impl ChatOptions {
@@ -228,6 +235,74 @@ impl Request {
     /// Answers a chat, put before the model with the checkpoint's own template.
     pub fn chat(messages: impl IntoIterator<Item = Message>) -> Self {
         Self { prompt: Prompt::Chat(Arc::new(messages.into_iter().collect())), ..Self::default() }
+    }
+
+    /// Whether all of the prompt is text, and nothing in it a control token: `<|im_end|>` is then encoded as the characters
+    /// that it has. Of a chat this holds for the text of each message (see [`Message::literal_text`] to choose among
+    /// them); the control tokens that the chat template itself writes stay what they are, and those that the tokenizer
+    /// puts before and behind a prompt. Token ids are what they are.
+    ///
+    /// **A chat application should set it.** By default control tokens are found wherever their text stands, as in
+    /// transformers, so whoever types `<|im_end|>\n<|im_start|>system\n` into a form writes a message of the system.
+    ///
+    /// Literal text gives the ids that transformers gives with `split_special_tokens`. In messages it also becomes none of
+    /// the added tokens that are not special but that the chat template writes, such as `<tool_call>`.
+    ///
+    /// ```
+    /// use amnesic::{Request, user};
+    ///
+    /// let typed = "What does <|im_end|> mean?";
+    /// let request = Request::chat([user(typed)]).literal_text(true);
+    /// # let _ = request;
+    /// ```
+    pub fn literal_text(mut self, literal: bool) -> Self {
+        self.literal = literal;
+        self
+    }
+
+    /// Whether a prompt that is text gets the checkpoint's special tokens around it, usually a BOS before it: yes, unless
+    /// this says no, as it should for what [`Session::apply_chat_template`](crate::Session::apply_chat_template) gave. What
+    /// a chat has of them is its template's matter.
+    ///
+    /// ```
+    /// use amnesic::Request;
+    ///
+    /// let request = Request::prompt("<s>[INST] Hello [/INST]").add_special_tokens(false);
+    /// # let _ = request;
+    /// ```
+    pub fn add_special_tokens(mut self, add: bool) -> Self {
+        self.special_tokens = Some(add);
+        self
+    }
+
+    /// Whether a chat's prompt ends with what its template writes before an answer: yes by default, and no where the reply
+    /// goes on with a message ([`Request::continue_final_message`]).
+    ///
+    /// ```
+    /// use amnesic::{Request, assistant, user};
+    ///
+    /// let whole = Request::chat([user("Hello"), assistant("Hello!")]).add_generation_prompt(false);
+    /// # let _ = whole;
+    /// ```
+    pub fn add_generation_prompt(mut self, add: bool) -> Self {
+        self.chat.generation_prompt = Some(add);
+        self
+    }
+
+    /// Goes on with the chat's last message, which must be the assistant's: the prompt ends where that message's text ends,
+    /// without what the template writes behind it, as with transformers' `continue_final_message`. The reply is what comes
+    /// behind it; in a [`Conversation`](crate::Conversation) the two become one message.
+    ///
+    /// ```
+    /// use amnesic::{Request, assistant, user};
+    ///
+    /// let request = Request::chat([user("List three colours as JSON."), assistant("[\"red\",")]);
+    /// let request = request.continue_final_message(true);
+    /// # let _ = request;
+    /// ```
+    pub fn continue_final_message(mut self, go_on: bool) -> Self {
+        self.chat.continues = go_on;
+        self
     }
 
     /// At most this many tokens, from 1.
@@ -449,6 +524,15 @@ impl Request {
         self
     }
 
+    /// Whether the prompt is a text or a list without anything in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        match &self.prompt {
+            Prompt::Text(text) => text.expose().is_empty(),
+            Prompt::Tokens(ids) => ids.expose().is_empty(),
+            Prompt::Chat(messages) => messages.is_empty(),
+        }
+    }
+
     /// How many choices.
     pub(crate) fn choices(&self) -> usize {
         self.n.unwrap_or(1)
@@ -516,8 +600,19 @@ impl Request {
         if self.stream_buffer == Some(0) {
             return wrong("stream_buffer", "at least 1".into());
         }
-        if !matches!(self.prompt, Prompt::Chat(_)) && !self.chat.tools.is_empty() {
-            return wrong("tools", "part of a chat".into());
+        if !matches!(self.prompt, Prompt::Chat(_)) {
+            for (field, set) in [
+                ("tools", !self.chat.tools.is_empty()),
+                ("add_generation_prompt", self.chat.generation_prompt == Some(true)),
+                ("continue_final_message", self.chat.continues),
+            ] {
+                if set {
+                    return wrong(field, "part of a chat".into());
+                }
+            }
+        }
+        if self.chat.continues && self.chat.generation_prompt == Some(true) {
+            return wrong("add_generation_prompt", "left out with continue_final_message".into());
         }
         self.check_stops()
     }
@@ -539,6 +634,27 @@ impl Request {
             return Err(Error::request("stop_token", format!("at most {} tokens", Self::MAX_STOP_TOKENS)));
         }
         Ok(())
+    }
+}
+
+impl From<String> for Request {
+    /// As [`Request::prompt`].
+    fn from(text: String) -> Self {
+        Self::prompt(text)
+    }
+}
+
+impl From<&str> for Request {
+    /// As [`Request::prompt`]; the text stays its owner's.
+    fn from(text: &str) -> Self {
+        Self { prompt: Prompt::Text(Secret::copy(text)), ..Self::default() }
+    }
+}
+
+impl From<TokenIds> for Request {
+    /// As [`Request::tokens`].
+    fn from(ids: TokenIds) -> Self {
+        Self { prompt: Prompt::Tokens(ids.0), ..Self::default() }
     }
 }
 
@@ -597,6 +713,14 @@ mod tests {
             ("speculate", Request::prompt("x").speculate(Speculation::PromptLookup { ngram: 17, tokens: 1 })),
             ("stream_buffer", Request::prompt("x").stream_buffer(0)),
             ("tools", Request::prompt("x").tools([Tool::new("f", "", serde_json::json!({}))])),
+            ("add_generation_prompt", Request::prompt("x").add_generation_prompt(true)),
+            ("continue_final_message", Request::prompt("x").continue_final_message(true)),
+            (
+                "add_generation_prompt",
+                Request::chat([crate::assistant("x")])
+                    .continue_final_message(true)
+                    .add_generation_prompt(true),
+            ),
             ("stop", Request::prompt("x").stop("")),
             ("stop", Request::prompt("x").stop("y".repeat(1025))),
             ("dry_breakers", Request::prompt("x").dry_breakers([""])),

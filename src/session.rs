@@ -15,6 +15,7 @@ use crate::cancel::CancelToken;
 use crate::conversation::{Conversation, Identity, Public};
 use crate::embed::{EmbedRequest, Embeddings, Ranking, RerankRequest};
 use crate::engine::encode::job::{Ask as TextsAsk, Done, Ticket, Wanted};
+use crate::engine::inspect::{self, Inspection};
 use crate::engine::intake::Ask;
 use crate::engine::job::Kept;
 use crate::engine::mailbox::Outbox;
@@ -22,16 +23,18 @@ use crate::engine::readers::Readers;
 use crate::engine::receipts::About;
 use crate::engine::worker::{Message, Shared};
 use crate::error::{Error, Result};
+use crate::memory::Secret;
 #[cfg(feature = "schema")]
 use crate::memory::thread::{self, Depth, confined};
 use crate::note::Note;
 use crate::privacy::trace::{Telemetry, Trace};
 use crate::privacy::{Evidence, Nonce, Operation, ScrubReceipt, Subject};
-use crate::request::Request;
+use crate::request::{Prompt, Request};
 use crate::response::{Reply, RequestId};
 use crate::stream::{Reader, Stream};
 use crate::text::Text;
 use crate::weights::store::Files;
+use crate::tokens::{SecretText, TokenIds};
 
 /// A loaded model that serves requests and forgets them.
 ///
@@ -157,6 +160,34 @@ impl Line {
         let done = done.inspect_err(|error| self.refused(&[nonce], began, 0, error)).flatten();
         // of one that was accepted the worker told
         done.inspect_err(|error| trace.refused(error.kind()))
+    }
+
+    /// Asks the tokenizer or the chat templates, and waits for the answer.
+    fn inspect(&self, question: inspect::Question) -> Result<inspect::Answer> {
+        let (answer, answered) = sync_channel(1);
+        let inspection = Box::new(Inspection { question, answer });
+        self.readers.take(Ask::Inspect(inspection)).map_err(|_| self.closed())?;
+        answered.recv().map_err(|_| self.closed())?
+    }
+
+    /// The ids of a request's prompt.
+    fn ids(&self, request: Request) -> Result<Secret<[u32]>> {
+        // a text without anything in it has ids, or none, though no reply
+        if matches!(request.prompt, Prompt::Chat(_)) || !request.is_empty() {
+            request.check()?;
+        }
+        match self.inspect(inspect::Question::Ids(Box::new(request)))? {
+            inspect::Answer::Ids(ids) => Ok(ids),
+            inspect::Answer::Text(_) => Err(self.closed()), // which is no answer to that
+        }
+    }
+
+    /// The text of an answer.
+    fn text(&self, question: inspect::Question) -> Result<SecretText> {
+        match self.inspect(question)? {
+            inspect::Answer::Text(text) => Ok(SecretText(text)),
+            inspect::Answer::Ids(_) => Err(self.closed()), // which is no answer to that
+        }
     }
 
     /// What its conversations depend on.
@@ -389,6 +420,79 @@ impl Session {
         Ok(Public::new(&self.line, ids, adapter))
     }
 
+    /// The token ids of a request's prompt: those that [`Session::generate`] would compute, special tokens included. A text
+    /// is a prompt as it is; [`Request::add_special_tokens`], [`Request::literal_text`] and, of a chat, its template, tools
+    /// and variables count, and nothing else does. Nothing is computed, so there is no receipt, and no limit of the context.
+    ///
+    /// ```no_run
+    /// use amnesic::{Request, Session};
+    ///
+    /// let session = Session::open("models/default")?;
+    /// let ids = session.tokenize("Once upon a time")?;
+    /// let bare = session.tokenize(Request::prompt("Once upon a time").add_special_tokens(false))?;
+    /// assert!(ids.ids().ends_with(bare.ids()));
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The request is wrong; there is no tokenizer or no chat template; the session is poisoned.
+    pub fn tokenize(&self, request: impl Into<Request>) -> Result<TokenIds> {
+        self.line.ids(request.into()).map(TokenIds)
+    }
+
+    /// How many token ids [`Session::tokenize`] gives: whether a chat fits into [`Session::context_length`].
+    ///
+    /// ```no_run
+    /// use amnesic::{Request, Session, user};
+    ///
+    /// let session = Session::open("path/to/checkpoint")?;
+    /// let tokens = session.count_tokens(Request::chat([user("What is a slice?")]))?;
+    /// assert!(tokens < session.context_length());
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Session::tokenize`].
+    pub fn count_tokens(&self, request: impl Into<Request>) -> Result<usize> {
+        self.line.ids(request.into()).map(|ids| ids.expose().len())
+    }
+
+    /// The text of token ids, from its start, as the checkpoint's decoder gives it; bytes that are no characters give
+    /// U+FFFD.
+    ///
+    /// ```no_run
+    /// let session = amnesic::Session::open("models/default")?;
+    /// let ids = session.tokenize("Once upon a time")?;
+    /// assert_eq!(session.detokenize(ids.ids(), true)?.text(), "Once upon a time");
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// An id is outside the vocabulary; there is no tokenizer; the session does not generate, or is poisoned.
+    pub fn detokenize(&self, ids: &[u32], skip_special_tokens: bool) -> Result<SecretText> {
+        self.line.text(inspect::Question::Text { ids: Secret::<[u32]>::copy(ids), skip_special_tokens })
+    }
+
+    /// The prompt that a chat's template writes: what [`Session::generate`] would encode. Which of it is literal
+    /// ([`Request::literal_text`]) a text does not tell, so hand in the request itself where that matters.
+    ///
+    /// ```no_run
+    /// use amnesic::{Request, Session, user};
+    ///
+    /// let session = Session::open("path/to/checkpoint")?;
+    /// let prompt = session.apply_chat_template(Request::chat([user("What is a slice?")]))?;
+    /// println!("{}", prompt.text());
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The request is wrong or no chat; there is no chat template, or it refuses the messages; the session does not
+    /// generate, or is poisoned.
+    pub fn apply_chat_template(&self, request: Request) -> Result<SecretText> {
+        request.check()?;
+        self.line.text(inspect::Question::Prompt(Box::new(request)))
+    }
+
     /// Ends the session: overwrites all its memory, reads it back, and reports. Holds no content. Requests that still
     /// run end with [`Error::Closed`].
     ///
@@ -431,7 +535,8 @@ impl Session {
         self.context
     }
 
-    /// Tokens in the model's vocabulary: the ids of [`Request::tokens`] are below it.
+    /// Tokens in the model's vocabulary: the ids of [`Request::tokens`] are below it. A tokenizer may have more, which
+    /// replies never have, and which are refused where a prompt has one.
     pub fn vocab_size(&self) -> usize {
         self.vocab
     }

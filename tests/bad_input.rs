@@ -1037,7 +1037,11 @@ fn tokenizers_that_cannot_be_used() {
             },
             &["Hugging Face"],
         ),
-        ("an id at vocab_size", |t| t["model"]["vocab"]["zzz"] = json!(704), &["below", "vocab_size", "704"]),
+        (
+            "an id far above vocab_size",
+            |t| t["model"]["vocab"]["zzz"] = json!(704 + (1 << 16)),
+            &["below", "vocab_size", "704"],
+        ),
         ("a huge id", |t| t["model"]["vocab"]["zzz"] = json!(u32::MAX), &["below", "704"]),
         (
             "no tokens",

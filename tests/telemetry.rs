@@ -51,6 +51,8 @@ mod not_serializable {
             Reply,
             Choice,
             Piece,
+            TokenIds,
+            SecretText,
             Logprobs,
             TokenLogprobs<'static>,
             Stream,

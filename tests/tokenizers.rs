@@ -3,6 +3,10 @@
 mod common;
 #[path = "tokenizers/components.rs"]
 mod components;
+#[path = "tokenizers/decoding.rs"]
+mod decoding;
+#[path = "tokenizers/literal.rs"]
+mod literal;
 #[path = "tokenizers/texts.rs"]
 mod texts;
 

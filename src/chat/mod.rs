@@ -1,5 +1,6 @@
-//! Chat at both ends of a request: messages into the text of a prompt ([`template`]), the text of a reply into
-//! content, reasoning and calls of tools ([`reply`], [`splitter`], [`tool_calls`]).
+//! Chat at both ends of a request: messages into the text of a prompt ([`template`]), and which of it is what users typed
+//! ([`literal`]); the text of a reply into content, reasoning and calls of tools ([`reply`], [`splitter`],
+//! [`tool_calls`]).
 //!
 //! What never lives here: token ids, the session, and running a tool.
 //!
@@ -9,6 +10,7 @@
 
 mod budget;
 mod json_text;
+mod literal;
 mod message;
 mod metered;
 mod python;
@@ -21,6 +23,7 @@ mod tool_calls;
 #[cfg(test)]
 mod tests;
 
+pub use literal::{PromptOptions, Rendered, edges};
 pub use message::{Message, Role, Tool, ToolCall, assistant, system, tool, user};
 pub use reply::{PieceKind, Style};
 pub use splitter::Splitter;

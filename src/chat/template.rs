@@ -154,6 +154,11 @@ impl Templates {
         markers.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
+    /// Whether one of the templates has `text` in its source.
+    pub fn mention(&self, text: &str) -> bool {
+        self.sources.iter().any(|source| source.text.contains(text))
+    }
+
     /// How replies to the prompts of a template are written; without `tools`, calls are left in the text.
     pub fn style(&self, template: Option<&str>, tools: bool) -> Style {
         Style::of(self.source(template, tools).map_or("", |source| &source.text), tools)

@@ -56,6 +56,26 @@ pub struct Conversation {
     began: SystemTime,
 }
 
+/// What the end of a turn depends on.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    chat: bool,
+    /// Whether the reply belongs to the last message.
+    continues: bool,
+    /// Whether the reply is a literal message of later turns.
+    literal: bool,
+}
+
+impl Turn {
+    fn of(request: &Request) -> Self {
+        Self {
+            chat: matches!(request.prompt, Prompt::Chat(_)),
+            continues: request.chat.continues,
+            literal: request.literal,
+        }
+    }
+}
+
 /// A record, sealed.
 struct Resting {
     content: Secret<[u8]>,
@@ -154,10 +174,9 @@ impl Conversation {
     pub fn generate(&mut self, request: Request) -> Result<Reply> {
         self.wake(&request)?;
         let before = self.messages.len();
-        let reply = self.next_turn(request, false).and_then(|request| {
-            let chat = matches!(request.prompt, Prompt::Chat(_));
+        let reply = self.next_turn(request, false).and_then(|(request, turn)| {
             let readers = self.line.submit(vec![request], false).map_err(|(_, error)| error);
-            Ok((readers?.remove(0).reply()?, chat))
+            Ok((readers?.remove(0).reply()?, turn))
         });
         self.settle(before, reply)
     }
@@ -169,14 +188,13 @@ impl Conversation {
     pub fn stream(&mut self, request: Request) -> Result<ConversationStream<'_>> {
         self.wake(&request)?;
         let before = self.messages.len();
-        let readers = self.next_turn(request, true).and_then(|request| {
-            let chat = matches!(request.prompt, Prompt::Chat(_));
-            Ok((self.line.submit(vec![request], true).map_err(|(_, error)| error)?, chat))
+        let readers = self.next_turn(request, true).and_then(|(request, turn)| {
+            Ok((self.line.submit(vec![request], true).map_err(|(_, error)| error)?, turn))
         });
         match readers {
-            Ok((mut readers, chat)) => {
+            Ok((mut readers, turn)) => {
                 let stream = Some(Stream::new(readers.remove(0)));
-                Ok(ConversationStream { stream, conversation: self, before, chat })
+                Ok(ConversationStream { stream, conversation: self, before, turn })
             }
             Err(error) => {
                 self.take_back(before);
@@ -186,7 +204,8 @@ impl Conversation {
     }
 
     /// The request with all that was before it.
-    fn next_turn(&mut self, mut request: Request, stream: bool) -> Result<Request> {
+    fn next_turn(&mut self, mut request: Request, stream: bool) -> Result<(Request, Turn)> {
+        let turn = Turn::of(&request);
         let began = self.line.telemetry.clock.wall();
         let named = request.prefix.replace(self.reuse.clone());
         let wrong = match named {
@@ -206,18 +225,27 @@ impl Conversation {
                 self.line.refused(&[request.nonce], began, 0, &Error::Closed);
                 return Err(Error::Closed);
             };
-            all.extend(new);
+            // what this turn says of its messages holds in later ones, too, and for no message of an earlier one
+            let literal = std::mem::take(&mut request.literal);
+            all.extend(new.into_iter().map(|message| match literal {
+                true => message.literal_text(true),
+                false => message,
+            }));
             request.prompt = Prompt::Chat(self.messages.clone());
         }
-        Ok(request)
+        Ok((request, turn))
     }
 
     /// After a turn: adds the reply to a chat, or takes back what the turn added.
-    fn settle(&mut self, before: usize, reply: Result<(Reply, bool)>) -> Result<Reply> {
+    fn settle(&mut self, before: usize, reply: Result<(Reply, Turn)>) -> Result<Reply> {
         match reply {
-            Ok((reply, chat)) => {
-                if let Some(messages) = Arc::get_mut(&mut self.messages).filter(|_| chat) {
-                    messages.push(reply.choices()[0].message());
+            Ok((reply, turn)) => {
+                if let Some(messages) = Arc::get_mut(&mut self.messages).filter(|_| turn.chat) {
+                    let message = reply.choices()[0].message();
+                    match messages.last_mut().filter(|_| turn.continues) {
+                        Some(last) => last.continue_with(message),
+                        None => messages.push(message.literal_text(turn.literal)),
+                    }
                 }
                 self.rest();
                 Ok(reply)
@@ -319,7 +347,7 @@ pub struct ConversationStream<'a> {
     stream: Option<Stream>,
     conversation: &'a mut Conversation,
     before: usize,
-    chat: bool,
+    turn: Turn,
 }
 
 impl ConversationStream<'_> {
@@ -334,8 +362,8 @@ impl ConversationStream<'_> {
     /// As [`Stream::finish`].
     pub fn finish(mut self) -> Result<Reply> {
         let reply = self.stream.take().ok_or(Error::Closed)?.finish();
-        let chat = self.chat;
-        self.conversation.settle(self.before, reply.map(|reply| (reply, chat)))
+        let turn = self.turn;
+        self.conversation.settle(self.before, reply.map(|reply| (reply, turn)))
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Record {
 
 /// Numbers that stand for roles. A new role gets a new one.
 const ROLES: [Role; 5] = [Role::System, Role::User, Role::Assistant, Role::Tool, Role::Developer];
+/// Is added to the number of a message that is literal.
+const LITERAL: usize = 1 << 16;
 
 /// Writes a record's bytes, all into one block that does not move.
 pub fn encode(messages: &[Message], ids: &[u32], adapter: Option<(&str, &Hash)>) -> Secret<[u8]> {
@@ -69,7 +71,8 @@ fn write(out: &mut impl Out, messages: &[Message], ids: &[u32], adapter: Option<
     out.number(messages.len());
     for message in messages {
         let role = ROLES.iter().position(|role| *role == message.role());
-        out.number(role.expect("every role has a number"));
+        let literal = if message.is_literal() { LITERAL } else { 0 };
+        out.number(role.expect("every role has a number") + literal);
         out.text(message.content());
         out.optional(message.reasoning());
         out.optional(message.tool_call_id());
@@ -132,14 +135,16 @@ impl<'a> Input<'a> {
     }
 
     fn message(&mut self) -> Option<Message> {
-        let role = *ROLES.get(self.number()?)?;
+        let number = self.number()?;
+        let role = *ROLES.get(number & !LITERAL)?;
         let content = self.text()?;
         let [reasoning, tool_call_id, name] = [self.optional()?, self.optional()?, self.optional()?];
         let mut tool_calls = Vec::new();
         for _ in 0..self.number()? {
             tool_calls.push(ToolCall::of([self.text()?, self.text()?, self.text()?]));
         }
-        Some(Message::of(role, content, [reasoning, tool_call_id, name], tool_calls))
+        let message = Message::of(role, content, [reasoning, tool_call_id, name], tool_calls);
+        Some(message.literal_text(number & LITERAL != 0))
     }
 }
 
@@ -150,7 +155,7 @@ mod tests {
     fn messages() -> Vec<Message> {
         vec![
             Message::new(Role::System, ""),
-            Message::new(Role::User, "Grüße 🦀"),
+            Message::new(Role::User, "Grüße 🦀").literal_text(true),
             Message::new(Role::Assistant, "Well.")
                 .with_reasoning("why")
                 .with_tool_calls(vec![ToolCall::new("1", "f", "{}"), ToolCall::new("2", "g", r#"{"a": 1}"#)]),
@@ -173,6 +178,8 @@ mod tests {
             let call = &record.messages[2].tool_calls()[1];
             assert_eq!((call.id(), call.name(), call.arguments()), ("2", "g", r#"{"a": 1}"#));
             assert_eq!(record.messages[3].tool_call_id(), Some("1"));
+            let literal: Vec<bool> = record.messages.iter().map(Message::is_literal).collect();
+            assert_eq!(literal, [false, true, false, false, false]);
         }
     }
 

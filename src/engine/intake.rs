@@ -8,6 +8,7 @@ use std::sync::mpsc::{Sender, SyncSender};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
+use super::inspect::Inspection;
 use super::job::{Job, Reuse};
 use super::mailbox::Outbox;
 use super::masks::Guide;
@@ -16,7 +17,7 @@ use super::receipts::About;
 use super::scheduler::{Arrival, Id, Owner, Prefix};
 use super::sequence::{Common, Sequence};
 use super::worker::{Message, Prepared, Shared};
-use crate::chat::{self, ChatInput, Style, Templates};
+use crate::chat::{self, ChatInput, PromptOptions, Rendered, Style, Templates};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::grammar::Grammars;
@@ -55,8 +56,10 @@ pub struct Defaults {
 pub enum Ask {
     /// Requests that come in together: all are accepted, or none; told once, an error with its place.
     Submit(Vec<(Request, Outbox, Trace)>, SyncSender<std::result::Result<(), (usize, Error)>>),
-    /// The ids of a prompt, without a request.
+    /// The ids of a prompt that is to be public.
     Encode(Box<Request>, SyncSender<Result<Secret<[u32]>>>),
+    /// Ids or text, of which nothing is computed.
+    Inspect(Box<Inspection>),
     /// Texts to embed or to score.
     Texts(Box<super::encode::job::Ask>),
 }
@@ -73,6 +76,7 @@ impl Ask {
                 bytes <= QUICK_BYTES && requests.iter().all(|(request, ..)| request.reads_quickly())
             }
             Self::Encode(request, _) => request.prompt_bytes() <= QUICK_BYTES,
+            Self::Inspect(inspection) => inspection.bytes() <= QUICK_BYTES,
             Self::Texts(ask) => ask.wanted.bytes() <= QUICK_BYTES,
         };
         if quick { Lane::Quick } else { Lane::Slow }
@@ -82,7 +86,7 @@ impl Ask {
     pub fn requests(&self) -> usize {
         match self {
             Self::Submit(requests, _) => requests.len(),
-            Self::Encode(..) => 0,
+            Self::Encode(..) | Self::Inspect(_) => 0,
             Self::Texts(_) => 1,
         }
     }
@@ -94,6 +98,8 @@ pub struct Intake {
     pub templates: Option<Templates>,
     /// Special tokens that a chat's replies show: marks of tool calls and of reasoning.
     pub visible: Arc<Vec<u32>>,
+    /// Characters with which control tokens begin or end: see [`chat::edges`].
+    pub edges: Vec<char>,
     pub vocabulary: Option<Vocabulary>,
     pub defaults: Defaults,
     /// Bytes of the longest token.
@@ -194,6 +200,7 @@ impl Intake {
                     let _ = answer.send(ids);
                 })
             }
+            Ask::Inspect(inspection) => self.inspect(*inspection),
             Ask::Texts(ask) => {
                 let asked = match ask.wanted {
                     super::encode::job::Wanted::Embeddings(_) => "embed",
@@ -272,7 +279,7 @@ impl Intake {
     }
 
     /// Runs `act`; a panic in it poisons the session.
-    fn guarded<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub(super) fn guarded<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
         if let Some(reason) = self.shared.poison.reason() {
             return Err(Error::Poisoned(reason));
         }
@@ -375,6 +382,9 @@ impl Intake {
         if !request.ignore_eos {
             end_tokens.extend(&self.defaults.eos);
         }
+        // a special token gives no text in which a stop string could be found
+        let named = |stop: &Secret<str>| self.text.as_deref()?.special(stop.expose().trim());
+        request.stop.iter().filter_map(named).for_each(|id| end_tokens.push(id));
         let visible = match &request.prompt {
             Prompt::Chat(_) => self.visible.clone(),
             _ => Arc::default(),
@@ -452,7 +462,7 @@ impl Intake {
     }
 
     /// Refuses what can never fit before it spends time on it.
-    fn encode_text(&self, prompt: &str, specials: bool, ids: &mut Secret<[u32]>) -> Result<()> {
+    fn check_length(&self, prompt: &str) -> Result<()> {
         // a normalizer may drop some of a text, so not the longest token alone
         const SLACK: usize = 4;
         let most = self.defaults.limits.context.saturating_mul(SLACK * self.longest_token);
@@ -462,10 +472,10 @@ impl Intake {
                 format!("at most {most} bytes for this context and vocabulary"),
             ));
         }
-        self.text()?.encode(prompt, specials, ids)
+        Ok(())
     }
 
-    fn text(&self) -> Result<&Text> {
+    pub(super) fn text(&self) -> Result<&Text> {
         self.text.as_deref().ok_or_else(|| self.no_tokenizer())
     }
 
@@ -486,24 +496,7 @@ impl Intake {
         if let Some(reuse) = reuse.filter(goes_on) {
             ids.extend(before(reuse).expose());
         }
-        let (specials, mut style) = (ids.expose().is_empty(), None);
-        match &request.prompt {
-            Prompt::Text(prompt) => self.encode_text(prompt.expose(), specials, &mut ids)?,
-            Prompt::Tokens(given) => ids.extend(given.expose()),
-            Prompt::Chat(messages) => {
-                let templates = self.templates()?;
-                let prompt = self.render(templates, request, messages)?;
-                style = Some(
-                    templates
-                        .style(
-                            request.chat.template.as_ref().map(|name| name.expose()),
-                            !request.chat.tools.is_empty(),
-                        )
-                        .after(prompt.expose()),
-                );
-                self.encode_text(prompt.expose(), false, &mut ids)?;
-            }
-        }
+        let style = self.read_prompt(request, &|text| self.check_length(text), &mut ids)?;
         if ids.expose().is_empty() {
             return Err(Error::request("prompt", "a text that gives at least one token"));
         }
@@ -524,26 +517,59 @@ impl Intake {
         Ok(Encoded { ids, prefix, style })
     }
 
+    /// Appends the ids of a request's prompt, whose text `check` may refuse before it is encoded. Of a chat, says how
+    /// replies are written.
+    pub(super) fn read_prompt(
+        &self,
+        request: &Request,
+        check: &dyn Fn(&str) -> Result<()>,
+        ids: &mut Secret<[u32]>,
+    ) -> Result<Option<Style>> {
+        match &request.prompt {
+            Prompt::Text(prompt) => {
+                let (text, prompt) = (self.text()?, prompt.expose());
+                check(prompt)?;
+                let specials = ids.expose().is_empty() && request.special_tokens.unwrap_or(true);
+                match request.literal {
+                    true => text.encode_literal(prompt, specials, ids)?,
+                    false => text.encode(prompt, specials, ids)?,
+                }
+                Ok(None)
+            }
+            Prompt::Tokens(given) => {
+                ids.extend(given.expose());
+                Ok(None)
+            }
+            Prompt::Chat(messages) => {
+                let Rendered { text: prompt, literal } = self.render(request, messages)?;
+                let prompt = prompt.expose();
+                check(prompt)?;
+                self.text()?.encode_chat(prompt, &literal, ids)?;
+                let template = request.chat.template.as_ref().map(|name| name.expose());
+                let style = self.templates()?.style(template, !request.chat.tools.is_empty());
+                Ok(Some(style.after(prompt)))
+            }
+        }
+    }
+
     fn templates(&self) -> Result<&Templates> {
         let file = &self.defaults.tokenizer_file;
         let folder = || file.parent().unwrap_or(file).to_owned();
         self.templates.as_ref().ok_or_else(|| Error::NoChatTemplate { folder: folder() })
     }
 
-    fn render(
-        &self,
-        templates: &Templates,
-        request: &Request,
-        messages: &[chat::Message],
-    ) -> Result<Secret<str>> {
+    /// The prompt of a chat, and what of it is literal.
+    pub(super) fn render(&self, request: &Request, messages: &[chat::Message]) -> Result<Rendered> {
+        let continues = request.chat.continues;
         let input = ChatInput {
             messages,
             tools: &request.chat.tools,
             template: request.chat.template.as_ref().map(|name| name.expose()),
-            add_generation_prompt: true,
+            add_generation_prompt: request.chat.generation_prompt.unwrap_or(!continues),
             variables: &request.chat.variables,
         };
-        templates.render(&input, self.clock.wall())
+        let options = PromptOptions { all_literal: request.literal, continues, edges: &self.edges };
+        self.templates()?.render_parts(&input, options, self.clock.wall())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Requests into steps: [`readers`] (where they come in) and [`intake`] (how they are read), [`scheduler`] (who takes part in a step, and who holds which memory;
+//! Requests into steps: [`readers`] (where they come in) and [`intake`] (how they are read), [`inspect`] (questions to the tokenizer alone), [`scheduler`] (who takes part in a step, and who holds which memory;
 //! integers only), [`sequence`] and [`job`] (a choice and its request as they run), [`batch`] (a step's input),
 //! [`models`] (what computes it), [`worker`] (the thread that owns the device; `step` is what it does), [`masks`] (grammars, beside it),
 //! [`speculate`] (guesses) and [`mailbox`] (to the caller). Sessions that embed texts have
@@ -10,6 +10,7 @@
 mod ask;
 pub mod batch;
 pub mod encode;
+pub mod inspect;
 pub mod intake;
 pub mod job;
 pub mod mailbox;

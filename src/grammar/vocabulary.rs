@@ -102,7 +102,7 @@ fn word(pieces: &Pieces, id: TokenId, end: bool) -> Vec<u8> {
         return Vec::new();
     }
     if end || pieces.is_special(id) {
-        return [&[TokTrie::SPECIAL_TOKEN_MARKER], bytes].concat();
+        return [&[TokTrie::SPECIAL_TOKEN_MARKER], pieces.name(id)].concat();
     }
     // No UTF-8 text has this byte, and the trie would take it for a special token.
     if bytes[0] == TokTrie::SPECIAL_TOKEN_MARKER { Vec::new() } else { bytes.to_vec() }

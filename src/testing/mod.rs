@@ -262,13 +262,43 @@ impl Tokenizer {
         self.0.fallback()
     }
 
-    /// The text of `ids`, pushed one by one.
+    /// The ids of `text`, in which nothing is a control token, without special tokens around them.
+    ///
+    /// # Errors
+    /// It cannot be encoded.
+    pub fn encode_literal(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = Secret::default();
+        self.0.encode_literal(text, false, &mut ids)?;
+        Ok(ids.into_exposed())
+    }
+
+    /// The text of `ids`, without special tokens, pushed one by one.
     pub fn decode(&self, ids: &[u32]) -> String {
-        let mut detokenizer = Detokenizer::new(self.0.pieces(), true, Default::default());
-        let mut text = Secret::default();
-        ids.iter().for_each(|&id| detokenizer.push(self.0.pieces(), id, &mut text));
-        detokenizer.finish(&mut text);
+        self.decode_with(ids, true)
+    }
+
+    /// The text of `ids`, with or without special tokens.
+    pub fn decode_with(&self, ids: &[u32], skip_special_tokens: bool) -> String {
+        let text = Detokenizer::decode(self.0.pieces(), ids, skip_special_tokens);
         Secret::from_utf8(text).expect("whole characters").into_exposed()
+    }
+
+    /// What each of `ids` adds to the text, and what is left at the end.
+    pub fn decode_streamed(&self, ids: &[u32]) -> Vec<String> {
+        let mut detokenizer = Detokenizer::new(self.0.pieces(), true, Default::default());
+        let mut pieces = Vec::new();
+        let mut take = |text: Secret<[u8]>| {
+            pieces.push(Secret::from_utf8(text).expect("whole characters").into_exposed());
+        };
+        for &id in ids {
+            let mut text = Secret::default();
+            detokenizer.push(self.0.pieces(), id, &mut text);
+            take(text);
+        }
+        let mut text = Secret::default();
+        detokenizer.finish(&mut text);
+        take(text);
+        pieces
     }
 }
 

@@ -3,12 +3,15 @@
 //! The bytes of every token of the vocabulary are worked out once, at loading, as the checkpoint's decoder would;
 //! after that a reply is bytes behind one another, given out as soon as they are whole UTF-8. So decoding makes no
 //! strings of its own, which the `tokenizers` decoders do for every call.
+//!
+//! Added tokens go through the decoder like all others, as they do in the `tokenizers` crate, which decodes one that is
+//! looked for in normalized text from its normalized form: Gemma's added token `▁▁▁` is three spaces.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::Value;
-use tokenizers::Tokenizer;
+use tokenizers::{Model as _, Tokenizer};
 
 use crate::memory::Secret;
 
@@ -18,10 +21,26 @@ pub struct Pieces {
     bytes: Vec<u8>,
     /// Piece `id` is `bytes[ends[id - 1]..ends[id]]`.
     ends: Vec<u32>,
-    special: Vec<bool>,
+    kinds: Vec<Kind>,
     start: Start,
-    /// The token `<0x20>`: a space that is no mark.
-    space_byte: Option<u32>,
+    /// What a token gives at the start of a text, where that is not its bytes without their spaces: spaces that are no
+    /// marks, such as the token `<0x20>`.
+    firsts: HashMap<u32, Box<[u8]>>,
+    /// The content of special tokens whose bytes are something else.
+    names: HashMap<u32, Box<[u8]>>,
+}
+
+/// What an id stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// No token: it pads the model's vocabulary.
+    Nothing,
+    Text,
+    /// A special token, which gives no text unless it is asked for.
+    Special,
+    /// A special token that the crate's decoder shows nonetheless: it knows special tokens by their content, and this one
+    /// is decoded from another form of it.
+    ShownSpecial,
 }
 
 /// What the decoder drops of a text's first token.
@@ -43,32 +62,47 @@ enum Spelling {
 }
 
 impl Pieces {
-    /// Reads the vocabulary and the decoder.
+    /// Reads the vocabulary and the decoder, for ids below `size`.
     ///
     /// # Errors
     /// The decoder is of a kind that this library does not do; says which.
-    pub fn new(tokenizer: &Tokenizer, vocab: usize) -> Result<Self, String> {
+    pub fn new(tokenizer: &Tokenizer, size: usize) -> Result<Self, String> {
         let decoder = serde_json::to_value(tokenizer.get_decoder()).map_err(|error| error.to_string())?;
         let (spelling, start) = spelling(&decoder)?;
-        let mut this = Self {
-            bytes: Vec::new(),
-            ends: Vec::with_capacity(vocab),
-            special: vec![false; vocab],
-            start,
-            space_byte: tokenizer.token_to_id("<0x20>"),
-        };
+        let mut this = Self { ends: Vec::with_capacity(size), start, ..Self::none() };
+        let vocabulary = tokenizer.get_added_vocabulary();
         let added = tokenizer.get_added_tokens_decoder();
-        for id in 0..vocab as u32 {
-            if let Some(token) = added.get(&id) {
-                this.special[id as usize] = token.special;
-                this.bytes.extend(token.content.as_bytes());
-            } else if let Some(token) = tokenizer.id_to_token(id) {
-                spelling.bytes(&token, &mut this.bytes);
+        for id in 0..size as u32 {
+            let token = vocabulary.simple_id_to_token(id).or_else(|| tokenizer.get_model().id_to_token(id));
+            let from = this.bytes.len();
+            let Some(token) = token else {
+                this.end_with(Kind::Nothing)?;
+                continue;
+            };
+            spelling.bytes(&token, &mut this.bytes);
+            if let Some(first) = spelling.first_bytes(&token) {
+                this.firsts.insert(id, first.into());
             }
-            this.ends
-                .push(u32::try_from(this.bytes.len()).map_err(|_| "its tokens must have less than 4 GB")?);
+            let hidden = vocabulary.is_special_token(&token);
+            let special = added.get(&id).filter(|token| token.special);
+            if let Some(special) = special.filter(|special| special.content.as_bytes() != &this.bytes[from..])
+            {
+                this.names.insert(id, special.content.as_bytes().into());
+            }
+            this.end_with(match special {
+                _ if hidden => Kind::Special,
+                Some(_) => Kind::ShownSpecial,
+                None => Kind::Text,
+            })?;
         }
         Ok(this)
+    }
+
+    fn end_with(&mut self, kind: Kind) -> Result<(), String> {
+        let end = u32::try_from(self.bytes.len()).map_err(|_| "its tokens must have less than 4 GB")?;
+        self.ends.push(end);
+        self.kinds.push(kind);
+        Ok(())
     }
 
     /// Of no vocabulary: for a model that only reads.
@@ -76,10 +110,16 @@ impl Pieces {
         Self {
             bytes: Vec::new(),
             ends: Vec::new(),
-            special: Vec::new(),
+            kinds: Vec::new(),
             start: Start::Nothing,
-            space_byte: None,
+            firsts: HashMap::new(),
+            names: HashMap::new(),
         }
+    }
+
+    /// Ids from here on stand for nothing.
+    pub fn size(&self) -> usize {
+        self.ends.len()
     }
 
     /// The bytes of a token; none for one outside the vocabulary.
@@ -90,14 +130,24 @@ impl Pieces {
         &self.bytes[start as usize..end as usize]
     }
 
+    /// What a special token is called: its content, which need not be the bytes that its decoder makes of it. The bytes
+    /// of any other token.
+    pub fn name(&self, id: u32) -> &[u8] {
+        self.names.get(&id).map_or_else(|| self.bytes(id), |name| &name[..])
+    }
+
     /// Bytes of the longest token.
     pub fn longest(&self) -> usize {
         (0..self.ends.len() as u32).map(|id| self.bytes(id).len()).max().unwrap_or(0)
     }
 
-    /// Whether a token is special: it is never part of the text.
+    /// Whether a token is special.
     pub fn is_special(&self, id: u32) -> bool {
-        self.special.get(id as usize).is_some_and(|&special| special)
+        matches!(self.kind(id), Kind::Special | Kind::ShownSpecial)
+    }
+
+    fn kind(&self, id: u32) -> Kind {
+        self.kinds.get(id as usize).copied().unwrap_or(Kind::Nothing)
     }
 }
 
@@ -121,6 +171,15 @@ impl Spelling {
             Self::Marked { mark, .. } => to.extend(token.replace(mark.as_str(), " ").as_bytes()),
         }
     }
+
+    /// What a token gives where all marks are dropped, if it has spaces that are no marks.
+    fn first_bytes(&self, token: &str) -> Option<Vec<u8>> {
+        let Self::Marked { mark, byte_fallback } = self else { return None };
+        if let Some(byte) = fallback_byte(token).filter(|_| *byte_fallback) {
+            return (byte == b' ').then(|| vec![byte]);
+        }
+        token.contains(' ').then(|| token.replace(mark.as_str(), "").into_bytes())
+    }
 }
 
 /// `<0x0A>` is the byte 10.
@@ -132,7 +191,7 @@ fn fallback_byte(token: &str) -> Option<u8> {
 /// The decoder's spelling, and what it drops at the very start.
 fn spelling(decoder: &Value) -> Result<(Spelling, Start), String> {
     let mut spelling = Spelling::Marked { mark: String::new(), byte_fallback: false };
-    let mut start = Start::Nothing;
+    let (mut start, mut fused) = (Start::Nothing, false);
     let steps = match decoder["type"].as_str() {
         Some("Sequence") => decoder["decoders"].as_array().map_or(&[][..], Vec::as_slice),
         _ => std::slice::from_ref(decoder),
@@ -148,8 +207,9 @@ fn spelling(decoder: &Value) -> Result<(Spelling, Start), String> {
                 *mark = step["pattern"]["String"].as_str().unwrap_or_default().to_owned();
             }
             ("ByteFallback", Spelling::Marked { byte_fallback, .. }) => *byte_fallback = true,
-            ("Fuse", _) => {}
-            ("Strip", _) if step["content"] == " " && step["start"] == 1 && step["stop"] == 0 => {
+            ("Fuse", _) => fused = true,
+            // before `Fuse` it would strip every token
+            ("Strip", _) if fused && step["content"] == " " && step["start"] == 1 && step["stop"] == 0 => {
                 start = Start::OneSpace
             }
             (other, _) => {
@@ -186,6 +246,8 @@ pub struct Detokenizer {
     start: Start,
     /// Special tokens that are part of the text.
     visible: Arc<Vec<u32>>,
+    /// Whether all special tokens are.
+    shows_all: bool,
 }
 
 impl Detokenizer {
@@ -193,22 +255,41 @@ impl Detokenizer {
     /// tokens give no text, but for those in `visible`.
     pub fn new(pieces: &Pieces, at_start: bool, visible: Arc<Vec<u32>>) -> Self {
         let start = if at_start { pieces.start } else { Start::Nothing };
-        Self { pending: Secret::<[u8]>::with_capacity(64), start, visible }
+        Self { pending: Secret::<[u8]>::with_capacity(64), start, visible, shows_all: false }
+    }
+
+    /// The text of `ids` from its start, with or without special tokens, as the crate's `decode` gives it.
+    pub fn decode(pieces: &Pieces, ids: &[u32], skip_special_tokens: bool) -> Secret<[u8]> {
+        let mut this = Self::new(pieces, true, Arc::default());
+        this.shows_all = !skip_special_tokens;
+        let mut text = Secret::<[u8]>::with_capacity(ids.len().saturating_mul(4));
+        ids.iter().for_each(|&id| this.push(pieces, id, &mut text));
+        this.finish(&mut text);
+        text
     }
 
     /// Takes a token and appends what is now whole to `text`, which stays UTF-8. Bytes that can never become a
     /// character give U+FFFD.
     pub fn push(&mut self, pieces: &Pieces, id: u32, text: &mut Secret<[u8]>) {
-        if pieces.is_special(id) && !self.visible.contains(&id) {
-            return;
-        }
-        let bytes = pieces.bytes(id);
+        let bytes = match pieces.kind(id) {
+            Kind::Nothing => return,
+            Kind::Special if self.shows_all => pieces.bytes(id),
+            // replies are taken apart by the names of such tokens
+            Kind::Special if self.visible.contains(&id) => pieces.name(id),
+            Kind::Special => return,
+            Kind::Text | Kind::ShownSpecial => pieces.bytes(id),
+        };
         match std::mem::replace(&mut self.start, Start::Nothing) {
+            // the text's first character, which an empty token is not
+            Start::OneSpace if bytes.is_empty() => self.start = Start::OneSpace,
             Start::OneSpace => self.pending.extend(bytes.strip_prefix(b" ").unwrap_or(bytes)),
-            Start::Marks if pieces.space_byte != Some(id) => {
-                bytes.iter().filter(|&&byte| byte != b' ').for_each(|&byte| self.pending.push(byte));
-            }
-            _ => self.pending.extend(bytes),
+            Start::Marks => match pieces.firsts.get(&id) {
+                Some(first) => self.pending.extend(first),
+                None => {
+                    bytes.iter().filter(|&&byte| byte != b' ').for_each(|&byte| self.pending.push(byte));
+                }
+            },
+            Start::Nothing => self.pending.extend(bytes),
         }
         self.give(text, false);
     }
@@ -244,16 +325,10 @@ mod tests {
     use super::*;
 
     fn pieces(tokens: &[&[u8]]) -> Pieces {
-        let mut this = Pieces {
-            bytes: vec![],
-            ends: vec![],
-            special: vec![false; tokens.len()],
-            start: Start::OneSpace,
-            space_byte: None,
-        };
+        let mut this = Pieces { start: Start::OneSpace, ..Pieces::none() };
         for token in tokens {
             this.bytes.extend(*token);
-            this.ends.push(this.bytes.len() as u32);
+            this.end_with(Kind::Text).unwrap();
         }
         this
     }

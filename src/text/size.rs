@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// Tokens beyond the model's vocabulary: some are added for no row of the embedding.
-const MORE: usize = 1 << 16;
+pub const EXTRA_TOKENS: usize = 1 << 16;
 /// Merges for each token of a vocabulary. Published tokenizers have up to 2.2.
 const MERGES: usize = 4;
 
@@ -65,11 +65,11 @@ impl<'de> Deserialize<'de> for Count {
 /// What it must be instead.
 pub fn check(json: &str, vocab: usize) -> Result<(), String> {
     let Ok(Sizes { added_tokens, model }) = serde_json::from_str(json) else { return Ok(()) };
-    let tokens = vocab.saturating_add(MORE);
+    let tokens = vocab.saturating_add(EXTRA_TOKENS);
     for (name, count, most) in [
         ("added_tokens", added_tokens, tokens),
         ("model.vocab", model.vocab, tokens),
-        ("model.merges", model.merges, vocab.saturating_mul(MERGES).saturating_add(MORE)),
+        ("model.merges", model.merges, vocab.saturating_mul(MERGES).saturating_add(EXTRA_TOKENS)),
     ] {
         if count.0 > most {
             return Err(format!("must have at most {most} `{name}` for this model; it has {}", count.0));
@@ -92,9 +92,9 @@ mod tests {
                 list(merges)
             )
         };
-        assert_eq!(check(&json(MORE + 10, MORE + 40), 10), Ok(()));
-        assert!(check(&json(MORE + 11, 1), 10).unwrap_err().contains("`added_tokens`"));
-        assert!(check(&json(1, MORE + 41), 10).unwrap_err().contains("`model.merges`"));
+        assert_eq!(check(&json(EXTRA_TOKENS + 10, EXTRA_TOKENS + 40), 10), Ok(()));
+        assert!(check(&json(EXTRA_TOKENS + 11, 1), 10).unwrap_err().contains("`added_tokens`"));
+        assert!(check(&json(1, EXTRA_TOKENS + 41), 10).unwrap_err().contains("`model.merges`"));
         for malformed in ["", "{", "[]", r#"{"model":{"vocab":1}}"#, r#"{"added_tokens":null}"#] {
             assert_eq!(check(malformed, 0), Ok(()), "{malformed}");
         }

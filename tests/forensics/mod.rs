@@ -69,7 +69,8 @@ impl Job {
     }
 
     fn is_chat(self) -> bool {
-        self.is_turn() || matches!(self, Self::Cell(Cell { way: Way::Chat, .. }))
+        let literal = self == Self::Scene("literal chat");
+        self.is_turn() || literal || matches!(self, Self::Cell(Cell { way: Way::Chat, .. }))
     }
 
     /// Whether a reply is part of a later prompt.

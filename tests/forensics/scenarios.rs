@@ -15,7 +15,7 @@ use super::process::Told;
 type Scene = fn(Session, &Known, &mut Told) -> Option<Session>;
 
 /// Their names, and what happens in each while the session is open.
-pub const ALL: [(&str, Scene); 21] = [
+pub const ALL: [(&str, Scene); 23] = [
     ("no-op scrub", no_op_scrub),
     ("one sampled token", one_sampled_token),
     ("penalties", penalties),
@@ -36,6 +36,8 @@ pub const ALL: [(&str, Scene); 21] = [
     ("reference", plain),
     ("reference: panic", panic_in_a_prompt),
     ("token ids", token_ids),
+    ("inspected", inspected),
+    ("literal chat", literal_chat),
     ("a copy of the application's", own_copy),
 ];
 
@@ -231,6 +233,30 @@ fn token_ids(session: Session, known: &Known, _: &mut Told) -> Option<Session> {
     let request = Request::tokens(known.late_prompt(1)).temperature(0.0).max_tokens(REPLY_TOKENS);
     drop(session.generate(request).unwrap());
     drop(std::hint::black_box(behind));
+    Some(session)
+}
+
+/// What the tokenizer alone is asked, of which no request follows.
+fn inspected(session: Session, _: &Known, told: &mut Told) -> Option<Session> {
+    let literal = || Request::prompt(canary::prompt()).literal_text(true);
+    let tokens = session.count_tokens(literal()).unwrap();
+    let ids = session.tokenize(literal()).unwrap();
+    assert_eq!(ids.len(), tokens);
+    drop(session.detokenize(ids.ids(), false).unwrap());
+    drop(ids);
+    told.dirty.extend(super::stacks::dirty());
+    drop(session.generate(Request::tokens([1]).max_tokens(1)).unwrap()); // all that was sent before it is done
+    Some(session)
+}
+
+/// A chat whose messages are exchanged for others before they are rendered, and that goes on with the last one.
+fn literal_chat(session: Session, _: &Known, _: &mut Told) -> Option<Session> {
+    let chat = || {
+        let messages = [amnesic::user(canary::prompt()), amnesic::assistant("It is")];
+        Request::chat(messages).literal_text(true).continue_final_message(true)
+    };
+    drop(session.apply_chat_template(chat()).unwrap());
+    drop(session.generate(chat().temperature(0.0).max_tokens(REPLY_TOKENS)).unwrap());
     Some(session)
 }
 

@@ -340,6 +340,9 @@ fn serve(folder: &Path) -> (Vec<u32>, Vec<String>) {
     keep(&session.generate(Request::chat([user(word(35))]).max_tokens(1).seed(7)).unwrap());
     keep(&session.generate(right()[1]()).unwrap());
     ALL.store(false, Ordering::SeqCst);
+    let tokens = session.tokenize(word(35)).unwrap();
+    show(&tokens);
+    show(&session.detokenize(tokens.ids(), true).unwrap());
     converse(&session, &mut keep);
     ends(&session, &mut keep);
     show(&session.load());

@@ -11,15 +11,16 @@ use std::sync::mpsc::Sender;
 use super::job::{Ask, Finish, Item, Job, Wanted};
 use crate::clock::Clock;
 use crate::embed::{EmbedRequest, RerankRequest, TextPrompt};
-use crate::engine::intake;
 use crate::engine::readers::{Arrived, Tell};
 use crate::engine::receipts::About;
 use crate::engine::worker::{Message, Shared};
+use crate::engine::{inspect, intake};
 use crate::error::{Error, Result};
 use crate::memory::Secret;
 use crate::memory::ledger::Accounts;
 use crate::privacy::receipt::Subject;
 use crate::privacy::trace::Trace;
+use crate::request::Prompt;
 use crate::response::{FinishReason, RequestId, Timing};
 use crate::text::Text;
 
@@ -28,6 +29,8 @@ use crate::text::Text;
 pub struct Settings {
     /// Where a tokenizer was looked for.
     pub tokenizer_file: PathBuf,
+    /// Tokens in the model's vocabulary; the tokenizer may have more.
+    pub vocab: usize,
     /// Tokens of a text, special ones included.
     pub context: usize,
     /// Values of an embedding; none for a checkpoint that scores.
@@ -66,6 +69,9 @@ impl Reader {
     pub fn read(&self, ask: intake::Ask, arrived: Arrived) -> Tell {
         match ask {
             intake::Ask::Texts(ask) => self.take(*ask, arrived),
+            intake::Ask::Inspect(inspection) => {
+                inspection.answer(&self.worker, |wanted| self.guarded(|| self.inspected(wanted)))
+            }
             intake::Ask::Submit(requests, answer) => {
                 if arrived.room.is_ok() {
                     self.shared.requests.fetch_sub(requests.len(), Ordering::SeqCst);
@@ -173,6 +179,28 @@ impl Reader {
         })
     }
 
+    /// The ids that a text has when it is embedded or scored, without a prompt before it.
+    fn inspected(&self, wanted: &inspect::Question) -> Result<inspect::Answer> {
+        let inspect::Question::Ids(request) = wanted else {
+            let asked = if matches!(wanted, inspect::Question::Text { .. }) { "detokenize" } else { "chat" };
+            return Err(self.settings.wrong_task(asked));
+        };
+        let mut ids = Secret::<[u32]>::default();
+        match &request.prompt {
+            Prompt::Text(text) => {
+                let (lowered, specials) =
+                    (self.lowered(text.expose()), request.special_tokens.unwrap_or(true));
+                match request.literal {
+                    true => self.text()?.encode_literal(&lowered, specials, &mut ids)?,
+                    false => self.text()?.encode(&lowered, specials, &mut ids)?,
+                }
+            }
+            Prompt::Tokens(given) => ids.extend(given.expose()),
+            Prompt::Chat(_) => return Err(self.settings.wrong_task("chat")),
+        }
+        Ok(inspect::Answer::Ids(ids))
+    }
+
     fn encode(&self, wanted: &Wanted, late: &dyn Fn() -> bool) -> Result<(Encoded, Finish, usize)> {
         match wanted {
             Wanted::Embeddings(request) => self.texts(request, late),
@@ -212,7 +240,7 @@ impl Reader {
             let start = all.ids.expose().len();
             let read = text
                 .encode_cut(&whole, settings.context, &mut all.ids)
-                .and_then(|cut| self.check(cut, request.common.refuse_long, all.ids.expose().len() - start));
+                .and_then(|cut| self.check(cut, request.common.refuse_long, &all.ids.expose()[start..]));
             all.truncated += usize::from(read.map_err(in_batch(index))?);
             let tokens = all.ids.expose().len() - start;
             let skipped = if skipped < tokens { skipped } else { 0 };
@@ -240,7 +268,7 @@ impl Reader {
             let document = self.lowered(document.expose());
             let read = text.encode_pair(&query, &document, settings.context, &mut all.ids);
             let read = read.and_then(|(second, cut)| {
-                let cut = self.check(cut, request.common.refuse_long, all.ids.expose().len() - start)?;
+                let cut = self.check(cut, request.common.refuse_long, &all.ids.expose()[start..])?;
                 Ok((second, cut))
             });
             let (second, cut) = read.map_err(in_batch(index))?;
@@ -252,14 +280,18 @@ impl Reader {
         Ok((all, Finish::Score { sigmoid }, 1))
     }
 
-    /// Whether a text was cut, unless that is refused.
-    fn check(&self, cut: bool, refuse_long: bool, tokens: usize) -> Result<bool> {
+    /// Whether a text was cut, unless that is refused, as are tokens that the model has not.
+    fn check(&self, cut: bool, refuse_long: bool, ids: &[u32]) -> Result<bool> {
         if cut && refuse_long {
             let expected = format!("at most {} tokens long, special ones included", self.settings.context);
             return Err(Error::request("text", expected));
         }
-        if tokens == 0 {
+        if ids.is_empty() {
             return Err(Error::request("text", "one that gives at least one token"));
+        }
+        let vocab = self.settings.vocab;
+        if ids.iter().any(|&id| id as usize >= vocab) {
+            return Err(Error::request("text", format!("one whose token ids are below vocab_size, {vocab}")));
         }
         Ok(cut)
     }

@@ -1,8 +1,10 @@
 //! Added tokens: found in the text before anything else looks at it, as the crate's `AddedVocabulary` does.
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
 use regex_syntax::hir::{Class, HirKind};
 use tokenizers::{NormalizedString, Normalizer as _, Tokenizer};
+
+use super::literal::Literal;
 
 /// The added tokens that are looked for in the text as it comes, or in the normalized text.
 pub struct Added {
@@ -60,15 +62,29 @@ impl Added {
         Ok(Self { automaton, tokens, words: Words::new()? })
     }
 
-    /// Gives the parts of `text` one after another to `take`.
+    /// Gives the parts of `text` one after another to `take`. A control token is passed over where a byte of it is
+    /// literal.
     ///
     /// # Errors
     /// Those of `take`.
-    pub fn split<E>(&self, text: &str, mut take: impl FnMut(Part) -> Result<(), E>) -> Result<(), E> {
-        let mut done = 0;
-        for found in self.automaton.iter().flat_map(|automaton| automaton.find_iter(text)) {
+    pub fn split<E>(
+        &self,
+        text: &str,
+        literal: Option<Literal<'_>>,
+        mut take: impl FnMut(Part) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (mut done, mut from) = (0, 0);
+        let find = |from: usize| self.automaton.as_ref()?.find(Input::new(text).range(from..));
+        while let Some(found) = find(from) {
             let token = &self.tokens[found.pattern().as_usize()];
             let (mut start, mut end) = (found.start(), found.end());
+            from = end;
+            let control = literal.filter(|literal| literal.passes_over(token.id));
+            if let Some(typed) = control.and_then(|literal| literal.touched(start, end)) {
+                // behind what is literal the template may begin a token of its own
+                from = typed.min(end);
+                continue;
+            }
             let (before, behind) = (&text[..start], &text[end..]);
             if token.single_word && (self.words.ends(before) || self.words.begins(behind)) {
                 continue;

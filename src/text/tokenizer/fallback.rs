@@ -9,6 +9,7 @@
 
 use tokenizers::{Model as _, OffsetReferential, OffsetType, PreTokenizer as _, Tokenizer};
 
+use super::literal::Literal;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
 
@@ -18,6 +19,8 @@ const SPOKEN: &str = "tokenizers::tokenizer::normalizer";
 /// The crate's tokenizer, and why it is used.
 pub struct Fallback {
     tokenizer: Tokenizer,
+    /// The same, which takes special tokens for text.
+    literal: Tokenizer,
     /// The component that is not done here.
     pub component: String,
 }
@@ -27,19 +30,54 @@ impl Fallback {
         let mut model = tokenizer.get_model().clone();
         model.resize_cache(0);
         tokenizer.with_model(model);
-        Self { tokenizer, component }
+        let mut literal = tokenizer.clone();
+        literal.set_encode_special_tokens(true);
+        Self { tokenizer, literal, component }
     }
 
-    /// Appends the ids of `text`.
+    /// Appends the ids of `text`, in which `literal` parts are text alone: those are encoded apart, if the whole has a
+    /// control token that may come from them.
     ///
     /// # Errors
-    /// The tokenizer cannot encode it, or it would be logged. The error holds none of it.
-    pub fn encode(&self, text: &str, ids: &mut Secret<[u32]>) -> Result<()> {
+    /// The tokenizer cannot encode it, literal parts without control tokens that is; or it would be logged. The error holds
+    /// none of it.
+    pub fn encode(&self, text: &str, literal: Option<Literal<'_>>, ids: &mut Secret<[u32]>) -> Result<()> {
+        let before = ids.expose().len();
+        Self::encode_with(&self.tokenizer, text, ids)?;
+        let Some(literal) = literal.filter(|literal| literal.touched(0, text.len()).is_some()) else {
+            return Ok(());
+        };
+        let found = literal.count(&ids.expose()[before..]);
+        if found == 0 {
+            return Ok(());
+        }
+        let (mut written, mut typed) = (0, 0);
+        let mut alone = Secret::<[u32]>::default();
+        for (from, to, is_literal) in literal.runs(0, text.len()) {
+            alone.truncate(0);
+            Self::encode_with(&self.tokenizer, &text[from..to], &mut alone)?;
+            *(if is_literal { &mut typed } else { &mut written }) += literal.count(alone.expose());
+        }
+        if typed == 0 && written == found {
+            return Ok(());
+        }
+        ids.truncate(before);
+        for (from, to, is_literal) in literal.runs(0, text.len()) {
+            let before = ids.expose().len();
+            let tokenizer = if is_literal { &self.literal } else { &self.tokenizer };
+            Self::encode_with(tokenizer, &text[from..to], ids)?;
+            if is_literal && literal.count(&ids.expose()[before..]) > 0 {
+                return Err(super::unencodable());
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_with(tokenizer: &Tokenizer, text: &str, ids: &mut Secret<[u32]>) -> Result<()> {
         if log::log_enabled!(target: SPOKEN, log::Level::Trace) {
             return Err(Error::Logged { target: SPOKEN });
         }
         let failed = |_| super::unencodable();
-        let tokenizer = &self.tokenizer;
         let mut pieces =
             tokenizer.get_added_vocabulary().extract_and_normalize(tokenizer.get_normalizer(), text);
         if let Some(pre_tokenizer) = tokenizer.get_pre_tokenizer() {

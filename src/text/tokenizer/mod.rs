@@ -7,6 +7,7 @@
 //! - [`added`]: special and other added tokens, found first;
 //! - [`normalizers`], with [`unicode`] (NFC and its kin) and [`charsmap`] (SentencePiece's own map);
 //! - [`pretokenizers`], which [`split`] texts by patterns compiled to an [`automaton`];
+//! - what users typed, in which no control token is found: [`literal`];
 //! - models: [`bpe`] with its [`characters`], [`borders`] and [`merges`], [`unigram`], and [`words`] (WordPiece, WordLevel).
 //!
 //! **Invariants.** Nothing of a pipeline changes after it was read: no cache, no automaton that grows. All working memory
@@ -25,6 +26,7 @@ mod charsmap;
 mod classes;
 mod fallback;
 mod file;
+mod literal;
 mod merges;
 mod normalizers;
 mod pipeline;
@@ -41,9 +43,10 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use tokenizers::Tokenizer;
+use tokenizers::{AddedToken, Model as _, ModelWrapper, Tokenizer};
 
 use self::fallback::Fallback;
+use self::literal::{Controls, Literal};
 use self::pipeline::Pipeline;
 use super::detokenizer::Pieces;
 use super::size;
@@ -60,6 +63,12 @@ pub struct Text {
     engine: Engine,
     /// Special tokens by their text.
     specials: HashMap<String, u32>,
+    /// Other added tokens.
+    added: Vec<(u32, String)>,
+    /// What literal text never becomes.
+    controls: Controls,
+    /// `eos_token` of `tokenizer_config.json`.
+    end: Option<u32>,
     /// Ids before a sequence: usually the BOS token.
     prefix: Vec<u32>,
     /// Ids behind it: usually none.
@@ -78,10 +87,11 @@ enum Engine {
 }
 
 impl Text {
-    /// Reads `tokenizer.json`, and `tokenizer_config.json` if it is there, for a model of `vocab` tokens.
+    /// Reads `tokenizer.json`, and `tokenizer_config.json` if it is there, for a model of `vocab` tokens. It may have
+    /// tokens whose ids are above those: who encodes a prompt looks for them.
     ///
     /// # Errors
-    /// A file is malformed, holds ids outside the model's vocabulary, or asks for a decoder that this library does
+    /// A file is malformed, holds ids far outside the model's vocabulary, or asks for a decoder that this library does
     /// not do.
     pub fn open(folder: &Path, vocab: usize) -> Result<Self> {
         Self::open_as(folder, vocab, true)
@@ -121,21 +131,33 @@ impl Text {
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|_| Error::tokenizer(file, "must do without truncation"))?;
         let vocabulary = tokenizer.get_vocab(true);
-        let largest = vocabulary.values().max();
-        if largest.is_none_or(|&id| id as usize >= vocab) {
-            let reason = format!("its ids must be below the model's vocab_size, {vocab}");
+        let most = vocab.saturating_add(size::EXTRA_TOKENS);
+        let largest = vocabulary.values().max().map(|&id| id as usize).filter(|&id| id < most);
+        let Some(largest) = largest else {
+            let reason = format!("its ids must be below {most} for a model whose vocab_size is {vocab}");
             return Err(Error::tokenizer(file, reason));
-        }
+        };
         let pieces = match decodes {
-            true => Pieces::new(&tokenizer, vocab).map_err(|reason| Error::tokenizer(file, reason))?,
+            true => Pieces::new(&tokenizer, vocab.max(largest + 1))
+                .map_err(|reason| Error::tokenizer(file, reason))?,
             false => Pieces::none(),
         };
+        let added = tokenizer.get_added_tokens_decoder().into_iter();
+        let (special, added): (Vec<_>, Vec<_>) = added.partition(|(_, token)| token.special);
+        let contents = |tokens: Vec<(u32, AddedToken)>| {
+            tokens.into_iter().map(|(id, token)| (id, token.content)).collect::<Vec<_>>()
+        };
+        let engine = match Pipeline::read(&tokenizer, bytes) {
+            Ok(pipeline) => Engine::Own(Box::new(pipeline)),
+            Err(component) => Engine::Crate(Box::new(Fallback::new(tokenizer.clone(), component))),
+        };
+        let unknown = unknown(&tokenizer, &engine);
         let mut text = Self {
-            engine: match Pipeline::read(&tokenizer, bytes) {
-                Ok(pipeline) => Engine::Own(Box::new(pipeline)),
-                Err(component) => Engine::Crate(Box::new(Fallback::new(tokenizer.clone(), component))),
-            },
+            engine,
             specials: vocabulary.into_iter().filter(|(_, id)| pieces.is_special(*id)).collect(),
+            added: contents(added),
+            controls: Controls::new(contents(special).into_iter().collect(), unknown),
+            end: None,
             prefix: Vec::new(),
             suffix: Vec::new(),
             pair: Default::default(),
@@ -148,11 +170,6 @@ impl Text {
         }
         if let Some(folder) = folder {
             text.read_config(&tokenizer, &folder.join("tokenizer_config.json"), decodes)?;
-        }
-        let specials = text.prefix.iter().chain(&text.suffix).chain(text.pair.iter().flatten());
-        if specials.copied().any(|id| id as usize >= vocab) {
-            let reason = format!("its post-processor's ids must be below the model's vocab_size, {vocab}");
-            return Err(Error::tokenizer(file, reason));
         }
         Ok(text)
     }
@@ -200,14 +217,18 @@ impl Text {
     }
 
     /// `add_bos_token` overrules the post-processor, as it does in transformers' Llama tokenizers. Of a model that embeds,
-    /// `add_eos_token` does too: the end is the row that is pooled. A prompt that ended there would have no reply.
+    /// `add_eos_token` does too: the end is the row that is pooled. A prompt that ended there would have no reply. `eos_token`
+    /// ends replies, whatever the model's own files say.
     fn read_config(&mut self, tokenizer: &Tokenizer, file: &Path, decodes: bool) -> Result<()> {
         let config = Json::open_if_there(file)?;
-        let eos = special_token(&config, "eos_token").and_then(|eos| tokenizer.token_to_id(&eos));
-        if let Some(eos) = eos.filter(|eos| !decodes && self.suffix.last() != Some(eos))
-            && config.flag("add_eos_token", false)?
-        {
-            self.suffix.push(eos);
+        let map = Json::open_if_there(&file.with_file_name("special_tokens_map.json"))?;
+        let end = special_token(&config, "eos_token").or_else(|| special_token(&map, "eos_token"));
+        if let Some((token, id)) = end.and_then(|end| tokenizer.token_to_id(&end).map(|id| (end, id))) {
+            self.end = Some(id);
+            self.controls.add_special(id, &token);
+            if !decodes && self.suffix.last() != Some(&id) && config.flag("add_eos_token", false)? {
+                self.suffix.push(id);
+            }
         }
         let Some(bos) = special_token(&config, "bos_token").and_then(|bos| tokenizer.token_to_id(&bos))
         else {
@@ -231,17 +252,68 @@ impl Text {
     /// The tokenizer cannot encode it; or the `tokenizers` crate does it, and a logger would take it. The error holds none
     /// of it.
     pub fn encode(&self, text: &str, specials: bool, ids: &mut Secret<[u32]>) -> Result<()> {
+        self.encode_parts(text, None, specials, ids)
+    }
+
+    /// As [`Text::encode`], of a text in which nothing is a control token: what stands there as `<|im_end|>` is
+    /// encoded as these characters.
+    ///
+    /// # Errors
+    /// As [`Text::encode`].
+    pub fn encode_literal(&self, text: &str, specials: bool, ids: &mut Secret<[u32]>) -> Result<()> {
+        let whole = [0, u32::try_from(text.len()).map_err(|_| unencodable())?];
+        self.encode_parts(text, Some(Literal::new(&whole, &self.controls, false)), specials, ids)
+    }
+
+    /// Appends the ids of a chat's prompt, of which the bytes in `ranges` (pairs of start and end) are literal.
+    ///
+    /// # Errors
+    /// As [`Text::encode`].
+    pub fn encode_chat(&self, text: &str, ranges: &Secret<[u32]>, ids: &mut Secret<[u32]>) -> Result<()> {
+        let literal = Literal::new(ranges.expose(), &self.controls, true);
+        self.encode_parts(text, Some(literal), false, ids)
+    }
+
+    fn encode_parts(
+        &self,
+        text: &str,
+        literal: Option<Literal<'_>>,
+        specials: bool,
+        ids: &mut Secret<[u32]>,
+    ) -> Result<()> {
         if specials {
             ids.extend(&self.prefix);
         }
         match &self.engine {
-            Engine::Own(pipeline) => pipeline.encode(text, ids).map_err(|_| unencodable())?,
-            Engine::Crate(fallback) => fallback.encode(text, ids)?,
+            Engine::Own(pipeline) => pipeline.encode(text, literal, ids).map_err(|_| unencodable())?,
+            Engine::Crate(fallback) => fallback.encode(text, literal, ids)?,
         }
         if specials {
             ids.extend(&self.suffix);
         }
         Ok(())
+    }
+
+    /// Tells what else literal text must not become: `ends`, the checkpoint's end tokens, and added tokens that its chat
+    /// templates write.
+    pub fn protect(&mut self, ends: &[u32], written: impl Fn(&str) -> bool) {
+        for (id, content) in &self.added {
+            if ends.contains(id) {
+                self.controls.add_special(*id, content);
+            } else if is_markup(content) && written(content) {
+                self.controls.add_markup(*id, content);
+            }
+        }
+    }
+
+    /// The texts of tokens that literal text must not become.
+    pub fn control_texts(&self) -> impl Iterator<Item = &str> {
+        self.controls.contents()
+    }
+
+    /// The end token that `tokenizer_config.json` names.
+    pub fn end_token(&self) -> Option<u32> {
+        self.end
     }
 
     /// The component of `tokenizer.json` that is not done here, so that the `tokenizers` crate encodes all texts.
@@ -327,6 +399,33 @@ impl std::fmt::Debug for Text {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Text").finish_non_exhaustive()
     }
+}
+
+/// Whether an added token looks like a mark, and not like words or white space that are tokens of their own.
+fn is_markup(content: &str) -> bool {
+    let is_mark = |character: Option<char>| character.is_some_and(|character| !character.is_alphanumeric());
+    let mut characters = content.chars();
+    is_mark(characters.next())
+        && is_mark(characters.next_back())
+        && content.chars().any(char::is_alphanumeric)
+        && !content.contains(char::is_whitespace)
+}
+
+/// The token that the model gives for what it does not know.
+fn unknown(tokenizer: &Tokenizer, engine: &Engine) -> Option<u32> {
+    let model = tokenizer.get_model();
+    let token = match (model, engine) {
+        (ModelWrapper::BPE(model), _) => model.unk_token.clone()?,
+        (ModelWrapper::WordPiece(model), _) => model.unk_token.clone(),
+        (ModelWrapper::WordLevel(model), _) => model.unk_token.clone(),
+        (ModelWrapper::Unigram(_), Engine::Own(pipeline)) => return pipeline.unk_id,
+        (ModelWrapper::Unigram(_), Engine::Crate(_)) => {
+            // written out, since the crate does not tell it
+            let written = serde_json::to_value(model).ok()?;
+            return written["unk_id"].as_u64().and_then(|id| u32::try_from(id).ok());
+        }
+    };
+    model.token_to_id(&token)
 }
 
 fn unencodable() -> Error {

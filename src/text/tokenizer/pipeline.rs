@@ -13,6 +13,7 @@ use tokenizers::{ModelWrapper, Tokenizer};
 use super::added::{Added, Part};
 use super::bpe::{Bpe, Unencodable};
 use super::file::File;
+use super::literal::{self, Literal};
 use super::normalizers::{self, Normalizer};
 use super::pretokenizers::{self, Prepend, Rewrite, Step};
 use super::rewritten::Rewritten;
@@ -30,6 +31,8 @@ pub struct Pipeline {
     /// One of the steps asks whether a piece begins the text.
     follows_first: bool,
     model: Model,
+    /// `unk_id` of a Unigram model, which the crate does not tell.
+    pub unk_id: Option<u32>,
 }
 
 enum Model {
@@ -51,6 +54,7 @@ impl Pipeline {
         let mut steps = pretokenizers::read(&value(serde_json::to_value(tokenizer.get_pre_tokenizer()))?)?;
         let malformed = |_| String::from("a model that is written in another way");
         let file = serde_json::from_str::<File>(json).map_err(malformed)?.model;
+        let unk_id = file.unk_id;
         let model = match tokenizer.get_model() {
             ModelWrapper::BPE(model) => {
                 let pairs = file.pairs().ok_or("BPE without merges")?;
@@ -62,7 +66,7 @@ impl Pipeline {
                 }
                 Model::Bpe(Bpe::new(model, pairs, spelled)?)
             }
-            ModelWrapper::Unigram(model) => Model::Unigram(Unigram::new(model, file.unk_id)?),
+            ModelWrapper::Unigram(model) => Model::Unigram(Unigram::new(model, unk_id)?),
             ModelWrapper::WordPiece(model) => Model::WordPiece(WordPiece::new(model)),
             ModelWrapper::WordLevel(model) => Model::WordLevel(WordLevel::new(model)?),
         };
@@ -75,32 +79,76 @@ impl Pipeline {
             follows_first: steps.iter().any(first),
             steps,
             model,
+            unk_id,
         })
     }
 
-    /// Appends the ids of `text`.
+    /// Appends the ids of `text`, in which `literal` parts are text alone.
     ///
     /// # Errors
     /// The model has no token for a part of it.
-    pub fn encode(&self, text: &str, ids: &mut Secret<[u32]>) -> Result<(), Unencodable> {
+    pub fn encode(
+        &self,
+        text: &str,
+        literal: Option<Literal<'_>>,
+        ids: &mut Secret<[u32]>,
+    ) -> Result<(), Unencodable> {
         if u32::try_from(text.len()).is_err() {
             return Err(Unencodable);
         }
         let mut scratch = Scratch::default();
-        self.added.split(text, |part| match part {
+        self.added.split(text, literal, |part| match part {
             Part::Token(id) => {
                 ids.push(id);
                 Ok(())
             }
-            Part::Text(start, end) => self.normalize(&text[start..end], start == 0, &mut scratch, ids),
+            Part::Text(start, end) => match literal.filter(|literal| literal.touched(start, end).is_some()) {
+                None => self.normalize(&text[start..end], start == 0, None, &mut scratch, ids),
+                Some(literal) => self.partly_literal(text, (start, end), literal, &mut scratch, ids),
+            },
         })
     }
 
-    /// `begins`: the whole text begins with this part.
+    /// Encodes a part of `text` of which some is literal. It is encoded as a whole, as it would be were none of it, unless
+    /// that makes control tokens of what is literal.
+    fn partly_literal(
+        &self,
+        text: &str,
+        (start, end): (usize, usize),
+        literal: Literal<'_>,
+        scratch: &mut Scratch,
+        ids: &mut Secret<[u32]>,
+    ) -> Result<(), Unencodable> {
+        let before = ids.expose().len();
+        self.normalize(&text[start..end], start == 0, None, scratch, ids)?;
+        let found = literal.count(&ids.expose()[before..]);
+        if found == 0 {
+            return Ok(());
+        }
+        // from here on only where a template's own control tokens are looked for in normalized text, or a user typed one
+        let (mut written, mut typed) = (0, 0);
+        let mut alone = Secret::<[u32]>::default();
+        for (from, to, is_literal) in literal.runs(start, end) {
+            alone.truncate(0);
+            self.normalize(&text[from..to], from == 0, None, scratch, &mut alone)?;
+            *(if is_literal { &mut typed } else { &mut written }) += literal.count(alone.expose());
+        }
+        if typed == 0 && written == found {
+            return Ok(());
+        }
+        ids.truncate(before);
+        literal.runs(start, end).try_for_each(|(from, to, is_literal)| {
+            let guard = is_literal.then_some(literal);
+            self.normalize(&text[from..to], from == 0, guard, scratch, ids)
+        })
+    }
+
+    /// `begins`: the whole text begins with this part. With `guard` all of it is literal.
     fn normalize(
         &self,
         text: &str,
         begins: bool,
+        guard: Option<Literal<'_>>,
         scratch: &mut Scratch,
         ids: &mut Secret<[u32]>,
     ) -> Result<(), Unencodable> {
@@ -119,13 +167,15 @@ impl Pipeline {
             std::mem::swap(&mut old, &mut new);
         }
         let normalized = if self.normalizers.is_empty() { text } else { utf8(&old)? };
-        self.added_normalized.split(normalized, |part| match part {
+        let whole = [[0, u32::try_from(normalized.len()).map_err(|_| Unencodable)?]];
+        let guarded = guard.map(|guard| guard.all(&whole));
+        self.added_normalized.split(normalized, guarded, |part| match part {
             Part::Token(id) => {
                 ids.push(id);
                 Ok(())
             }
             Part::Text(start, end) => {
-                self.cut(&normalized[start..end], first.saturating_sub(start), scratch, ids)
+                self.cut(&normalized[start..end], first.saturating_sub(start), guard, scratch, ids)
             }
         })?;
         scratch.normalized = [old, new];
@@ -137,6 +187,7 @@ impl Pipeline {
         &self,
         text: &str,
         first: usize,
+        guard: Option<Literal<'_>>,
         scratch: &mut Scratch,
         ids: &mut Secret<[u32]>,
     ) -> Result<(), Unencodable> {
@@ -180,9 +231,10 @@ impl Pipeline {
         for (start, end) in ranges(&pieces) {
             let piece = &from[start..end];
             match last {
-                Some(split) => split
-                    .run(piece, |from, to| self.model.encode(&piece[from..to], &mut scratch.model, ids))?,
-                None => self.model.encode(piece, &mut scratch.model, ids)?,
+                Some(split) => split.run(piece, |from, to| {
+                    self.model.encode_guarded(&piece[from..to], guard, &mut scratch.model, ids)
+                })?,
+                None => self.model.encode_guarded(piece, guard, &mut scratch.model, ids)?,
             }
         }
         scratch.rewritten = [old, new];
@@ -192,6 +244,51 @@ impl Pipeline {
 }
 
 impl Model {
+    /// With `guard` the piece is literal, and gives no control token.
+    #[inline]
+    fn encode_guarded(
+        &self,
+        piece: &str,
+        guard: Option<Literal<'_>>,
+        scratch: &mut ModelScratch,
+        ids: &mut Secret<[u32]>,
+    ) -> Result<(), Unencodable> {
+        match guard {
+            None => self.encode(piece, scratch, ids),
+            Some(guard) => self.encode_literal(piece, guard, scratch, ids),
+        }
+    }
+
+    /// Encodes a piece; where that gives a control token, in parts that do not spell it; where these do, in characters.
+    fn encode_literal(
+        &self,
+        piece: &str,
+        guard: Literal<'_>,
+        scratch: &mut ModelScratch,
+        ids: &mut Secret<[u32]>,
+    ) -> Result<(), Unencodable> {
+        let before = ids.expose().len();
+        self.encode(piece, scratch, ids)?;
+        let found = ids.expose()[before..].iter().find_map(|&id| guard.content(id));
+        let Some(content) = found else { return Ok(()) };
+        ids.truncate(before);
+        for part in literal::parts(piece, content) {
+            let before = ids.expose().len();
+            self.encode(part, scratch, ids)?;
+            if guard.count(&ids.expose()[before..]) == 0 {
+                continue;
+            }
+            ids.truncate(before);
+            let mut bytes = [0; 4];
+            part.chars()
+                .try_for_each(|character| self.encode(character.encode_utf8(&mut bytes), scratch, ids))?;
+            if guard.count(&ids.expose()[before..]) > 0 {
+                return Err(Unencodable);
+            }
+        }
+        Ok(())
+    }
+
     #[inline]
     fn encode(
         &self,

@@ -66,9 +66,9 @@ impl Gguf {
         // Asked before any of them is read. Who uses the tokenizer asks again, by its ids: some vocabularies have tokens
         // that the embedding has no row for.
         let rows = self.tensors.get("token_embd.weight").map(|embed| embed.shape[0]);
+        // Some have more tokens than the embedding has rows: those are refused where a prompt has one.
         if let Some(rows) = rows.filter(|rows| count > rows.saturating_add(MAX_ADDED)) {
-            let expected =
-                format!("a list of at most {MAX_ADDED} more than {rows}, the rows of the embedding");
+            let expected = format!("a list of at most {MAX_ADDED} more than the embedding's {rows} rows");
             return Err(self.wrong(key, &expected));
         }
         let tokens = tokens.collect::<Result<Vec<&str>>>()?;
