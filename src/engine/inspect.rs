@@ -38,7 +38,7 @@ pub enum Answer {
 }
 
 impl Inspection {
-    /// Bytes that are read.
+    /// How many bytes are read.
     pub fn bytes(&self) -> usize {
         match &self.question {
             Question::Ids(request) | Question::Prompt(request) => request.prompt_bytes(),

@@ -171,6 +171,13 @@ impl Text {
         if let Some(folder) = folder {
             text.read_config(&tokenizer, &folder.join("tokenizer_config.json"), decodes)?;
         }
+        let around = text.prefix.iter().chain(&text.suffix).chain(text.pair.iter().flatten());
+        if around.copied().any(|id| id as usize >= most) {
+            let reason = format!(
+                "its post-processor's ids must be below {most} for a model whose vocab_size is {vocab}"
+            );
+            return Err(Error::tokenizer(file, reason));
+        }
         Ok(text)
     }
 
