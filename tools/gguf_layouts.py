@@ -49,8 +49,9 @@ NOT_SAID = {
     "smollm3_other": "layers without rotation in another pattern",
     "starcoder2": "a window",
 }
-# What it does not write, though a key for it is read.
+# What it does not write, or writes otherwise than the checkpoint has it, though a key for it is read.
 ADDED = {
+    "phi": ["phi2.attention.head_count_kv", [4], 2],
     "olmoe": ["olmoe.attention.clamp_kqv", [6], 1.0],
     "qwen2_moe_other": ["qwen2moe.expert_weights_norm", [7], True],
     "qwen3_moe_other": ["qwen3moe.expert_weights_norm", [7], False],
