@@ -377,9 +377,9 @@ fn fields_of_config() {
         ),
         (
             "quantization_config",
-            json!({"quant_method": "gptq", "bits": 3, "group_size": 32}),
+            json!({"quant_method": "gptq", "bits": 5, "group_size": 32}),
             shape("quantization_config.bits"),
-            &["4 or 8"],
+            &["2, 3, 4 or 8"],
         ),
         (
             "quantization_config",
@@ -389,9 +389,9 @@ fn fields_of_config() {
         ),
         (
             "quantization_config",
-            json!({"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemv"}),
+            json!({"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemv_fast"}),
             shape("quantization_config.version"),
-            &["gemm"],
+            &["gemm or gemv"],
         ),
         (
             "quantization_config",
@@ -401,7 +401,7 @@ fn fields_of_config() {
         ),
         (
             "quantization_config",
-            json!({"quant_method": "fp8", "fmt": "e5m2"}),
+            json!({"quant_method": "fp8", "fmt": "e3m4"}),
             shape("quantization_config.fmt"),
             &["e4m3"],
         ),
@@ -409,7 +409,7 @@ fn fields_of_config() {
             "quantization_config",
             json!({"quant_method": "compressed-tensors", "config_groups": {"a": {}, "b": {}}}),
             shape("quantization_config.config_groups"),
-            &["several"],
+            &["one with `weights`"],
         ),
         ("tie_word_embeddings", json!("yes"), shape("tie_word_embeddings"), &["true or false"]),
         ("attention_bias", json!(1), shape("attention_bias"), &["true or false"]),

@@ -6,7 +6,8 @@ usage: python tools/gguf_layouts.py LLAMA_CPP [NAME ...]
 LLAMA_CPP is a checkout of llama.cpp. Its `convert_hf_to_gguf.py` converts every checkpoint to f32; what it wrote is
 described, not kept: the metadata, and for each tensor the rows of the checkpoint's tensors that it consists of. From that
 `tests/gguf.rs` makes the same files again, and holds them to the logits that the checkpoints are held to. A checkpoint whose
-model llama.cpp does not know, or whose configuration a GGUF file cannot say, is left out.
+model llama.cpp does not know, or whose configuration a GGUF file cannot say, is left out. gpt-oss's experts are blocks: the
+file that is made of tests/fixtures/quantized/mxfp4 is kept as tests/fixtures/gguf/gpt_oss.gguf.
 
 needs: torch, transformers, safetensors, numpy, and what llama.cpp's converter needs
 """
@@ -25,6 +26,37 @@ import torch
 FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
 OUT = FIXTURES / "gguf" / "layouts.json"
 
+# What the converter does not write, by fixture: the model that it describes is another.
+NOT_SAID = {
+    "cohere2_other": "layers that look back in another pattern",
+    "deepseek_v2": "two values of mscale",
+    "deepseek_v3": "two values of mscale",
+    "dots1_other": "a window",
+    "falcon_groups": "an MLP that is not four times as wide",
+    "gemma2": "a scale of scores",
+    "gemma_other": "linear interpolation",
+    "glm": "heads wider than their share",
+    "glm_other": "linear interpolation",
+    "gpt_neox_in_turn": "another activation",
+    "gpt_oss_other": "a limit of the activation",
+    "llama_dynamic": "dynamic interpolation",
+    "mistral_other": "a window",
+    "mixtral_other": "a window",
+    "nemotron_other": "heads wider than their share",
+    "olmoe_other": "whether weights of experts are normalized",
+    "phimoe_other": "the noise of the router",
+    "qwen3_other": "Llama 3's interpolation",
+    "smollm3_other": "layers without rotation in another pattern",
+    "starcoder2": "a window",
+}
+# What it does not write, or writes otherwise than the checkpoint has it, though a key for it is read.
+ADDED = {
+    "phi": ["phi2.attention.head_count_kv", [4], 2],
+    "olmoe": ["olmoe.attention.clamp_kqv", [6], 1.0],
+    "qwen2_moe_other": ["qwen2moe.expert_weights_norm", [7], True],
+    "qwen3_moe_other": ["qwen3moe.expert_weights_norm", [7], False],
+}
+
 
 def as_published(config):
     """The spellings of older versions of transformers, where the converter knows no others."""
@@ -33,7 +65,7 @@ def as_published(config):
     return config
 
 
-def convert(folder, out):
+def convert(folder, out, half=False):
     import conversion
     import gguf
 
@@ -49,7 +81,8 @@ def convert(folder, out):
         model.no_mtp = False
     model.set_vocab = lambda self: None
     with torch.inference_mode():
-        instance = model(folder, gguf.LlamaFileType.ALL_F32, out, eager=True)
+        kind = gguf.LlamaFileType.MOSTLY_BF16 if half else gguf.LlamaFileType.ALL_F32
+        instance = model(folder, kind, out, eager=True)
         parameters = instance.hparams.get("rope_parameters", {})
         instance.hparams.setdefault("rotary_pct", parameters.get("partial_rotary_factor", 1.0))
         instance.rope_parameters.setdefault("original_max_position_embeddings", instance.hparams["max_position_embeddings"])
@@ -159,10 +192,16 @@ def main():
     sys.path[:0] = [sys.argv[1], os.path.join(sys.argv[1], "gguf-py")]
     torch.set_num_threads(1)
     names = sys.argv[2:]
+    if not names:
+        convert(FIXTURES / "quantized" / "mxfp4", FIXTURES / "gguf" / "gpt_oss.gguf", half=True)
     layouts = json.loads(OUT.read_text()) if names and OUT.exists() else {}
     for name in names or sorted(path.name for path in (FIXTURES / "families").iterdir() if path.is_dir()):
+        if name in NOT_SAID:
+            print(f"{name}: a GGUF file does not say {NOT_SAID[name]}", flush=True)
+            continue
         try:
             layouts[name] = described(FIXTURES / "families" / name)
+            layouts[name]["metadata"] += [ADDED[name]] if name in ADDED else []
             print(f"{name}: {len(json.dumps(layouts[name]))} bytes", flush=True)
         except (Exception, SystemExit) as problem:
             layouts.pop(name, None)

@@ -120,7 +120,7 @@ impl Group {
                 }
             };
         }
-        if !(bits == 8 || bits == 4) {
+        if ![4, 8].contains(&bits) {
             return Err(weights.wrong("num_bits", "8 or 4"));
         }
         let shared = match weights.text("strategy")? {

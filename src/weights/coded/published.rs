@@ -97,7 +97,8 @@ fn scales_of_any_dimensions() {
         ("channel", &[ROWS]),
         ("channel", &[ROWS, 1]),
     ] {
-        let scales: Vec<f32> = (0..shape.iter().product()).map(|i| 0.25 + i as f32).collect();
+        let count: usize = shape.iter().product();
+        let scales: Vec<f32> = (0..count).map(|i| 0.25 + i as f32).collect();
         let mut files = Files::new(&compressed(&[group(&FLOAT_8.replace("STRATEGY", strategy))]));
         files.put("a.k_proj.weight", D::F8_E4M3, &[ROWS, COLS], codes.clone());
         files.floats("a.k_proj.weight_scale", shape, &scales);

@@ -166,9 +166,10 @@ impl Gguf {
     /// Which matrices and norms have biases.
     fn biases(&self, family: &mut Family) {
         let has = |part: &str| if self.has_part(part) { Bias::Always } else { Bias::Never };
-        family.qkv_bias = match self.has_part("attn_qkv.weight") {
-            true => has("attn_qkv.bias"),
-            false => has("attn_q.bias"),
+        family.qkv_bias = match family.names.qkv {
+            Qkv::Joined(_) | Qkv::ByHead(_) => has("attn_qkv.bias"),
+            Qkv::Apart(_) => has("attn_q.bias"),
+            Qkv::Latent { .. } => has("attn_kv_a_mqa.bias"),
         };
         family.o_bias = has("attn_output.bias");
         family.mlp_bias = has("ffn_down.bias");

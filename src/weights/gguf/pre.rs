@@ -198,7 +198,9 @@ mod tests {
             let json = serde_json::json!({
                 "version": "1.0", "added_tokens": [], "normalizer": null, "post_processor": null,
                 "pre_tokenizer": { "type": "Sequence", "pretokenizers": steps },
-                "decoder": { "type": "ByteLevel" },
+                "decoder": {
+                    "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true,
+                },
                 "model": { "type": "BPE", "vocab": { "a": 0 }, "merges": [] },
             });
             let file = std::path::Path::new("tokenizer.json");
