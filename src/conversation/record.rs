@@ -65,11 +65,15 @@ impl Out for Secret<[u8]> {
     }
 }
 
+/// Is added to the number of a message that has no content.
+const WITHOUT_CONTENT: usize = 1 << 17;
+
 fn write(out: &mut impl Out, messages: &[Message], ids: &[u32], adapter: Option<(&str, &Hash)>) {
     out.number(messages.len());
     for message in messages {
         let role = ROLES.iter().position(|role| *role == message.role());
-        out.number(role.expect("every role has a number"));
+        let without_content = if message.is_without_content() { WITHOUT_CONTENT } else { 0 };
+        out.number(role.expect("every role has a number") + without_content);
         out.text(message.content());
         out.optional(message.reasoning());
         out.optional(message.tool_call_id());
@@ -132,14 +136,16 @@ impl<'a> Input<'a> {
     }
 
     fn message(&mut self) -> Option<Message> {
-        let role = *ROLES.get(self.number()?)?;
+        let number = self.number()?;
+        let role = *ROLES.get(number & !WITHOUT_CONTENT)?;
         let content = self.text()?;
         let [reasoning, tool_call_id, name] = [self.optional()?, self.optional()?, self.optional()?];
         let mut tool_calls = Vec::new();
         for _ in 0..self.number()? {
             tool_calls.push(ToolCall::of([self.text()?, self.text()?, self.text()?]));
         }
-        Some(Message::of(role, content, [reasoning, tool_call_id, name], tool_calls))
+        let message = Message::of(role, content, [reasoning, tool_call_id, name], tool_calls);
+        Some(if number & WITHOUT_CONTENT == 0 { message } else { message.without_content() })
     }
 }
 
@@ -156,6 +162,7 @@ mod tests {
                 .with_tool_calls(vec![ToolCall::new("1", "f", "{}"), ToolCall::new("2", "g", r#"{"a": 1}"#)]),
             Message::new(Role::Tool, "sun").with_tool_call_id("1").with_name("f"),
             Message::new(Role::Developer, "x"),
+            Message::new(Role::Assistant, "").without_content(),
         ]
     }
 
@@ -173,6 +180,8 @@ mod tests {
             let call = &record.messages[2].tool_calls()[1];
             assert_eq!((call.id(), call.name(), call.arguments()), ("2", "g", r#"{"a": 1}"#));
             assert_eq!(record.messages[3].tool_call_id(), Some("1"));
+            let without_content: Vec<_> = record.messages.iter().map(Message::is_without_content).collect();
+            assert_eq!(without_content, [false, false, false, false, false, true]);
         }
     }
 
