@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write tests/fixtures/chat/cases.json with transformers as the reference.
+"""Write tests/fixtures/chat/cases.json and constructs.json with transformers as the reference.
 
 usage: python tools/make_chat_fixtures.py
 
@@ -7,13 +7,16 @@ needs: transformers, jinja2
 
 Each template below is written here, in the style of a family of models. A case is a
 template, what it is given, and what transformers renders: its text, or `null` where
-the template refuses the messages. `now` is fixed, in UTC.
+the template refuses the messages. `now` is fixed, in UTC. A construct is a line of
+chat_constructs.py and what jinja2 makes of it, or `null` where it refuses.
 """
 
+import copy
 import datetime
 import json
 import os
 
+import chat_constructs
 import jinja2
 from transformers.utils import chat_template_utils
 
@@ -303,6 +306,32 @@ EXOTIC = """\
 break' }} {{ "tab\\tquote\\"" }} {{ 'multi' 'ple' if false else 1 == 1.0 }} {{ 'a' < 'b' and not 2 > 3 }} {{ 10 | string ~ 'x' }} {{ '42' | int + 1 }} {{ 'abc'[1] }}{{ 'abc'[-1] }}{{ 'abcdef'[1:5:2] }} {{ 'a\\nb' | indent(2) }} {{ 'text' | capitalize }}
 """
 
+# What templates do with content that is null, and with arguments that came as a text.
+CONTENT_IS_NONE = """\
+<|endoftext|>{% for m in messages %}{% if m['role'] == 'assistant' and m['content'] is none %}[CALLS{% for c in m['tool_calls'] %} {{ c['function']['name'] }}{% endfor %}]{% endif %}{% if m['role'] == 'assistant' and m['content'] is not none %}[SAID {{ m['content'] }}]{% endif %}{% if m['role'] == 'tool' %}[GOT {{ m['content'] }}]{% endif %}{% endfor %}"""
+
+CONTENT_OTHERWISE = """\
+{% for m in messages %}{{ m.content }}|{{ m.content is string }}|{{ m.content is defined }}|{{ m.content == none }}|{{ m.content or '-' }}|{{ m.content | default('d', true) }}|{% if not m.content %}empty{% endif %}|{{ m.get('content') is none }}|{{ m['content'] | string | length }}
+{% endfor %}"""
+
+ARGUMENTS_AS_TEXT = """\
+<|endoftext|>{% for m in messages %}{% if m['tool_calls'] %}{{ '[CALL ' + m['tool_calls'][0]['function']['name'] + ' ' + m['tool_calls'][0]['function']['arguments'] + ']' }}{% endif %}{% endfor %}"""
+
+ARGUMENTS_TESTED = """\
+{% for m in messages %}{% for c in m.tool_calls or [] %}{% set a = c.function.arguments %}{% if a is string %}text {{ a }} {{ a | tojson }} {{ a | length }} {{ a[:2] }}{% elif a is mapping %}object {{ a | tojson }} {{ a | length }}{% endif %};{% endfor %}{% endfor %}"""
+
+ARGUMENTS_NOT_MAPPING = """\
+{% for m in messages %}{% for c in m.tool_calls or [] %}{% if c.function.arguments is mapping %}{{ c.function.arguments | tojson }}{% else %}{{ c.function.arguments }}{% endif %};{{ 'a' ~ c.function.arguments }};{% endfor %}{% endfor %}"""
+
+ARGUMENTS_AS_OBJECT = """\
+{% for m in messages %}{% for c in m.tool_calls or [] %}{% for k, v in c.function.arguments.items() %}{{ k }}={{ v | tojson }};{% endfor %}{% for k, v in c.function.arguments | items %}{{ k }}{% endfor %}{{ c.function.arguments | tojson }}{{ c['function'] | tojson }}{{ c | tojson(indent=1) }}{{ c.function.arguments.city }}{{ 'city' in c.function.arguments }}{{ c.function.arguments | length }}{% for k in c.function.arguments | dictsort %}{{ k }}{% endfor %}{{ c.function.arguments.get('x') }}{% if c.function.arguments %}some{% endif %};{% endfor %}{% endfor %}"""
+
+ARGUMENTS_MUST_BE_OBJECT = """\
+{% for m in messages %}{% for c in m.tool_calls or [] %}{% if c.function.arguments is not mapping %}{{ raise_exception('arguments must be an object') }}{% endif %}{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}"""
+
+NONE_IS_ITERABLE = """\
+{%- if tools is iterable and tools | length > 0 %}T{%- else %}no tools{%- endif %}"""
+
 TOOLS = [
     {
         "type": "function",
@@ -354,6 +383,26 @@ USED_TWICE = [SYSTEM, USER, CALLS, RESULT, RESULT2, THOUGHT, USER]
 TWICE = [USER, USER]
 MIXED = [SYSTEM, DEVELOPER, USER, USER, ANSWER, USER]
 
+NULL_CALL = {**CALL, "content": None}
+TEXT_CALL = {**CALL, "tool_calls": [call("abcdefghi", "weather", '{"city":  "Zürich", "x": [1.0, null]}')]}
+BARE_CALL = {**CALL, "tool_calls": [call("abcdefghi", "stop", "{}")]}
+
+# Conversations whose calls have arguments as a text, and the templates that look at them: these see the text, any other
+# the object.
+USED_AS_NULL = [USER, NULL_CALL, RESULT]
+USED_AS_TEXT = [[USER, TEXT_CALL, RESULT], [USER, {**TEXT_CALL, "content": None}, RESULT], [USER, BARE_CALL, RESULT]]
+CALLED = {
+    "content_is_none": CONTENT_IS_NONE,
+    "content_otherwise": CONTENT_OTHERWISE,
+    "arguments_as_text": ARGUMENTS_AS_TEXT,
+    "arguments_tested": ARGUMENTS_TESTED,
+    "arguments_not_mapping": ARGUMENTS_NOT_MAPPING,
+    "arguments_as_object": ARGUMENTS_AS_OBJECT,
+    "arguments_must_be_object": ARGUMENTS_MUST_BE_OBJECT,
+    "none_is_iterable": NONE_IS_ITERABLE,
+}
+SEES_TEXT = {"arguments_as_text", "arguments_tested", "arguments_not_mapping"}
+
 CONVERSATIONS = [PLAIN, WITH_SYSTEM, TURNS, ENDED, USED, USED_TWICE, TWICE, MIXED]
 TEMPLATES = {
     "chatml": CHATML,
@@ -366,6 +415,7 @@ TEMPLATES = {
     "phi3": PHI3,
     "r1": R1,
     "exotic": EXOTIC,
+    **CALLED,
 }
 WITH_TOOLS = {"hermes", "llama3", "mistral"}
 
@@ -390,6 +440,8 @@ def case(name, messages, tools, generate, variables):
     except jinja2.TemplateError as error:
         assert type(error) is jinja2.TemplateError, error  # raise_exception, not a mistake in the template
         text = None
+    except TypeError:
+        text = None  # an object cannot be concatenated
     return {
         "template": name,
         "messages": messages,
@@ -400,22 +452,64 @@ def case(name, messages, tools, generate, variables):
     }
 
 
+def with_objects(messages):
+    """Messages with the arguments of calls as objects."""
+    messages = copy.deepcopy(messages)
+    for message in messages:
+        for one in message.get("tool_calls") or []:
+            if isinstance(one["function"]["arguments"], str):
+                one["function"]["arguments"] = json.loads(one["function"]["arguments"])
+    return messages
+
+
+def called_cases():
+    """Chats with content that is null, and with arguments as a text and as an object."""
+    for name in [*CALLED, "hermes", "thinking", "llama3"]:
+        tools = TOOLS if name in WITH_TOOLS else []
+        for messages in [PLAIN, USED, USED_AS_NULL] if name in CALLED else [USED_AS_NULL]:
+            if not (name == "thinking" and messages is USED_AS_NULL):  # it wants a content
+                yield case(name, messages, tools, True, {})
+        for messages in USED_AS_TEXT[:1] + USED_AS_TEXT[2:] if name == "thinking" else USED_AS_TEXT:
+            seen = messages if name in SEES_TEXT else with_objects(messages)
+            yield {**case(name, seen, tools, True, {}), "messages": messages}
+
+
+def construct(template):
+    variables = chat_constructs.VARIABLES
+    try:
+        rendered, _ = chat_template_utils.render_jinja_template(
+            conversations=[[USER]], chat_template=template, **variables
+        )
+        return {"template": template, "text": rendered[0]}
+    except Exception as error:
+        print(f"refused: {template[:60]!r}: {type(error).__name__}: {error}")
+        return {"template": template, "text": None}
+
+
+def write(name, written):
+    path = os.path.join(ROOT, "tests", "fixtures", "chat", name)
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(written, file, ensure_ascii=False, indent=1)
+        file.write("\n")
+    print(f"{path}: {os.path.getsize(path)} bytes")
+
+
 def main():
     chat_template_utils.datetime = FixedDate
+    constructs = [construct(template) for template in chat_constructs.constructs()]
+    write("constructs.json", {"now": NOW, "variables": chat_constructs.VARIABLES, "constructs": constructs})
     cases = []
-    for name in TEMPLATES:
+    for name in [name for name in TEMPLATES if name not in CALLED]:
         for messages in CONVERSATIONS:
             for tools in [[], TOOLS] if name in WITH_TOOLS else [[]]:
                 for generate in [False, True]:
                     cases.append(case(name, messages, tools, generate, {}))
         if name == "thinking":
             cases.append(case(name, WITH_SYSTEM, [], True, {"enable_thinking": False}))
+    cases += called_cases()
     written = {"now": NOW, "special": SPECIAL, "templates": TEMPLATES, "tools": TOOLS, "cases": cases}
-    path = os.path.join(ROOT, "tests", "fixtures", "chat", "cases.json")
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(written, file, ensure_ascii=False, indent=1)
-        file.write("\n")
-    print(f"{path}: {len(cases)} cases, {os.path.getsize(path)} bytes")
+    write("cases.json", written)
+    print(f"{len(cases)} cases, {len(constructs)} constructs")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use minijinja::value::{DynObject, Enumerator, Kwargs, Object, ObjectRepr, Rest, Value, ValueKind};
+use minijinja::value::{DynObject, Enumerator, Object, ObjectRepr, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
 
 use super::json_text;
+use super::values::{self, Arguments, Cycler, Items};
 
 /// Bytes of a text that a template makes, the prompt included.
 pub const MAX_BYTES: usize = 64 << 20;
@@ -71,6 +72,11 @@ pub fn charge(state: &State, bytes: usize) -> Result<(), Error> {
     Ok(add_up(&budget(state).made, bytes, MAX_MADE)?)
 }
 
+/// Refuses a text above [`MAX_BYTES`].
+pub fn check_bytes(bytes: usize) -> Result<(), Error> {
+    if bytes > MAX_BYTES { Err(Exceeded::Made.into()) } else { Ok(()) }
+}
+
 /// What a value would be if it were written out.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Weight {
@@ -79,17 +85,16 @@ pub struct Weight {
     bytes: usize,
 }
 
-impl Weight {
-    /// Bytes of its texts, and some for each of its items.
-    pub fn written(self) -> usize {
-        self.bytes.saturating_add(self.items.saturating_mul(16))
-    }
-}
-
 /// A container that knows its weight. Else it is what it holds.
-struct Weighed {
+pub struct Weighed {
     inner: DynObject,
     weight: Weight,
+}
+
+impl Weighed {
+    pub fn inner(&self) -> &DynObject {
+        &self.inner
+    }
 }
 
 impl fmt::Debug for Weighed {
@@ -118,11 +123,18 @@ impl Object for Weighed {
     fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
         self.inner.enumerator_len()
     }
+
+    fn is_true(self: &Arc<Self>) -> bool {
+        self.inner.is_true()
+    }
 }
 
-/// Whether it is an object of minijinja's own that holds others, and could so be put into itself: a namespace, which can
-/// be changed after it was made, a macro, which sees what is around it, a loop.
+/// Whether it is an object that holds others without a weight: a namespace, which can be changed after it was made, a
+/// macro, which sees what is around it, a loop; a method, a cycler.
 fn holds_others(value: &Value) -> bool {
+    if values::is_method(value) || value.downcast_object_ref::<Cycler>().is_some() {
+        return true;
+    }
     let name = value.as_object().map_or("", DynObject::type_name);
     name.starts_with("minijinja::vm::") || name.ends_with("::Namespace")
 }
@@ -147,11 +159,11 @@ fn weigh(budget: &Budget, value: &Value, depth: usize) -> Result<Weight, Exceede
     if let Some(weighed) = value.downcast_object_ref::<Weighed>() {
         return Ok(weighed.weight);
     }
-    if !is_container(value) {
-        return Ok(Weight { depth: 0, items: 1, bytes: 0 });
-    }
     if depth > MAX_DEPTH || holds_others(value) {
         return Err(Exceeded::Depth);
+    }
+    if !is_container(value) {
+        return Ok(Weight { depth: 0, items: 1, bytes: 0 });
     }
     let mut sum = Weight { depth: 0, items: 1, bytes: 0 };
     let mut add = |value: &Value| {
@@ -164,6 +176,7 @@ fn weigh(budget: &Budget, value: &Value, depth: usize) -> Result<Weight, Exceede
     };
     let Some(object) = value.as_object() else { return Ok(sum) };
     match object.repr() {
+        _ if let Some(row) = value.downcast_object_ref::<Items>() => row.items.iter().try_for_each(add)?,
         ObjectRepr::Map => {
             for (key, value) in object.try_iter_pairs().into_iter().flatten() {
                 add(&key)?;
@@ -178,7 +191,7 @@ fn weigh(budget: &Budget, value: &Value, depth: usize) -> Result<Weight, Exceede
 
 /// How a result is charged.
 #[derive(Clone, Copy)]
-enum Charge {
+pub enum Charge {
     /// Its texts were made.
     Made,
     /// A text was made; a container shares its texts with another.
@@ -187,7 +200,11 @@ enum Charge {
     Shared,
 }
 
-fn checked(state: &State, value: Value, how: Charge) -> Result<Value, Error> {
+/// Charges what was made, and gives containers their weight.
+///
+/// # Errors
+/// It is above a bound.
+pub fn checked(state: &State, value: Value, how: Charge) -> Result<Value, Error> {
     if let Some(text) = value.as_str() {
         if text.len() > MAX_BYTES {
             return Err(Exceeded::Made.into());
@@ -195,7 +212,10 @@ fn checked(state: &State, value: Value, how: Charge) -> Result<Value, Error> {
         charge(state, if matches!(how, Charge::Shared) { 0 } else { text.len() })?;
         return Ok(value);
     }
-    if !is_container(&value) || value.downcast_object_ref::<Weighed>().is_some() {
+    let is_known = value.downcast_object_ref::<Weighed>().is_some()
+        || value.downcast_object_ref::<Arguments>().is_some()
+        || value.is_kwargs();
+    if !is_container(&value) || is_known {
         return Ok(value);
     }
     if holds_others(&value) {
@@ -208,7 +228,7 @@ fn checked(state: &State, value: Value, how: Charge) -> Result<Value, Error> {
     }
     // What is computed item by item is computed once.
     let value = match value.kind() {
-        ValueKind::Iterable => Value::from(listed(state, &value)?),
+        ValueKind::Iterable if values::row(&value).is_none() => Value::from(listed(state, &value)?),
         _ => value,
     };
     let weight = weight(state, &value)?;
@@ -222,7 +242,10 @@ fn checked(state: &State, value: Value, how: Charge) -> Result<Value, Error> {
 }
 
 /// The items of a container, which are charged.
-fn listed(state: &State, value: &Value) -> Result<Vec<Value>, Error> {
+///
+/// # Errors
+/// There are too many, or it has none.
+pub fn listed(state: &State, value: &Value) -> Result<Vec<Value>, Error> {
     if value.len().is_some_and(|items| items > MAX_ITEMS) {
         return Err(Exceeded::Made.into());
     }
@@ -238,7 +261,10 @@ fn listed(state: &State, value: &Value) -> Result<Vec<Value>, Error> {
 }
 
 /// Refuses to keep in a namespace what could hold that namespace.
-fn kept(value: Value) -> Result<Value, Error> {
+///
+/// # Errors
+/// It could.
+pub fn kept(value: Value) -> Result<Value, Error> {
     let plain = matches!(
         value.kind(),
         ValueKind::Undefined | ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::String
@@ -252,25 +278,52 @@ fn kept(value: Value) -> Result<Value, Error> {
 
 /// `a + b + c`.
 fn add(state: &State, first: Value, others: Rest<Value>) -> Result<Value, Error> {
-    let all_texts = first.as_str().is_some() && others.iter().all(|value| value.as_str().is_some());
-    if all_texts {
-        return joined(state, std::iter::once(&first).chain(others.iter()));
+    let is_text = |value: &Value| value.as_str().is_some() || values::sent_text(value).is_some();
+    if is_text(&first) && others.iter().all(is_text) {
+        let all = std::iter::once(&first).chain(others.iter());
+        return if all.clone().any(Value::is_safe) { escaped(state, all) } else { joined(state, all) };
     }
-    let is_list = |value: &Value| matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable);
-    if is_list(&first) && others.iter().all(is_list) {
+    if values::is_sequence(&first) && others.iter().all(values::is_sequence) {
         let mut items = listed(state, &first)?;
         for other in others.iter() {
+            if values::row(&first).is_some() != values::row(other).is_some() {
+                return Err(impossible());
+            }
             items.extend(listed(state, other)?);
             if items.len() > MAX_ITEMS {
                 return Err(Exceeded::Made.into());
             }
         }
-        return checked(state, Value::from(items), Charge::Shared);
+        return checked(state, same_row(&first, items), Charge::Shared);
     }
-    others.iter().try_fold(first, |sum, next| match (sum.as_str(), next.as_str()) {
-        (Some(_), Some(_)) => joined(state, [&sum, next].into_iter()),
-        _ => arithmetic(&sum, next, i128::checked_add, |a, b| a + b),
+    others.iter().try_fold(first, |sum, next| match is_text(&sum) && is_text(next) {
+        true => joined(state, [&sum, next].into_iter()),
+        false => arithmetic(&sum, next, i128::checked_add, |a, b| a + b),
     })
+}
+
+/// A sum with a text that is marked as safe: the others are escaped, as by `Markup` of Python.
+fn escaped<'a>(state: &State, texts: impl Iterator<Item = &'a Value>) -> Result<Value, Error> {
+    let mut out = String::new();
+    for text in texts {
+        let text = values::as_text(text);
+        let part = text.as_str().unwrap_or_default();
+        check_bytes(out.len().saturating_add(part.len().saturating_mul(5)))?;
+        match text.is_safe() {
+            true => out.push_str(part),
+            false => out.push_str(&super::texts::escaped(part)),
+        }
+    }
+    charge(state, out.len())?;
+    Ok(Value::from_safe_string(out))
+}
+
+/// Items as a list, or as a tuple where `like` is one.
+fn same_row(like: &Value, items: Vec<Value>) -> Value {
+    match values::row(like) {
+        Some(_) => Items::value(values::Row::Tuple, items),
+        None => Value::from(items),
+    }
 }
 
 /// `a ~ b ~ c`.
@@ -279,7 +332,10 @@ fn concat(state: &State, first: Value, others: Rest<Value>) -> Result<Value, Err
 }
 
 /// Texts, and what is written as one, side by side.
-fn joined<'a>(state: &State, values: impl Iterator<Item = &'a Value> + Clone) -> Result<Value, Error> {
+///
+/// # Errors
+/// They are too long.
+pub fn joined<'a>(state: &State, values: impl Iterator<Item = &'a Value> + Clone) -> Result<Value, Error> {
     let texts = values.clone().map(|value| value.as_str().map_or(0, str::len)).sum::<usize>();
     if texts > MAX_BYTES {
         return Err(Exceeded::Made.into());
@@ -294,8 +350,9 @@ fn joined<'a>(state: &State, values: impl Iterator<Item = &'a Value> + Clone) ->
 }
 
 /// A text of at most [`MAX_BYTES`].
-struct Bounded {
-    out: String,
+#[derive(Default)]
+pub struct Bounded {
+    pub out: String,
 }
 
 impl fmt::Write for Bounded {
@@ -317,7 +374,7 @@ fn mul(state: &State, first: Value, others: Rest<Value>) -> Result<Value, Error>
             return arithmetic(&product, next, i128::checked_mul, |a, b| a * b);
         }
         // as in Python, a negative number is none
-        let times = i128::try_from(times.clone()).map_err(|_| impossible())?.max(0) as u128;
+        let times = values::whole(times).ok_or_else(impossible)?.max(0) as u128;
         let times = usize::try_from(times).unwrap_or(usize::MAX);
         if let Some(text) = value.as_str() {
             let bytes = text.len().saturating_mul(times);
@@ -327,7 +384,7 @@ fn mul(state: &State, first: Value, others: Rest<Value>) -> Result<Value, Error>
             charge(state, bytes)?;
             return Ok(Value::from(text.repeat(times)));
         }
-        if value.kind() == ValueKind::Map {
+        if !values::is_sequence(value) {
             return Err(impossible());
         }
         let items = listed(state, value)?;
@@ -335,7 +392,7 @@ fn mul(state: &State, first: Value, others: Rest<Value>) -> Result<Value, Error>
             return Err(Exceeded::Made.into());
         }
         let repeated: Vec<Value> = std::iter::repeat_n(items, times).flatten().collect();
-        checked(state, Value::from(repeated), Charge::Shared)
+        checked(state, same_row(value, repeated), Charge::Shared)
     })
 }
 
@@ -344,52 +401,23 @@ fn impossible() -> Error {
 }
 
 /// Whole numbers and flags stay whole, as in Python; anything with a fraction is a float.
-fn arithmetic(
+///
+/// # Errors
+/// One is no number, or the result is too large.
+pub fn arithmetic(
     a: &Value,
     b: &Value,
-    whole: fn(i128, i128) -> Option<i128>,
-    float: fn(f64, f64) -> f64,
+    whole: impl Fn(i128, i128) -> Option<i128>,
+    float: impl Fn(f64, f64) -> f64,
 ) -> Result<Value, Error> {
-    let is_number = |value: &Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool);
-    if !is_number(a) || !is_number(b) {
-        return Err(impossible());
+    if let (Some(a), Some(b)) = (values::whole(a), values::whole(b)) {
+        return whole(a, b).map(values::number).ok_or_else(impossible);
     }
-    let int = |value: &Value| match value.kind() {
-        ValueKind::Bool => Some(i128::from(value.is_true())),
-        _ if value.is_integer() => i128::try_from(value.clone()).ok(),
-        _ => None,
-    };
-    if let (Some(a), Some(b)) = (int(a), int(b)) {
-        let result = whole(a, b).ok_or_else(impossible)?;
-        return Ok(i64::try_from(result).map_or_else(|_| Value::from(result), Value::from));
-    }
-    let number = |value: &Value| match value.kind() {
-        ValueKind::Bool => Ok(f64::from(u8::from(value.is_true()))),
-        _ => f64::try_from(value.clone()),
-    };
-    Ok(Value::from(float(number(a)?, number(b)?)))
-}
-
-/// `map` with a filter, whose results are charged one by one; with an attribute it is the filter of `plain`.
-fn map(state: &State, plain: &Environment, args: &[Value]) -> Result<Value, Error> {
-    let has_attribute =
-        |last: &Value| Kwargs::try_from(last.clone()).is_ok_and(|named| named.has("attribute"));
-    let attributes = args.last().is_some_and(has_attribute);
-    let (Some(value), Some(name), false) = (args.first(), args.get(1).and_then(Value::as_str), attributes)
-    else {
-        return plain.empty_state().apply_filter("map", args);
-    };
-    let mut results = Vec::new();
-    for item in listed(state, value)? {
-        let mut item = vec![item];
-        item.extend_from_slice(&args[2..]);
-        results.push(checked(state, state.apply_filter(name, &item)?, Charge::Made)?);
-    }
-    Ok(Value::from(results))
+    Ok(Value::from(float(values::float(a)?, values::float(b)?)))
 }
 
 /// Adds the filters of [`super::metered`], and charges what is written.
-pub fn install(environment: &mut Environment<'static>, plain: &Arc<Environment<'static>>) {
+pub fn install(environment: &mut Environment<'static>) {
     environment.add_filter("__add", add);
     environment.add_filter("__concat", concat);
     environment.add_filter("__mul", mul);
@@ -398,9 +426,6 @@ pub fn install(environment: &mut Environment<'static>, plain: &Arc<Environment<'
     environment.add_filter("__shared", |state: &State, value: Value| checked(state, value, Charge::Shared));
     environment.add_filter("__kept", kept);
     environment.add_filter("__write", |state: &State, bytes: usize| charge(state, bytes).map(|()| ""));
-    environment.add_filter("string", |state: &State, value: Value| joined(state, std::iter::once(&value)));
-    let plain = plain.clone();
-    environment.add_filter("map", move |state: &State, args: Rest<Value>| map(state, &plain, &args));
     environment.set_formatter(write);
 }
 

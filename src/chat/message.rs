@@ -4,6 +4,7 @@ use std::fmt;
 
 use minijinja::Value;
 
+use super::values::Arguments;
 use crate::error::{Error, Result};
 use crate::memory::json;
 use crate::memory::secret::{Growing, Secret};
@@ -46,6 +47,7 @@ pub struct Message {
     tool_call_id: Option<Secret<str>>,
     name: Option<Secret<str>>,
     literal: bool,
+    without_content: bool,
 }
 
 /// A message of [`Role::System`].
@@ -79,6 +81,7 @@ impl Message {
             tool_call_id: None,
             name: None,
             literal: false,
+            without_content: false,
         }
     }
 
@@ -89,7 +92,7 @@ impl Message {
         [reasoning, tool_call_id, name]: [Option<Secret<str>>; 3],
         tool_calls: Vec<ToolCall>,
     ) -> Self {
-        Self { role, content, reasoning, tool_calls, tool_call_id, name, literal: false }
+        Self { role, content, reasoning, tool_calls, tool_call_id, name, literal: false, without_content: false }
     }
 
     /// Whether all of the message is text, and nothing in it a control token: see
@@ -127,6 +130,7 @@ impl Message {
             id: text(call.id()),
             name: text(call.name()),
             arguments: json(call.arguments()),
+            is_object: call.is_object,
         };
         Self {
             role: self.role,
@@ -136,6 +140,7 @@ impl Message {
             tool_call_id: optional(&self.tool_call_id),
             name: optional(&self.name),
             literal: self.literal,
+            without_content: self.without_content,
         }
     }
 
@@ -152,6 +157,7 @@ impl Message {
         content.extend(self.content().as_bytes());
         content.extend(more.as_bytes());
         self.content = Secret::from_utf8(content).expect("texts behind one another");
+        self.without_content = false;
     }
 
     /// Takes in what the model wrote to go on with this message.
@@ -165,6 +171,27 @@ impl Message {
     pub fn with_reasoning(mut self, reasoning: impl Into<String>) -> Self {
         self.reasoning = Some(Secret::new(reasoning.into()));
         self
+    }
+
+    /// The message has no content, which templates tell from an empty one: clients send `null` with the calls of an
+    /// assistant. [`Message::content`] is empty then.
+    ///
+    /// ```
+    /// use amnesic::{ToolCall, assistant};
+    ///
+    /// let call = ToolCall::new("1", "weather", r#"{"city": "Oslo"}"#);
+    /// let message = assistant("").without_content().with_tool_calls(vec![call]);
+    /// assert_eq!(message.content(), "");
+    /// ```
+    pub fn without_content(mut self) -> Self {
+        self.content = Secret::new(String::new());
+        self.without_content = true;
+        self
+    }
+
+    /// See [`Message::without_content`].
+    pub(crate) fn is_without_content(&self) -> bool {
+        self.without_content
     }
 
     /// The calls that the model made in this message.
@@ -227,20 +254,27 @@ impl Message {
         self.content().len() + optional + calls
     }
 
-    /// The dictionary that templates expect.
+    /// Whether it has calls whose arguments came as a text, which a template may want as an object or not.
+    pub(super) fn has_text_arguments(&self) -> bool {
+        self.tool_calls.iter().any(|call| !call.is_object)
+    }
+
+    /// The dictionary that templates expect; arguments of calls as objects, whatever they came as, if `objects`.
     ///
     /// # Errors
-    /// A call's arguments are not a JSON object.
-    pub(super) fn to_value(&self) -> Result<Value> {
+    /// Arguments that came as an object are none.
+    pub(super) fn to_value(&self, objects: bool) -> Result<Value> {
         // Under both names, as in transformers; gpt-oss reads `thinking`.
         let mut fields = Vec::from_iter(self.reasoning().map(|text| ("thinking", Value::from(text))));
         fields.push(("role", Value::from(self.role.name())));
-        fields.push(("content", Value::from(self.content())));
+        let content = if self.without_content { Value::from(()) } else { Value::from(self.content()) };
+        fields.push(("content", content));
         if let Some(reasoning) = self.reasoning() {
             fields.push(("reasoning_content", Value::from(reasoning)));
         }
         if !self.tool_calls.is_empty() {
-            let calls = self.tool_calls.iter().map(ToolCall::to_value).collect::<Result<Vec<_>>>()?;
+            let calls = self.tool_calls.iter().map(|call| call.to_value(objects));
+            let calls = calls.collect::<Result<Vec<_>>>()?;
             fields.push(("tool_calls", Value::from(calls)));
         }
         if let Some(id) = &self.tool_call_id {
@@ -324,21 +358,37 @@ pub struct ToolCall {
     id: Secret<str>,
     name: Secret<str>,
     arguments: Secret<str>,
+    is_object: bool,
 }
 
 impl ToolCall {
-    /// A call of `name`; `arguments_json` is the text of a JSON object.
+    /// A call of `name`; `arguments_json` is the text of a JSON object, as clients and models write it. A template that
+    /// tests what it is given, or concatenates it, sees the text; any other the object.
     pub fn new(id: impl Into<String>, name: impl Into<String>, arguments_json: impl Into<String>) -> Self {
         Self {
             id: Secret::new(id.into()),
             name: Secret::new(name.into()),
             arguments: Secret::new(arguments_json.into()),
+            is_object: false,
         }
+    }
+
+    /// The arguments came as an object, and every template sees one.
+    ///
+    /// ```
+    /// use amnesic::ToolCall;
+    ///
+    /// let call = ToolCall::new("1", "weather", r#"{"city": "Oslo"}"#).with_object_arguments();
+    /// assert_eq!(call.arguments(), r#"{"city": "Oslo"}"#);
+    /// ```
+    pub fn with_object_arguments(mut self) -> Self {
+        self.is_object = true;
+        self
     }
 
     /// One of its id, name and arguments.
     pub(crate) fn of([id, name, arguments]: [Secret<str>; 3]) -> Self {
-        Self { id, name, arguments }
+        Self { id, name, arguments, is_object: false }
     }
 
     /// What the answer must name (see [`tool`]); unique within a reply.
@@ -358,13 +408,18 @@ impl ToolCall {
 
     /// A second owner of the same call; what `Clone` would be if secrets had one.
     pub(crate) fn copy(&self) -> Self {
-        Self::new(self.id(), self.name(), self.arguments())
+        Self { is_object: self.is_object, ..Self::new(self.id(), self.name(), self.arguments()) }
     }
 
-    fn to_value(&self) -> Result<Value> {
-        let arguments = parse(self.arguments())
-            .filter(|arguments| arguments.kind() == minijinja::value::ValueKind::Map)
-            .ok_or_else(|| Error::request("messages", "with tool calls whose arguments are a JSON object"))?;
+    fn to_value(&self, objects: bool) -> Result<Value> {
+        // Models call functions without parameters with nothing at all.
+        let json = if matches!(self.arguments().trim(), "" | "null") { "{}" } else { self.arguments() };
+        let object = parse(json).filter(|arguments| arguments.kind() == minijinja::value::ValueKind::Map);
+        let arguments = match object {
+            Some(object) if objects || self.is_object => object,
+            None if objects || self.is_object => return Err(no_object()),
+            object => Arguments::value(self.arguments(), object.as_ref()),
+        };
         let function = Value::from_iter([("name", Value::from(self.name())), ("arguments", arguments)]);
         let (id, kind) = (Value::from(self.id()), Value::from("function"));
         Ok(Value::from_iter([("id", id), ("type", kind), ("function", function)]))
@@ -378,6 +433,11 @@ impl fmt::Debug for ToolCall {
             .field("arguments_bytes", &self.arguments().len())
             .finish_non_exhaustive()
     }
+}
+
+/// The error for a template that wants the object of arguments that are none.
+pub(super) fn no_object() -> Error {
+    Error::request("messages", "with tool calls whose arguments are a JSON object")
 }
 
 fn write(out: &mut Secret<[u8]>, value: &(impl serde::Serialize + ?Sized)) {
@@ -412,10 +472,15 @@ mod tests {
     }
 
     #[test]
-    fn arguments_must_be_an_object() {
-        for arguments in ["", "{", "[]", "1", "\"{}\"", "{} {}"] {
-            let message = assistant("").with_tool_calls(vec![ToolCall::new("1", "f", arguments)]);
-            assert!(message.to_value().is_err(), "{arguments}");
+    fn arguments_that_are_wanted_as_an_object_must_be_one() {
+        let message =
+            |arguments: &str| assistant("").with_tool_calls(vec![ToolCall::new("1", "f", arguments)]);
+        for arguments in ["{", "[]", "1", "\"{}\"", "{} {}"] {
+            assert!(message(arguments).to_value(true).is_err(), "{arguments}");
+            assert!(message(arguments).to_value(false).is_ok(), "{arguments}");
+        }
+        for arguments in ["", " ", "null", "{}"] {
+            assert!(message(arguments).to_value(true).is_ok(), "{arguments}");
         }
     }
 

@@ -9,17 +9,30 @@
 //! temporaries of serde_json.
 
 mod budget;
+mod checks;
+mod filters;
+mod format;
 mod json_text;
 mod literal;
 mod message;
 mod metered;
+mod methods;
+mod objects;
+mod operators;
+mod printf;
 mod python;
 mod reply;
+mod sequences;
+mod spec;
 mod splitter;
 mod strftime;
 mod template;
+mod texts;
 mod tool_calls;
+mod values;
 
+#[cfg(test)]
+mod comparison;
 #[cfg(test)]
 mod tests;
 

@@ -30,12 +30,16 @@ struct Moment {
     hour: u64,
     minute: u64,
     second: u64,
+    microsecond: u64,
+    /// Since 1970.
+    seconds: u64,
 }
 
 impl Moment {
     /// A clock before 1970 or after 9999 is wrong anyway, and is moved to the nearest of them.
     fn new(time: SystemTime) -> Self {
-        let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()).min(253_402_300_799);
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let seconds = since.as_secs().min(253_402_300_799);
         let (days, of_day) = (seconds / 86_400, seconds % 86_400);
         let mut year = 1970;
         let mut rest = days;
@@ -59,7 +63,23 @@ impl Moment {
             hour: of_day / 3600,
             minute: of_day / 60 % 60,
             second: of_day % 60,
+            microsecond: u64::from(since.subsec_micros()),
+            seconds,
         }
+    }
+
+    /// Year and week by ISO 8601: weeks begin on Mondays, and the first has the year's first Thursday.
+    fn iso_week(&self) -> (u64, u64) {
+        let monday_based = (self.weekday + 6) % 7;
+        // The Thursday of this week decides about the year.
+        let thursday = self.day_of_year as i64 + 3 - monday_based as i64;
+        let days = |year: u64| 365 + leap(year) as i64;
+        let (year, thursday) = match thursday {
+            ..1 => (self.year - 1, thursday + days(self.year - 1)),
+            _ if thursday > days(self.year) => (self.year + 1, thursday - days(self.year)),
+            _ => (self.year, thursday),
+        };
+        (year, (thursday as u64 - 1) / 7 + 1)
     }
 
     fn write(&self, flag: Option<char>, code: char, out: &mut String) {
@@ -78,6 +98,20 @@ impl Moment {
             'S' => (self.second, 2, '0'),
             'w' => (self.weekday, 1, '0'),
             'u' => ((self.weekday + 6) % 7 + 1, 1, '0'),
+            'f' => (self.microsecond, 6, '0'),
+            's' => (self.seconds, 1, '0'),
+            'k' => (self.hour, 2, ' '),
+            'l' => ((self.hour + 11) % 12 + 1, 2, ' '),
+            'C' => (self.year / 100, 2, '0'),
+            'G' => (self.iso_week().0, 4, '0'),
+            'g' => (self.iso_week().0 % 100, 2, '0'),
+            'V' => (self.iso_week().1, 2, '0'),
+            'U' => ((self.day_of_year + 6 - self.weekday) / 7, 2, '0'),
+            'W' => ((self.day_of_year + 6 - (self.weekday + 6) % 7) / 7, 2, '0'),
+            'n' => return out.push('\n'),
+            't' => return out.push('\t'),
+            'P' => return out.push_str(if self.hour < 12 { "am" } else { "pm" }),
+            'r' => return self.write_all("%I:%M:%S %p", out),
             'B' => return out.push_str(month),
             'b' | 'h' => return out.push_str(&month[..3]),
             'A' => return out.push_str(weekday),
@@ -164,6 +198,23 @@ mod tests {
             format(0, "%F %T %R %D %c"),
             "1970-01-01 00:00:00 00:00 01/01/70 Thu Jan  1 00:00:00 1970"
         );
+    }
+
+    #[test]
+    fn weeks_are_as_in_python() {
+        // Made with datetime.fromtimestamp(seconds, UTC).strftime(...).
+        let all = "%U %W %V %G %g %C %k %l %P %r %f %s";
+        let cases = [
+            (0, "00 00 01 1970 70 19  0 12 am 12:00:00 AM 000000 0"),
+            (951_782_400, "09 09 09 2000 00 20  0 12 am 12:00:00 AM 000000 951782400"),
+            (1_230_768_000, "00 00 01 2009 09 20  0 12 am 12:00:00 AM 000000 1230768000"),
+            (1_262_476_799, "00 00 53 2009 09 20 23 11 pm 11:59:59 PM 000000 1262476799"),
+            (4_102_444_799, "52 52 53 2099 99 20 23 11 pm 11:59:59 PM 000000 4102444799"),
+            (1_420_000_000, "52 52 01 2015 15 20  4  4 am 04:26:40 AM 000000 1420000000"),
+        ];
+        for (seconds, expected) in cases {
+            assert_eq!(format(seconds, all), expected);
+        }
     }
 
     #[test]

@@ -9,12 +9,14 @@ use std::time::SystemTime;
 
 use minijinja::{Environment, ErrorKind, Value};
 
-use super::budget::{Exceeded, MAX_BYTES, MAX_MADE};
+use super::budget::{Exceeded, MAX_BYTES, MAX_MADE, check_bytes};
+use super::message::no_object;
 use super::message::{Message, Tool};
-use super::metered::{self, Metered, Refused};
+use super::metered::{self, Metered, Refused, Why};
 use super::python::{self, Raised};
 use super::reply::Style;
 use super::strftime::strftime;
+use super::values::NoObject;
 use crate::error::{Error, Result};
 use crate::memory::secret::Secret;
 use crate::weights::json::{self, Json};
@@ -34,6 +36,8 @@ const MAX_TOOLS: usize = 128;
 const MAX_TOOLS_BYTES: usize = 1 << 20;
 /// Bytes of a message of `raise_exception` that an error repeats.
 const MAX_RAISED: usize = 200;
+/// Bytes of a name that an error repeats.
+const MAX_NAME: usize = 40;
 /// Special tokens that templates write.
 const SPECIAL: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
 
@@ -127,25 +131,48 @@ impl Templates {
     pub fn render(&self, input: &ChatInput<'_>, now: SystemTime) -> Result<Secret<str>> {
         check(input)?;
         let source = self.source(input.template, !input.tools.is_empty())?;
+        let variables = |objects: bool| self.variables(input, now, objects);
+        match self.rendered(source, variables(false)?) {
+            // A template may refuse the text of arguments, and take the object.
+            Err(error) if input.messages.iter().any(Message::has_text_arguments) => {
+                variables(true).and_then(|variables| self.rendered(source, variables)).map_err(|_| error)
+            }
+            rendered => rendered,
+        }
+    }
+
+    fn rendered(&self, source: &Source, variables: Value) -> Result<Secret<str>> {
         let wrong = |expected: String| Error::config(&source.file, source.field.as_str(), expected);
         let malformed = |line: usize| wrong(format!("a Jinja template that compiles (line {line})"));
-        let rewritten =
-            source.rewritten.get_or_init(|| metered::rewrite(&without_generation_tags(&source.text)));
-        let Metered { text, untold } =
-            rewritten.as_ref().map_err(|Refused { line, too_long }| match too_long {
-                true => wrong(format!("a Jinja template without so long an expression (line {line})")),
-                false => malformed(*line),
-            })?;
+        let rewritten = source.rewritten.get_or_init(|| metered::rewrite(&source.text));
+        let Metered { text, untold } = rewritten.as_ref().map_err(|Refused { line, why }| match why {
+            Why::TooLong => wrong(format!("a Jinja template without so long an expression (line {line})")),
+            Why::Malformed => malformed(*line),
+            Why::Unknown(name) => wrong(format!("a Jinja template without `{name}` (line {line})")),
+        })?;
         let mut environment = self.environment.clone();
         // What one instruction writes without telling is bounded by the number of instructions.
         environment.set_fuel(Some(python::FUEL.min((MAX_MADE / (*untold).max(1)) as u64)));
         let template =
             environment.template_from_str(text).map_err(|error| malformed(error.line().unwrap_or(1)))?;
         let mut out = Bounded::default();
-        template
-            .render_captured_to(self.variables(input, now)?, &mut out)
-            .map_err(|error| refused(&error, &source.text))?;
+        template.render_captured_to(variables, &mut out).map_err(|error| refused(&error, &source.text))?;
         out.into_text()
+    }
+
+    /// Renders variables that no [`ChatInput`] brings, to be compared with transformers.
+    #[cfg(test)]
+    pub(super) fn render_variables(
+        &self,
+        variables: &[(&str, Value)],
+        now: SystemTime,
+    ) -> Result<Secret<str>> {
+        let source = self.source(None, false)?;
+        let mut all: Vec<(&str, Value)> =
+            self.special.iter().map(|(name, token)| (*name, Value::from(token.as_str()))).collect();
+        all.extend(variables.iter().cloned());
+        all.push(("strftime_now", strftime_now(now)));
+        self.rendered(source, Value::from_iter(all))
     }
 
     /// Tokens that must stay visible in the text of a reply, special or not, for [`Style`] to find them.
@@ -183,24 +210,20 @@ impl Templates {
         })
     }
 
-    fn variables(&self, input: &ChatInput<'_>, now: SystemTime) -> Result<Value> {
+    fn variables(&self, input: &ChatInput<'_>, now: SystemTime, objects: bool) -> Result<Value> {
         let mut variables: Vec<(&str, Value)> =
             self.special.iter().map(|(name, token)| (*name, Value::from(token.as_str()))).collect();
+        variables.push(("documents", Value::from(())));
         for (name, value) in input.variables {
             variables.push((name, Value::from_serialize(value)));
         }
-        let messages = input.messages.iter().map(Message::to_value).collect::<Result<Vec<_>>>()?;
+        let messages = input.messages.iter().map(|message| message.to_value(objects));
+        let messages = messages.collect::<Result<Vec<_>>>()?;
         variables.push(("messages", Value::from(messages)));
         let tools = input.tools.iter().map(Tool::to_value).collect::<Result<Vec<_>>>()?;
         variables.push(("tools", if tools.is_empty() { Value::from(()) } else { Value::from(tools) }));
-        variables.push(("documents", Value::from(())));
         variables.push(("add_generation_prompt", Value::from(input.add_generation_prompt)));
-        let date = move |format: String| -> std::result::Result<String, minijinja::Error> {
-            // A code prints at most 24 bytes for the two that it takes.
-            python::check_bytes(format.len().saturating_mul(12))?;
-            Ok(strftime(now, &format))
-        };
-        variables.push(("strftime_now", Value::from_function(date)));
+        variables.push(("strftime_now", strftime_now(now)));
         Ok(Value::from_iter(variables))
     }
 }
@@ -210,6 +233,15 @@ impl fmt::Debug for Templates {
         let names: Vec<_> = self.sources.iter().map(|source| source.name.as_str()).collect();
         f.debug_struct("Templates").field("names", &names).finish_non_exhaustive()
     }
+}
+
+/// The function that prints `now`.
+fn strftime_now(now: SystemTime) -> Value {
+    Value::from_function(move |format: String| -> std::result::Result<String, minijinja::Error> {
+        // A code prints at most 24 bytes for the two that it takes.
+        check_bytes(format.len().saturating_mul(12))?;
+        Ok(strftime(now, &format))
+    })
 }
 
 /// `chat_template.jinja` and the further templates beside it.
@@ -332,6 +364,9 @@ fn refused(error: &minijinja::Error, source: &str) -> Error {
             };
             return Error::request("messages", expected);
         }
+        if let Some(NoObject) = current.downcast_ref::<NoObject>() {
+            return no_object();
+        }
         if let Some(TooLong) =
             current.downcast_ref::<io::Error>().and_then(|error| error.get_ref()?.downcast_ref())
         {
@@ -345,38 +380,26 @@ fn refused(error: &minijinja::Error, source: &str) -> Error {
             Error::request("messages", "rendered by the chat template in a bounded number of steps")
         }
         kind => {
-            Error::request("messages", format!("what the chat template can render (line {line}: {kind})"))
+            let name = unknown_name(error, source).map(|name| format!(" `{name}`")).unwrap_or_default();
+            Error::request(
+                "messages",
+                format!("what the chat template can render (line {line}: {kind}{name})"),
+            )
         }
     }
 }
 
-/// `source` without `{% generation %}` and `{% endgeneration %}`: transformers marks what the assistant said by
-/// them, minijinja does not know them. Trimming of white space around them stays.
-fn without_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(at) = rest.find("{%") {
-        let (before, tag) = rest.split_at(at);
-        out.push_str(before);
-        let end = tag.find("%}").map_or(tag.len(), |end| end + 2);
-        let inner = tag[2..end].trim_end_matches("%}");
-        let name = inner.trim_matches(|char: char| char.is_whitespace() || matches!(char, '-' | '+'));
-        if matches!(name, "generation" | "endgeneration") {
-            // A statement without effect keeps the meaning of `-` and `+`.
-            let (open, close) = (inner.starts_with(['-', '+']), inner.ends_with(['-', '+']));
-            out.push_str("{%");
-            out.push_str(if open { &inner[..1] } else { "" });
-            out.push_str(" set _ = 0 ");
-            out.push_str(if close { &inner[inner.len() - 1..] } else { "" });
-            out.push_str("%}");
-            rest = &tag[end..];
-        } else {
-            out.push_str("{%");
-            rest = &tag[2..];
-        }
-    }
-    out.push_str(rest);
-    out
+/// The name of a filter, test, function or method that is not there, if the template writes it.
+fn unknown_name<'a>(error: &'a minijinja::Error, source: &str) -> Option<&'a str> {
+    let mut words = error.detail()?.split_whitespace();
+    let name = match error.kind() {
+        ErrorKind::UnknownFilter | ErrorKind::UnknownTest => words.nth(1),
+        ErrorKind::UnknownFunction => words.next(),
+        ErrorKind::UnknownMethod => words.next_back(),
+        _ => None,
+    }?;
+    let is_name = name.chars().all(|char| char.is_ascii_alphanumeric() || char == '_');
+    (is_name && name.len() <= MAX_NAME && source.contains(name)).then_some(name)
 }
 
 /// A prompt while it is written.

@@ -67,12 +67,16 @@ impl Out for Secret<[u8]> {
     }
 }
 
+/// Is added to the number of a message that has no content.
+const WITHOUT_CONTENT: usize = 1 << 17;
+
 fn write(out: &mut impl Out, messages: &[Message], ids: &[u32], adapter: Option<(&str, &Hash)>) {
     out.number(messages.len());
     for message in messages {
         let role = ROLES.iter().position(|role| *role == message.role());
         let literal = if message.is_literal() { LITERAL } else { 0 };
-        out.number(role.expect("every role has a number") + literal);
+        let without_content = if message.is_without_content() { WITHOUT_CONTENT } else { 0 };
+        out.number(role.expect("every role has a number") + literal + without_content);
         out.text(message.content());
         out.optional(message.reasoning());
         out.optional(message.tool_call_id());
@@ -136,7 +140,7 @@ impl<'a> Input<'a> {
 
     fn message(&mut self) -> Option<Message> {
         let number = self.number()?;
-        let role = *ROLES.get(number & !LITERAL)?;
+        let role = *ROLES.get(number & !LITERAL & !WITHOUT_CONTENT)?;
         let content = self.text()?;
         let [reasoning, tool_call_id, name] = [self.optional()?, self.optional()?, self.optional()?];
         let mut tool_calls = Vec::new();
@@ -144,7 +148,8 @@ impl<'a> Input<'a> {
             tool_calls.push(ToolCall::of([self.text()?, self.text()?, self.text()?]));
         }
         let message = Message::of(role, content, [reasoning, tool_call_id, name], tool_calls);
-        Some(message.literal_text(number & LITERAL != 0))
+        let message = message.literal_text(number & LITERAL != 0);
+        Some(if number & WITHOUT_CONTENT == 0 { message } else { message.without_content() })
     }
 }
 
@@ -161,6 +166,7 @@ mod tests {
                 .with_tool_calls(vec![ToolCall::new("1", "f", "{}"), ToolCall::new("2", "g", r#"{"a": 1}"#)]),
             Message::new(Role::Tool, "sun").with_tool_call_id("1").with_name("f"),
             Message::new(Role::Developer, "x"),
+            Message::new(Role::Assistant, "").without_content(),
         ]
     }
 
@@ -179,7 +185,9 @@ mod tests {
             assert_eq!((call.id(), call.name(), call.arguments()), ("2", "g", r#"{"a": 1}"#));
             assert_eq!(record.messages[3].tool_call_id(), Some("1"));
             let literal: Vec<bool> = record.messages.iter().map(Message::is_literal).collect();
-            assert_eq!(literal, [false, true, false, false, false]);
+            assert_eq!(literal, [false, true, false, false, false, false]);
+            let without_content: Vec<_> = record.messages.iter().map(Message::is_without_content).collect();
+            assert_eq!(without_content, [false, false, false, false, false, true]);
         }
     }
 

@@ -185,9 +185,30 @@ fn large() -> Vec<Case> {
             "a namespace that grows",
             "{% set ns = namespace() %}{% macro m(n) %}{% set ns.a = 'x' * 9999999 %}{% endmacro %}{% for i in range(9999) %}{% set ns.b = m(i) ~ ns.a ~ i %}{% endfor %}",
         ),
-        case("unpacking", Expected::Error(&["that compiles"]), || {
-            "{{ dict(*([1] * 999999), *([1] * 999999)) }}".into()
-        }),
+        bounded("unpacking", "{{ dict(*([1] * 999999), *([1] * 999999)) }}"),
+        bounded("a wide text", "{{ 'x'.center(9999999)|center(999999999) }}"),
+        bounded("a wide format", "{{ '%*d' % (999999999, 1) }}"),
+        bounded("numbers of many digits", "{{ '%.999999999d' % 1 }}"),
+        bounded("tabs of a width", "{{ ('\\t' * 9999999).expandtabs(99) }}"),
+        bounded("a batch of a size", "{{ [1]|batch(999999999, 1)|list }}"),
+        bounded("many slices", "{{ [1]|slice(999999999)|list }}"),
+        bounded(
+            "texts of a format in lists",
+            "{% set ns = namespace(a=[]) %}{% for i in range(9999) %}{% set ns.a = ns.a + ['%s%s' % ('x' * 99999, i)] %}{% endfor %}",
+        ),
+        bounded(
+            "methods in methods",
+            "{% set ns = namespace(a={}) %}{% for i in range(99999) %}{% set ns.a = {'a': ns.a.items} %}{% endfor %}",
+        ),
+        bounded("cyclers in cyclers", "{% set a = cycler(cycler(1)) %}"),
+        bounded(
+            "tuples in tuples",
+            "{% set ns = namespace(a=()) %}{% for i in range(99999) %}{% set ns.a = (ns.a,) %}{% endfor %}",
+        ),
+        bounded(
+            "pairs of what is in itself",
+            "{% set ns = namespace(a={}) %}{% for i in range(99999) %}{% set ns.a = ns.a|groupby('x', default=ns.a) %}{% set ns.a = {'a': ns.a} %}{% endfor %}",
+        ),
         case("long texts between tags, in a capture", too_much(), || {
             let text = "long ".repeat(20_000);
             format!("{{% set a %}}{{% for i in range(99999) %}}{text}{{% endfor %}}{{% endset %}}")

@@ -33,12 +33,11 @@ fn message(mut fields: Fields) -> Result<Message> {
         Some(_) if role != Role::Assistant => return Err(fields.wrong("tool_calls", "of role assistant")),
         calls => calls.unwrap_or_default(),
     };
-    let content = match content(&mut fields)? {
-        Some(text) => text,
-        None if role == Role::Assistant && !calls.is_empty() => String::new(),
+    let mut message = match content(&mut fields)? {
+        Some(text) => Message::new(role, text),
+        None if role == Role::Assistant && !calls.is_empty() => Message::new(role, "").without_content(),
         None => return Err(fields.wrong("content", "given")),
     };
-    let mut message = Message::new(role, content);
     if let Some(name) = fields.string("name")? {
         message = message.with_name(name);
     }
