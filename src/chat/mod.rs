@@ -8,7 +8,9 @@
 //! temporaries of serde_json.
 
 mod budget;
+mod harmony;
 mod json_text;
+mod marks;
 mod message;
 mod metered;
 mod python;
@@ -22,6 +24,7 @@ mod tool_calls;
 mod tests;
 
 pub use message::{Message, Role, Tool, ToolCall, assistant, system, tool, user};
-pub use reply::{PieceKind, Style};
-pub use splitter::Splitter;
+pub use reply::{PieceKind, ReasoningEnd, Style};
+pub use splitter::{Event, Splitter};
 pub use template::{ChatInput, Templates};
+pub use tool_calls::{CallPart, ToolCallParser, UnknownParser};

@@ -1,6 +1,5 @@
 //! Chat templates: found in a checkpoint, rendered with messages and tools.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -145,12 +144,6 @@ impl Templates {
             .render_captured_to(self.variables(input, now)?, &mut out)
             .map_err(|error| refused(&error, &source.text))?;
         out.into_text()
-    }
-
-    /// Tokens that must stay visible in the text of a reply, special or not, for [`Style`] to find them.
-    pub fn markers(&self) -> Vec<&'static str> {
-        let markers = self.sources.iter().flat_map(|source| Style::of(&source.text, true).markers());
-        markers.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// How replies to the prompts of a template are written; without `tools`, calls are left in the text.

@@ -15,8 +15,9 @@ use super::readers::{Arrived, Lane, Tell};
 use super::receipts::About;
 use super::scheduler::{Arrival, Id, Owner, Prefix};
 use super::sequence::{Common, Sequence};
+use super::thinking::{Ending, Thinking};
 use super::worker::{Message, Prepared, Shared};
-use crate::chat::{self, ChatInput, Style, Templates};
+use crate::chat::{self, ChatInput, Style, Templates, ToolCallParser};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::grammar::Grammars;
@@ -25,7 +26,7 @@ use crate::memory::ledger::Accounts;
 use crate::model::decoder::Limits;
 use crate::privacy::receipt::Subject;
 use crate::privacy::trace::Trace;
-use crate::request::{Prompt, Request, Speculation};
+use crate::request::{ConstrainFrom, Prompt, Request, Speculation};
 use crate::response::{RequestId, Timing, Usage};
 use crate::sample::{Logprobs, Sampling};
 use crate::text::{Pieces, Text, stop};
@@ -41,6 +42,8 @@ pub struct Defaults {
     pub vocab: usize,
     /// Where a tokenizer was looked for.
     pub tokenizer_file: PathBuf,
+    /// How calls of tools are written, if not as the chat template teaches.
+    pub parser: Option<ToolCallParser>,
     /// Whether there is a draft model.
     pub draft: bool,
     /// Names of adapters, in their order.
@@ -92,8 +95,6 @@ impl Ask {
 pub struct Intake {
     pub text: Option<Arc<Text>>,
     pub templates: Option<Templates>,
-    /// Special tokens that a chat's replies show: marks of tool calls and of reasoning.
-    pub visible: Arc<Vec<u32>>,
     pub vocabulary: Option<Vocabulary>,
     pub defaults: Defaults,
     /// Bytes of the longest token.
@@ -169,6 +170,8 @@ struct Encoded {
     prefix: Option<Prefix>,
     /// Of a chat: how replies are written.
     style: Option<Style>,
+    /// What comes before the reply follows its format.
+    thinking: Option<Thinking>,
 }
 
 /// Where DRY's repetitions begin anew, as in llama.cpp.
@@ -292,7 +295,8 @@ impl Intake {
     fn prepare(&self, mut request: Request, outbox: Outbox, trace: Trace, place: &Place) -> Result<Prepared> {
         #[cfg(feature = "testing")]
         request.taps.read();
-        let Encoded { ids, prefix, style } = self.encode(&request)?;
+        let Encoded { ids, prefix, style, thinking } = self.encode(&request)?;
+        let visible = style.as_ref().map_or_else(Arc::default, |style| self.visible(style));
         outbox.set_style(style);
         let (prompt_tokens, context) = (ids.expose().len(), self.defaults.limits.context);
         let asked = request.max_tokens.unwrap_or(1);
@@ -310,7 +314,7 @@ impl Intake {
         }
         let choices = request.choices();
         let adapter = self.adapter(&request)?;
-        let mut guides = self.guides(&request, choices, place.deadline)?.into_iter().map(Box::new);
+        let mut guides = self.guides(&request, choices, place.deadline, thinking)?.into_iter().map(Box::new);
         let sampling = request.sampling.over(&self.defaults.sampling, getrandom::u64().unwrap_or(0));
         (0..choices).for_each(|choice| {
             outbox.output(choice, |output| {
@@ -322,7 +326,7 @@ impl Intake {
         outbox.prompt_logprobs(|out| *out = Logprobs::new(request.prompt_logprobs.unwrap_or(0)));
         #[cfg(feature = "debug-sampler")]
         let begins = begins(&request);
-        let mut sequence = self.sequence(&mut request, ids, sampling, (max_tokens, adapter))?;
+        let mut sequence = self.sequence(&mut request, ids, sampling, (max_tokens, adapter, visible))?;
         sequence.guide = guides.next();
         let unborn = (1..choices).map(|choice| (choice, guides.next())).collect();
         let guided = sequence.guide.is_some();
@@ -367,7 +371,7 @@ impl Intake {
         request: &mut Request,
         ids: Secret<[u32]>,
         sampling: Sampling,
-        (max_tokens, adapter): (usize, Option<u32>),
+        (max_tokens, adapter, visible): (usize, Option<u32>, Arc<Vec<u32>>),
     ) -> Result<Sequence> {
         let pieces = self.text.as_deref().map(Text::pieces);
         let starts = pieces.is_some_and(|pieces| ids.expose().iter().all(|&id| pieces.is_special(id)));
@@ -375,10 +379,6 @@ impl Intake {
         if !request.ignore_eos {
             end_tokens.extend(&self.defaults.eos);
         }
-        let visible = match &request.prompt {
-            Prompt::Chat(_) => self.visible.clone(),
-            _ => Arc::default(),
-        };
         let breakers = match &sampling.dry {
             None => Arc::default(),
             Some(_) => self.breakers(request.breakers.as_deref()),
@@ -427,7 +427,13 @@ impl Intake {
 
     /// A grammar for each choice: compiled once, and copied. None where the request's time is over: the worker ends it
     /// before it draws a token.
-    fn guides(&self, request: &Request, choices: usize, deadline: Option<Instant>) -> Result<Vec<Guide>> {
+    fn guides(
+        &self,
+        request: &Request,
+        choices: usize,
+        deadline: Option<Instant>,
+        thinking: Option<Thinking>,
+    ) -> Result<Vec<Guide>> {
         let late = || deadline.is_some_and(|deadline| deadline <= self.clock.now());
         if request.format.is_text() || late() {
             return Ok(Vec::new());
@@ -436,8 +442,11 @@ impl Intake {
         let Some(begun) = vocabulary.grammars.compile(&request.format, choices)? else {
             return Ok(Vec::new());
         };
-        #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests ask for taps"))]
         let mut first = Guide::new(begun);
+        if let Some(thinking) = thinking {
+            // a call of a tool ends the reply as well
+            first.think_before(thinking, request.chat.tools.is_empty());
+        }
         #[cfg(feature = "testing")]
         first.tap(&request.taps);
         let mut guides = Vec::with_capacity(choices);
@@ -486,21 +495,22 @@ impl Intake {
         if let Some(reuse) = reuse.filter(goes_on) {
             ids.extend(before(reuse).expose());
         }
-        let (specials, mut style) = (ids.expose().is_empty(), None);
+        let (specials, mut style, mut thinking) = (ids.expose().is_empty(), None, None);
         match &request.prompt {
             Prompt::Text(prompt) => self.encode_text(prompt.expose(), specials, &mut ids)?,
             Prompt::Tokens(given) => ids.extend(given.expose()),
             Prompt::Chat(messages) => {
                 let templates = self.templates()?;
                 let prompt = self.render(templates, request, messages)?;
-                style = Some(
-                    templates
-                        .style(
-                            request.chat.template.as_ref().map(|name| name.expose()),
-                            !request.chat.tools.is_empty(),
-                        )
-                        .after(prompt.expose()),
-                );
+                let named = request.chat.template.as_ref().map(|name| name.expose());
+                let found = templates.style(named, !request.chat.tools.is_empty());
+                let parser = request.chat.parser.or(self.defaults.parser);
+                let found = found
+                    .with_tools(&request.chat.tools, parser, |token| self.ids_of(token).len() == 1)
+                    .after(prompt.expose());
+                let (found, header, before) = self.begin_format(request, found)?;
+                (style, thinking) = (Some(found), before);
+                let prompt = prompt.followed_by(header);
                 self.encode_text(prompt.expose(), false, &mut ids)?;
             }
         }
@@ -521,7 +531,52 @@ impl Intake {
             };
             Prefix { key: reuse.kept.key, tokens: common }
         });
-        Ok(Encoded { ids, prefix, style })
+        Ok(Encoded { ids, prefix, style, thinking })
+    }
+
+    /// Where a chat's reply begins to follow its format: how it is written then, what stands behind the prompt for that, and
+    /// what comes before it.
+    fn begin_format(
+        &self,
+        request: &Request,
+        style: Style,
+    ) -> Result<(Style, &'static str, Option<Thinking>)> {
+        if request.format.is_text() {
+            return Ok((style, "", None));
+        }
+        let asked = request.chat.constrain;
+        if asked == Some(ConstrainFrom::WholeReply) {
+            return Ok((style, "", None));
+        }
+        if asked != Some(ConstrainFrom::FirstToken) && !style.is_closed() {
+            let ending = style.reasoning_end().and_then(|end| Ending::of(end, |mark| self.ids_of(mark)));
+            if let Some(thinking) = ending.and_then(|ending| Thinking::new(ending, style.begins_inside())) {
+                return Ok((style, "", Some(thinking)));
+            }
+            if asked.is_some() {
+                let expected = "from the first token on: the chat template has no marks of reasoning that are \
+                                tokens of the vocabulary";
+                return Err(Error::request("constrain_from", expected));
+            }
+        }
+        let header = style.answer_header();
+        Ok((style.without_reasoning(), header, None))
+    }
+
+    /// The tokens of a mark.
+    fn ids_of(&self, mark: &str) -> Vec<u32> {
+        let Some(text) = self.text.as_deref() else { return Vec::new() };
+        let mut ids = Secret::<[u32]>::default();
+        if text.encode(mark, false, &mut ids).is_err() {
+            return Vec::new();
+        }
+        ids.expose().to_vec()
+    }
+
+    /// Special tokens that the replies to a chat show: marks of tool calls and of reasoning.
+    fn visible(&self, style: &Style) -> Arc<Vec<u32>> {
+        let markers = style.markers();
+        Arc::new(markers.iter().filter_map(|marker| self.text.as_deref()?.special(marker)).collect())
     }
 
     fn templates(&self) -> Result<&Templates> {
