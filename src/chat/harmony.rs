@@ -91,7 +91,9 @@ impl Harmony {
 
     fn header(&mut self, end: bool, calls: &mut Calls<'_, '_>) -> bool {
         let text = as_text(&self.held);
-        if let Some(at) = text.find(MESSAGE) {
+        let begun = HEADS.iter().any(|head| text.starts_with(head) || head.starts_with(text));
+        let found = text.find(MESSAGE);
+        if let Some(at) = found.filter(|at| begun && *at <= MAX_HEADER) {
             let (header, length) = (&text[..at], at + MESSAGE.len());
             let (channel, recipient) = (channel(header), recipient(header));
             let name = recipient.map(|name| (name.strip_prefix(FUNCTIONS), name));
@@ -114,8 +116,7 @@ impl Harmony {
             self.held.drain_front(length);
             return true;
         }
-        let begun = HEADS.iter().any(|head| text.starts_with(head) || head.starts_with(text));
-        if begun && text.len() <= MAX_HEADER {
+        if begun && found.is_none() && text.len() <= MAX_HEADER + MESSAGE.len() {
             if end {
                 self.held.truncate(0); // a header that was cut off says nothing
             }

@@ -384,8 +384,8 @@ mod tests {
             "[call_1 f]{\"a\": "
         );
         assert_eq!(
-            push("]}}</tool_call>"),
-            "]}[none]<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": ]}}</tool_call>"
+            push("1 2}}</tool_call>"),
+            "1 2}[none] <tool_call>{\"name\": \"f\", \"arguments\": {\"a\": 1 2}}</tool_call>"
         );
         assert!(!format!("{splitter:?}").contains("canary"));
     }

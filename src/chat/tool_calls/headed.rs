@@ -238,6 +238,9 @@ impl Reader for Headed {
                         Look::No => {}
                     }
                     self.state = State::Between;
+                    // what belongs to the call goes with it, also where the reply is cut off behind it
+                    let done = std::mem::take(&mut self.at);
+                    return Outcome::Part(done);
                 }
             }
         }

@@ -371,7 +371,8 @@ impl Literal<'_> {
         let plain = plain.expose();
         let whole = plain.bytes().all(|byte| byte.is_ascii_digit());
         self.out.extend(sign.as_bytes());
-        if whole && !plain.is_empty() && (plain == "0" || !plain.starts_with('0')) {
+        if whole && !plain.is_empty() {
+            (plain == "0" || !plain.starts_with('0')).then_some(())?;
             self.out.extend(plain.as_bytes());
         } else if let Some(hex) = plain.strip_prefix("0x") {
             let value = Secret::new(u64::from_str_radix(hex, 16).ok()?.to_string());
