@@ -244,9 +244,9 @@ impl Values<'_> {
                 self.at += len;
                 let word = rest[..len].trim();
                 let text = parameter.is_some_and(|parameter| parameter.kind == Type::Text);
-                match word.to_ascii_lowercase().as_str() {
-                    "nil" | "none" | "null" if !text => self.out.extend(b"null"),
-                    _ => convert(word, parameter, Reading::Value, self.out),
+                match ["nil", "none", "null"].iter().any(|null| word.eq_ignore_ascii_case(null)) && !text {
+                    true => self.out.extend(b"null"),
+                    false => convert(word, parameter, Reading::Value, self.out),
                 }
                 Some(())
             }

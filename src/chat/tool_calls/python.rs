@@ -1,10 +1,12 @@
 //! Calls as Python writes them, `[name(key=value)]`, and Python literals as JSON.
 
+use std::io::Write;
+
 use super::emit::Calls;
 use super::scan::{look_any, skip_blank};
 use super::types::quote;
 use super::{Outcome, Reader};
-use crate::memory::secret::Secret;
+use crate::memory::secret::{Growing, Secret};
 
 /// The marks of a format.
 #[derive(Debug)]
@@ -367,22 +369,24 @@ impl Literal<'_> {
             b'+' => ("", &rest[1..len]),
             _ => ("", &rest[..len]),
         };
-        let plain = Secret::new(digits.replace('_', ""));
-        let plain = plain.expose();
+        let mut plain = Secret::<[u8]>::with_capacity(len);
+        digits.bytes().filter(|byte| *byte != b'_').for_each(|byte| plain.push(byte));
+        let plain = std::str::from_utf8(plain.expose()).ok()?;
         let whole = plain.bytes().all(|byte| byte.is_ascii_digit());
         self.out.extend(sign.as_bytes());
-        if whole && !plain.is_empty() {
+        // into the secret at once: a string would grow, and leave copies
+        let written = if whole && !plain.is_empty() {
             (plain == "0" || !plain.starts_with('0')).then_some(())?;
             self.out.extend(plain.as_bytes());
+            Ok(())
         } else if let Some(hex) = plain.strip_prefix("0x") {
-            let value = Secret::new(u64::from_str_radix(hex, 16).ok()?.to_string());
-            self.out.extend(value.expose().as_bytes());
+            write!(Growing(self.out), "{}", u64::from_str_radix(hex, 16).ok()?)
         } else {
             let begins = plain.starts_with(|char: char| char.is_ascii_digit() || char == '.');
             let number = plain.parse::<f64>().ok().filter(|number| begins && number.is_finite())?;
-            let value = Secret::new(format!("{number:?}"));
-            self.out.extend(value.expose().as_bytes());
-        }
+            write!(Growing(self.out), "{number:?}")
+        };
+        written.ok()?;
         self.at += len;
         Some(())
     }

@@ -1,6 +1,6 @@
 //! Types of arguments, for formats that carry nothing but text: by the schema of the tool, as vLLM converts them.
 
-use std::fmt::Write;
+use std::io::Write;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -101,9 +101,10 @@ fn parameter(of: &Value, root: &Value, depth: usize) -> Parameter {
 
 /// The type of a name, in the spellings that vLLM knows; none for `null`.
 fn type_of(name: &str) -> Option<Type> {
-    let name = name.trim().to_ascii_lowercase();
+    let name = Secret::new(name.trim().to_ascii_lowercase());
+    let name = name.expose();
     let begins = |starts: &[&str]| starts.iter().any(|start| name.starts_with(start));
-    Some(match name.as_str() {
+    Some(match name {
         "null" => return None,
         "string" | "str" | "text" | "varchar" | "char" | "enum" => Type::Text,
         "boolean" | "bool" | "binary" => Type::Boolean,
@@ -141,7 +142,10 @@ pub fn convert(value: &str, parameter: Option<Parameter>, reading: Reading, out:
     match kind {
         _ if text => quote(value, out),
         Type::Integer => match integer(trimmed) {
-            Some(digits) => out.extend(digits.expose().as_bytes()),
+            Some((sign, digits)) => {
+                out.extend(sign.as_bytes());
+                out.extend(digits.as_bytes());
+            }
             None => quote(value, out),
         },
         Type::Number => match trimmed.parse::<f64>() {
@@ -172,28 +176,29 @@ pub fn quote(text: &str, out: &mut Secret<[u8]>) {
     serde_json::to_writer(Growing(out), text).expect("a text can be written, and a buffer takes all");
 }
 
-/// A whole number as Python's `int` reads it.
-fn integer(text: &str) -> Option<Secret<str>> {
+/// A whole number as Python's `int` reads it: its sign and its digits.
+fn integer(text: &str) -> Option<(&str, &str)> {
     let (sign, digits) = match text.as_bytes().first()? {
-        b'-' => ("-", &text[1..]),
+        b'-' => text.split_at(1),
         b'+' => ("", &text[1..]),
         _ => ("", text),
     };
     let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    let digits = digits.trim_start_matches('0');
-    plain.then(|| match digits {
-        "" => Secret::<str>::copy("0"),
-        _ => Secret::new(format!("{sign}{digits}")),
+    plain.then(|| match digits.trim_start_matches('0') {
+        "" => ("", "0"),
+        digits => (sign, digits),
     })
 }
 
 /// A number as vLLM writes it: a whole one without a point.
 fn number_text(number: f64, out: &mut Secret<[u8]>) {
-    let mut text = String::new();
-    let written = if number.fract() == 0.0 { write!(text, "{number:.0}") } else { write!(text, "{number}") };
-    written.expect("a String takes every write");
-    out.extend(if text == "-0" { b"0" } else { text.as_bytes() });
-    drop(Secret::new(text));
+    // into the secret at once: a string would grow, and leave copies
+    let written = match number {
+        0.0 => write!(Growing(out), "0"),
+        _ if number.fract() == 0.0 => write!(Growing(out), "{number:.0}"),
+        _ => write!(Growing(out), "{number}"),
+    };
+    written.expect("a buffer takes all");
 }
 
 #[cfg(test)]
