@@ -9,7 +9,7 @@ use crate::backend::cuda::Cuda;
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::native::Native;
 use crate::backend::{Backend, KvType, Pooling, Quantize};
-use crate::chat::{self, Templates};
+use crate::chat::{self, ToolCallParser};
 use crate::clock::{Clock, SystemClock};
 use crate::conversation::Identity;
 use crate::engine::encode;
@@ -122,6 +122,7 @@ pub struct Builder {
     progress: Option<OnProgress>,
     max_requests: usize,
     draft: Option<PathBuf>,
+    tool_call_parser: Option<ToolCallParser>,
     clock: Arc<dyn Clock>,
     ties: Ties,
     hash_files: bool,
@@ -160,6 +161,7 @@ impl Builder {
             progress: None,
             max_requests: 1 << 16,
             draft: None,
+            tool_call_parser: None,
             clock: Arc::new(SystemClock),
             ties: Ties::default(),
             hash_files: true,
@@ -243,6 +245,20 @@ impl Builder {
     /// As [`Builder::draft`], of a checkpoint whose files are in memory.
     pub fn draft_files(mut self, files: Files) -> Self {
         self.draft = Some(self.hold(files));
+        self
+    }
+
+    /// How the model writes calls of tools, where neither its chat template nor its added tokens tell; a request can name
+    /// another format ([`crate::Request::tool_call_parser`]).
+    ///
+    /// ```no_run
+    /// use amnesic::{Session, ToolCallParser};
+    ///
+    /// let session = Session::builder("path/to/checkpoint").tool_call_parser(ToolCallParser::Pythonic).open()?;
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
+    pub fn tool_call_parser(mut self, parser: ToolCallParser) -> Self {
+        self.tool_call_parser = Some(parser);
         self
     }
 
@@ -772,6 +788,7 @@ impl Builder {
             eos,
             vocab: arch.vocab,
             tokenizer_file: source.tokenizer_file(),
+            parser: self.tool_call_parser,
             draft: self.draft.is_some(),
             adapters: self.adapters.iter().map(|(name, _)| name.clone()).collect(),
             max_requests: self.max_requests,
@@ -893,7 +910,6 @@ impl Builder {
         let intake = Intake {
             vocabulary,
             longest_token: text.as_deref().map_or(1, |text| text.pieces().longest()),
-            visible: Arc::new(visible(text.as_deref(), templates.as_ref())),
             edges: text.as_deref().map_or(Vec::new(), |text| chat::edges(text.control_texts())),
             text: text.clone(),
             templates,
@@ -985,12 +1001,6 @@ impl Builder {
         })?;
         Ok(Evidence { files, quote: None })
     }
-}
-
-/// The ids of special tokens that stand for something in a chat's replies.
-fn visible(text: Option<&Text>, templates: Option<&Templates>) -> Vec<u32> {
-    let markers = templates.map_or(Vec::new(), Templates::markers);
-    markers.iter().filter_map(|marker| text?.special(marker)).collect()
 }
 
 impl Builder {

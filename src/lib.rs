@@ -43,7 +43,9 @@ mod weights;
 pub use backend::{Counters, Quantize};
 pub use builder::{Builder, Device, KvCache, MemoryPlan};
 pub use cancel::CancelToken;
-pub use chat::{Message, PieceKind, Role, Tool, ToolCall, assistant, system, tool, user};
+pub use chat::{
+    Message, PieceKind, Role, Tool, ToolCall, ToolCallParser, UnknownParser, assistant, system, tool, user,
+};
 pub use conversation::{Conversation, ConversationStream, Messages, Public};
 pub use embed::{EmbedRequest, Embeddings, IntoText, Ranking, RerankRequest};
 pub use error::{DeviceReason, Error, ErrorKind, Result, SealedReason};
@@ -54,8 +56,8 @@ pub use memory::poison::PoisonReason;
 pub use memory::seal::SealingKey;
 pub use note::Note;
 pub use privacy::ScrubReceipt;
-pub use request::{Priority, Request, Speculation};
-pub use response::{Choice, FinishReason, Piece, Reply, RequestId, Timing, Usage};
+pub use request::{ConstrainFrom, Priority, Request, Speculation};
+pub use response::{Choice, FinishReason, Piece, Reply, RequestId, Timing, ToolCallDelta, Usage};
 pub use sample::{Dry, Logprobs, TokenLogprobs};
 pub use session::{Load, Session};
 pub use stream::Stream;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cancel::CancelToken;
-use crate::chat::{Message, Tool};
+use crate::chat::{Message, Tool, ToolCallParser};
 use crate::conversation::{Public, Reuse};
 use crate::error::{Error, Result};
 use crate::grammar::ResponseFormat;
@@ -111,6 +111,10 @@ pub(crate) struct ChatOptions {
     pub generation_prompt: Option<bool>,
     /// Whether the reply goes on with the last message.
     pub continues: bool,
+    /// How the model writes calls, if not as its template teaches.
+    pub parser: Option<ToolCallParser>,
+    /// Where the reply begins to follow its format.
+    pub constrain: Option<ConstrainFrom>,
 }
 
 impl ChatOptions {
@@ -130,6 +134,20 @@ impl Drop for ChatOptions {
     fn drop(&mut self) {
         json::wipe(std::mem::take(&mut self.variables).into());
     }
+}
+
+/// Where the reply to a chat begins to follow [`Request::response_format`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConstrainFrom {
+    /// At its first token: the model does not think, and [`crate::Choice::text`] is the value. Sane where thinking is
+    /// switched off in the prompt, or the model has not learned to think.
+    FirstToken,
+    /// Behind its reasoning, which is free: [`crate::Choice::reasoning`] is what the model thought, and
+    /// [`crate::Choice::text`] the value. The model may think as long as `max_tokens` lasts, so leave room for both.
+    EndOfReasoning,
+    /// At its first token, reasoning and its marks included: the format says what these look like, too.
+    WholeReply,
 }
 
 /// Who goes first when requests wait or memory is short.
@@ -436,6 +454,46 @@ impl Request {
         self
     }
 
+    /// Where the reply to a chat begins to follow its [`Request::response_format`]. Without this,
+    /// [`ConstrainFrom::EndOfReasoning`] where the chat template has marks of reasoning that are tokens of the vocabulary and
+    /// has not closed reasoning in the prompt, as it does where thinking is switched off; else [`ConstrainFrom::FirstToken`].
+    /// Either way the value is the text.
+    ///
+    /// ```no_run
+    /// use amnesic::{ConstrainFrom, Request, ResponseFormat, Session, user};
+    ///
+    /// let session = Session::open("path/to/a/reasoning/model")?;
+    /// let ask = || {
+    ///     Request::chat([user("Which of 7 and 9 is prime?")])
+    ///         .response_format(ResponseFormat::regex("7|9"))
+    ///         .max_tokens(2000)
+    /// };
+    /// let thought = session.generate(ask())?;
+    /// println!("{} because {:?}", thought.text(), thought.choices()[0].reasoning());
+    /// let quick = session.generate(ask().constrain_from(ConstrainFrom::FirstToken))?;
+    /// assert_eq!(quick.choices()[0].reasoning(), None);
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
+    pub fn constrain_from(mut self, from: ConstrainFrom) -> Self {
+        self.chat.constrain = Some(from);
+        self
+    }
+
+    /// Reads calls of tools in the reply in this format, rather than in the one that the chat template teaches or the
+    /// added tokens are for.
+    ///
+    /// ```
+    /// use amnesic::{Request, Tool, ToolCallParser, user};
+    ///
+    /// let tool = Tool::new("now", "the time", serde_json::json!({ "type": "object", "properties": {} }));
+    /// let request = Request::chat([user("What time is it?")]).tools([tool]);
+    /// let request = request.tool_call_parser(ToolCallParser::Hermes);
+    /// ```
+    pub fn tool_call_parser(mut self, parser: ToolCallParser) -> Self {
+        self.chat.parser = Some(parser);
+        self
+    }
+
     /// Tools that a chat model may call.
     pub fn tools(mut self, tools: impl IntoIterator<Item = Tool>) -> Self {
         self.chat.tools = tools.into_iter().collect();
@@ -614,6 +672,9 @@ impl Request {
         if self.chat.continues && self.chat.generation_prompt == Some(true) {
             return wrong("add_generation_prompt", "left out with continue_final_message".into());
         }
+        if !matches!(self.prompt, Prompt::Chat(_)) && self.chat.constrain.is_some() {
+            return wrong("constrain_from", "part of a chat".into());
+        }
         self.check_stops()
     }
 
@@ -721,6 +782,7 @@ mod tests {
                     .continue_final_message(true)
                     .add_generation_prompt(true),
             ),
+            ("constrain_from", Request::prompt("x").constrain_from(ConstrainFrom::FirstToken)),
             ("stop", Request::prompt("x").stop("")),
             ("stop", Request::prompt("x").stop("y".repeat(1025))),
             ("dry_breakers", Request::prompt("x").dry_breakers([""])),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::chat::{Message, PieceKind, Role, ToolCall};
+use crate::chat::{CallPart, Message, PieceKind, Role, ToolCall};
 use crate::memory::Secret;
 use crate::privacy::ScrubReceipt;
 use crate::sample::Logprobs;
@@ -184,6 +184,9 @@ pub struct Choice {
     pub(crate) tool_calls: Vec<ToolCall>,
     pub(crate) tokens: Secret<[u32]>,
     pub(crate) logprobs: Logprobs,
+    /// Whether the model writes messages with channels: then what it says before a call is a thought in a chat that goes
+    /// on, since the template of gpt-oss takes one of the two beside calls.
+    pub(crate) channels: bool,
     /// Why it ended.
     pub finish_reason: FinishReason,
     /// The seed that its draws used: [`crate::Request::seed`] with it gives this choice again, as the first.
@@ -219,10 +222,15 @@ impl Choice {
 
     /// A copy of the choice as a message, to go on with the chat.
     pub fn message(&self) -> Message {
-        let mut message = Message::new(Role::Assistant, self.text());
-        if let Some(reasoning) = self.reasoning() {
-            message = message.with_reasoning(reasoning);
-        }
+        let thinks_aloud = self.channels && !self.tool_calls.is_empty() && !self.text().is_empty();
+        let message = match (thinks_aloud, self.reasoning()) {
+            (true, Some(reasoning)) => {
+                let both = Secret::<str>::copy(reasoning).followed_by("\n").followed_by(self.text());
+                Message::new(Role::Assistant, "").with_reasoning(both.into_exposed())
+            }
+            (_, None) => Message::new(Role::Assistant, self.text()),
+            (_, Some(reasoning)) => Message::new(Role::Assistant, self.text()).with_reasoning(reasoning),
+        };
         message.with_tool_calls(self.tool_calls.iter().map(ToolCall::copy).collect())
     }
 }
@@ -243,6 +251,7 @@ impl fmt::Debug for Choice {
 /// lengths only, and there is no `Display`: what prints content says so, with [`Piece::text`].
 pub struct Piece {
     pub(crate) text: Secret<str>,
+    pub(crate) call: Option<ToolCallDelta>,
     pub(crate) tokens: Secret<[u32]>,
     pub(crate) logprobs: Logprobs,
     /// Of which choice it is, from 0.
@@ -255,6 +264,28 @@ impl Piece {
     /// The text. Empty only where tokens gave none: special ones, tool calls, or the end of text that is held back.
     pub fn text(&self) -> &str {
         self.text.expose()
+    }
+
+    /// The part of a tool call that this is, where [`Piece::kind`] is [`PieceKind::ToolCall`].
+    ///
+    /// ```no_run
+    /// use amnesic::{Request, Session, Tool, user};
+    ///
+    /// let session = Session::open("path/to/checkpoint")?;
+    /// let weather = Tool::new("weather", "the weather", serde_json::json!({ "type": "object", "properties": {} }));
+    /// for piece in session.stream(Request::chat([user("Rain?")]).tools([weather]))? {
+    ///     let piece = piece?;
+    ///     if let Some(delta) = piece.tool_call() {
+    ///         if let Some(name) = delta.name() {
+    ///             println!("call {} of {name}", delta.index());
+    ///         }
+    ///         print!("{}", delta.arguments());
+    ///     }
+    /// }
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
+    pub fn tool_call(&self) -> Option<&ToolCallDelta> {
+        self.call.as_ref()
     }
 
     /// The tokens that came since the choice's last piece; their text may reach into the next one.
@@ -274,7 +305,84 @@ impl fmt::Debug for Piece {
             .field("choice", &self.choice)
             .field("kind", &self.kind)
             .field("text_bytes", &self.text().len())
+            .field("tool_call", &self.call)
             .field("tokens", &self.tokens().len())
             .finish()
+    }
+}
+
+/// A part of a tool call while it arrives: OpenAI's delta. The first part of a call has its id and its name; the
+/// arguments of all its parts, joined, are what [`ToolCall::arguments`] is in the end. Overwritten when it drops;
+/// `Debug` prints lengths only.
+pub struct ToolCallDelta {
+    index: usize,
+    begun: Option<(Secret<str>, Secret<str>)>,
+    /// UTF-8, whole characters.
+    arguments: Secret<[u8]>,
+    complete: bool,
+    retracted: bool,
+}
+
+impl ToolCallDelta {
+    pub(crate) fn new(index: usize, part: CallPart<'_>) -> Self {
+        let (begun, arguments) = (None, Secret::default());
+        let mut delta = Self { index, begun, arguments, complete: false, retracted: false };
+        delta.add(part);
+        delta
+    }
+
+    /// Takes in the next part of the same call.
+    pub(crate) fn add(&mut self, part: CallPart<'_>) {
+        match part {
+            CallPart::Begin { id, name } => {
+                self.begun = Some((Secret::<str>::copy(id), Secret::<str>::copy(name)));
+            }
+            CallPart::Arguments(text) => self.arguments.extend(text.as_bytes()),
+            CallPart::End => self.complete = true,
+            CallPart::Retracted => self.retracted = true,
+        }
+    }
+
+    /// Which call of the choice it is a part of, from 0. A call that was retracted keeps its number.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The call's id, in its first part.
+    pub fn id(&self) -> Option<&str> {
+        self.begun.as_ref().map(|(id, _)| id.expose())
+    }
+
+    /// The function's name, in the call's first part.
+    pub fn name(&self) -> Option<&str> {
+        self.begun.as_ref().map(|(_, name)| name.expose())
+    }
+
+    /// More of the arguments' text; perhaps empty.
+    pub fn arguments(&self) -> &str {
+        std::str::from_utf8(self.arguments.expose()).expect("parts of calls are whole characters")
+    }
+
+    /// Whether the call is complete with this part.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Whether what seemed to be a call turned out to be none, or the reply ended within it: what was given of it does
+    /// not count, it is no part of [`Choice::tool_calls`], and its text follows as content.
+    pub fn is_retracted(&self) -> bool {
+        self.retracted
+    }
+}
+
+impl fmt::Debug for ToolCallDelta {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ToolCallDelta")
+            .field("index", &self.index)
+            .field("name_bytes", &self.name().map(str::len))
+            .field("arguments_bytes", &self.arguments().len())
+            .field("complete", &self.complete)
+            .field("retracted", &self.retracted)
+            .finish_non_exhaustive()
     }
 }

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::cancel::Interrupt;
-use crate::chat::{PieceKind, Splitter, Style};
+use crate::chat::{Event, PieceKind, Splitter, Style};
 use crate::engine::mailbox::{End, Fresh, Mailbox, Output, Whole};
 use crate::error::Result;
 use crate::memory::Secret;
-use crate::response::{Choice, FinishReason, Piece, Reply};
+use crate::response::{Choice, FinishReason, Piece, Reply, ToolCallDelta};
 
 /// Reads a mailbox, and a chat model's format.
 #[derive(Debug)]
@@ -57,6 +57,7 @@ impl Reader {
             tool_calls,
             tokens: output.tokens,
             logprobs: output.logprobs,
+            channels: self.style.as_ref().is_some_and(Style::has_channels),
             finish_reason,
             seed: output.seed,
         }
@@ -77,27 +78,38 @@ impl Reader {
     /// Makes pieces of what is fresh: more than one where reasoning ends in it, perhaps none where text is held back.
     fn split(&mut self, fresh: Fresh) {
         let Fresh { choice, text, tokens, logprobs, last } = fresh;
-        let piece = |text, kind| Piece {
+        let piece = |text, kind, call| Piece {
             text,
+            call,
             tokens: Secret::default(),
             logprobs: Default::default(),
             choice,
             kind,
         };
         let first = self.ready.len();
-        match self.splitters.get_mut(choice) {
-            None => self.ready.push_back(piece(text, PieceKind::Content)),
+        let Self { splitters, ready, .. } = self;
+        match splitters.get_mut(choice) {
+            None => ready.push_back(piece(text, PieceKind::Content, None)),
             Some(splitter) => {
-                splitter.push(text.expose(), &mut |kind, text| {
-                    self.ready.push_back(piece(Secret::copy(text), kind))
-                });
+                let mut take = |event: Event<'_>| match event {
+                    Event::Piece(kind, text) => ready.push_back(piece(Secret::copy(text), kind, None)),
+                    // parts of a call that come at once are one piece
+                    Event::Call(index, part) => match ready.range_mut(first..).next_back() {
+                        Some(Piece { call: Some(delta), .. }) if delta.index() == index => delta.add(part),
+                        _ => {
+                            let delta = Some(ToolCallDelta::new(index, part));
+                            ready.push_back(piece(Secret::default(), PieceKind::ToolCall, delta));
+                        }
+                    },
+                };
+                splitter.push(text.expose(), &mut take);
                 if last {
-                    splitter.finish(&mut |kind, text| self.ready.push_back(piece(Secret::copy(text), kind)));
+                    splitter.finish(&mut take);
                 }
             }
         }
         if self.ready.len() == first {
-            self.ready.push_back(piece(Secret::default(), PieceKind::Content));
+            self.ready.push_back(piece(Secret::default(), PieceKind::Content, None));
         }
         let piece = &mut self.ready[first];
         (piece.tokens, piece.logprobs) = (tokens, logprobs);

@@ -3,8 +3,8 @@
 mod common;
 
 use amnesic::{
-    Error, FinishReason, Message, PieceKind, Request, ResponseFormat, Role, Session, Tool, assistant, system,
-    tool, user,
+    ConstrainFrom, Error, FinishReason, Message, PieceKind, Request, ResponseFormat, Role, Session, Tool,
+    assistant, system, tool, user,
 };
 use common::default_model;
 
@@ -122,7 +122,9 @@ fn reasoning_is_told_apart() {
             .max_tokens(100)
             .temperature(0.8)
     };
-    let inside = |request: Request| request.template_variable("thinking", true);
+    let inside = |request: Request| {
+        request.template_variable("thinking", true).constrain_from(ConstrainFrom::WholeReply)
+    };
     let requests = [ask("<think>[a-z]{5,9}</think>[a-z]{4,8}"), inside(ask("[a-z]{5,9}</think>[a-z]{4,8}"))];
     for (index, request) in requests.into_iter().enumerate() {
         let (mut content, mut reasoning) = (String::new(), String::new());

@@ -106,7 +106,7 @@ const MARKABLE: u32 = 0xfff0;
 fn plane(input: &ChatInput<'_>) -> Result<u32> {
     let has = |text: &str, plane: u32| text.chars().any(|character| u32::from(character) & !0xffff == plane);
     let used = |plane: &u32| {
-        input.tools.iter().any(|tool: &Tool| has(tool.text(), *plane))
+        input.tools.iter().any(|tool: &Tool| has(tool.definition(), *plane))
             || input.messages.iter().any(|message| message.texts().any(|text| has(text, *plane)))
     };
     PLANES.into_iter().find(|plane| !used(plane)).ok_or_else(|| {

@@ -336,8 +336,8 @@ impl Tool {
         self.definition.expose().len()
     }
 
-    /// The definition as JSON.
-    pub(super) fn text(&self) -> &str {
+    /// The definition as JSON; empty where it is nested too deep.
+    pub(crate) fn definition(&self) -> &str {
         self.definition.expose()
     }
 

@@ -1,32 +1,61 @@
 //! How replies are written, and whole replies taken apart: content, reasoning, calls of tools.
 
 use std::fmt;
+use std::sync::Arc;
 
-use super::message::ToolCall;
+use super::harmony::{self, Harmony};
+use super::marks::Marks;
+use super::message::{Tool, ToolCall};
 use super::splitter::{Event, Splitter};
-use super::tool_calls::{self, Syntax};
+use super::tool_calls::{CallPart, Schemas, ToolCallParser};
 use crate::memory::secret::Secret;
 
-pub const THINK: &str = "<think>";
-pub const END_THINK: &str = "</think>";
-
 /// How replies are written, as far as their template shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Style {
-    pub(super) calls: Syntax,
-    pub(super) reasoning: bool,
-    /// The prompt ends with an opened `<think>`.
+    /// How calls are written; none where they are left in the text.
+    pub(super) calls: Option<ToolCallParser>,
+    /// The marks of reasoning.
+    pub(super) marks: Option<&'static Marks>,
+    /// The model writes messages with channels.
+    pub(super) harmony: bool,
+    /// The prompt ends within reasoning that it has opened.
     pub(super) inside: bool,
+    /// The prompt ends within an answer that it has begun, of a model that writes messages with channels.
+    pub(super) answers: bool,
+    /// The prompt ends with reasoning that it has closed: thinking is switched off.
+    pub(super) closed: bool,
+    /// What arguments are, where a format does not say.
+    pub(super) schemas: Arc<Schemas>,
+}
+
+/// How the end of reasoning shows in the ids of a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReasoningEnd {
+    /// By one mark. Before it the reply may begin with one of these, or begins within reasoning.
+    Mark { opens: &'static [&'static str], close: &'static str },
+    /// By the header of a message on the channel `final`.
+    Channel,
 }
 
 impl Style {
     /// The style that the source of a template teaches; without `tools`, calls are left in the text.
     pub fn of(template: &str, tools: bool) -> Self {
-        let last_think = template.rfind(THINK);
+        let parser = ToolCallParser::of_template(template);
+        let harmony = parser == Some(ToolCallParser::OpenAi);
+        let marks = if harmony { None } else { Marks::of_template(template) };
+        let last = |marks: &&Marks| {
+            let opened = marks.opens.iter().filter_map(|open| template.rfind(open)).max();
+            opened.is_some_and(|at| !template[at..].contains(marks.close))
+        };
         Self {
-            calls: if tools { Syntax::of(template) } else { Syntax::None },
-            reasoning: template.contains(THINK) || template.contains(END_THINK),
-            inside: last_think.is_some_and(|at| !template[at..].contains(END_THINK)),
+            calls: parser.filter(|_| tools),
+            marks,
+            harmony,
+            inside: marks.as_ref().is_some_and(last),
+            answers: false,
+            closed: false,
+            schemas: Arc::default(),
         }
     }
 
@@ -34,35 +63,131 @@ impl Style {
     /// reply begins within reasoning.
     #[must_use]
     pub fn after(self, prompt: &str) -> Self {
-        Self { inside: self.reasoning && prompt.trim_end().ends_with(THINK), ..self }
+        let message = self.harmony.then(|| Harmony::inside(prompt)).flatten();
+        let inside = match self.harmony {
+            true => message == Some(PieceKind::Reasoning),
+            false => self.marks.is_some_and(|marks| marks.are_open(prompt)),
+        };
+        let answers = message == Some(PieceKind::Content);
+        let closed = self.marks.is_some_and(|marks| prompt.trim_end().ends_with(marks.close));
+        Self { inside, answers, closed: closed || answers, ..self }
     }
 
-    /// See [`super::Templates::markers`].
+    /// The same style with what tools say of their arguments. Calls are written as `parser` says, where one is given; else
+    /// as the template teaches, or else as the added tokens tell that `has` finds. Without tools calls stay text.
+    #[must_use]
+    pub fn with_tools(
+        mut self,
+        tools: &[Tool],
+        parser: Option<ToolCallParser>,
+        has: impl FnMut(&str) -> bool,
+    ) -> Self {
+        if !tools.is_empty() {
+            self.calls = parser.or(self.calls).or_else(|| ToolCallParser::of_tokens(has));
+            self.schemas = Arc::new(Schemas::of(tools));
+        }
+        if parser == Some(ToolCallParser::OpenAi) {
+            (self.harmony, self.marks) = (true, None);
+        } else if self.harmony && self.calls != Some(ToolCallParser::OpenAi) {
+            self.calls = None; // messages with channels have calls of their own
+        }
+        self
+    }
+
+    /// The same style for a reply without reasoning, which is an answer from its first token on.
+    #[must_use]
+    pub fn without_reasoning(self) -> Self {
+        Self { inside: false, answers: self.harmony, ..self }
+    }
+
+    /// How the end of reasoning shows; none where the template shows no marks.
+    pub fn reasoning_end(&self) -> Option<ReasoningEnd> {
+        if self.harmony {
+            return Some(ReasoningEnd::Channel);
+        }
+        self.marks.map(|marks| ReasoningEnd::Mark { opens: marks.opens, close: marks.close })
+    }
+
+    /// Whether the reply begins within reasoning that the prompt has opened.
+    pub fn begins_inside(&self) -> bool {
+        self.inside
+    }
+
+    /// Whether the prompt has closed reasoning, so that none follows.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Whether the model writes messages with channels.
+    pub fn has_channels(&self) -> bool {
+        self.harmony
+    }
+
+    /// What must stand behind a prompt whose reply is an answer from its first token on.
+    pub fn answer_header(&self) -> &'static str {
+        if self.harmony && !self.answers { harmony::FINAL } else { "" }
+    }
+
+    /// Tokens that must stay visible in the text of a reply, special or not, for its parts to be found.
     pub fn markers(&self) -> Vec<&'static str> {
-        let thoughts: &[&str] = if self.reasoning { &[THINK, END_THINK] } else { &[] };
-        [self.calls.markers(), thoughts].concat()
+        let mut markers: Vec<_> = self.marks.into_iter().flat_map(Marks::all).collect();
+        markers.extend(self.calls.map_or(&[][..], ToolCallParser::markers));
+        if self.harmony {
+            markers.extend(ToolCallParser::OpenAi.markers());
+        }
+        markers
     }
 
     /// Takes a whole reply apart.
     pub fn parse(&self, text: &str) -> Parsed {
-        let (mut content, mut reasoning) = (Secret::<[u8]>::default(), Secret::<[u8]>::default());
-        let mut tool_calls = Vec::new();
-        self.splitter().read_whole(text, &mut |event| match event {
-            Event::Piece(PieceKind::Content, text) => content.extend(text.as_bytes()),
-            Event::Piece(PieceKind::Reasoning, text) => reasoning.extend(text.as_bytes()),
-            Event::Call(call) => tool_calls.push(call),
-        });
-        let reasoning = into_text(reasoning);
-        Parsed {
-            content: into_text(content),
-            reasoning: (!reasoning.expose().is_empty()).then_some(reasoning),
-            tool_calls: tool_calls::number(tool_calls),
-        }
+        let mut parts = Parts::default();
+        self.splitter().take(text, true, &mut |event| parts.take(event));
+        parts.into_parsed()
     }
 
     /// Takes a reply apart while it arrives.
     pub fn splitter(&self) -> Splitter {
-        Splitter::new(*self)
+        Splitter::new(self.clone())
+    }
+}
+
+/// The parts of a reply as they come.
+#[derive(Default)]
+pub(super) struct Parts {
+    content: Secret<[u8]>,
+    reasoning: Secret<[u8]>,
+    calls: Vec<ToolCall>,
+    /// The call that has begun: id, name, arguments.
+    open: Option<(Secret<str>, Secret<str>, Secret<[u8]>)>,
+}
+
+impl Parts {
+    pub(super) fn take(&mut self, event: Event<'_>) {
+        match event {
+            Event::Piece(PieceKind::Reasoning, text) => self.reasoning.extend(text.as_bytes()),
+            Event::Piece(_, text) => self.content.extend(text.as_bytes()),
+            Event::Call(_, CallPart::Begin { id, name }) => {
+                self.open = Some((Secret::<str>::copy(id), Secret::<str>::copy(name), Secret::default()));
+            }
+            Event::Call(_, CallPart::Arguments(text)) => {
+                self.open.iter_mut().for_each(|(.., arguments)| arguments.extend(text.as_bytes()));
+            }
+            Event::Call(_, CallPart::End) => {
+                let call = self.open.take();
+                self.calls
+                    .extend(call.map(|(id, name, arguments)| ToolCall::of([id, name, into_text(arguments)])));
+            }
+            Event::Call(_, CallPart::Retracted) => self.open = None,
+        }
+    }
+
+    pub(super) fn into_parsed(self) -> Parsed {
+        let reasoning = into_text(self.reasoning);
+        Parsed {
+            content: into_text(self.content),
+            reasoning: (!reasoning.expose().is_empty()).then_some(reasoning),
+            tool_calls: self.calls,
+        }
     }
 }
 
@@ -98,6 +223,8 @@ pub enum PieceKind {
     Content,
     /// What it thinks before it says it.
     Reasoning,
+    /// A part of a call that it asks for: [`crate::Piece::tool_call`]. Such a piece has no text.
+    ToolCall,
 }
 
 fn into_text(bytes: Secret<[u8]>) -> Secret<str> {
@@ -176,9 +303,10 @@ mod tests {
             &["call_0 f {\"a\": \"x\"}", "call_1 f {\"a\": \"x\"}"],
         );
         check(LLAMA, &format!("Sure.\n<|python_tag|>{one}"), "Sure.", "-", &["call_0 f {\"a\": \"x\"}"]);
-        for content in
-            ["{\"name\": \"f\"}", "{}", "{", &format!("{one} and"), &format!("See {one}"), "<|python"]
-        {
+        // vLLM's tests have calls within text
+        check(LLAMA, &format!("{one} and"), "and", "-", &["call_0 f {\"a\": \"x\"}"]);
+        check(LLAMA, &format!("See {one}"), "See", "-", &["call_0 f {\"a\": \"x\"}"]);
+        for content in ["{\"name\": \"f\"}", "{}", "{", "See {this} or {\"that\": 1}", "<|python"] {
             check(LLAMA, content, content, "-", &[]);
         }
     }
@@ -198,17 +326,16 @@ mod tests {
             &format!("[TOOL_CALLS][{same},{same},{{\"name\": \"g\"}}]"),
             "",
             "-",
-            &["call_0 f {}", "call_1 f {}", "call_2 g {}"],
+            &["call_0 f {}", "call00000 f {}", "call00001 g {}"],
         );
         check(
             MISTRAL,
-            "Hi [TOOL_CALLS]f[ARGS]{\"a\": 1}[TOOL_CALLS]g[CALL_ID]123456789[ARGS]{}",
+            "Hi [TOOL_CALLS]f[ARGS]{\"a\": 1}[TOOL_CALLS]g[CALL_ID]123456789[ARGS]{}[TOOL_CALLS]h{}",
             "Hi",
             "-",
-            &["call_0 f {\"a\": 1}", "123456789 g {}"],
+            &["call00000 f {\"a\": 1}", "123456789 g {}", "call00001 h {}"],
         );
-        for content in
-            ["[TOOL_CALLS]", "[TOOL_CALLS][]", "[TOOL_CALLS]f{}", "[TOOL_CALLS]f[ARGS]1", "x [TOOL"]
+        for content in ["[TOOL_CALLS]", "[TOOL_CALLS][]", "[TOOL_CALLS]f", "[TOOL_CALLS]f[ARGS]1", "x [TOOL"]
         {
             check(MISTRAL, content, content, "-", &[]);
         }
@@ -229,66 +356,17 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_the_same_wherever_a_reply_is_cut() {
-        let parts = [
-            "<think>",
-            "</think>",
-            "<tool_call>",
-            "</tool_call>",
-            "{\"name\": \"f\", \"arguments\": {}}",
-            "[TOOL_CALLS]",
-            "[ARGS]",
-            "{}",
-            "[",
-            "]",
-            "<|python_tag|>",
-            ";",
-            "\n",
-            " ",
-            "é",
-            "text",
-            "<",
-            "\"",
-        ];
-        // xorshift64: the same replies on every run.
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut random = |below: usize| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state % below as u64) as usize
-        };
-        for round in 0..20_000 {
-            let reply: String = (0..random(9)).map(|_| parts[random(parts.len())]).collect();
-            let template = [HERMES, LLAMA, MISTRAL, R1, ""][round % 5];
-            let style = Style::of(&format!("{template}{}", ["", "</think>"][random(2)]), true);
-            let parsed = style.parse(&reply);
-            let (mut content, mut reasoning) = (String::new(), String::new());
-            let mut splitter = style.splitter();
-            let mut give = |kind, text: &str| {
-                assert!(!text.is_empty());
-                if kind == PieceKind::Content { content.push_str(text) } else { reasoning.push_str(text) }
-            };
-            let mut rest = reply.as_str();
-            while !rest.is_empty() {
-                let at = (1 + random(6)..).find(|&at| at >= rest.len() || rest.is_char_boundary(at)).unwrap();
-                let (piece, after) = rest.split_at(at.min(rest.len()));
-                splitter.push(piece, &mut give);
-                rest = after;
-            }
-            splitter.finish(&mut give);
-            assert_eq!(content, *parsed.content.expose(), "{reply:?}");
-            let expected = parsed.reasoning.map(Secret::<str>::into_exposed).unwrap_or_default();
-            assert_eq!(reasoning, expected, "{reply:?}");
-        }
-    }
-
-    #[test]
     fn pieces_come_as_soon_as_they_are_certain() {
         let mut splitter = Style::of(HERMES, true).splitter();
         let mut push = |text: &str| {
             let mut given = String::new();
-            splitter.push(text, &mut |_, text| given.push_str(text));
+            splitter.push(text, &mut |event| match event {
+                Event::Piece(_, text) => given.push_str(text),
+                Event::Call(_, CallPart::Begin { id, name }) => given.push_str(&format!("[{id} {name}]")),
+                Event::Call(_, CallPart::Arguments(text)) => given.push_str(text),
+                Event::Call(_, CallPart::End) => given.push_str("[end]"),
+                Event::Call(_, CallPart::Retracted) => given.push_str("[none]"),
+            });
             given
         };
         assert_eq!(push("<thi"), "");
@@ -297,7 +375,18 @@ mod tests {
         assert_eq!(push("is"), "</this");
         assert_eq!(push("</think>d"), "d");
         assert_eq!(push(" <tool_call>"), "");
-        assert_eq!(push("{\"name\": \"canary\""), "");
+        assert_eq!(push("{\"name\": \"canary\", \"arguments\": "), "");
+        assert_eq!(push("{\"a\": \"x"), "[call_0 canary]{\"a\": \"x");
+        assert_eq!(push("y\"}"), "y\"}");
+        assert_eq!(push("}"), "[end]");
+        assert_eq!(
+            push("</tool_call><tool_call>{\"name\": \"f\", \"arguments\": {\"a\": "),
+            "[call_1 f]{\"a\": "
+        );
+        assert_eq!(
+            push("1 2}}</tool_call>"),
+            "1 2}[none] <tool_call>{\"name\": \"f\", \"arguments\": {\"a\": 1 2}}</tool_call>"
+        );
         assert!(!format!("{splitter:?}").contains("canary"));
     }
 

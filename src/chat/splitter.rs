@@ -2,18 +2,17 @@
 
 use std::fmt;
 
-use super::message::ToolCall;
-use super::reply::{END_THINK, PieceKind, Style, THINK};
-use super::tool_calls::{self, CLOSE, OPEN, PYTHON, Syntax, Tagged};
+use super::harmony::Harmony;
+use super::marks::Marks;
+use super::reply::{PieceKind, Style};
+use super::tool_calls::{CallPart, Calls, Numbering, Outcome, Reader, look_any, partial};
 use crate::memory::secret::Secret;
-
-/// Closing tags within texts of one call; more are no call, so that a reply is not read over and over.
-const MAX_FALSE_ENDS: usize = 16;
 
 /// Something that a splitter found.
 pub enum Event<'a> {
     Piece(PieceKind, &'a str),
-    Call(ToolCall),
+    /// A part of a call, and which call of the reply it is.
+    Call(usize, CallPart<'a>),
 }
 
 pub type Sink<'a> = &'a mut dyn FnMut(Event<'_>);
@@ -25,16 +24,17 @@ enum State {
     /// In reasoning that the prompt opened or the reply just has; white space is dropped.
     Opened,
     Reasoning,
-    /// Behind reasoning or a call; white space is dropped.
+    /// Behind reasoning, a call or a mark; white space is dropped.
     Behind,
     Text,
     /// What is held begins with a call.
     Call,
 }
 
-/// A reply while it arrives: gives content and reasoning as soon as no tag can begin in them, holds calls back.
+/// A reply while it arrives: gives content, reasoning and calls as soon as they are certain.
 ///
-/// The pieces of a kind, joined, are what [`Style::parse`] gives for the whole text, wherever it was cut.
+/// What it gives, joined, is what [`Style::parse`] gives for the whole text, wherever it was cut. A call that has begun
+/// and turns out to be none, or is cut off, is retracted, and its text is content.
 pub struct Splitter {
     style: Style,
     state: State,
@@ -42,38 +42,44 @@ pub struct Splitter {
     held: Secret<[u8]>,
     /// White space before a call: content if content follows the call.
     gap: Secret<[u8]>,
-    /// How far `held` has been searched for the call's end.
-    searched: usize,
-    false_ends: usize,
+    /// Reads the call at hand.
+    reader: Option<Box<dyn Reader>>,
+    numbering: Numbering,
+    /// Of a model that writes messages with channels: all of the above is not used.
+    harmony: Option<Harmony>,
 }
 
 impl Splitter {
     pub(super) fn new(style: Style) -> Self {
+        let inside = style.inside.then_some(PieceKind::Reasoning);
+        let inside = inside.or(style.answers.then_some(PieceKind::Content));
         Self {
-            style,
             state: if style.inside { State::Opened } else { State::Start },
             held: Secret::default(),
             gap: Secret::default(),
-            searched: 0,
-            false_ends: 0,
+            reader: None,
+            numbering: Numbering::default(),
+            harmony: style.harmony.then(|| Harmony::new(style.calls.is_some(), inside)),
+            style,
         }
     }
 
-    /// Reads all of a reply at once, calls included.
-    pub(super) fn read_whole(mut self, text: &str, sink: Sink<'_>) {
-        self.held.extend(text.as_bytes());
-        self.read(true, sink);
-    }
-
     /// Takes the reply's next `text`, and gives what is certain by now.
-    pub fn push(&mut self, text: &str, give: &mut dyn FnMut(PieceKind, &str)) {
-        self.held.extend(text.as_bytes());
-        self.read(false, &mut pieces(give));
+    pub fn push(&mut self, text: &str, sink: Sink<'_>) {
+        self.take(text, false, sink);
     }
 
-    /// The reply has ended: gives what was held back, but for calls.
-    pub fn finish(&mut self, give: &mut dyn FnMut(PieceKind, &str)) {
-        self.read(true, &mut pieces(give));
+    /// The reply has ended: gives what was held back.
+    pub fn finish(&mut self, sink: Sink<'_>) {
+        self.take("", true, sink);
+    }
+
+    pub(super) fn take(&mut self, text: &str, end: bool, sink: Sink<'_>) {
+        if let Some(harmony) = &mut self.harmony {
+            return harmony.read(text, end, &mut self.numbering, sink);
+        }
+        self.held.extend(text.as_bytes());
+        self.read(end, sink);
     }
 
     fn read(&mut self, end: bool, sink: Sink<'_>) {
@@ -95,41 +101,41 @@ impl Splitter {
     /// Whether reasoning, a call or text comes first; white space before text is text.
     fn start(&mut self, end: bool) -> bool {
         let text = as_text(&self.held);
-        let begun = text.trim_start();
-        let blank = text.len() - begun.len();
-        if self.style.reasoning && begun.starts_with(THINK) {
-            self.held.drain_front(blank + THINK.len());
-            return self.enter(State::Opened);
+        let blank = text.len() - text.trim_start().len();
+        match self.style.marks.and_then(|marks| look_any(text, blank, marks.opens, end)) {
+            Some(Ok((_, after))) => {
+                self.held.drain_front(after);
+                self.enter(State::Opened)
+            }
+            Some(Err(())) => false,
+            None => self.answer_or_call(end),
         }
-        if !end && self.style.reasoning && THINK.starts_with(begun) {
-            return false;
-        }
-        self.text_or_bare_call(end)
     }
 
-    /// Drops white space, and a `<think>` that the model writes once more.
+    /// Drops white space, and an opening mark that the model writes once more.
     fn opened(&mut self, end: bool) -> bool {
         self.skip_blank();
-        let text = as_text(&self.held);
-        if text.starts_with(THINK) {
-            self.held.drain_front(THINK.len());
-            return true;
+        let opens = self.style.marks.map_or(&[][..], |marks| marks.opens);
+        match look_any(as_text(&self.held), 0, opens, end) {
+            Some(Ok((_, after))) => {
+                self.held.drain_front(after);
+                true
+            }
+            Some(Err(())) => false,
+            None => self.enter(State::Reasoning),
         }
-        if !end && THINK.starts_with(text) {
-            return false;
-        }
-        self.enter(State::Reasoning)
     }
 
     fn reasoning(&mut self, end: bool, sink: Sink<'_>) -> bool {
         let text = as_text(&self.held);
-        if let Some(at) = text.find(END_THINK) {
+        let close = self.style.marks.map_or("", |marks| marks.close);
+        if let Some(at) = text.find(close) {
             let given = text[..at].trim_end().len();
             self.give(given, PieceKind::Reasoning, sink);
-            self.held.drain_front(at - given + END_THINK.len());
+            self.held.drain_front(at - given + close.len());
             return self.enter(State::Behind);
         }
-        let certain = text.len() - if end { 0 } else { partial(text, END_THINK) };
+        let certain = text.len() - if end { 0 } else { partial(text, close) };
         let given = text[..certain].trim_end().len();
         self.give(given, PieceKind::Reasoning, sink);
         if end {
@@ -143,86 +149,113 @@ impl Splitter {
         if self.held.expose().is_empty() {
             return false;
         }
-        self.text_or_bare_call(end)
+        self.answer_or_call(end)
     }
 
-    /// Llama's calls have no tag: a reply that begins with an object may be one.
-    fn text_or_bare_call(&mut self, end: bool) -> bool {
-        let begun = as_text(&self.held).trim_start();
-        if self.style.calls == Syntax::Bare {
-            if begun.starts_with('{') || begun.starts_with(PYTHON) {
-                return self.enter(State::Call);
+    /// Marks around the answer are dropped. Some formats have calls without a mark, where nothing else is before them.
+    fn answer_or_call(&mut self, end: bool) -> bool {
+        let text = as_text(&self.held);
+        let blank = text.len() - text.trim_start().len();
+        let answer = self.style.marks.map_or(&[][..], |marks: &Marks| marks.answer);
+        match look_any(text, blank, answer, end) {
+            Some(Ok((_, after))) => {
+                self.held.drain_front(after);
+                return self.enter(State::Behind);
             }
-            if !end && PYTHON.starts_with(begun) {
-                return false;
-            }
+            Some(Err(())) if blank < text.len() => return false,
+            _ => {}
+        }
+        let bare = self.style.calls.and_then(|calls| calls.bare());
+        if bare.is_some_and(|bracket| text[blank..].starts_with(bracket)) {
+            self.gap.extend(&self.held.expose()[..blank]);
+            self.held.drain_front(blank);
+            return self.begin_call();
+        }
+        // until more than white space is there, nobody knows
+        if bare.is_some() && blank == text.len() && !end {
+            return false;
         }
         self.enter(State::Text)
     }
 
+    fn begin_call(&mut self) -> bool {
+        self.reader = self.style.calls.and_then(|calls| calls.reader(&self.style.schemas));
+        self.enter(State::Call)
+    }
+
     fn text(&mut self, end: bool, sink: Sink<'_>) -> bool {
         let text = as_text(&self.held);
-        let opening = self.style.calls.opening();
-        if let Some(at) = opening.and_then(|opening| text.find(opening)) {
+        let openings = self.style.calls.map_or(&[][..], |calls| calls.openings());
+        let answer = self.style.marks.map_or(&[][..], |marks: &Marks| marks.answer);
+        let found =
+            |tags: &[&'static str]| tags.iter().filter_map(|tag| Some((text.find(tag)?, tag.len()))).min();
+        let (call, mark) = (found(openings), found(answer));
+        if let Some((at, len)) = mark
+            && call.is_none_or(|(call, _)| at < call)
+        {
+            let given = text[..at].trim_end().len();
+            self.give_content(given, sink);
+            self.held.drain_front(at - given + len);
+            return self.enter(State::Behind);
+        }
+        if let Some((at, _)) = call {
             let given = text[..at].trim_end().len();
             self.give_content(given, sink);
             self.gap.extend(&self.held.expose()[..at - given]);
             self.held.drain_front(at - given);
-            return self.enter(State::Call);
+            return self.begin_call();
         }
-        let given = match opening {
-            Some(opening) if !end => text[..text.len() - partial(text, opening)].trim_end().len(),
-            _ => text.len(),
+        let tags = || openings.iter().chain(answer);
+        let given = if end || tags().next().is_none() {
+            text.len()
+        } else {
+            text[..text.len() - tags().map(|tag| partial(text, tag)).max().unwrap_or(0)].trim_end().len()
         };
         self.give_content(given, sink);
         false
     }
 
     fn call(&mut self, end: bool, sink: Sink<'_>) -> bool {
-        if self.style.calls == Syntax::Tagged {
-            let from = self.searched.max(OPEN.len());
-            if let Some(at) = find(self.held.expose(), CLOSE.as_bytes(), from) {
-                return self.tagged_call(at, sink);
-            }
-            self.searched = self.held.expose().len().saturating_sub(CLOSE.len() - 1);
-        }
-        if end {
-            let whole = self.held.expose().len();
-            match self.style.calls.read_all(as_text(&self.held)) {
-                Some(calls) => {
-                    calls.into_iter().for_each(|call| sink(Event::Call(call)));
-                    self.held.truncate(0);
-                }
-                None => self.give_content(whole, sink),
-            }
-        }
-        false
-    }
-
-    /// The call whose closing tag is at `at`, or seems to be.
-    fn tagged_call(&mut self, at: usize, sink: Sink<'_>) -> bool {
-        let body = &as_text(&self.held)[OPEN.len()..at];
-        let behind = at + CLOSE.len();
-        match tool_calls::read_tagged(body) {
-            Tagged::Call(call) => {
-                sink(Event::Call(call));
-                self.held.drain_front(behind);
-                self.enter(State::Behind)
-            }
-            Tagged::Incomplete if self.false_ends < MAX_FALSE_ENDS => {
-                self.false_ends += 1;
-                self.searched = behind;
+        let text = as_text(&self.held);
+        let ids = self.style.calls.map_or(super::tool_calls::IdForm::Counted, |calls| calls.ids());
+        let mut calls = Calls { numbering: &mut self.numbering, ids, sink };
+        let outcome = match &mut self.reader {
+            Some(reader) => reader.read(text, end, &mut calls),
+            None => Outcome::Not(text.len()),
+        };
+        match outcome {
+            Outcome::Wait if !end => false,
+            Outcome::Part(len) => {
+                self.held.drain_front(len);
                 true
             }
-            Tagged::Incomplete | Tagged::Malformed => {
-                self.give_content(behind, sink);
-                self.enter(State::Text)
+            Outcome::Over(len) => {
+                self.held.drain_front(len);
+                self.enter(State::Behind)
             }
+            Outcome::Wait => self.no_call(usize::MAX, sink),
+            Outcome::Not(len) => self.no_call(len, sink),
         }
+    }
+
+    /// What is held is no call up to `len`: it is content.
+    fn no_call(&mut self, len: usize, sink: Sink<'_>) -> bool {
+        let ids = super::tool_calls::IdForm::Counted;
+        Calls { numbering: &mut self.numbering, ids, sink }.retract();
+        let text = as_text(&self.held);
+        let mut len = len.clamp(1, text.len());
+        while !text.is_char_boundary(len) {
+            len += 1;
+        }
+        self.give_content(len, sink);
+        self.enter(State::Text)
     }
 
     fn enter(&mut self, state: State) -> bool {
-        (self.state, self.searched, self.false_ends) = (state, 0, 0);
+        if state != State::Call {
+            self.reader = None;
+        }
+        self.state = state;
         true
     }
 
@@ -253,31 +286,14 @@ impl Splitter {
 
 impl fmt::Debug for Splitter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let harmony = self.harmony.as_ref().map_or(0, Harmony::held_bytes);
         f.debug_struct("Splitter")
             .field("style", &self.style)
-            .field("held_bytes", &self.held.expose().len())
+            .field("held_bytes", &(self.held.expose().len() + harmony))
             .finish_non_exhaustive()
-    }
-}
-
-fn pieces(give: &mut dyn FnMut(PieceKind, &str)) -> impl FnMut(Event<'_>) {
-    move |event| {
-        if let Event::Piece(kind, text) = event {
-            give(kind, text);
-        }
     }
 }
 
 fn as_text(bytes: &Secret<[u8]>) -> &str {
     std::str::from_utf8(bytes.expose()).expect("texts are joined, and cut at tags and white space only")
-}
-
-/// Length of the longest end of `text` that may become `tag`.
-fn partial(text: &str, tag: &str) -> usize {
-    (1..tag.len()).rev().find(|&len| text.as_bytes().ends_with(&tag.as_bytes()[..len])).unwrap_or(0)
-}
-
-fn find(bytes: &[u8], tag: &[u8], from: usize) -> Option<usize> {
-    let at = bytes.get(from..)?.windows(tag.len()).position(|window| window == tag)?;
-    Some(from + at)
 }

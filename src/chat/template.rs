@@ -1,6 +1,5 @@
 //! Chat templates: found in a checkpoint, rendered with messages and tools.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -173,12 +172,6 @@ impl Templates {
         all.extend(variables.iter().cloned());
         all.push(("strftime_now", strftime_now(now)));
         self.rendered(source, Value::from_iter(all))
-    }
-
-    /// Tokens that must stay visible in the text of a reply, special or not, for [`Style`] to find them.
-    pub fn markers(&self) -> Vec<&'static str> {
-        let markers = self.sources.iter().flat_map(|source| Style::of(&source.text, true).markers());
-        markers.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Whether one of the templates has `text` in its source.

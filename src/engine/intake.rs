@@ -16,8 +16,9 @@ use super::readers::{Arrived, Lane, Tell};
 use super::receipts::About;
 use super::scheduler::{Arrival, Id, Owner, Prefix};
 use super::sequence::{Common, Sequence};
+use super::thinking::{Ending, Thinking};
 use super::worker::{Message, Prepared, Shared};
-use crate::chat::{self, ChatInput, PromptOptions, Rendered, Style, Templates};
+use crate::chat::{self, ChatInput, PromptOptions, Rendered, Style, Templates, ToolCallParser};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::grammar::Grammars;
@@ -26,7 +27,7 @@ use crate::memory::ledger::Accounts;
 use crate::model::decoder::Limits;
 use crate::privacy::receipt::Subject;
 use crate::privacy::trace::Trace;
-use crate::request::{Prompt, Request, Speculation};
+use crate::request::{ConstrainFrom, Prompt, Request, Speculation};
 use crate::response::{RequestId, Timing, Usage};
 use crate::sample::{Logprobs, Sampling};
 use crate::text::{Pieces, Text, stop};
@@ -42,6 +43,8 @@ pub struct Defaults {
     pub vocab: usize,
     /// Where a tokenizer was looked for.
     pub tokenizer_file: PathBuf,
+    /// How calls of tools are written, if not as the chat template teaches.
+    pub parser: Option<ToolCallParser>,
     /// Whether there is a draft model.
     pub draft: bool,
     /// Names of adapters, in their order.
@@ -96,8 +99,6 @@ impl Ask {
 pub struct Intake {
     pub text: Option<Arc<Text>>,
     pub templates: Option<Templates>,
-    /// Special tokens that a chat's replies show: marks of tool calls and of reasoning.
-    pub visible: Arc<Vec<u32>>,
     /// Characters with which control tokens begin or end: see [`chat::edges`].
     pub edges: Vec<char>,
     pub vocabulary: Option<Vocabulary>,
@@ -175,6 +176,8 @@ struct Encoded {
     prefix: Option<Prefix>,
     /// Of a chat: how replies are written.
     style: Option<Style>,
+    /// What comes before the reply follows its format.
+    thinking: Option<Thinking>,
 }
 
 /// Where DRY's repetitions begin anew, as in llama.cpp.
@@ -299,7 +302,8 @@ impl Intake {
     fn prepare(&self, mut request: Request, outbox: Outbox, trace: Trace, place: &Place) -> Result<Prepared> {
         #[cfg(feature = "testing")]
         request.taps.read();
-        let Encoded { ids, prefix, style } = self.encode(&request)?;
+        let Encoded { ids, prefix, style, thinking } = self.encode(&request)?;
+        let visible = style.as_ref().map_or_else(Arc::default, |style| self.visible(style));
         outbox.set_style(style);
         let (prompt_tokens, context) = (ids.expose().len(), self.defaults.limits.context);
         let asked = request.max_tokens.unwrap_or(1);
@@ -317,7 +321,7 @@ impl Intake {
         }
         let choices = request.choices();
         let adapter = self.adapter(&request)?;
-        let mut guides = self.guides(&request, choices, place.deadline)?.into_iter().map(Box::new);
+        let mut guides = self.guides(&request, choices, place.deadline, thinking)?.into_iter().map(Box::new);
         let sampling = request.sampling.over(&self.defaults.sampling, getrandom::u64().unwrap_or(0));
         (0..choices).for_each(|choice| {
             outbox.output(choice, |output| {
@@ -329,7 +333,7 @@ impl Intake {
         outbox.prompt_logprobs(|out| *out = Logprobs::new(request.prompt_logprobs.unwrap_or(0)));
         #[cfg(feature = "debug-sampler")]
         let begins = begins(&request);
-        let mut sequence = self.sequence(&mut request, ids, sampling, (max_tokens, adapter))?;
+        let mut sequence = self.sequence(&mut request, ids, sampling, (max_tokens, adapter, visible))?;
         sequence.guide = guides.next();
         let unborn = (1..choices).map(|choice| (choice, guides.next())).collect();
         let guided = sequence.guide.is_some();
@@ -374,7 +378,7 @@ impl Intake {
         request: &mut Request,
         ids: Secret<[u32]>,
         sampling: Sampling,
-        (max_tokens, adapter): (usize, Option<u32>),
+        (max_tokens, adapter, visible): (usize, Option<u32>, Arc<Vec<u32>>),
     ) -> Result<Sequence> {
         let pieces = self.text.as_deref().map(Text::pieces);
         let starts = pieces.is_some_and(|pieces| ids.expose().iter().all(|&id| pieces.is_special(id)));
@@ -385,10 +389,6 @@ impl Intake {
         // a special token gives no text in which a stop string could be found
         let named = |stop: &Secret<str>| self.text.as_deref()?.special(stop.expose().trim());
         request.stop.iter().filter_map(named).for_each(|id| end_tokens.push(id));
-        let visible = match &request.prompt {
-            Prompt::Chat(_) => self.visible.clone(),
-            _ => Arc::default(),
-        };
         let breakers = match &sampling.dry {
             None => Arc::default(),
             Some(_) => self.breakers(request.breakers.as_deref()),
@@ -437,7 +437,13 @@ impl Intake {
 
     /// A grammar for each choice: compiled once, and copied. None where the request's time is over: the worker ends it
     /// before it draws a token.
-    fn guides(&self, request: &Request, choices: usize, deadline: Option<Instant>) -> Result<Vec<Guide>> {
+    fn guides(
+        &self,
+        request: &Request,
+        choices: usize,
+        deadline: Option<Instant>,
+        thinking: Option<Thinking>,
+    ) -> Result<Vec<Guide>> {
         let late = || deadline.is_some_and(|deadline| deadline <= self.clock.now());
         if request.format.is_text() || late() {
             return Ok(Vec::new());
@@ -446,8 +452,11 @@ impl Intake {
         let Some(begun) = vocabulary.grammars.compile(&request.format, choices)? else {
             return Ok(Vec::new());
         };
-        #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests ask for taps"))]
         let mut first = Guide::new(begun);
+        if let Some(thinking) = thinking {
+            // a call of a tool ends the reply as well
+            first.think_before(thinking, request.chat.tools.is_empty());
+        }
         #[cfg(feature = "testing")]
         first.tap(&request.taps);
         let mut guides = Vec::with_capacity(choices);
@@ -496,7 +505,7 @@ impl Intake {
         if let Some(reuse) = reuse.filter(goes_on) {
             ids.extend(before(reuse).expose());
         }
-        let style = self.read_prompt(request, &|text| self.check_length(text), &mut ids)?;
+        let (style, thinking) = self.read_prompt(request, &|text| self.check_length(text), &mut ids)?;
         if ids.expose().is_empty() {
             return Err(Error::request("prompt", "a text that gives at least one token"));
         }
@@ -514,17 +523,62 @@ impl Intake {
             };
             Prefix { key: reuse.kept.key, tokens: common }
         });
-        Ok(Encoded { ids, prefix, style })
+        Ok(Encoded { ids, prefix, style, thinking })
+    }
+
+    /// Where a chat's reply begins to follow its format: how it is written then, what stands behind the prompt for that, and
+    /// what comes before it.
+    fn begin_format(
+        &self,
+        request: &Request,
+        style: Style,
+    ) -> Result<(Style, &'static str, Option<Thinking>)> {
+        if request.format.is_text() {
+            return Ok((style, "", None));
+        }
+        let asked = request.chat.constrain;
+        if asked == Some(ConstrainFrom::WholeReply) {
+            return Ok((style, "", None));
+        }
+        if asked != Some(ConstrainFrom::FirstToken) && !style.is_closed() {
+            let ending = style.reasoning_end().and_then(|end| Ending::of(end, |mark| self.ids_of(mark)));
+            if let Some(thinking) = ending.and_then(|ending| Thinking::new(ending, style.begins_inside())) {
+                return Ok((style, "", Some(thinking)));
+            }
+            if asked.is_some() {
+                let expected = "from the first token on: the chat template has no marks of reasoning that are \
+                                tokens of the vocabulary";
+                return Err(Error::request("constrain_from", expected));
+            }
+        }
+        let header = style.answer_header();
+        Ok((style.without_reasoning(), header, None))
+    }
+
+    /// The tokens of a mark.
+    fn ids_of(&self, mark: &str) -> Vec<u32> {
+        let Some(text) = self.text.as_deref() else { return Vec::new() };
+        let mut ids = Secret::<[u32]>::default();
+        if text.encode(mark, false, &mut ids).is_err() {
+            return Vec::new();
+        }
+        ids.expose().to_vec()
+    }
+
+    /// Special tokens that the replies to a chat show: marks of tool calls and of reasoning.
+    fn visible(&self, style: &Style) -> Arc<Vec<u32>> {
+        let markers = style.markers();
+        Arc::new(markers.iter().filter_map(|marker| self.text.as_deref()?.special(marker)).collect())
     }
 
     /// Appends the ids of a request's prompt, whose text `check` may refuse before it is encoded. Of a chat, says how
-    /// replies are written.
+    /// replies are written, and what comes before the reply's format holds.
     pub(super) fn read_prompt(
         &self,
         request: &Request,
         check: &dyn Fn(&str) -> Result<()>,
         ids: &mut Secret<[u32]>,
-    ) -> Result<Option<Style>> {
+    ) -> Result<(Option<Style>, Option<Thinking>)> {
         match &request.prompt {
             Prompt::Text(prompt) => {
                 let (text, prompt) = (self.text()?, prompt.expose());
@@ -534,20 +588,26 @@ impl Intake {
                     true => text.encode_literal(prompt, specials, ids)?,
                     false => text.encode(prompt, specials, ids)?,
                 }
-                Ok(None)
+                Ok((None, None))
             }
             Prompt::Tokens(given) => {
                 ids.extend(given.expose());
-                Ok(None)
+                Ok((None, None))
             }
             Prompt::Chat(messages) => {
                 let Rendered { text: prompt, literal } = self.render(request, messages)?;
-                let prompt = prompt.expose();
-                check(prompt)?;
-                self.text()?.encode_chat(prompt, &literal, ids)?;
                 let template = request.chat.template.as_ref().map(|name| name.expose());
-                let style = self.templates()?.style(template, !request.chat.tools.is_empty());
-                Ok(Some(style.after(prompt)))
+                let parser = request.chat.parser.or(self.defaults.parser);
+                let style = self
+                    .templates()?
+                    .style(template, !request.chat.tools.is_empty())
+                    .with_tools(&request.chat.tools, parser, |token| self.ids_of(token).len() == 1)
+                    .after(prompt.expose());
+                let (style, header, thinking) = self.begin_format(request, style)?;
+                let prompt = prompt.followed_by(header);
+                check(prompt.expose())?;
+                self.text()?.encode_chat(prompt.expose(), &literal, ids)?;
+                Ok((Some(style), thinking))
             }
         }
     }

@@ -164,7 +164,7 @@ impl Mailbox {
 
     /// Of a chat that was accepted: how the model writes reasoning and calls of tools.
     pub fn style(&self) -> Option<Style> {
-        self.lock().style
+        self.lock().style.clone()
     }
 
     /// Asks the worker to end the request, and waits until it is scrubbed: at most one step.

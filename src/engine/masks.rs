@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::readers::Lane;
 use super::scheduler::Id;
+use super::thinking::Thinking;
 use super::worker::Message;
 use crate::error::{Error, Result};
 use crate::grammar::{Begun, CancellationHandle, GrammarReason, Matcher};
@@ -89,8 +90,28 @@ pub struct Guide {
     /// A token that was drawn, and that the grammar has not taken in.
     pending: Secret<[u32]>,
     pace: Arc<Pace>,
+    /// What comes before the grammar.
+    before: Option<Before>,
     #[cfg(feature = "testing")]
     tap: Option<(usize, super::taps::Gate)>,
+}
+
+/// Reasoning that comes before the grammar, whose first mask is there meanwhile.
+#[derive(Debug)]
+struct Before {
+    thinking: Thinking,
+    /// The mask of a first token that may begin reasoning or the value; then of the tokens of reasoning. Empty where
+    /// every token may follow.
+    mask: Secret<[u32]>,
+    /// Whether the reply may not end within reasoning.
+    holds: bool,
+}
+
+impl Before {
+    fn fork(&self) -> Self {
+        let Self { thinking, mask, holds } = self;
+        Self { thinking: thinking.clone(), mask: Secret::copy(mask.expose()), holds: *holds }
+    }
 }
 
 impl Guide {
@@ -105,9 +126,27 @@ impl Guide {
             fresh: true,
             pending: Secret::<[u32]>::with_capacity(1),
             pace,
+            before: None,
             #[cfg(feature = "testing")]
             tap: None,
         }
+    }
+
+    /// Lets the reply think before it follows the grammar. It `holds` where it may not end before it has.
+    pub fn think_before(&mut self, thinking: Thinking, holds: bool) {
+        let mut mask = Secret::<[u32]>::default();
+        if thinking.is_inside() {
+            if holds {
+                mask = self.matcher.no_ends();
+            }
+        } else {
+            mask.extend(self.mask.expose());
+            let words = mask.expose_mut();
+            for &id in thinking.opens() {
+                words.get_mut(id as usize / 32).into_iter().for_each(|word| *word |= 1 << (id % 32));
+            }
+        }
+        self.before = Some(Before { thinking, mask, holds });
     }
 
     /// Another choice's of the same request, at the same place.
@@ -118,6 +157,7 @@ impl Guide {
             fresh: self.fresh,
             pending: Secret::<[u32]>::with_capacity(1),
             pace: self.pace.clone(),
+            before: self.before.as_ref().map(Before::fork),
             #[cfg(feature = "testing")]
             tap: None,
         }
@@ -171,9 +211,12 @@ impl Guide {
         taken
     }
 
-    /// What the last look saw.
-    pub fn mask(&self) -> &[u32] {
-        self.mask.expose()
+    /// What the last look saw; none where every token may follow.
+    pub fn mask(&self) -> Option<&[u32]> {
+        match &self.before {
+            None => Some(self.mask.expose()),
+            Some(before) => Some(before.mask.expose()).filter(|mask| !mask.is_empty()),
+        }
     }
 
     /// Whether the mask for the next token is there.
@@ -186,6 +229,9 @@ impl Guide {
     /// # Errors
     /// As [`Matcher::accept`].
     pub fn accept(&mut self, token: u32) -> Result<()> {
+        if self.is_thought(token) {
+            return Ok(()); // the mask for what follows is there
+        }
         self.fresh = false;
         if self.is_slow() {
             self.pending.push(token);
@@ -197,6 +243,19 @@ impl Guide {
             self.pace.note(Duration::MAX);
         }
         accepted
+    }
+
+    /// Whether a token that was drawn is of what comes before the grammar. It is taken in.
+    fn is_thought(&mut self, token: u32) -> bool {
+        let Some(before) = &mut self.before else { return false };
+        let was_inside = before.thinking.is_inside();
+        let thought = before.thinking.take(token);
+        if before.thinking.is_over() {
+            self.before = None;
+        } else if !was_inside {
+            before.mask = if before.holds { self.matcher.no_ends() } else { Secret::default() };
+        }
+        thought
     }
 
     /// Whether a token was drawn and not taken in: until then nobody knows whether the reply is over.
@@ -211,12 +270,18 @@ impl Guide {
 
     /// How many of these guesses could follow. Where the grammar cannot say, none.
     pub fn allowed(&mut self, guesses: &[u32]) -> usize {
-        self.matcher.validate(guesses).unwrap_or(0)
+        let mut thinking = self.before.as_ref().map(|before| before.thinking.clone());
+        let thought = |token: &&u32| thinking.as_mut().is_some_and(|thinking| thinking.take(**token));
+        let before = guesses.iter().take_while(thought).count();
+        if before == guesses.len() {
+            return before; // to validate nothing would be a look at the grammar, too
+        }
+        before + self.matcher.validate(&guesses[before..]).unwrap_or(0)
     }
 
     /// Whether nothing but an end token can follow.
     pub fn is_over(&self) -> bool {
-        self.matcher.is_stopped()
+        self.before.is_none() && self.matcher.is_stopped()
     }
 
     fn lane(&self) -> Lane {

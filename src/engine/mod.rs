@@ -24,4 +24,5 @@ pub mod speculate;
 mod step;
 #[cfg(feature = "testing")]
 pub mod taps;
+mod thinking;
 pub mod worker;

@@ -123,7 +123,7 @@ impl Sequence {
             prompt: common.prompt_tokens,
             end_tokens: common.end_tokens.expose(),
             bias: Some(&common.bias),
-            mask: self.guide.as_ref().map(|guide| guide.mask()),
+            mask: self.guide.as_ref().and_then(|guide| guide.mask()),
             breakers: common.breakers.expose(),
         }
     }

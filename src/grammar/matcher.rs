@@ -147,6 +147,11 @@ impl Matcher {
         self.guarded(|this| Some(this.parser.is_accepting()))
     }
 
+    /// A mask of all tokens but those that end a reply, for what comes before the grammar.
+    pub fn no_ends(&self) -> Secret<[u32]> {
+        Secret::new(self.vocabulary.only_ends().iter().map(|ends| !ends).collect::<Vec<_>>())
+    }
+
     /// Whether the reply is complete and nothing but an end token can follow: the sequence can end now. Also true
     /// after an error.
     pub fn is_stopped(&self) -> bool {

@@ -138,6 +138,17 @@ impl Secret<str> {
         str::from_utf8(bytes.expose()).is_ok().then(|| Self(bytes.0))
     }
 
+    /// The text with `more` behind it.
+    pub fn followed_by(self, more: &str) -> Self {
+        if more.is_empty() {
+            return self;
+        }
+        let mut buffer = Buffer::with_capacity(self.0.values().len() + more.len());
+        buffer.append(self.0.values());
+        buffer.append(more.as_bytes());
+        Self(buffer)
+    }
+
     /// Gives the content away as a plain string: from here on its new owner answers for it.
     pub fn into_exposed(self) -> String {
         self.expose().to_owned()

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use amnesic::{Piece, PieceKind, Reply, Request, ToolCall};
+use amnesic::{Piece, PieceKind, Reply, Request, ToolCall, ToolCallDelta};
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
@@ -127,30 +127,37 @@ struct Delta<'a> {
     tool_calls: Vec<Call<'a>>,
 }
 
+/// A call, or a part of one: then it has a number, and only the first part has an id, a type and a name.
 #[derive(Serialize)]
 struct Call<'a> {
-    /// Which call a delta is a part of.
     #[serde(skip_serializing_if = "Option::is_none")]
     index: Option<usize>,
-    id: &'a str,
-    #[serde(rename = "type")]
-    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
     function: Function<'a>,
 }
 
 #[derive(Serialize)]
 struct Function<'a> {
-    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
     arguments: &'a str,
 }
 
 impl<'a> Call<'a> {
-    fn all(calls: &'a [ToolCall], numbered: bool) -> Vec<Self> {
-        let call = |(index, call): (usize, &'a ToolCall)| {
-            let function = Function { name: call.name(), arguments: call.arguments() };
-            Self { index: numbered.then_some(index), id: call.id(), kind: "function", function }
-        };
-        calls.iter().enumerate().map(call).collect()
+    fn whole(call: &'a ToolCall) -> Self {
+        let function = Function { name: Some(call.name()), arguments: call.arguments() };
+        Self { index: None, id: Some(call.id()), kind: Some("function"), function }
+    }
+
+    /// None where the part says nothing that OpenAI has a field for.
+    fn part(delta: &'a ToolCallDelta) -> Option<Self> {
+        let function = Function { name: delta.name(), arguments: delta.arguments() };
+        let kind = delta.id().map(|_| "function");
+        let says = kind.is_some() || !delta.arguments().is_empty();
+        says.then(|| Self { index: Some(delta.index()), id: delta.id(), kind, function })
     }
 }
 
@@ -174,7 +181,7 @@ impl Shape for Chat {
                 content: (!silent).then_some(choice.text()),
                 refusal: None,
                 reasoning_content: choice.reasoning(),
-                tool_calls: Call::all(choice.tool_calls(), false),
+                tool_calls: choice.tool_calls().iter().map(Call::whole).collect(),
             };
             let finish_reason = finish_reason(choice.finish_reason);
             Choice { index, message, logprobs: self.logprobs(choice.logprobs()), finish_reason }
@@ -192,22 +199,20 @@ impl Shape for Chat {
 
     fn piece(&mut self, _stream: usize, piece: &Piece, events: &mut Events) {
         let text = Some(piece.text()).filter(|text| !text.is_empty());
+        let part = piece.tool_call().and_then(Call::part);
+        let says = text.is_some() || part.is_some();
         let delta = match piece.kind {
             PieceKind::Reasoning => Delta { reasoning_content: text, ..Delta::default() },
-            _ => Delta { content: text, ..Delta::default() },
+            _ => Delta { content: text, tool_calls: part.into_iter().collect(), ..Delta::default() },
         };
         let logprobs = self.logprobs(piece.logprobs());
-        if text.is_some() || logprobs.is_some() || self.envelope.obfuscates() {
+        if says || logprobs.is_some() || self.envelope.obfuscates() {
             self.envelope.event(Chunk { index: piece.choice, delta, logprobs, finish_reason: None }, events);
         }
     }
 
     fn last(&mut self, replies: &[Reply], events: &mut Events) {
         for (index, choice) in replies.iter().flat_map(Reply::choices).enumerate() {
-            if !choice.tool_calls().is_empty() {
-                let delta = Delta { tool_calls: Call::all(choice.tool_calls(), true), ..Delta::default() };
-                self.send(index, delta, events);
-            }
             let finish_reason = Some(finish_reason(choice.finish_reason));
             self.envelope.event(Chunk { index, finish_reason, ..Chunk::default() }, events);
         }

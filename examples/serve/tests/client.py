@@ -211,7 +211,12 @@ def collect(chunks):
             assert (choice.delta.role == "assistant") == (number == 0)
             content += choice.delta.content or ""
             reasoning += getattr(choice.delta, "reasoning_content", None) or ""
-            calls += choice.delta.tool_calls or []
+            for part in choice.delta.tool_calls or []:
+                if part.index == len(calls):
+                    calls.append(part)  # the first part of a call has its id and its name
+                else:
+                    assert (part.index, part.id, part.function.name) == (len(calls) - 1, None, None)
+                    calls[-1].function.arguments += part.function.arguments
             logprobs += len(choice.logprobs.content) if choice.logprobs else 0
             finish = choice.finish_reason
     return content, reasoning, calls, finish, logprobs, usage

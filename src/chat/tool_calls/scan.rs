@@ -1,0 +1,140 @@
+//! Reading on in a text that grows: what stands at a place, and where a JSON value ends. Every function can be called
+//! again with more text and goes on where it stopped, so that a reply is read once, however it is cut.
+
+/// Whether something stands at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// It does; what follows begins here.
+    Yes(usize),
+    No,
+    /// It may, once there is more text.
+    Wait,
+}
+
+/// Whether `tag` stands at `at`. At the `end` of a reply nothing is waited for.
+pub fn look(text: &str, at: usize, tag: &str, end: bool) -> Look {
+    let rest = &text.as_bytes()[at..];
+    if rest.starts_with(tag.as_bytes()) {
+        Look::Yes(at + tag.len())
+    } else if !end && tag.as_bytes().starts_with(rest) {
+        Look::Wait
+    } else {
+        Look::No
+    }
+}
+
+/// Which of `tags` stands at `at`: its place in the list, and where it ends. A tag that another one begins with is waited
+/// for.
+pub fn look_any(text: &str, at: usize, tags: &[&str], end: bool) -> Option<Result<(usize, usize), ()>> {
+    let mut found = None;
+    for (index, tag) in tags.iter().enumerate() {
+        match look(text, at, tag, end) {
+            Look::Yes(after) => found = found.or(Some(Ok((index, after)))),
+            Look::Wait => return Some(Err(())),
+            Look::No => {}
+        }
+    }
+    found
+}
+
+/// The first place from `at` on that is no white space.
+pub fn skip_blank(text: &str, at: usize) -> usize {
+    text.len() - text[at..].trim_start().len()
+}
+
+/// Looks for `tag` from `from` on, which moves to where the next search has to begin.
+pub fn seek(text: &str, from: &mut usize, tag: &str) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let found = bytes.get(*from..)?.windows(tag.len()).position(|window| window == tag.as_bytes());
+    match found {
+        Some(at) => Some(*from + at),
+        None => {
+            *from = (*from).max(bytes.len().saturating_sub(tag.len() - 1));
+            None
+        }
+    }
+}
+
+/// Length of the longest end of `text` that may become `tag`.
+pub fn partial(text: &str, tag: &str) -> usize {
+    let most = text.len().min(tag.len() - 1);
+    (1..=most).rev().find(|&len| text.as_bytes().ends_with(&tag.as_bytes()[..len])).unwrap_or(0)
+}
+
+/// Where a JSON value ends. Only brackets and quotes are looked at: whether it is one is for serde_json to say.
+#[derive(Debug, Default)]
+pub struct JsonEnd {
+    depth: usize,
+    string: bool,
+    escaped: bool,
+    scalar: bool,
+}
+
+impl JsonEnd {
+    /// Reads on from `at`, which moves; the value's end, if it is there. Numbers and words end before what follows them.
+    pub fn find(&mut self, text: &str, at: &mut usize) -> Option<usize> {
+        while let Some(&byte) = text.as_bytes().get(*at) {
+            if self.scalar && matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r') {
+                return Some(*at);
+            }
+            *at += 1;
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' if self.string => self.escaped = true,
+                b'"' => {
+                    self.string = !self.string;
+                    if !self.string && self.depth == 0 {
+                        return Some(*at);
+                    }
+                }
+                _ if self.string => {}
+                b'{' | b'[' => self.depth += 1,
+                b'}' | b']' if self.depth > 0 => {
+                    self.depth -= 1;
+                    if self.depth == 0 {
+                        return Some(*at);
+                    }
+                }
+                _ => self.scalar |= self.depth == 0,
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_end_where_they_end() {
+        for (text, end) in [
+            ("{\"a\": \"}\\\"\"} x", 12),
+            ("[1, [2]]]", 8),
+            ("\"a\\\\\" ", 5),
+            ("12, 3", 2),
+            ("null}", 4),
+            ("{} {}", 2),
+        ] {
+            assert_eq!(JsonEnd::default().find(text, &mut 0), Some(end), "{text}");
+            let (mut scan, mut at, mut found) = (JsonEnd::default(), 0, None);
+            for cut in 0..=text.len() {
+                found = found.or_else(|| scan.find(&text[..cut], &mut at));
+            }
+            assert_eq!(found, Some(end), "{text}, byte by byte");
+        }
+        assert_eq!(JsonEnd::default().find("12", &mut 0), None);
+    }
+
+    #[test]
+    fn tags_are_waited_for() {
+        assert_eq!(look("a</b>", 1, "</b>", false), Look::Yes(5));
+        assert_eq!(look("a</", 1, "</b>", false), Look::Wait);
+        assert_eq!(look("a</", 1, "</b>", true), Look::No);
+        assert_eq!(look("a<x", 1, "</b>", false), Look::No);
+        let mut from = 0;
+        assert_eq!((seek("ab<", &mut from, "<c"), from), (None, 2));
+        assert_eq!(seek("ab<c", &mut from, "<c"), Some(2));
+        assert_eq!((partial("a<", "<c>"), partial("<c", "<c>"), partial("c", "<c>")), (1, 2, 0));
+    }
+}
