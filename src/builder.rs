@@ -27,6 +27,7 @@ use crate::model::decoder::{Decoder, Limits, Plan, blocks_for};
 use crate::model::encoder::{self, Encoder, EncoderPlan};
 use crate::model::sentence::Sentence;
 use crate::model::weights::{Options, StepWeights, Weights};
+use crate::model_info::ModelInfo;
 use crate::privacy::trace::{self, OnEvent, Telemetry};
 use crate::privacy::{Alias, Event, Prices};
 use crate::privacy::{Attester, Environment, Evidence, Nonce, ReceiptHash, ScrubReceipt, Signer};
@@ -771,6 +772,8 @@ impl Builder {
         let (context, vocab) = (limits.context, defaults.vocab);
         let text = parts.source.text(parts.arch.vocab)?.map(Arc::new);
         let templates = parts.source.templates()?;
+        let about = ModelInfo::of(&parts.source, &parts.arch, &parts.weights, &[])?;
+        let adapters = defaults.adapters.clone();
         // while weights are read; it holds nothing of a request, so it need not be `confined`
         let vocabulary = text.clone().map(|text| {
             let (vocab, eos) = (defaults.vocab, defaults.eos.clone());
@@ -871,6 +874,8 @@ impl Builder {
             device,
             fell_back: None,
             evidence,
+            model: about,
+            adapters,
         })
     }
 }
@@ -954,6 +959,7 @@ impl Builder {
         B::Weight: 'static,
     {
         let EncoderParts { arch, sentence, weights, steps, plan, limits } = parts;
+        let about = ModelInfo::of(&Source::Folder(sentence.folder.clone()), &arch, &weights, &steps)?;
         let kv_cache = self.cache_type(weights.dtype());
         let of_steps: Vec<&Tensor> = steps.iter().flat_map(StepWeights::iter).collect();
         let total_bytes = weights.file_bytes() + of_steps.iter().map(|tensor| tensor.bytes()).sum::<u64>();
@@ -1046,6 +1052,8 @@ impl Builder {
             device,
             fell_back: None,
             evidence,
+            model: about,
+            adapters: Vec::new(),
         })
     }
 }

@@ -231,6 +231,11 @@ impl Tool {
         self.definition.expose().len()
     }
 
+    /// The definition as JSON; empty where it is nested too deep.
+    pub(crate) fn definition(&self) -> &str {
+        self.definition.expose()
+    }
+
     pub(super) fn to_value(&self) -> Result<Value> {
         parse(self.definition.expose())
             .ok_or_else(|| Error::request("tools", format!("nested at most {MAX_DEPTH} deep")))

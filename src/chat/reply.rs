@@ -37,6 +37,11 @@ impl Style {
         Self { inside: self.reasoning && prompt.trim_end().ends_with(THINK), ..self }
     }
 
+    /// Whether calls are written as Hermes and Qwen write them: JSON between `<tool_call>` and `</tool_call>`.
+    pub fn calls_are_tagged_json(&self) -> bool {
+        self.calls == Syntax::Tagged
+    }
+
     /// See [`super::Templates::markers`].
     pub fn markers(&self) -> Vec<&'static str> {
         let thoughts: &[&str] = if self.reasoning { &[THINK, END_THINK] } else { &[] };

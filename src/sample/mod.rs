@@ -22,6 +22,7 @@ mod bias;
 mod dry;
 mod filters;
 mod logprobs;
+mod params;
 mod penalties;
 pub mod rng;
 mod settings;
@@ -33,6 +34,7 @@ use std::fmt;
 
 pub use bias::LogitBias;
 pub use logprobs::{Logprobs, TokenLogprobs};
+pub use params::SamplingParams;
 pub use settings::{Dry, Sampling};
 
 use crate::error::{Error, Result};
