@@ -119,17 +119,6 @@ fn random_replies_end_and_are_json() {
             let start = fixture.schema(schema);
             for _ in 0..3 {
                 let text = reply(&fixture, start.fork(), &mut draws);
-                if let Some(folder) = std::env::var_os("DUMP_REPLIES") {
-                    use std::io::Write;
-                    let mut file =
-                        std::fs::OpenOptions::new().append(true).create(true).open(folder).unwrap();
-                    writeln!(
-                        file,
-                        "{}",
-                        serde_json::to_string(&(&name, String::from_utf8_lossy(&text))).unwrap()
-                    )
-                    .unwrap();
-                }
                 let _ = parsed(&text);
             }
         }

@@ -15,7 +15,8 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn serve(name: &str) -> Server {
-    Server::start(&["--model", fixture(name).to_str().unwrap(), "--name", "default"])
+    // texts of up to 40 tokens, as the reference had them
+    Server::start(&["--model", fixture(name).to_str().unwrap(), "--name", "default", "--context", "40"])
 }
 
 /// The inputs, the reference's numbers for them, and how far others may be from those.
