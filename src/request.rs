@@ -412,8 +412,8 @@ impl Request {
     /// Whether the reply calls one of the tools, and which: by default the model decides. A grammar holds it, which
     /// there is for calls that are written as JSON between `<tool_call>` and `</tool_call>` (Hermes, Qwen); a checkpoint
     /// that writes them in another form refuses any other choice than [`ToolChoice::Auto`]. Arguments of calls that must
-    /// be made keep to the tool's schema, but for what [`crate::Reply::not_enforced`] names. Not beside a
-    /// [`Request::response_format`].
+    /// be made keep to the tool's schema, but for what [`crate::Reply::not_enforced`] names, and have no properties but
+    /// those that it names, unless it speaks of others. Not beside a [`Request::response_format`].
     ///
     /// ```
     /// use amnesic::{Request, Tool, ToolChoice, user};

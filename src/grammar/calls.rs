@@ -6,7 +6,7 @@
 use std::fmt;
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::ResponseFormat;
 use super::compile::json_options;
@@ -155,15 +155,16 @@ impl Calls {
             write(&mut schema, name);
             // An id of its own: the tool's references are relative to its parameters.
             schema.extend(br#"},"arguments":{"type":"object","allOf":[{"$id":"urn:arguments""#);
-            for (keyword, value) in
-                function.get("parameters").and_then(Value::as_object).into_iter().flatten()
+            let parameters = function.get("parameters").and_then(Value::as_object);
+            for (keyword, value) in parameters.into_iter().flatten().filter(|(keyword, _)| *keyword != "$id")
             {
-                if keyword != "$id" {
-                    schema.extend(b",");
-                    write(&mut schema, keyword);
-                    schema.extend(b":");
-                    write(&mut schema, value);
-                }
+                schema.extend(b",");
+                write(&mut schema, keyword);
+                schema.extend(b":");
+                write(&mut schema, value);
+            }
+            if parameters.is_some_and(names_all) {
+                schema.extend(br#","additionalProperties":false"#);
             }
             schema.extend(b"}");
             schema
@@ -175,6 +176,24 @@ impl Calls {
         json::wipe(value);
         Ok(schema)
     }
+}
+
+/// Whether no parameters are wanted but those that are named. A schema that leaves others open means as a rule that its
+/// author did not think of them: a model that thinks of some may never end, and functions take what they know.
+fn names_all(parameters: &Map<String, Value>) -> bool {
+    const OTHERS: [&str; 9] = [
+        "$ref",
+        "additionalProperties",
+        "allOf",
+        "anyOf",
+        "dependentSchemas",
+        "if",
+        "oneOf",
+        "patternProperties",
+        "unevaluatedProperties",
+    ];
+    let named = parameters.get("properties").and_then(Value::as_object).is_some_and(|map| !map.is_empty());
+    named && !OTHERS.iter().any(|keyword| parameters.contains_key(*keyword))
 }
 
 fn write(out: &mut Secret<[u8]>, value: &(impl Serialize + ?Sized)) {

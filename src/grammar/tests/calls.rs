@@ -17,7 +17,8 @@ fn definitions() -> Vec<String> {
     let tool = |name: &str, parameters: &Value| {
         json!({ "type": "function", "function": { "name": name, "parameters": parameters } }).to_string()
     };
-    vec![tool("clock", &parameters), tool("chain", &node), tool("none", &json!({}))]
+    let open = json!({ "type": "object", "properties": { "a": {} } });
+    vec![tool("clock", &parameters), tool("chain", &node), tool("none", &json!({})), tool("open", &open)]
 }
 
 fn start(fixture: &Fixture, calls: &Calls, special: bool) -> Result<Matcher> {
@@ -61,6 +62,8 @@ fn a_reply_that_must_call_calls() {
             (clock.clone(), true, true),
             (call("chain", r#"{"next": {"next": {}}}"#), true, true),
             (call("none", r#"{"anything": [1]}"#), true, true),
+            (call("open", r#"{"a": 1}"#), true, true),
+            (call("open", r#"{"b": 1}"#), false, false),
             (two, false, true),
             (String::new(), false, false),
             ("It is noon.".into(), false, false),

@@ -114,7 +114,7 @@ fn an_unknown_format_is_an_annotation() {
 fn random_replies_end_and_are_json() {
     let fixture = Fixture::by_hand();
     let mut draws = Draws(47);
-    for Case { name, schema, refused, .. } in table() {
+    for Case { schema, refused, .. } in table() {
         if refused.is_none() {
             let start = fixture.schema(schema);
             for _ in 0..3 {

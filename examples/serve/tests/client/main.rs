@@ -297,7 +297,7 @@ fn the_log_holds_no_content() {
         post("/canary", "", "{}"),
         post("/v1/models/canary", "", "{}"),
         post(COMPLETIONS, "User-Agent: canary\r\n", "{\"canary\": canary}"),
-        post(COMPLETIONS, "", &body(json!({"canary": "canary"})).to_string()),
+        post(COMPLETIONS, "", &body(json!({"guided_regex": "canary"})).to_string()),
         post(COMPLETIONS, "", &body(json!({"model": "canary"})).to_string()),
         post(CHAT, "", r#"{"model": "default", "messages": [{"role": "user", "content": "canary"}]}"#),
         "CANARY / HTTP/1.1\r\nHost: localhost\r\n\r\n".into(),
