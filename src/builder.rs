@@ -27,6 +27,7 @@ use crate::model::decoder::{Decoder, Limits, Plan, blocks_for};
 use crate::model::encoder::{self, Encoder, EncoderPlan};
 use crate::model::sentence::Sentence;
 use crate::model::weights::{Options, StepWeights, Weights};
+use crate::model_info::ModelInfo;
 use crate::note::Note;
 use crate::privacy::trace::{self, OnEvent, Telemetry};
 use crate::privacy::{Alias, Event, Prices};
@@ -836,6 +837,8 @@ impl Builder {
             text.protect(&defaults.eos, |token| templates.as_ref().is_some_and(|all| all.mention(token)));
         }
         let text = text.map(Arc::new);
+        let about = ModelInfo::of(&parts.source, &parts.arch, &parts.weights, &[])?;
+        let adapters = defaults.adapters.clone();
         // while weights are read; it holds nothing of a request, so it need not be `confined`
         let vocabulary = text.clone().map(|text| {
             let (vocab, eos) = (defaults.vocab, defaults.eos.clone());
@@ -937,6 +940,8 @@ impl Builder {
             fell_back: None,
             notes,
             evidence,
+            model: about,
+            adapters,
         })
     }
 }
@@ -1014,6 +1019,7 @@ impl Builder {
         B::Weight: 'static,
     {
         let EncoderParts { arch, sentence, weights, steps, plan, limits } = parts;
+        let about = ModelInfo::of(&Source::Folder(sentence.folder.clone()), &arch, &weights, &steps)?;
         let kv_cache = self.cache_type(weights.dtype());
         let of_steps: Vec<&Tensor> = steps.iter().flat_map(StepWeights::iter).collect();
         let total_bytes = weights.file_bytes() + of_steps.iter().map(|tensor| tensor.bytes()).sum::<u64>();
@@ -1108,6 +1114,8 @@ impl Builder {
             fell_back: None,
             notes: Vec::new(),
             evidence,
+            model: about,
+            adapters: Vec::new(),
         })
     }
 }

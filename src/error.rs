@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::grammar::GrammarReason;
 use crate::memory::poison::PoisonReason;
 use crate::privacy::{AliasReason, AttestError, DisclosureReason, LockdownError};
+use crate::request::Request;
 use crate::response::FinishReason;
 
 /// A result with this crate's [`enum@Error`].
@@ -67,13 +68,16 @@ pub enum Error {
         /// The target of those records.
         target: &'static str,
     },
-    /// As many requests as the session takes at once wait or run.
+    /// As many requests as the session takes at once wait or run. It hands back what it did not take, so that the caller
+    /// can wait and try again: see [`Error::into_requests`].
     #[error("the session is full: {waiting} requests wait or run, and it takes {limit}")]
     Busy {
         /// Requests in the session.
         waiting: usize,
         /// How many it takes.
         limit: usize,
+        /// What was not taken in, unread.
+        requests: Returned,
     },
     /// The reply ended before its JSON text was complete.
     #[error("the reply ended ({finish_reason}) before its JSON text was complete")]
@@ -244,6 +248,63 @@ pub enum Error {
     /// The reply cannot go on under its response format.
     #[error("response_format: {0}")]
     Grammar(GrammarReason),
+}
+
+/// Requests that a full session handed back: with [`Error::Busy`]. Texts to be embedded or scored are not among them.
+/// Overwritten when it drops; `Debug` prints their number.
+#[derive(Default)]
+pub struct Returned(Vec<Request>);
+
+impl Returned {
+    pub(crate) fn new(requests: Vec<Request>) -> Self {
+        Self(requests)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl std::fmt::Debug for Returned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Returned").field("requests", &self.len()).finish()
+    }
+}
+
+impl Error {
+    /// The requests that a full session handed back, as they were given to it and in their order; none of another error.
+    ///
+    /// ```no_run
+    /// # fn main() -> amnesic::Result<()> {
+    /// use amnesic::{Error, Request, Session};
+    ///
+    /// let session = Session::open("models/default")?;
+    /// let mut request = Request::prompt("Once upon a time");
+    /// let reply = loop {
+    ///     match session.generate(request) {
+    ///         Err(error @ Error::Busy { .. }) => {
+    ///             std::thread::sleep(std::time::Duration::from_millis(50));
+    ///             request = error.into_requests().remove(0);
+    ///         }
+    ///         other => break other?,
+    ///     }
+    /// };
+    /// # let _ = reply;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn into_requests(self) -> Vec<Request> {
+        match self {
+            Self::Busy { requests, .. } => requests.0,
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// Why a device is not to be had.

@@ -25,6 +25,7 @@ mod grammar;
 mod hub;
 mod memory;
 mod model;
+mod model_info;
 mod note;
 pub mod privacy;
 mod request;
@@ -48,18 +49,21 @@ pub use chat::{
 };
 pub use conversation::{Conversation, ConversationStream, Messages, Public};
 pub use embed::{EmbedRequest, Embeddings, IntoText, Ranking, RerankRequest};
-pub use error::{DeviceReason, Error, ErrorKind, Result, SealedReason};
-pub use grammar::{GrammarReason, ResponseFormat};
+pub use error::{DeviceReason, Error, ErrorKind, Result, Returned, SealedReason};
+pub use grammar::{FunctionName, GrammarReason, ResponseFormat, ToolChoice};
 #[cfg(feature = "hub")]
 pub use hub::{Download, Hub};
 pub use memory::poison::PoisonReason;
 pub use memory::seal::SealingKey;
+pub use model_info::ModelInfo;
 pub use note::Note;
 pub use privacy::ScrubReceipt;
 pub use request::{ConstrainFrom, Priority, Request, Speculation};
 pub use response::{Choice, FinishReason, Piece, Reply, RequestId, Timing, ToolCallDelta, Usage};
-pub use sample::{Dry, Logprobs, TokenLogprobs};
+pub use sample::{Dry, Logprobs, SamplingParams, TokenLogprobs};
 pub use session::{Load, Session};
+#[cfg(feature = "async")]
+pub use stream::Cancelled;
 pub use stream::Stream;
 pub use tenant::Tenant;
 pub use tokens::{SecretText, TokenIds};

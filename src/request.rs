@@ -8,10 +8,10 @@ use crate::cancel::CancelToken;
 use crate::chat::{Message, Tool, ToolCallParser};
 use crate::conversation::{Public, Reuse};
 use crate::error::{Error, Result};
-use crate::grammar::ResponseFormat;
+use crate::grammar::{Calls, ResponseFormat, ToolChoice};
 use crate::memory::{Secret, json};
 use crate::privacy::Nonce;
-use crate::sample::{Dry, LogitBias, Logprobs, Sampling};
+use crate::sample::{Dry, LogitBias, Logprobs, Sampling, SamplingParams};
 use crate::tenant::Tenant;
 use crate::tokens::TokenIds;
 
@@ -65,7 +65,7 @@ impl Default for Prompt {
 }
 
 /// What a request says about sampling.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Overrides {
     pub temperature: Option<f32>,
     pub top_k: Option<usize>,
@@ -81,6 +81,14 @@ pub(crate) struct Overrides {
 }
 
 impl Overrides {
+    /// What `other` sets, and where it sets nothing what this does.
+    fn or(self, other: Self) -> Self {
+        macro_rules! either {
+            ($($field:ident)*) => { Self { $($field: other.$field.or(self.$field)),* } };
+        }
+        either!(temperature top_k top_p min_p typical_p repetition_penalty presence_penalty frequency_penalty dry min_tokens seed)
+    }
+
     /// What holds where `defaults` are overruled; `seed` where none was given.
     pub fn over(&self, defaults: &Sampling, seed: u64) -> Sampling {
         Sampling {
@@ -105,6 +113,8 @@ pub(crate) struct ChatOptions {
     pub tools: Vec<Tool>,
     /// The name of one of the checkpoint's templates.
     pub template: Option<Secret<str>>,
+    /// How its tools are called.
+    pub calls: Calls,
     /// Variables for the template.
     pub variables: serde_json::Map<String, serde_json::Value>,
     /// Whether the prompt ends where the assistant begins to speak; yes, unless the reply goes on with a message.
@@ -216,6 +226,8 @@ impl Speculation {
 impl Request {
     /// `max_tokens` when it is not given; less where the context ends first.
     pub const DEFAULT_MAX_TOKENS: usize = 512;
+    /// See [`Request::fill_context`].
+    pub(crate) const FILL_CONTEXT_TOKENS: usize = usize::MAX;
     /// Most stop strings.
     pub const MAX_STOPS: usize = 16;
     /// Most bytes of a stop string.
@@ -326,6 +338,36 @@ impl Request {
     /// At most this many tokens, from 1.
     pub fn max_tokens(mut self, count: usize) -> Self {
         self.max_tokens = Some(count);
+        self
+    }
+
+    /// As many tokens as the context has room for behind the prompt.
+    ///
+    /// ```
+    /// use amnesic::Request;
+    ///
+    /// let request = Request::prompt("Once upon a time").fill_context();
+    /// # let _ = request;
+    /// ```
+    pub fn fill_context(self) -> Self {
+        self.max_tokens(Self::FILL_CONTEXT_TOKENS)
+    }
+
+    /// Sets what `params` sets.
+    ///
+    /// ```
+    /// use amnesic::{Request, SamplingParams};
+    ///
+    /// let params = SamplingParams::new().temperature(0.7).seed(3);
+    /// let request = Request::prompt("Once upon a time").sampling(&params);
+    /// # let _ = request;
+    /// ```
+    pub fn sampling(mut self, params: &SamplingParams) -> Self {
+        self.sampling = self.sampling.or(params.sampling);
+        self.max_tokens = params.max_tokens.or(self.max_tokens);
+        self.n = params.n.or(self.n);
+        self.logprobs = params.logprobs.or(self.logprobs);
+        self.ignore_eos = params.ignore_eos.unwrap_or(self.ignore_eos);
         self
     }
 
@@ -500,6 +542,55 @@ impl Request {
         self
     }
 
+    /// Whether the reply calls one of the tools, and which: by default the model decides. A grammar holds it, which
+    /// there is for calls that are written as JSON between `<tool_call>` and `</tool_call>` (Hermes, Qwen); a checkpoint
+    /// that writes them in another form refuses any other choice than [`ToolChoice::Auto`]. Arguments of calls that must
+    /// be made keep to the tool's schema, but for what [`crate::Reply::not_enforced`] names, and have no properties but
+    /// those that it names, unless it speaks of others. Not beside a [`Request::response_format`].
+    ///
+    /// ```
+    /// use amnesic::{Request, Tool, ToolChoice, user};
+    ///
+    /// let clock = Tool::new("clock", "Tells the time.", serde_json::json!({ "type": "object", "properties": {} }));
+    /// let request = Request::chat([user("How late is it?")]).tools([clock]).tool_choice(ToolChoice::Required);
+    /// # let _ = request;
+    /// ```
+    pub fn tool_choice(mut self, choice: ToolChoice) -> Self {
+        self.chat.calls.choice = choice;
+        self
+    }
+
+    /// Whether the arguments of every call keep to their tool's schema, also where the model decides whether it calls;
+    /// a schema that cannot be enforced is then refused, as [`ResponseFormat::json_schema`] does. The same checkpoints as
+    /// in [`Request::tool_choice`].
+    ///
+    /// ```
+    /// use amnesic::{Request, Tool, user};
+    ///
+    /// let clock = Tool::new("clock", "Tells the time.", serde_json::json!({ "type": "object", "properties": {} }));
+    /// let request = Request::chat([user("How late is it?")]).tools([clock]).strict_tools(true);
+    /// # let _ = request;
+    /// ```
+    pub fn strict_tools(mut self, strict: bool) -> Self {
+        self.chat.calls.strict = strict;
+        self
+    }
+
+    /// Whether a reply may have more calls than one: yes by default. The same checkpoints as in
+    /// [`Request::tool_choice`].
+    ///
+    /// ```
+    /// use amnesic::{Request, Tool, user};
+    ///
+    /// let clock = Tool::new("clock", "Tells the time.", serde_json::json!({ "type": "object", "properties": {} }));
+    /// let request = Request::chat([user("How late is it?")]).tools([clock]).parallel_tool_calls(false);
+    /// # let _ = request;
+    /// ```
+    pub fn parallel_tool_calls(mut self, parallel: bool) -> Self {
+        self.chat.calls.single = !parallel;
+        self
+    }
+
     /// The name of one of the checkpoint's chat templates; without it, the one that transformers takes.
     pub fn chat_template(mut self, name: impl Into<String>) -> Self {
         self.chat.template = Some(Secret::new(name.into()));
@@ -591,6 +682,11 @@ impl Request {
         }
     }
 
+    /// The most tokens that it names a number for.
+    pub(crate) fn tokens_asked_for(&self) -> Option<usize> {
+        self.max_tokens.filter(|&count| count != Self::FILL_CONTEXT_TOKENS)
+    }
+
     /// How many choices.
     pub(crate) fn choices(&self) -> usize {
         self.n.unwrap_or(1)
@@ -611,7 +707,8 @@ impl Request {
     /// Whether nothing but the length of its prompt decides how long reading it takes: no grammar is compiled, no
     /// vocabulary searched, and no variable known to its template alone.
     pub(crate) fn reads_quickly(&self) -> bool {
-        self.format.is_text() && self.breakers.is_none() && self.chat.variables.is_empty()
+        let plain = self.format.is_text() && !self.chat.calls.need_grammar();
+        plain && self.breakers.is_none() && self.chat.variables.is_empty()
     }
 
     /// Checks every field that does not depend on the checkpoint.
@@ -675,6 +772,15 @@ impl Request {
         if !matches!(self.prompt, Prompt::Chat(_)) && self.chat.constrain.is_some() {
             return wrong("constrain_from", "part of a chat".into());
         }
+        if self.chat.calls.need_grammar() {
+            let forced = !matches!(self.chat.calls.choice, ToolChoice::Auto);
+            if forced && self.chat.tools.is_empty() {
+                return wrong("tool_choice", "left to the model unless there are tools".into());
+            }
+            if !self.chat.tools.is_empty() && !self.format.is_text() {
+                return wrong("response_format", "left out where calls of tools have a form".into());
+            }
+        }
         self.check_stops()
     }
 
@@ -736,6 +842,7 @@ impl fmt::Debug for Request {
             .field("stop_tokens", &self.stop_tokens.expose().len())
             .field("response_format", &self.format)
             .field("tools", &self.chat.tools.len())
+            .field("tool_choice", &self.chat.calls.choice)
             .field("speculation", &self.speculation)
             .field("priority", &self.priority)
             .finish_non_exhaustive()

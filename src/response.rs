@@ -108,6 +108,7 @@ pub struct Reply {
     /// One for each of the request's `n`, in order; at least one.
     pub(crate) choices: Vec<Choice>,
     pub(crate) prompt_logprobs: Logprobs,
+    pub(crate) not_enforced: Vec<&'static str>,
     /// Tokens used, over all choices.
     pub usage: Usage,
     /// How long it took.
@@ -157,6 +158,27 @@ impl Reply {
     /// them: entry i is of token i + 1.
     pub fn prompt_logprobs(&self) -> &Logprobs {
         &self.prompt_logprobs
+    }
+
+    /// The keywords of the JSON Schema that the reply need not keep to, by their names: those that a format which is
+    /// [`lenient`](crate::ResponseFormat::lenient) left out, and `format` where it names one that is an annotation. Empty
+    /// for a schema that is enforced as a whole.
+    ///
+    /// ```no_run
+    /// # fn main() -> amnesic::Result<()> {
+    /// use amnesic::{Request, ResponseFormat, Session};
+    /// use serde_json::json;
+    ///
+    /// let session = Session::open("models/default")?;
+    /// let schema = json!({ "type": "array", "items": { "type": "string" }, "uniqueItems": true });
+    /// let format = ResponseFormat::json_schema(schema).lenient();
+    /// let reply = session.generate(Request::prompt("Some names:").response_format(format))?;
+    /// assert_eq!(reply.not_enforced(), ["uniqueItems"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn not_enforced(&self) -> &[&'static str] {
+        &self.not_enforced
     }
 
     /// The first choice's text as a plain `String`, which nobody overwrites any more.

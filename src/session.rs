@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::memory::Secret;
 #[cfg(feature = "schema")]
 use crate::memory::thread::{self, Depth, confined};
+use crate::model_info::ModelInfo;
 use crate::note::Note;
 use crate::privacy::trace::{Telemetry, Trace};
 use crate::privacy::{Evidence, Nonce, Operation, ScrubReceipt, Subject};
@@ -54,6 +55,8 @@ pub struct Session {
     pub(crate) fell_back: Option<Error>,
     pub(crate) notes: Vec<Note>,
     pub(crate) evidence: Arc<Evidence>,
+    pub(crate) model: ModelInfo,
+    pub(crate) adapters: Vec<String>,
 }
 
 /// What a session has to do at the moment. Metadata: no content.
@@ -325,7 +328,7 @@ impl Session {
     }
 
     /// Runs one request and gives its text as it comes. Dropping the stream cancels the request: it ends within one
-    /// step, and the drop returns when it is scrubbed. A stream whose reader is slow stands still, and no other.
+    /// step, and the drop returns when it is scrubbed, or at once where the stream was polled. A stream whose reader is slow stands still, and no other.
     ///
     /// Returns once the request is accepted: encoded and checked, on a thread of its own.
     ///
@@ -551,6 +554,28 @@ impl Session {
     /// Whether a token is special: it is never part of a reply's text, unless a chat's format needs it.
     pub fn is_special_token(&self, id: u32) -> bool {
         self.text.as_ref().is_some_and(|text| text.pieces().is_special(id))
+    }
+
+    /// What the checkpoint says of itself: its family, size, quantization and license.
+    ///
+    /// ```no_run
+    /// let session = amnesic::Session::open("models/default")?;
+    /// assert_eq!(session.model().family, "llama");
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
+    pub fn model(&self) -> &ModelInfo {
+        &self.model
+    }
+
+    /// The names of its adapters, as [`Builder::adapter`] was given them.
+    ///
+    /// ```no_run
+    /// let session = amnesic::Session::builder("models/default").adapter("polite", "adapters/polite").open()?;
+    /// assert_eq!(session.adapters(), ["polite"]);
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
+    pub fn adapters(&self) -> &[String] {
+        &self.adapters
     }
 
     /// What its memory goes to.

@@ -32,10 +32,10 @@ impl Reader {
 
     /// Waits for the end.
     pub fn reply(self) -> Result<Reply> {
-        let Whole { choices, prompt_logprobs, end } = self.mailbox.whole()?;
+        let Whole { choices, prompt_logprobs, not_enforced, end } = self.mailbox.whole()?;
         let choices = choices.into_iter().map(|output| self.choice(output)).collect();
         let End { usage, timing, request_id, receipt } = end;
-        Ok(Reply { choices, prompt_logprobs, usage, timing, request_id, receipt })
+        Ok(Reply { choices, prompt_logprobs, not_enforced, usage, timing, request_id, receipt })
     }
 
     fn choice(&self, mut output: Output) -> Choice {
@@ -119,21 +119,32 @@ impl Reader {
 /// The text of one reply as it comes. See [`crate::Session::stream`]. With the feature `async` it is a
 /// `futures_core::Stream` too.
 ///
+/// Dropping it ends the request within one step. A stream that was read as an iterator, or not at all, is dropped once
+/// the request is scrubbed: for as long as a step takes, the drop waits. A stream that was polled belongs to an executor,
+/// whose thread must not wait, so its drop does not: `Stream::cancel` is the future that ends when the request is scrubbed.
+///
 /// It outlives its session: then it ends with [`crate::Error::Closed`].
 #[derive(Debug)]
 pub struct Stream {
     /// None once it was finished.
     reader: Option<Reader>,
+    /// An executor has it.
+    polled: bool,
 }
 
 impl Stream {
     pub(crate) fn new(reader: Reader) -> Self {
-        Self { reader: Some(reader) }
+        Self { reader: Some(reader), polled: false }
     }
 
     /// Ends the request within one step; [`Stream::finish`] gives what was produced so far.
     pub fn interrupt(&self) {
         self.reader.iter().for_each(|reader| reader.mailbox.interrupt());
+    }
+
+    /// Keywords of the response format's schema that are not enforced: see [`Reply::not_enforced`].
+    pub fn not_enforced(&self) -> Vec<&'static str> {
+        self.reader.as_ref().map_or_else(Vec::new, |reader| reader.mailbox.not_enforced())
     }
 
     /// Waits for the end, and gives the whole reply: also the text that was streamed.
@@ -162,7 +173,9 @@ impl futures_core::Stream for Stream {
         context: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Self::Item>> {
         use std::task::Poll;
-        let Some(reader) = &mut self.get_mut().reader else { return Poll::Ready(None) };
+        let this = self.get_mut();
+        this.polled = true;
+        let Some(reader) = &mut this.reader else { return Poll::Ready(None) };
         loop {
             if let Some(piece) = reader.ready.pop_front() {
                 return Poll::Ready(Some(Ok(piece)));
@@ -179,8 +192,47 @@ impl futures_core::Stream for Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if let Some(reader) = &self.reader {
-            reader.mailbox.abandon();
+        match &self.reader {
+            Some(reader) if self.polled => reader.mailbox.leave(),
+            Some(reader) => reader.mailbox.abandon(),
+            None => {}
         }
+    }
+}
+
+#[cfg(feature = "async")]
+impl Stream {
+    /// Ends the request within one step. The future is ready when it is scrubbed; whoever drops it sooner waits for nothing,
+    /// and the request is scrubbed all the same. Neither this call nor the future blocks its thread.
+    ///
+    /// ```no_run
+    /// # async fn example(session: &amnesic::Session) -> amnesic::Result<()> {
+    /// let stream = session.stream(amnesic::Request::prompt("Once upon a time"))?;
+    /// stream.cancel().await; // nothing of it is left
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cancel(mut self) -> Cancelled {
+        let mailbox = self.reader.take().map(|reader| reader.mailbox);
+        mailbox.iter().for_each(|mailbox| mailbox.leave());
+        Cancelled(mailbox)
+    }
+}
+
+/// The end of a request that was cancelled: see [`Stream::cancel`].
+#[cfg(feature = "async")]
+#[derive(Debug)]
+#[must_use = "a future does nothing unless it is awaited; the request ends without it too"]
+pub struct Cancelled(Option<Arc<Mailbox>>);
+
+#[cfg(feature = "async")]
+impl std::future::Future for Cancelled {
+    type Output = ();
+
+    fn poll(
+        self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Self::Output> {
+        self.0.as_ref().map_or(std::task::Poll::Ready(()), |mailbox| mailbox.poll_end(context))
     }
 }

@@ -1427,7 +1427,7 @@ fn every_error_is_one_readable_line() {
         Error::NoToken,
         Error::Logged { target: "tokenizers::tokenizer::normalizer" },
         Error::NoChatTemplate { folder: PathBuf::from("models/tiny") },
-        Error::Busy { waiting: 65_536, limit: 65_536 },
+        Error::Busy { waiting: 65_536, limit: 65_536, requests: Default::default() },
         Error::Incomplete { finish_reason: FinishReason::Length },
         Error::Grammar(GrammarReason::TooComplex),
         Error::Grammar(GrammarReason::DeadEnd),

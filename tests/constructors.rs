@@ -13,8 +13,8 @@ use std::process::{Command, ExitCode};
 
 use amnesic::testing::forensics::{Findings, Needles};
 use amnesic::{
-    EmbedRequest, Message, Request, RerankRequest, ResponseFormat, Role, Tool, ToolCall, assistant, system,
-    tool, user,
+    EmbedRequest, Message, Request, RerankRequest, ResponseFormat, Role, Tool, ToolCall, ToolChoice,
+    assistant, system, tool, user,
 };
 use serde_json::{Map, Value};
 
@@ -85,6 +85,7 @@ const TAKE: &[(&str, Act)] = &[
     ("Request::tokens", || drop(Request::tokens(ids(0)))),
     ("Request::chat", || drop(Request::chat([user(text(0)), assistant(text(1))]))),
     ("impl From<String> for Request (Request)", || drop(Request::from(text(0)))),
+    ("ToolChoice::function", || drop(ToolChoice::function(text(0)))),
     ("Request::stop", || drop(Request::default().stop(text(0)).stop(text(1)))),
     ("Request::dry_breakers", || drop(Request::default().dry_breakers([text(0), text(1)]))),
     ("Request::tools", || drop(Request::default().tools([Tool::new(text(0), text(1), value(2))]))),

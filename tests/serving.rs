@@ -9,8 +9,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use amnesic::clock::Clock;
 use amnesic::privacy::Subject;
+#[cfg(feature = "async")]
+use amnesic::testing::Gate;
 use amnesic::{
-    Builder, CancelToken, Dry, Error, FinishReason, Priority, Reply, Request, Session, Speculation,
+    Builder, CancelToken, Dry, Error, FinishReason, Priority, Reply, Request, SamplingParams, Session,
+    Speculation,
 };
 use common::{Random, Recipe, default_model, resident};
 
@@ -531,7 +534,7 @@ fn ten_thousand_at_once_wait_within_the_plan() {
     let session = builder(folder.path()).kv_tokens(2048).max_requests(10_000).open().unwrap();
     let requests = |count: u32| (0..count).map(|i| Request::tokens([i % 500, 3]).max_tokens(2));
     let busy = session.generate_batch(requests(10_001)).unwrap_err();
-    assert!(matches!(busy, Error::Busy { waiting: 0, limit: 10_000 }), "{busy}");
+    assert!(matches!(busy, Error::Busy { waiting: 0, limit: 10_000, .. }), "{busy}");
     let before = resident();
     let replies = session.generate_batch(requests(10_000)).unwrap();
     let grown = resident().saturating_sub(before);
@@ -556,22 +559,143 @@ fn a_stream_outlives_its_session_and_says_so() {
     drop((conversation, public));
 }
 
-#[cfg(feature = "async")]
+/// A full session hands back what it does not take: the same requests, in their order.
 #[test]
-fn a_stream_can_be_polled() {
-    use std::pin::Pin;
-    use std::task::{Context, Poll, Wake, Waker};
+fn a_full_session_hands_requests_back() {
+    let session = builder(&default_model()).max_requests(2).open().unwrap();
+    let request = |seed: u64| Request::prompt("Ownership is").max_tokens(6).temperature(0.9).seed(seed);
+    let expected: Vec<Vec<u32>> =
+        (0..3).map(|seed| session.generate(request(seed)).unwrap().tokens().to_vec()).collect();
+    let busy = session.generate_batch((0..3).map(request)).unwrap_err();
+    assert!(matches!(&busy, Error::Busy { requests, .. } if requests.len() == 3), "{busy:?}");
+    assert!(!format!("{busy} {busy:?}").contains("Ownership"), "{busy:?}");
+    let again: Vec<Vec<u32>> = busy
+        .into_requests()
+        .into_iter()
+        .map(|request| session.generate(request).unwrap().tokens().to_vec())
+        .collect();
+    assert_eq!(again, expected);
+    // Of any other error there is nothing to hand back.
+    assert!(session.generate(request(0).temperature(9.0)).unwrap_err().into_requests().is_empty());
+    let running = session.generate_batch((0..2).map(request)).unwrap();
+    assert_eq!((running[0].tokens(), running[1].tokens()), (&expected[0][..], &expected[1][..]));
+}
+
+#[test]
+fn kept_settings_give_the_replies_of_the_same_settings() {
+    let session = builder(&default_model()).open().unwrap();
+    let params = SamplingParams::new().temperature(0.9).top_k(40).seed(5).max_tokens(20);
+    let kept = session.generate(Request::prompt("A slice is").sampling(&params)).unwrap();
+    let plain = Request::prompt("A slice is").temperature(0.9).top_k(40).seed(5).max_tokens(20);
+    assert_eq!(kept.tokens(), session.generate(plain).unwrap().tokens());
+    let again = session.generate(Request::prompt("A slice is").sampling(&params.seed(6))).unwrap();
+    assert_ne!(kept.tokens(), again.tokens());
+    let context = session.context_length();
+    let full = Request::prompt("A slice is").sampling(&params).ignore_eos(true).fill_context();
+    let full = session.generate(full).unwrap();
+    assert_eq!(full.usage.total_tokens(), context);
+}
+
+/// Of `config.json`, the tensors and the model card.
+#[test]
+fn a_session_tells_what_its_checkpoint_says_of_itself() {
+    let session = builder(&default_model()).open().unwrap();
+    let model = session.model();
+    assert_eq!((model.family.as_str(), model.architecture.as_deref()), ("llama", Some("LlamaForCausalLM")));
+    assert_eq!((model.license.as_deref(), model.license_link.as_deref()), (Some("mit OR apache-2.0"), None));
+    assert_eq!(
+        (model.context_length, model.vocab_size, model.layers, model.hidden_size),
+        (1024, 4096, 6, 256)
+    );
+    assert_eq!((model.weights.as_str(), model.quantization.as_deref()), ("bf16", None));
+    // As safetensors' own header counts them.
+    let file = std::fs::read(default_model().join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let count: u64 =
+        tensors.tensors().iter().map(|(_, tensor)| tensor.shape().iter().product::<usize>() as u64).sum();
+    assert_eq!(model.parameters, count);
+    assert!(session.adapters().is_empty());
+}
+
+/// An executor of one thread, made by hand: what blocks it shows.
+#[cfg(feature = "async")]
+mod executor {
+    use std::sync::Arc;
+    use std::task::{Wake, Waker};
 
     struct Unpark(std::thread::Thread);
+
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {
             self.0.unpark();
         }
     }
+
+    /// Wakes the thread that made it.
+    pub fn waker() -> Waker {
+        Waker::from(Arc::new(Unpark(std::thread::current())))
+    }
+}
+
+/// The session stands still in the middle of a step, with the gate closed: a call that waited for the step would never
+/// return.
+#[cfg(feature = "async")]
+#[test]
+fn neither_dropping_nor_cancelling_a_polled_stream_waits_for_the_session() {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let session = builder(&default_model()).open().unwrap();
+    let waker = executor::waker();
+    let mut context = Context::from_waker(&waker);
+    let held = |gate: &Gate| {
+        session.stream(Request::prompt("Ownership is").max_tokens(200).stop_at(8, gate)).unwrap()
+    };
+    let poll = |stream: &mut amnesic::Stream, context: &mut Context<'_>| {
+        let _ = futures_core::Stream::poll_next(Pin::new(stream), context);
+    };
+
+    let gate = Gate::default();
+    let mut dropped = held(&gate);
+    poll(&mut dropped, &mut context);
+    assert!(gate.wait(PATIENCE));
+    drop(dropped);
+    gate.open();
+
+    let gate = Gate::default();
+    let mut cancelled = held(&gate);
+    poll(&mut cancelled, &mut context);
+    assert!(gate.wait(PATIENCE));
+    let mut end = cancelled.cancel();
+    assert!(Pin::new(&mut end).poll(&mut context).is_pending(), "it is not scrubbed while the step runs");
+    gate.open();
+    while Pin::new(&mut end).poll(&mut context) == Poll::Pending {
+        std::thread::park();
+    }
+    assert_eq!(session.load().kv_blocks_used, 0, "it is scrubbed once the future is ready");
+
+    // The future of a request that is cancelled may be dropped as well.
+    let gate = Gate::default();
+    let mut forgotten = held(&gate);
+    poll(&mut forgotten, &mut context);
+    assert!(gate.wait(PATIENCE));
+    drop(forgotten.cancel());
+    gate.open();
+    assert!(session.generate(Request::prompt("A slice is").max_tokens(4)).is_ok());
+    assert!(session.close().unwrap().requests() >= 4);
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn a_stream_can_be_polled() {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
     let session = builder(&default_model()).open().unwrap();
     let request = || Request::prompt("Ownership is").max_tokens(50).stream_buffer(3);
     let whole = session.generate(request()).unwrap();
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let waker = executor::waker();
     let mut context = Context::from_waker(&waker);
     let mut stream = session.stream(request()).unwrap();
     let (mut text, mut waits) = (String::new(), 0);

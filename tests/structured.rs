@@ -2,7 +2,9 @@
 
 mod common;
 
-use amnesic::{Error, FinishReason, Reply, Request, ResponseFormat, Session, Speculation};
+use amnesic::{
+    Error, FinishReason, Reply, Request, ResponseFormat, Session, Speculation, Tool, ToolChoice, user,
+};
 use common::default_model;
 use serde_json::{Value, json};
 
@@ -122,7 +124,7 @@ fn what_cannot_be_asked_for_is_an_error_before_any_token() {
     let canary = "Quartzwick";
     let bad = [
         ResponseFormat::json_schema(json!({ "type": canary })),
-        ResponseFormat::json_schema(json!({ "not": { "const": canary } })),
+        ResponseFormat::json_schema(json!({ "not": { "items": { "const": canary } } })),
         ResponseFormat::regex(format!("({canary}")),
         ResponseFormat::lark(format!("start: {canary} unclosed \"")),
     ];
@@ -134,6 +136,74 @@ fn what_cannot_be_asked_for_is_an_error_before_any_token() {
     assert_eq!(session.counters().steps, 0);
     let banned = ask(1).response_format(ResponseFormat::regex("[0-9]+")).min_tokens(2).max_tokens(3);
     assert!(session.generate(banned).is_ok());
+}
+
+#[test]
+fn a_reply_says_what_of_its_schema_was_not_enforced() {
+    let session = session();
+    let list = json!({ "type": "array", "items": { "type": "string", "maxLength": 3, "format": "word" },
+                       "uniqueItems": true, "maxItems": 2 });
+    let ask = |format: ResponseFormat| ask(1).response_format(format);
+    let lenient = || ask(ResponseFormat::json_schema(list.clone()).lenient());
+    let reply = session.generate(lenient()).unwrap();
+    assert_eq!(reply.not_enforced(), ["format", "uniqueItems"]);
+    assert!(serde_json::from_str::<Value>(reply.text()).unwrap().is_array());
+    let stream = session.stream(lenient()).unwrap();
+    assert_eq!(stream.not_enforced(), ["format", "uniqueItems"]);
+    assert_eq!(stream.finish().unwrap().not_enforced(), ["format", "uniqueItems"]);
+    let refused = session.generate(ask(ResponseFormat::json_schema(list.clone()))).unwrap_err();
+    assert!(refused.to_string().contains("`uniqueItems`"), "{refused}");
+    let enforced = session.generate(ask(ResponseFormat::json_schema(schema()))).unwrap();
+    assert!(enforced.not_enforced().is_empty());
+}
+
+/// A copy of the default model with a chat template.
+fn chat_session(template: &str) -> (tempfile::TempDir, Session) {
+    let folder = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(default_model()).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    let session = Session::builder(folder.path()).threads(2).open().unwrap();
+    (folder, session)
+}
+
+#[test]
+fn tools_are_called_where_that_is_asked_for() {
+    let body = "{% for message in messages %}{{ message.content }}\n{% endfor %}";
+    let (_folder, session) = chat_session(&format!("{body}{{# <tool_call></tool_call> #}}"));
+    let parameters = json!({ "type": "object", "properties": { "zone": { "$ref": "#/$defs/Zone" } },
+        "required": ["zone"], "additionalProperties": false, "$defs": { "Zone": { "enum": ["UTC", "CET"] } } });
+    let tools = || ["clock", "watch"].map(|name| Tool::new(name, "tells the time", parameters.clone()));
+    let ask = |seed: u64| {
+        let request = Request::chat([user("How late is it?")]).tools(tools());
+        request.max_tokens(120).temperature(1.0).seed(seed).parallel_tool_calls(false)
+    };
+    for seed in 0..4 {
+        let reply = session.generate(ask(seed).tool_choice(ToolChoice::Required)).unwrap();
+        let [call] = reply.choices()[0].tool_calls() else { panic!("{}", reply.text()) };
+        assert_eq!((reply.finish_reason(), reply.text()), (FinishReason::ToolCalls, ""));
+        assert!(["clock", "watch"].contains(&call.name()));
+        let arguments: Value = serde_json::from_str(call.arguments()).unwrap();
+        assert!(["UTC", "CET"].contains(&arguments["zone"].as_str().unwrap()));
+        let named = session.generate(ask(seed).tool_choice(ToolChoice::function("watch"))).unwrap();
+        assert_eq!(named.choices()[0].tool_calls()[0].name(), "watch");
+        // Left to itself the model says something, and stays within what a strict tool allows.
+        assert!(session.generate(ask(seed).strict_tools(true)).is_ok());
+    }
+    let field = |request: Request| match session.generate(request).unwrap_err() {
+        Error::Request { field, .. } => field,
+        other => panic!("{other}"),
+    };
+    assert_eq!(field(ask(1).tool_choice(ToolChoice::function("canary"))), "tool_choice");
+    assert_eq!(field(Request::chat([user("x")]).tool_choice(ToolChoice::Required)), "tool_choice");
+    let formed = ask(1).tool_choice(ToolChoice::Required).response_format(ResponseFormat::json_object());
+    assert_eq!(field(formed), "response_format");
+    // Of a checkpoint that writes calls in another form, by name.
+    let (_folder, other) = chat_session(&format!("{body}{{# [TOOL_CALLS] #}}"));
+    let tools = [Tool::new("clock", "", json!({ "type": "object" }))];
+    let refused = other.generate(Request::chat([user("x")]).tools(tools).tool_choice(ToolChoice::Required));
+    assert!(matches!(refused, Err(Error::Request { field: "tool_choice", .. })), "{refused:?}");
 }
 
 #[cfg(feature = "schema")]

@@ -128,6 +128,11 @@ impl Style {
         if self.harmony && !self.answers { harmony::FINAL } else { "" }
     }
 
+    /// Whether calls are written as Hermes and Qwen write them: JSON between `<tool_call>` and `</tool_call>`.
+    pub fn calls_are_tagged_json(&self) -> bool {
+        self.calls == Some(ToolCallParser::Hermes)
+    }
+
     /// Tokens that must stay visible in the text of a reply, special or not, for its parts to be found.
     pub fn markers(&self) -> Vec<&'static str> {
         let mut markers: Vec<_> = self.marks.into_iter().flat_map(Marks::all).collect();

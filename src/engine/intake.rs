@@ -18,10 +18,10 @@ use super::scheduler::{Arrival, Id, Owner, Prefix};
 use super::sequence::{Common, Sequence};
 use super::thinking::{Ending, Thinking};
 use super::worker::{Message, Prepared, Shared};
-use crate::chat::{self, ChatInput, PromptOptions, Rendered, Style, Templates, ToolCallParser};
+use crate::chat::{self, ChatInput, PromptOptions, Rendered, Style, Templates, Tool, ToolCallParser};
 use crate::clock::Clock;
-use crate::error::{Error, Result};
-use crate::grammar::Grammars;
+use crate::error::{Error, Result, Returned};
+use crate::grammar::{Grammars, ResponseFormat, ToolChoice};
 use crate::memory::Secret;
 use crate::memory::ledger::Accounts;
 use crate::model::decoder::Limits;
@@ -236,6 +236,8 @@ impl Intake {
         let mut prepared = Vec::with_capacity(count);
         let (began, has_room) = (arrived.began, arrived.room.is_ok());
         let mut refused = arrived.room.err().map(|error| (0, error));
+        // Of requests for which there is no room nothing was read: they go back to their caller.
+        let mut returned = Vec::new();
         let named: Vec<_> = (arrived.first..)
             .zip(&requests)
             .map(|(count, (request, ..))| (self.id(count), request.nonce))
@@ -255,7 +257,12 @@ impl Intake {
                     Ok(request) => prepared.push(request),
                     Err(error) => refused = Some((index, error)),
                 }
+            } else if !has_room {
+                returned.push(request);
             }
+        }
+        if let Some((_, Error::Busy { requests, .. })) = &mut refused {
+            *requests = Returned::new(returned);
         }
         let Some(refusal) = refused else {
             for Prepared { job, sequence, .. } in &prepared {
@@ -304,9 +311,11 @@ impl Intake {
         request.taps.read();
         let Encoded { ids, prefix, style, thinking } = self.encode(&request)?;
         let visible = style.as_ref().map_or_else(Arc::default, |style| self.visible(style));
+        let calls = self.calls(&request, style.as_ref())?;
         outbox.set_style(style);
+        let format = calls.as_ref().unwrap_or(&request.format);
         let (prompt_tokens, context) = (ids.expose().len(), self.defaults.limits.context);
-        let asked = request.max_tokens.unwrap_or(1);
+        let asked = request.tokens_asked_for().unwrap_or(1);
         if prompt_tokens.checked_add(asked).is_none_or(|tokens| tokens > context) {
             return Err(Error::ContextLength { prompt_tokens, max_tokens: asked, context });
         }
@@ -321,7 +330,10 @@ impl Intake {
         }
         let choices = request.choices();
         let adapter = self.adapter(&request)?;
-        let mut guides = self.guides(&request, choices, place.deadline, thinking)?.into_iter().map(Box::new);
+        let mut guides = self
+            .guides((&request, format), &outbox, choices, place.deadline, thinking)?
+            .into_iter()
+            .map(Box::new);
         let sampling = request.sampling.over(&self.defaults.sampling, getrandom::u64().unwrap_or(0));
         (0..choices).for_each(|choice| {
             outbox.output(choice, |output| {
@@ -435,23 +447,46 @@ impl Intake {
         Arc::new(tokens_with(text.pieces(), self.defaults.vocab, &texts))
     }
 
+    /// The form of a reply whose calls of tools are not left to the model.
+    fn calls(&self, request: &Request, style: Option<&Style>) -> Result<Option<ResponseFormat>> {
+        let (calls, tools) = (&request.chat.calls, &request.chat.tools);
+        if tools.is_empty() || !calls.need_grammar() {
+            return Ok(None);
+        }
+        if !style.is_some_and(Style::calls_are_tagged_json) {
+            let field = match (&calls.choice, calls.strict) {
+                (ToolChoice::Auto, true) => "strict_tools",
+                (ToolChoice::Auto, false) => "parallel_tool_calls",
+                _ => "tool_choice",
+            };
+            let expected =
+                "left to the model: its chat template does not teach calls as JSON in `<tool_call>`";
+            return Err(Error::request(field, expected));
+        }
+        let vocabulary = self.vocabulary.as_ref().ok_or_else(|| self.no_tokenizer())?;
+        let is_special = |mark: &str| vocabulary.grammars.has_special(mark);
+        calls.format(tools.iter().map(Tool::definition), is_special).map(Some)
+    }
+
     /// A grammar for each choice: compiled once, and copied. None where the request's time is over: the worker ends it
     /// before it draws a token.
     fn guides(
         &self,
-        request: &Request,
+        (request, format): (&Request, &ResponseFormat),
+        outbox: &Outbox,
         choices: usize,
         deadline: Option<Instant>,
         thinking: Option<Thinking>,
     ) -> Result<Vec<Guide>> {
         let late = || deadline.is_some_and(|deadline| deadline <= self.clock.now());
-        if request.format.is_text() || late() {
+        if format.is_text() || late() {
             return Ok(Vec::new());
         }
         let vocabulary = self.vocabulary.as_ref().ok_or_else(|| self.no_tokenizer())?;
-        let Some(begun) = vocabulary.grammars.compile(&request.format, choices)? else {
+        let Some(mut begun) = vocabulary.grammars.compile(format, choices)? else {
             return Ok(Vec::new());
         };
+        outbox.set_not_enforced(std::mem::take(&mut begun.not_enforced));
         let mut first = Guide::new(begun);
         if let Some(thinking) = thinking {
             // a call of a tool ends the reply as well
@@ -533,7 +568,8 @@ impl Intake {
         request: &Request,
         style: Style,
     ) -> Result<(Style, &'static str, Option<Thinking>)> {
-        if request.format.is_text() {
+        let calls = request.chat.calls.need_grammar() && !request.chat.tools.is_empty();
+        if request.format.is_text() && !calls {
             return Ok((style, "", None));
         }
         let asked = request.chat.constrain;

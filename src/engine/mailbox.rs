@@ -38,6 +38,8 @@ struct State {
     prompt_logprobs: Logprobs,
     /// Of a chat: how the model writes reasoning and calls of tools.
     style: Option<Style>,
+    /// Keywords of the response format's schema that are not enforced.
+    not_enforced: Vec<&'static str>,
     /// The choice to look at first for the next piece.
     next: usize,
     /// The caller waits for the end and reads no pieces any more.
@@ -98,6 +100,7 @@ pub struct End {
 pub struct Whole {
     pub choices: Vec<Output>,
     pub prompt_logprobs: Logprobs,
+    pub not_enforced: Vec<&'static str>,
     pub end: End,
 }
 
@@ -159,12 +162,34 @@ impl Mailbox {
         state = self.wait_for_end(state);
         let end = state.end.take().unwrap_or(Err(Error::Closed))?;
         let choices = std::mem::take(&mut state.choices);
-        Ok(Whole { choices, prompt_logprobs: std::mem::take(&mut state.prompt_logprobs), end })
+        let prompt_logprobs = std::mem::take(&mut state.prompt_logprobs);
+        Ok(Whole { choices, prompt_logprobs, not_enforced: state.not_enforced.clone(), end })
+    }
+
+    /// Keywords of the response format's schema that are not enforced.
+    pub fn not_enforced(&self) -> Vec<&'static str> {
+        self.lock().not_enforced.clone()
     }
 
     /// Of a chat that was accepted: how the model writes reasoning and calls of tools.
     pub fn style(&self) -> Option<Style> {
         self.lock().style.clone()
+    }
+
+    /// Asks the worker to end the request, and does not wait until it is scrubbed.
+    pub fn leave(&self) {
+        self.ask(ABANDON);
+    }
+
+    /// Whether the request is over and scrubbed; if not, the task is woken when it is.
+    #[cfg(feature = "async")]
+    pub fn poll_end(&self, context: &Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if state.ended {
+            return Poll::Ready(());
+        }
+        state.waker = Some(context.waker().clone());
+        Poll::Pending
     }
 
     /// Asks the worker to end the request, and waits until it is scrubbed: at most one step.
@@ -304,6 +329,11 @@ impl Outbox {
     /// The reply is one to a chat.
     pub fn set_style(&self, style: Option<Style>) {
         self.0.lock().style = style;
+    }
+
+    /// Keywords of the response format's schema that are not enforced.
+    pub fn set_not_enforced(&self, keywords: Vec<&'static str>) {
+        self.0.lock().not_enforced = keywords;
     }
 
     /// Why its choices ended.

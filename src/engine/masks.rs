@@ -117,7 +117,7 @@ impl Before {
 impl Guide {
     /// At the start of a reply.
     pub fn new(begun: Begun) -> Self {
-        let Begun { matcher, mask, took } = begun;
+        let Begun { matcher, mask, took, not_enforced: _ } = begun;
         let pace = Arc::new(Pace::default());
         pace.note(took);
         Self {

@@ -19,7 +19,7 @@ use super::intake::Ask;
 use super::scheduler::Id;
 use super::worker::Shared;
 use crate::clock::Clock;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Returned};
 use crate::memory::registers;
 use crate::memory::thread::{self, Depth};
 use crate::memory::{Scrubbed, stack};
@@ -142,7 +142,7 @@ impl Readers {
         let waiting = self.shared.requests.load(Ordering::SeqCst);
         let room = match waiting + count <= self.max_requests {
             true => Ok(()),
-            false => Err(Error::Busy { waiting, limit: self.max_requests }),
+            false => Err(Error::Busy { waiting, limit: self.max_requests, requests: Returned::default() }),
         };
         if room.is_ok() {
             // others only take away, so there is still room

@@ -20,8 +20,9 @@ use serde_json::{Value, json};
 
 use super::GrammarReason;
 use super::format::{Kind, ResponseFormat};
+use super::lark;
 use super::matcher::Matcher;
-use super::schema;
+use super::schema::{self, How};
 use super::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
 use crate::memory::thread::{Depth, confined, cpu_time};
@@ -40,11 +41,6 @@ const ESCAPES: &str = "nrbtf\\\"";
 /// without it, the slowest mask in a hundred takes 1.1 ms instead of 0.3. llguidance's own four slices are no faster,
 /// and hold 24 MB more.
 const TEXT_SLICE: &str = r#"[^"\\\x00-\x1F\x7F]{1,30}"#;
-
-/// Lines of a Lark grammar: rules refer to rules, and llguidance follows them by recursion.
-const MAX_LARK_LINES: usize = 512;
-/// Brackets open at once on a line of a Lark grammar, those in its strings included.
-const MAX_LARK_BRACKETS: usize = 128;
 
 /// Earley items of one byte of the reply: what a byte costs grows with their square.
 pub(super) const MAX_ITEMS_IN_ROW: usize = 1000;
@@ -83,6 +79,8 @@ pub struct Begun {
     pub matcher: Matcher,
     /// What may come first.
     pub mask: Secret<[u32]>,
+    /// Keywords of its JSON Schema that are not enforced.
+    pub not_enforced: Vec<&'static str>,
     /// Time of a processor that it took.
     pub took: Duration,
 }
@@ -136,6 +134,11 @@ impl Grammars {
         })
     }
 
+    /// Whether a text is that of a special token, which text never spells.
+    pub fn has_special(&self, text: &str) -> bool {
+        self.ready.as_ref().is_some_and(|ready| ready.vocabulary.has_special(text))
+    }
+
     fn ready(&self) -> Result<&Ready> {
         self.ready.as_ref().ok_or_else(|| {
             Error::request("response_format", "plain text: no trie can be built of this checkpoint's tokens")
@@ -152,11 +155,11 @@ impl fmt::Debug for Grammars {
 impl Ready {
     /// Its first mask is computed at once: a grammar that is too complex to begin with is refused here.
     fn begin(&self, format: &ResponseFormat, choices: usize) -> Result<Begun> {
-        let parser = self.parser(format, choices)?;
+        let (parser, not_enforced) = self.parser(format, choices)?;
         let begun = Matcher::new(parser, self.vocabulary.clone()).and_then(|mut matcher| {
             let (mut mask, began) = (Secret::default(), cpu_time());
             matcher.mask(&mut mask)?;
-            Ok(Begun { matcher, mask, took: cpu_time().saturating_sub(began) })
+            Ok(Begun { matcher, mask, not_enforced, took: cpu_time().saturating_sub(began) })
         });
         begun.map_err(|error| match error {
             Error::Grammar(GrammarReason::DeadEnd) => refused(format, "that a text of tokens can satisfy"),
@@ -169,26 +172,86 @@ impl Ready {
         })
     }
 
-    fn parser(&self, format: &ResponseFormat, choices: usize) -> Result<TokenParser> {
-        let mut grammar = match &format.0 {
-            Kind::Text | Kind::JsonObject => GrammarWithLexer::from_json_schema(json!({ "type": "object" })),
-            Kind::JsonSchema(text) => GrammarWithLexer::from_json_schema(parse_schema(text.expose())?),
+    /// With the keywords of a schema that are not enforced.
+    fn parser(&self, format: &ResponseFormat, choices: usize) -> Result<(TokenParser, Vec<&'static str>)> {
+        let grammar = match &format.kind {
+            Kind::JsonSchema(text) => return self.schema_parser(format, text.expose(), choices),
+            Kind::Text | Kind::JsonObject => with_options(json!({ "type": "object" })),
             Kind::Regex(text) => GrammarWithLexer::from_regex(check_regex(text.expose())?),
-            Kind::Lark(text) => GrammarWithLexer::from_lark(check_lark(text.expose())?.to_owned()),
+            Kind::Lark(text) => return self.lark_parser(format, text.expose(), choices),
         };
-        if let Some(schema) = grammar.json_schema.as_mut().and_then(Value::as_object_mut) {
-            // Whatever the caller's says: it could ask for unsupported keywords to be ignored.
-            let options = json!({ "whitespace_pattern": WHITESPACE, "json_allowed_escapes": ESCAPES });
-            schema.insert("x-guidance".into(), options);
+        self.create(grammar, choices)
+            .map(|parser| (parser, Vec::new()))
+            .map_err(|message| refused(format, requirement(message.expose())))
+    }
+
+    fn lark_parser(
+        &self,
+        format: &ResponseFormat,
+        text: &str,
+        choices: usize,
+    ) -> Result<(TokenParser, Vec<&'static str>)> {
+        let mut not_enforced = Vec::new();
+        let how = How { lenient: format.lenient, ..How::default() };
+        let grammar = GrammarWithLexer::from_lark(lark::checked(text, how, &mut not_enforced)?);
+        let parser = self.create(grammar, choices);
+        let refused = |message: Secret<str>| refused(format, requirement(message.expose()));
+        parser.map(|parser| (parser, not_enforced)).map_err(refused)
+    }
+
+    /// A second and a third time where llguidance does not do what can be written in another way, or left out.
+    fn schema_parser(
+        &self,
+        format: &ResponseFormat,
+        text: &[u8],
+        choices: usize,
+    ) -> Result<(TokenParser, Vec<&'static str>)> {
+        let mut how = How { lenient: format.lenient, ..How::default() };
+        loop {
+            let mut not_enforced = Vec::new();
+            let schema = parse_schema(text, how, &mut not_enforced)?;
+            let message = match self.create(with_options(schema), choices) {
+                Ok(parser) => return Ok((parser, not_enforced)),
+                Err(message) => message,
+            };
+            let says = |words| message.expose().contains(words);
+            if says("oneOf constraints are not supported") && !how.spell_out_one_of {
+                how.spell_out_one_of = true;
+            } else if says("min/maxProperties only supported") && how.lenient && !how.without_property_counts
+            {
+                how.without_property_counts = true;
+            } else {
+                return Err(refused(format, requirement(message.expose())));
+            }
         }
+    }
+
+    /// An error is llguidance's message, which may quote the format.
+    fn create(
+        &self,
+        grammar: GrammarWithLexer,
+        choices: usize,
+    ) -> std::result::Result<TokenParser, Secret<str>> {
         let grammar = GrammarInit::Serialized(TopLevelGrammar::from_grammar(grammar));
         // no log on stderr, none in memory
         let (quiet, none) = (Logger::new(0, 0), InferenceCapabilities::default());
-        self.factory.create_parser_from_init_ext(grammar, quiet, none, limits(choices)).map_err(|error| {
-            let message = Secret::new(error.to_string());
-            refused(format, requirement(message.expose()))
-        })
+        let created = self.factory.create_parser_from_init_ext(grammar, quiet, none, limits(choices));
+        created.map_err(|error| Secret::new(error.to_string()))
     }
+}
+
+/// How JSON is written, for llguidance.
+pub(super) fn json_options() -> Value {
+    json!({ "whitespace_pattern": WHITESPACE, "json_allowed_escapes": ESCAPES })
+}
+
+/// The grammar of a schema that was lowered, which holds no options of its own.
+fn with_options(schema: Value) -> GrammarWithLexer {
+    let mut grammar = GrammarWithLexer::from_json_schema(schema);
+    if let Some(schema) = grammar.json_schema.as_mut().and_then(Value::as_object_mut) {
+        schema.insert("x-guidance".into(), json_options());
+    }
+    grammar
 }
 
 fn limits(choices: usize) -> ParserLimits {
@@ -205,7 +268,7 @@ fn limits(choices: usize) -> ParserLimits {
     }
 }
 
-fn parse_schema(text: &[u8]) -> Result<Value> {
+fn parse_schema(text: &[u8], how: How, not_enforced: &mut Vec<&'static str>) -> Result<Value> {
     if text.is_empty() {
         return Err(schema::nested_too_deep());
     }
@@ -213,14 +276,15 @@ fn parse_schema(text: &[u8]) -> Result<Value> {
         let expected = format!("a JSON Schema of at most {} bytes", ResponseFormat::MAX_SCHEMA_BYTES);
         return Err(Error::request("response_format", expected));
     }
-    let schema: Value =
+    let document: Value =
         serde_json::from_slice(text).map_err(|_| Error::request("response_format", "a JSON Schema"))?;
-    if let Err(error) = schema::check(&schema) {
-        crate::memory::json::wipe(schema);
-        return Err(error);
-    }
+    let lowered = schema::lowered(&document, how, not_enforced);
+    crate::memory::json::wipe(document);
     // `true` allows what `{}` allows; options fit only into an object.
-    Ok(if schema == true { json!({}) } else { schema })
+    Ok(match lowered? {
+        Value::Bool(true) => json!({}),
+        schema => schema,
+    })
 }
 
 fn check_regex(text: &str) -> Result<&str> {
@@ -235,42 +299,6 @@ fn check_regex(text: &str) -> Result<&str> {
         return Ok(text);
     };
     Err(Error::request("response_format", expected))
-}
-
-fn check_lark(text: &str) -> Result<&str> {
-    let expected = if text.len() > ResponseFormat::MAX_LARK_BYTES {
-        format!("a Lark grammar of at most {} bytes", ResponseFormat::MAX_LARK_BYTES)
-    } else if text.lines().count() > MAX_LARK_LINES {
-        format!("a Lark grammar of at most {MAX_LARK_LINES} lines")
-    } else if text.lines().any(|line| most_open(line) > MAX_LARK_BRACKETS) {
-        format!("a Lark grammar with at most {MAX_LARK_BRACKETS} brackets open at once on a line")
-    } else {
-        for (at, keyword) in text.match_indices("%json") {
-            // Where no JSON follows, the keyword stands in a string or a comment, or llguidance will refuse it.
-            let behind = &text[at + keyword.len()..];
-            if let Some(Ok(nested)) = serde_json::Deserializer::from_str(behind).into_iter::<Value>().next() {
-                let checked = schema::check(&nested);
-                crate::memory::json::wipe(nested);
-                checked?;
-            }
-        }
-        return Ok(text);
-    };
-    Err(Error::request("response_format", expected))
-}
-
-/// The largest number of brackets that are open at once, as if there were no strings.
-fn most_open(line: &str) -> usize {
-    let (mut open, mut most) = (0_usize, 0);
-    for byte in line.bytes() {
-        match byte {
-            b'(' | b'[' | b'{' => open += 1,
-            b')' | b']' | b'}' => open = open.saturating_sub(1),
-            _ => {}
-        }
-        most = most.max(open);
-    }
-    most
 }
 
 /// What llguidance's message asks for, in words of our own: its own may quote the format.
@@ -300,7 +328,7 @@ fn requirement(message: &str) -> Cow<'static, str> {
 }
 
 fn refused(format: &ResponseFormat, requirement: impl fmt::Display) -> Error {
-    let kind = match format.0 {
+    let kind = match format.kind {
         Kind::Text | Kind::JsonObject | Kind::JsonSchema(_) => "a JSON Schema",
         Kind::Regex(_) => "a regular expression",
         Kind::Lark(_) => "a Lark grammar",

@@ -15,7 +15,11 @@ use crate::memory::{Secret, json};
 /// and lengths) and never part of an error. They are checked when the request is accepted; the limits are in
 /// [`ResponseFormat::MAX_SCHEMA_BYTES`] and its neighbours.
 #[derive(Default)]
-pub struct ResponseFormat(pub(super) Kind);
+pub struct ResponseFormat {
+    pub(super) kind: Kind,
+    /// What cannot be enforced of a schema is left out.
+    pub(super) lenient: bool,
+}
 
 #[derive(Default)]
 pub(super) enum Kind {
@@ -38,27 +42,39 @@ impl ResponseFormat {
 
     /// Any text: the model decides alone. The default.
     pub fn text() -> Self {
-        Self(Kind::Text)
+        Kind::Text.into()
     }
 
     /// Any JSON object. Between its parts stand at most 40 characters of white space.
     pub fn json_object() -> Self {
-        Self(Kind::JsonObject)
+        Kind::JsonObject.into()
     }
 
     /// JSON that is valid under this schema; keys in the order of its `properties`, white space as in
     /// [`ResponseFormat::json_object`].
     ///
-    /// JSON Schema 2020-12 and earlier, with these keywords: `type`, `enum`, `const`, `anyOf`, `oneOf` (where the
-    /// alternatives exclude each other visibly), `allOf`, `$ref` within the document, `$defs`; `properties`,
-    /// `required`, `additionalProperties`, `patternProperties`, `minProperties`, `maxProperties`; `items`,
-    /// `prefixItems`, `minItems`, `maxItems`; `minLength`, `maxLength`, `pattern`, `format`; `minimum`, `maximum`,
-    /// `exclusiveMinimum`, `exclusiveMaximum`, `multipleOf`; and annotations. Others are refused by name.
+    /// JSON Schema 2020-12 and earlier. These keywords are enforced wherever they stand: `type`, `enum`, `const`,
+    /// `anyOf`, `allOf`, `$ref` within the document (by place, `$anchor` or `$id`), `properties`, `required`,
+    /// `additionalProperties`, `dependentRequired`, `dependentSchemas`, `items`, `prefixItems`, `minItems`, `maxItems`,
+    /// `minLength`, `maxLength`, `minimum`, `maximum`, `exclusiveMinimum`, `exclusiveMaximum`, `multipleOf`. These are
+    /// where they can be:
+    /// - `oneOf`, `not` and `if` with `then` and `else`: where what must not hold can be said in the keywords above,
+    ///   `pattern` and `format` aside;
+    /// - `pattern`: in the syntax of the `regex` crate, and with look-around outside of groups
+    ///   (`^(?=.*[0-9])(?!admin)[a-z0-9]{8,}$`, `^((?!foo).)*$`);
+    /// - `patternProperties` that exclude each other; `propertyNames` of one pattern, list of names or range of lengths;
+    ///   `minProperties` and `maxProperties` where all properties are required;
+    /// - `uniqueItems` where the items are among few values; `contains`, `minContains` and `maxContains`, with the items
+    ///   among the first eight; `unevaluatedProperties` and `unevaluatedItems` that do not depend on the value.
+    ///
+    /// What cannot be enforced is refused by its name, or, with [`ResponseFormat::lenient`], left out. A `format` other
+    /// than `date-time`, `date`, `time`, `duration`, `email`, `hostname`, `ipv4`, `ipv6`, `uuid` and `uri` is an
+    /// annotation, as the specification has it; [`crate::Reply::not_enforced`] names it.
     ///
     /// Nothing invalid gets through, but that a key which the schema does not name may come twice. Not all that is
-    /// valid does: keys come in one order only, bounds with decimals leave out some numbers near them, and strings
-    /// have no `\u` escapes, so no control characters other than `\n`, `\r`, `\t`, `\b` and `\f`. Numbers without bounds
-    /// are JSON's, of any length and exponent.
+    /// valid does: keys come in one order only, bounds with decimals leave out some numbers near them, bounds beyond
+    /// 9.2e18 (2^63 of integers) are taken for that, and strings have no `\u` escapes, so no control characters other
+    /// than `\n`, `\r`, `\t`, `\b` and `\f`. Numbers without bounds are JSON's, of any length and exponent.
     ///
     /// At most [`ResponseFormat::MAX_SCHEMA_BYTES`], 8192 values, 64 levels and 200 properties in an object; less where
     /// alternatives and patterns multiply.
@@ -71,7 +87,23 @@ impl ResponseFormat {
                 .expect("a value's keys are strings, and a buffer takes all");
         }
         json::wipe(schema);
-        Self(Kind::JsonSchema(text))
+        Kind::JsonSchema(text).into()
+    }
+
+    /// What cannot be enforced of a JSON Schema is left out, and named by [`crate::Reply::not_enforced`], where it would
+    /// be refused else. Replies are then valid but for these keywords.
+    ///
+    /// ```
+    /// use amnesic::ResponseFormat;
+    /// use serde_json::json;
+    ///
+    /// let schema = json!({ "type": "array", "items": { "type": "string" }, "uniqueItems": true });
+    /// let format = ResponseFormat::json_schema(schema).lenient();
+    /// assert!(!format.is_text());
+    /// ```
+    pub fn lenient(mut self) -> Self {
+        self.lenient = true;
+        self
     }
 
     /// The schema of a type, by its `JsonSchema` (feature `schema`), with three differences: objects have the type's
@@ -93,7 +125,7 @@ impl ResponseFormat {
     /// Text that this expression matches from its first to its last character, in the syntax of the `regex` crate
     /// (<https://docs.rs/regex/1/regex/#syntax>) without look-around; `^` and `$` may stand at its two ends.
     pub fn regex(expression: impl Into<String>) -> Self {
-        Self(Kind::Regex(Secret::new(expression.into())))
+        Kind::Regex(Secret::new(expression.into())).into()
     }
 
     /// Text of this context-free grammar, in llguidance's variant of Lark's syntax
@@ -102,23 +134,29 @@ impl ResponseFormat {
     /// `temperature=` and captures have no effect. The white space in `%ignore` and `%json` is the grammar's own
     /// affair, and may be without bounds.
     pub fn lark(grammar: impl Into<String>) -> Self {
-        Self(Kind::Lark(Secret::new(grammar.into())))
+        Kind::Lark(Secret::new(grammar.into())).into()
     }
 
     /// Whether the text is JSON.
     pub(crate) fn is_json(&self) -> bool {
-        matches!(self.0, Kind::JsonObject | Kind::JsonSchema(_))
+        matches!(self.kind, Kind::JsonObject | Kind::JsonSchema(_))
     }
 
     /// Whether any text will do.
     pub fn is_text(&self) -> bool {
-        matches!(self.0, Kind::Text)
+        matches!(self.kind, Kind::Text)
+    }
+}
+
+impl From<Kind> for ResponseFormat {
+    fn from(kind: Kind) -> Self {
+        Self { kind, lenient: false }
     }
 }
 
 impl fmt::Debug for ResponseFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (kind, len) = match &self.0 {
+        let (kind, len) = match &self.kind {
             Kind::Text => return f.write_str("Text"),
             Kind::JsonObject => return f.write_str("JsonObject"),
             Kind::JsonSchema(text) => ("JsonSchema", text.expose().len()),

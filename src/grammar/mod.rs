@@ -1,6 +1,6 @@
 //! Structured output: a [`ResponseFormat`] becomes a [`Matcher`], which says before each token which ones may follow.
 //!
-//! Lives here: the format as the caller gives it ([`mod@format`]), what a JSON Schema must keep to ([`schema`]), the
+//! Lives here: the format as the caller gives it ([`mod@format`]), that of calls of tools ([`calls`]), what a JSON Schema must keep to ([`schema`]), the
 //! checkpoint's vocabulary as a trie ([`vocabulary`]), compiling ([`compile`]) and matching ([`matcher`]); the grammars
 //! themselves are the crate llguidance's. Never will: logits, sampling, or a choice between tokens that may follow.
 //!
@@ -32,12 +32,15 @@
 //! 0.2 s once, and 35 MB that stay; a schema of 21 properties in three objects compiles in 2 ms, its first mask
 //! included; its masks take 8 us (median) and 0.3 ms (p99 of 8,500); accepting a token takes 1.3 us.
 
+mod calls;
 mod compile;
 mod format;
+mod lark;
 mod matcher;
 mod schema;
 mod vocabulary;
 
+pub use calls::{Calls, FunctionName, ToolChoice};
 pub use compile::{Begun, Grammars};
 pub use format::ResponseFormat;
 pub use matcher::{CancellationHandle, Matcher};

@@ -61,6 +61,11 @@ impl Vocabulary {
         self.drawable.get(id as usize / 32).is_some_and(|word| word >> (id % 32) & 1 == 1)
     }
 
+    /// Whether a text is the name of a special token that ends nothing.
+    pub fn has_special(&self, text: &str) -> bool {
+        self.trie.get_special_token(text).is_some_and(|id| self.specials.contains(&id))
+    }
+
     /// The special tokens, but for those that end a reply.
     pub fn specials(&self) -> &[TokenId] {
         &self.specials

@@ -294,7 +294,7 @@ impl Weights {
     }
 
     /// The matrices of adapters.
-    fn deltas(&self) -> impl Iterator<Item = &Delta> {
+    pub fn deltas(&self) -> impl Iterator<Item = &Delta> {
         let of_layers = self.adapters.iter().flat_map(|adapter| &adapter.layers).flatten().flatten();
         of_layers.chain(self.adapters.iter().filter_map(|adapter| adapter.head.as_ref()))
     }

@@ -23,6 +23,7 @@ pub mod defaults;
 mod dry;
 mod filters;
 mod logprobs;
+mod params;
 mod penalties;
 pub mod rng;
 mod settings;
@@ -34,6 +35,7 @@ use std::fmt;
 
 pub use bias::LogitBias;
 pub use logprobs::{Logprobs, TokenLogprobs};
+pub use params::SamplingParams;
 pub use settings::{Dry, Sampling};
 
 use crate::error::{Error, Result};

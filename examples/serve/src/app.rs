@@ -20,10 +20,13 @@ use tokio::task::spawn_blocking;
 use crate::body::{self, Bodies, drain};
 use crate::chat::chat_completions;
 use crate::completions::completions;
+use crate::embeddings::embeddings;
 use crate::error::{ApiError, Result};
 use crate::fields::Fields;
+use crate::ignored::ignored_by;
 use crate::log::Record;
 use crate::models::{health, model, models};
+use crate::rerank::rerank;
 use crate::tokens::Tokens;
 
 /// Bodies that are parsed at the same time: values take many times the bytes of their text.
@@ -136,6 +139,9 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{*id}", get(model))
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chat_completions))
+        .route("/v1/embeddings", post(embeddings))
+        .route("/v1/rerank", post(rerank))
+        .route("/rerank", post(rerank))
         .route_layer(from_fn_with_state(app.clone(), check_key))
         .route("/health", get(health))
         .fallback(no_route)
@@ -162,6 +168,7 @@ async fn log(mut request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     record.status(response.status().as_u16());
     let headers = response.headers_mut();
+    headers.extend(record.headers().into_iter().filter_map(|(name, value)| Some((name, value?))));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.extend(
         HeaderValue::try_from(&record.id).map(|id| (header::HeaderName::from_static("x-request-id"), id)),
@@ -208,13 +215,16 @@ pub async fn read<T: Send + 'static>(
     request: Request,
     take: impl FnOnce(&App, Fields) -> Result<T> + Send + 'static,
 ) -> Result<T> {
+    let record = request.extensions().get::<Arc<Record>>().cloned();
     let body = body::read(&app.bodies, request).await?;
     let turn = app.parsers.acquire().await.map_err(|_| ApiError::internal("the request failed"))?;
     let shared = app.clone();
     let parse = move || {
         let fields = Fields::parse(body.bytes())?;
         drop(body);
-        take(&shared, fields)
+        let (taken, ignored) = ignored_by(|| take(&shared, fields));
+        record.iter().for_each(|record| record.ignored(ignored.clone()));
+        taken
     };
     let taken = work(parse).await;
     drop(turn);

@@ -14,16 +14,16 @@ use crate::error::{ApiError, Result};
 use crate::fields::Fields;
 use crate::log::Record;
 use crate::logprobs::ChatLogprobs;
-use crate::messages::{messages, response_format, tools};
+use crate::messages::{messages, response_format};
 use crate::reply::{Envelope, Events, Shape, reply};
 use crate::running::{Running, finish_reason, usage};
-use crate::settings::{HARMLESS, Settings, Streaming, streaming};
+use crate::settings::{HARMLESS, Settings, Streaming, limit, streaming};
+use crate::tools::tools;
 
-const REFUSED: [(&str, &str); 10] = [
+const REFUSED: [(&str, &str); 9] = [
     ("audio", "the engine writes text"),
     ("functions", "use `tools`"),
     ("function_call", "use `tool_choice`"),
-    ("reasoning_effort", "use `chat_template_kwargs`, if the model's template has a variable for it"),
     ("verbosity", "tell the model"),
     ("web_search_options", "the server opens no connections"),
     ("chat_template", "the model's own template is used"),
@@ -52,9 +52,12 @@ fn take(app: &App, mut fields: Fields) -> Result<(Request, usize, Option<Streami
     if settings.prompt_logprobs.is_some() {
         return Err(ApiError::unsupported("prompt_logprobs", "use /v1/completions"));
     }
-    settings.max_tokens = fields.count("max_completion_tokens")?.or(settings.max_tokens);
+    settings.max_tokens = limit(&mut fields, "max_completion_tokens")?.or(settings.max_tokens);
     let mut request = settings.apply(Request::chat(messages(&mut fields)?));
-    request = request.tools(tools(&mut fields)?).response_format(response_format(&mut fields)?);
+    request = tools(&mut fields, request)?.response_format(response_format(&mut fields)?);
+    if let Some(effort) = fields.string("reasoning_effort")? {
+        request = reasoning_effort(request, effort)?;
+    }
     let logprobs = fields.flag("logprobs")?.unwrap_or(false);
     let top = fields.count("top_logprobs")?;
     if top.is_some() && !logprobs {
@@ -78,6 +81,18 @@ fn take(app: &App, mut fields: Fields) -> Result<(Request, usize, Option<Streami
     let streaming = streaming(&mut fields)?;
     fields.done(&HARMLESS, &REFUSED)?;
     Ok((request, settings.n.unwrap_or(1), streaming))
+}
+
+/// As variables that templates know: gpt-oss's `reasoning_effort`, and `enable_thinking`, which Qwen's and others' have. A
+/// template that knows neither thinks as it always does.
+fn reasoning_effort(request: Request, effort: String) -> Result<Request> {
+    match effort.as_str() {
+        "none" => Ok(request.template_variable("enable_thinking", false)),
+        "minimal" | "low" | "medium" | "high" | "xhigh" => {
+            Ok(request.template_variable("reasoning_effort", effort))
+        }
+        _ => Err(ApiError::field("reasoning_effort", "none, minimal, low, medium, high or xhigh")),
+    }
 }
 
 /// OpenAI's `chat.completion`, whole or in chunks.

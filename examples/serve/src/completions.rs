@@ -17,10 +17,10 @@ use crate::log::Record;
 use crate::logprobs::{PromptLogprobs, TextLogprobs, prompt_logprobs};
 use crate::reply::{Envelope, Events, Shape, reply};
 use crate::running::{Running, finish_reason, usage};
-use crate::settings::{HARMLESS, MAX_CHOICES, Settings, Streaming, streaming, token_id};
+use crate::settings::{HARMLESS, Limit, MAX_CHOICES, Settings, Streaming, streaming, token_id};
 
 /// OpenAI's `max_tokens` when it is not given.
-const DEFAULT_MAX_TOKENS: usize = 16;
+const DEFAULT_MAX_TOKENS: Limit = Limit::Tokens(16);
 
 const REFUSED: [(&str, &str); 4] = [
     ("suffix", "the engine continues texts, and does not fill them in"),
@@ -80,9 +80,12 @@ impl Asked {
             ));
         }
         fields.done(&HARMLESS, &REFUSED)?;
-        let prompt_only = echo && settings.max_tokens == Some(0);
-        settings.max_tokens =
-            if prompt_only { Some(1) } else { settings.max_tokens.or(Some(DEFAULT_MAX_TOKENS)) };
+        let prompt_only = echo && settings.max_tokens == Some(Limit::Tokens(0));
+        settings.max_tokens = if prompt_only {
+            Some(Limit::Tokens(1))
+        } else {
+            settings.max_tokens.or(Some(DEFAULT_MAX_TOKENS))
+        };
         let prompt_logprobs = settings.prompt_logprobs;
         if echo {
             settings.prompt_logprobs = prompt_logprobs.max(logprobs);

@@ -82,6 +82,8 @@ impl ApiError {
                     "prompt" if chat => "messages",
                     "logprobs" if chat => "top_logprobs",
                     "stop_token" => "stop_token_ids",
+                    "strict_tools" => "tools",
+                    "text" => "input",
                     field => field,
                 };
                 Self::field(field, expected)
@@ -92,6 +94,11 @@ impl ApiError {
                 ..Self::invalid(error.to_string())
             },
             Error::Busy { .. } => Self::too_many(error.to_string()),
+            Error::WrongTask { .. } => Self {
+                param: Some("model".into()),
+                code: Some("unsupported_task"),
+                ..Self::invalid(error.to_string())
+            },
             // the engine's own messages name the checkpoint's folder, which is nobody's business
             Error::NoTokenizer { .. } => Self {
                 param: Some("prompt".into()),
@@ -212,7 +219,7 @@ mod tests {
                 r#""invalid_request_error","param":"messages","code":"no_chat_template""#,
             ),
             (
-                Error::Busy { waiting: 1, limit: 1 },
+                Error::Busy { waiting: 1, limit: 1, requests: amnesic::Returned::default() },
                 false,
                 429,
                 r#""rate_limit_error","param":null,"code":"rate_limit_exceeded""#,

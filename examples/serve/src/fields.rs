@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value};
 
 use crate::error::{ApiError, Result};
+use crate::ignored::{changes_reply, ignore, is_plain};
 
 /// Where a field stands: `messages[2].content`.
 #[derive(Clone, Debug)]
@@ -157,10 +158,10 @@ impl Fields {
     }
 
     /// All is taken but what says nothing (`null`) and what is in `harmless`; fields in `refused` are told with a
-    /// reason.
+    /// reason. Others are ignored: see [`crate::ignored`].
     ///
     /// # Errors
-    /// There is another field. Its name may be anything, so its number is told.
+    /// There is a field that asks for another reply than comes.
     pub fn done(self, harmless: &[&str], refused: &[(&str, &str)]) -> Result<()> {
         for (index, (name, value)) in self.map.iter().enumerate() {
             if value.is_null() || harmless.contains(&name.as_str()) {
@@ -169,9 +170,11 @@ impl Fields {
             if let Some((name, why)) = refused.iter().find(|(refused, _)| refused == name) {
                 return Err(ApiError::unsupported(self.place(name), why));
             }
-            let of = if self.place.0.is_empty() { "the body" } else { &self.place.0 };
-            let message = format!("field {} of {of} has a name that is not known here", index + 1);
-            return Err(ApiError::refused(StatusCode::BAD_REQUEST, "unknown_parameter", message));
+            if changes_reply(name, value) {
+                return Err(ApiError::unsupported(self.place(name), "the reply would be another one"));
+            }
+            let told = if is_plain(name) { self.place(name) } else { self.place(&format!("#{}", index + 1)) };
+            ignore(told.0);
         }
         Ok(())
     }
@@ -180,6 +183,7 @@ impl Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ignored::ignored_by;
 
     fn message(error: ApiError) -> String {
         String::from_utf8(error.json()).unwrap()
@@ -228,7 +232,6 @@ mod tests {
             Fields::parse(br#"{"n": "canary"}"#).unwrap().count("n").unwrap_err(),
             Fields::parse(br#"{"seed": 1.5}"#).unwrap().integer("seed").unwrap_err(),
             Fields::parse(br#"{"stop": {"canary": 1}}"#).unwrap().array("stop").unwrap_err(),
-            Fields::parse(br#"{"a": 1, "canary": 2}"#).unwrap().done(&["a"], &[]).unwrap_err(),
         ];
         for error in errors {
             assert_eq!(error.status.as_u16(), 400);
@@ -237,11 +240,20 @@ mod tests {
     }
 
     #[test]
-    fn leftovers_are_told_by_number_or_reason() {
-        let parse = || Fields::parse(br#"{"a": 1, "b": 2, "user": "x"}"#).unwrap();
+    fn leftovers_are_ignored_and_named_unless_they_change_the_reply() {
+        let parse = || Fields::parse(br#"{"a": 1, "b": 2, "user": "x", "c d": 1, "e": null}"#).unwrap();
         let mut fields = parse();
         fields.count("a").unwrap();
-        assert!(message(fields.done(&["user"], &[]).unwrap_err()).contains("field 2 of the body"));
+        let (done, ignored) = ignored_by(|| fields.done(&["user"], &[]));
+        assert!(done.is_ok());
+        assert_eq!(ignored, ["b", "#4"]);
+        assert_eq!(ignored_by(|| ()).1, [""; 0]);
+        let nested = Fields::of("tools[1]".into(), serde_json::json!({"x": 1})).unwrap();
+        assert_eq!(ignored_by(|| nested.done(&[], &[])).1, ["tools[1].x"]);
+        let changing =
+            Fields::parse(br#"{"guided_json": {"canary": 1}}"#).unwrap().done(&[], &[]).unwrap_err();
+        let told = message(changing);
+        assert!(told.contains("`guided_json` is not supported") && !told.contains("canary"), "{told}");
         let mut fields = parse();
         fields.count("a").unwrap();
         let told = message(fields.done(&["user"], &[("b", "it is odd")]).unwrap_err());

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use amnesic::Usage;
+use axum::http::{HeaderName, HeaderValue};
 
 /// What is known of one HTTP request. Its last owner drops it when the response is over, and that writes the line.
 #[derive(Debug)]
@@ -24,6 +25,9 @@ struct Facts {
     status: Option<u16>,
     usage: Option<Usage>,
     finish: Option<String>,
+    /// Fields of the request that were ignored. Not in the line: a client may name them as it likes.
+    ignored: Vec<String>,
+    not_enforced: Vec<&'static str>,
 }
 
 impl Record {
@@ -45,6 +49,26 @@ impl Record {
     pub fn finished(&self, usage: Usage, finish: String) {
         let mut facts = self.facts();
         (facts.usage, facts.finish) = (Some(usage), Some(finish));
+    }
+
+    /// What the client is told in headers: fields that were ignored.
+    pub fn ignored(&self, fields: Vec<String>) {
+        self.facts().ignored = fields;
+    }
+
+    /// What the client is told in headers: keywords of a schema that are not enforced.
+    pub fn not_enforced(&self, keywords: Vec<&'static str>) {
+        self.facts().not_enforced = keywords;
+    }
+
+    /// The headers that tell it.
+    pub fn headers(&self) -> [(HeaderName, Option<HeaderValue>); 2] {
+        let facts = self.facts();
+        let value = |list: String| (!list.is_empty()).then(|| HeaderValue::try_from(list).ok()).flatten();
+        [
+            (HeaderName::from_static("x-amnesic-ignored"), value(facts.ignored.join(", "))),
+            (HeaderName::from_static("x-amnesic-not-enforced"), value(facts.not_enforced.join(", "))),
+        ]
     }
 
     /// The reply ended early: by an error, or because nobody reads it.

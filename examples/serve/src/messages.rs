@@ -1,10 +1,11 @@
-//! What a chat is asked with: messages, tools, and the form of the reply.
+//! What a chat is asked with: messages, and the form of the reply.
 
-use amnesic::{Message, ResponseFormat, Role, Tool, ToolCall};
-use serde_json::{Value, json};
+use amnesic::{Message, ResponseFormat, Role};
+use serde_json::Value;
 
 use crate::error::{ApiError, Result};
 use crate::fields::{Fields, Place};
+use crate::tools::tool_call;
 
 /// Takes `messages`.
 ///
@@ -86,66 +87,6 @@ fn content(fields: &mut Fields) -> Result<Option<String>> {
     Ok(Some(texts.join("\n")))
 }
 
-fn tool_call(mut fields: Fields) -> Result<ToolCall> {
-    let id = fields.required("id")?;
-    let mut function = function(&mut fields)?;
-    let call = ToolCall::new(id, function.required("name")?, function.required("arguments")?);
-    function.done(&[], &[])?;
-    fields.done(&["index"], &[])?;
-    Ok(call)
-}
-
-/// The function in a call or a tool, whose type it must be.
-fn function(fields: &mut Fields) -> Result<Fields> {
-    if fields.required("type")? != "function" {
-        return Err(fields.wrong("type", "function"));
-    }
-    fields.object("function")?.ok_or_else(|| fields.wrong("function", "given"))
-}
-
-/// Takes `tools` and what says how to use them. None are left if the model must not call any.
-///
-/// # Errors
-/// One of them is not what it must be, or the model is to be forced to call.
-pub fn tools(fields: &mut Fields) -> Result<Vec<Tool>> {
-    let place = fields.place("tools");
-    let values = fields.array("tools")?.unwrap_or_default();
-    let tools =
-        values.into_iter().enumerate().map(|(index, value)| tool(Fields::of(place.element(index), value)?));
-    let tools = tools.collect::<Result<Vec<_>>>()?;
-    if fields.flag("parallel_tool_calls")? == Some(false) {
-        return Err(ApiError::unsupported("parallel_tool_calls", "the model decides how often it calls"));
-    }
-    match fields.take("tool_choice") {
-        None => Ok(tools),
-        Some(Value::String(choice)) if choice == "auto" => Ok(tools),
-        Some(Value::String(choice)) if choice == "none" => Ok(Vec::new()),
-        Some(_) => {
-            Err(ApiError::unsupported("tool_choice", "the model decides whether it calls: auto or none"))
-        }
-    }
-}
-
-fn tool(mut fields: Fields) -> Result<Tool> {
-    let mut function = function(&mut fields)?;
-    let name = function.required("name")?;
-    let description = function.string("description")?.unwrap_or_default();
-    let parameters = match function.take("parameters") {
-        None => json!({"type": "object", "properties": {}}),
-        Some(parameters @ Value::Object(_)) => parameters,
-        Some(_) => return Err(function.wrong("parameters", "a JSON schema")),
-    };
-    if function.flag("strict")? == Some(true) {
-        return Err(ApiError::unsupported(
-            function.place("strict"),
-            "calls are written as the model writes them",
-        ));
-    }
-    function.done(&[], &[])?;
-    fields.done(&[], &[])?;
-    Ok(Tool::new(name, description, parameters))
-}
-
 /// Takes `response_format`, or vLLM's `structured_outputs` with a `regex` or a `grammar` in Lark's syntax.
 ///
 /// # Errors
@@ -166,9 +107,12 @@ pub fn response_format(fields: &mut Fields) -> Result<ResponseFormat> {
         ("json_object", None) => Ok(ResponseFormat::json_object()),
         ("json_schema", Some(mut named)) => {
             let schema = named.take("schema").ok_or_else(|| named.wrong("schema", "given"))?;
-            // a name and a description are labels, and the reply always has the form: that is what `strict` asks for
-            named.done(&["name", "description", "strict"], &[])?;
-            Ok(ResponseFormat::json_schema(schema))
+            // what cannot be enforced is refused, unless the client says that it can do without
+            let lenient = named.flag("strict")? == Some(false);
+            // a name and a description are labels
+            named.done(&["name", "description"], &[])?;
+            let format = ResponseFormat::json_schema(schema);
+            Ok(if lenient { format.lenient() } else { format })
         }
         ("text" | "json_object" | "json_schema", _) => Err(ApiError::field(
             Place::from("response_format.json_schema"),
@@ -189,6 +133,8 @@ fn structured_outputs(mut fields: Fields) -> Result<ResponseFormat> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn fields(body: &Value) -> Fields {
@@ -252,22 +198,6 @@ mod tests {
                 "{place}: {json}"
             );
         }
-    }
-
-    #[test]
-    fn tools_may_be_left_to_the_model_or_forbidden() {
-        let tool = json!({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}});
-        let count = |choice: Value| {
-            tools(&mut fields(&json!({"tools": [tool], "tool_choice": choice}))).map(|tools| tools.len())
-        };
-        assert_eq!(count(Value::Null).unwrap(), 1);
-        assert_eq!(count(json!("auto")).unwrap(), 1);
-        assert_eq!(count(json!("none")).unwrap(), 0);
-        assert!(count(json!("required")).is_err());
-        assert!(count(json!({"type": "function", "function": {"name": "f"}})).is_err());
-        let strict = json!({"type": "function", "function": {"name": "f", "strict": true}});
-        assert!(tools(&mut fields(&json!({"tools": [strict]}))).is_err());
-        assert!(tools(&mut fields(&json!({"parallel_tool_calls": false}))).is_err());
     }
 
     #[test]

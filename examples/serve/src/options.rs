@@ -28,7 +28,8 @@ Usage: cargo run --release -p amnesic-serve -- [OPTIONS]
   --timeout SECONDS    a reply that takes longer is cut off [default: 600]
   --help               print this
 
-Routes: GET /v1/models, POST /v1/completions, POST /v1/chat/completions, GET /health.
+Routes: GET /v1/models, POST /v1/completions, POST /v1/chat/completions, POST /v1/embeddings,
+POST /v1/rerank, GET /health.
 With AMNESIC_API_KEY set, clients of /v1 must send it: `Authorization: Bearer KEY`.
 SIGINT or SIGTERM ends replies where they are, scrubs, and reports.
 ";

@@ -45,6 +45,7 @@ impl Running {
             streams.collect::<amnesic::Result<Vec<Stream>>>()
         };
         let streams = work(accept).await?.map_err(|error| app.engine_error(error, chat))?;
+        record.not_enforced(streams.first().map_or_else(Vec::new, Stream::not_enforced));
         Ok(Self { app, streams, next: 0, record, chat })
     }
 

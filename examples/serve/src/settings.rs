@@ -20,9 +20,17 @@ pub const HARMLESS: [&str; 7] = [
     "prediction",
 ];
 
+/// How many tokens a reply may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    Tokens(usize),
+    /// As many as the context has room for: `-1`, as llama.cpp and others have it.
+    Context,
+}
+
 /// Parsed, and applied to a request for each prompt. The engine checks the bounds.
 pub struct Settings {
-    pub max_tokens: Option<usize>,
+    pub max_tokens: Option<Limit>,
     pub n: Option<usize>,
     temperature: Option<f32>,
     top_p: Option<f32>,
@@ -60,7 +68,7 @@ impl Settings {
             return Err(ApiError::unsupported("store", "nothing of a request is kept"));
         }
         Ok(Self {
-            max_tokens: fields.count("max_tokens")?,
+            max_tokens: limit(fields, "max_tokens")?,
             n: fields.count("n")?,
             temperature: fields.number("temperature")?,
             top_p: fields.number("top_p")?,
@@ -86,7 +94,12 @@ impl Settings {
         macro_rules! set {
             ($($verb:ident)*) => { $(if let Some(value) = self.$verb { request = request.$verb(value); })* };
         }
-        set!(max_tokens min_tokens n temperature top_k top_p min_p typical_p);
+        request = match self.max_tokens {
+            None => request,
+            Some(Limit::Tokens(count)) => request.max_tokens(count),
+            Some(Limit::Context) => request.fill_context(),
+        };
+        set!(min_tokens n temperature top_k top_p min_p typical_p);
         set!(repetition_penalty presence_penalty frequency_penalty prompt_logprobs);
         if let Some(seed) = self.seed {
             request = request.seed(seed.cast_unsigned());
@@ -94,6 +107,18 @@ impl Settings {
         request = self.stop.iter().fold(request.ignore_eos(self.ignore_eos), Request::stop);
         request = self.stop_tokens.iter().fold(request, |request, &id| request.stop_token(id));
         self.logit_bias.iter().fold(request, |request, &(id, value)| request.logit_bias(id, value))
+    }
+}
+
+/// `max_tokens` and its like.
+pub fn limit(fields: &mut Fields, name: &str) -> Result<Option<Limit>> {
+    match fields.integer(name)? {
+        None => Ok(None),
+        Some(-1) => Ok(Some(Limit::Context)),
+        Some(count) => match usize::try_from(count) {
+            Ok(count) => Ok(Some(Limit::Tokens(count))),
+            Err(_) => Err(fields.wrong(name, "a whole number from 0, or -1 for the rest of the context")),
+        },
     }
 }
 
@@ -204,10 +229,20 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_may_be_the_context() {
+        let limit = |body: &str| take(body).unwrap().max_tokens;
+        assert_eq!(limit(r#"{"max_tokens": -1}"#), Some(Limit::Context));
+        assert_eq!(limit(r#"{"max_tokens": 7}"#), Some(Limit::Tokens(7)));
+        assert_eq!((limit(r#"{"max_tokens": null}"#), limit("{}")), (None, None));
+    }
+
+    #[test]
     fn wrong_types_are_named() {
         let cases = [
             ("store", r#"{"store": true}"#),
             ("top_k", r#"{"top_k": -2}"#),
+            ("max_tokens", r#"{"max_tokens": -2}"#),
+            ("max_tokens", r#"{"max_tokens": "canary"}"#),
             ("stop", r#"{"stop": [1]}"#),
             ("stop", r#"{"stop": 1}"#),
             ("stop_token_ids", r#"{"stop_token_ids": [4294967296]}"#),

@@ -32,6 +32,13 @@ TOOL = {
         "parameters": {"type": "object", "properties": {"days": {"type": "integer"}}},
     },
 }
+STRICT = {
+    "type": "object",
+    "properties": {"zone": {"$ref": "#/$defs/Zone"}},
+    "required": ["zone"],
+    "additionalProperties": False,
+    "$defs": {"Zone": {"enum": ["UTC", "CET"], "type": "string"}},
+}
 # Small models call no tools by themselves: the reply's form makes this one do it.
 CALL = r'Well\. <tool_call>\{"name": "weather", "arguments": \{"days": [1-9]\}\}</tool_call>'
 THOUGHT = r"<think>[a-z]{5,9}</think>[a-z]{4,8}"
@@ -252,6 +259,76 @@ def test_tools(client):
         assert "<tool_call>" in plain.message.content and plain.finish_reason == "stop"
 
 
+def test_tool_choice(client):
+    """Of a small model that calls no tools by itself: the grammar makes it, in the checkpoint's own format."""
+    clock = {"type": "function", "function": {"name": "clock", "parameters": STRICT, "strict": True}}
+    weather = {"type": "function", "function": {"name": "weather", "parameters": STRICT}}
+    settings = {"tools": [weather, clock], "max_completion_tokens": 120, "temperature": 1.0}
+    for seed in range(4):
+        choice = chat(client, tool_choice="required", parallel_tool_calls=False, seed=seed, **settings).choices[0]
+        (call,) = choice.message.tool_calls
+        assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
+        assert call.function.name in ("clock", "weather")
+        assert json.loads(call.function.arguments)["zone"] in ("UTC", "CET")
+        named = {"type": "function", "function": {"name": "clock"}}
+        choice = chat(client, tool_choice=named, seed=seed, parallel_tool_calls=False, **settings).choices[0]
+        assert [call.function.name for call in choice.message.tool_calls] == ["clock"]
+    several = chat(client, tool_choice="required", seed=1, **{**settings, "max_completion_tokens": 400}).choices[0]
+    assert all(json.loads(call.function.arguments)["zone"] for call in several.message.tool_calls)
+    content, _, calls, finish, _, _ = collect(chat(client, tool_choice=named, stream=True, seed=1, parallel_tool_calls=False, **settings))
+    assert (content, finish, calls[0].function.name) == ("", "tool_calls", "clock")
+    # left to itself the model talks, and what it may call is held to its schema
+    assert chat(client, tool_choice="auto", seed=1, **settings).choices[0].message is not None
+    assert chat(client, tool_choice="none", seed=1, **settings).choices[0].message.tool_calls is None
+
+
+def test_history(client):
+    """Calls of earlier turns, as clients write their arguments."""
+    for arguments in ("", "{}", None, {"zone": "UTC"}, '{"zone": "UTC"}'):
+        call = {"id": "c", "type": "function", "function": {"name": "clock", "arguments": arguments}}
+        messages = [
+            {"role": "user", "content": "How late is it?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c", "content": "noon"},
+        ]
+        assert chat(client, messages=messages).choices[0].message.content is not None
+
+
+def test_ignored_fields(client):
+    raw = client.chat.completions.with_raw_response
+    messages = [{"role": "user", "content": "x", "mood": "canary"}]
+    body = {"model": MODEL, "messages": messages, "max_tokens": 2, "extra_body": {"frobnicate": "canary", "a b": 1}}
+    response = raw.create(**body)
+    assert response.headers["x-amnesic-ignored"] == "messages[0].mood, frobnicate, #5", response.headers
+    plain = raw.create(model=MODEL, messages=[{"role": "user", "content": "x"}], max_tokens=2)
+    assert "x-amnesic-ignored" not in plain.headers
+    assert response.parse().choices[0].message.content == plain.parse().choices[0].message.content
+
+
+def test_limits(client):
+    whole = complete(client, max_tokens=-1, extra_body={"ignore_eos": True})
+    assert whole.usage.total_tokens == 1024 and whole.choices[0].finish_reason == "length"
+    assert complete(client, max_tokens=None).usage.completion_tokens == 16
+    for effort in ("none", "low", "high"):
+        assert chat(client, reasoning_effort=effort).choices[0].message.content
+    refused(openai.BadRequestError, 400, lambda: chat(client, reasoning_effort="canary"), "reasoning_effort")
+
+
+def test_lenient_schemas(client):
+    schema = {"type": "array", "items": {"type": "string", "maxLength": 3}, "uniqueItems": True, "maxItems": 2}
+
+    def ask(**named):
+        form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, **named}}
+        return client.chat.completions.with_raw_response.create(
+            model=MODEL, messages=[{"role": "user", "content": "x"}], response_format=form, max_tokens=60
+        )
+
+    lenient = ask(strict=False)
+    assert lenient.headers["x-amnesic-not-enforced"] == "uniqueItems"
+    assert isinstance(json.loads(lenient.parse().choices[0].message.content), list)
+    refused(openai.BadRequestError, 400, lambda: ask(strict=True), "response_format")
+
+
 def test_reasoning(client):
     form = {"extra_body": {"structured_outputs": {"regex": THOUGHT}}, "max_completion_tokens": 100, "seed": 1}
     message = chat(client, **form).choices[0].message
@@ -288,19 +365,24 @@ def test_errors(client):
     refused(bad, 400, lambda: complete(client, temperature=3), "temperature")
     refused(bad, 400, lambda: complete(client, max_tokens=5000), "prompt", "context_length_exceeded")
     refused(bad, 400, lambda: complete(client, best_of=3), "best_of", "unsupported_parameter")
-    refused(bad, 400, lambda: complete(client, extra_body={"canary": 1}), None, "unknown_parameter")
+    changing = lambda: complete(client, extra_body={"guided_regex": "canary"})
+    refused(bad, 400, changing, "guided_regex", "unsupported_parameter")
     refused(bad, 400, lambda: chat(client, messages=[]), "messages")
     refused(bad, 400, lambda: chat(client, store=True), "store", "unsupported_parameter")
     refused(bad, 400, lambda: chat(client, logprobs=True, top_logprobs=21), "top_logprobs")
-    forced = lambda: chat(client, tools=[TOOL], tool_choice="required")
-    refused(bad, 400, forced, "tool_choice", "unsupported_parameter")
+    forced = lambda: chat(client, tool_choice="required")
+    refused(bad, 400, forced, "tool_choice")
+    named = {"type": "function", "function": {"name": "canary"}}
+    refused(bad, 400, lambda: chat(client, tools=[TOOL], tool_choice=named), "tool_choice.function.name")
     image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "canary"}}]}]
     refused(bad, 400, lambda: chat(client, messages=image), "messages[0].content[0].type", "unsupported_parameter")
     # the template itself refuses this role
     refused(bad, 400, lambda: chat(client, messages=[{"role": "developer", "content": "canary"}]), "messages")
     unknown = lambda: client.completions.create(model="canary", prompt="x")
     refused(openai.NotFoundError, 404, unknown, "model", "model_not_found")
-    refused(openai.NotFoundError, 404, lambda: client.embeddings.create(model=MODEL, input="x"), None, "unknown_url")
+    embed = lambda: client.embeddings.create(model=MODEL, input="x")
+    refused(bad, 400, embed, "model", "unsupported_task")
+    refused(openai.NotFoundError, 404, lambda: client.images.generate(model=MODEL, prompt="x"), None, "unknown_url")
     refused(bad, 400, lambda: list(complete(client, stream=True, top_p=2)), "top_p")
 
 

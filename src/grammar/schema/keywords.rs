@@ -58,3 +58,29 @@ pub const UNSUPPORTED: [&str; 20] = [
     "contentSchema",
     "extends",
 ];
+
+/// Keywords whose value is a schema, a list of schemas, or an object of schemas by their names.
+pub const SCHEMAS: [&str; 13] = [
+    "additionalItems",
+    "additionalProperties",
+    "contains",
+    "contentSchema",
+    "else",
+    "if",
+    "items",
+    "not",
+    "propertyNames",
+    "then",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+    "extends",
+];
+pub const LISTS_OF_SCHEMAS: [&str; 5] = ["allOf", "anyOf", "oneOf", "items", "prefixItems"];
+pub const MAPS_OF_SCHEMAS: [&str; 6] =
+    ["$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"];
+
+/// Whether a keyword says which values are valid; others are annotations, or names.
+pub fn constrains(keyword: &str) -> bool {
+    let names = ["$dynamicAnchor", "$recursiveAnchor", "contentSchema"];
+    SUPPORTED.contains(&keyword) || UNSUPPORTED.contains(&keyword) && !names.contains(&keyword)
+}

@@ -5,6 +5,8 @@
 //! among them is searched for a text that matches.
 
 mod keywords;
+mod lower;
+mod pattern;
 mod size;
 mod values;
 
@@ -13,15 +15,19 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value};
 
 use self::keywords::{PLAIN, SUPPORTED, UNSUPPORTED};
+pub use self::lower::How;
 use self::size::Size;
 use self::values::{FORMATS, TYPES, expected, list, object};
 use super::format::ResponseFormat;
 use crate::error::{Error, Result};
+use crate::memory::json;
 
 /// Nesting of arrays and objects.
 pub const MAX_DEPTH: usize = 64;
 /// Values in the document, whatever they are.
 const MAX_VALUES: usize = 8192;
+/// How many times as many values, and how much deeper nested, the document may be once it is lowered.
+const LOWERED: usize = 4;
 /// Properties of one object: four Earley items each, of [`super::compile::MAX_ITEMS_IN_ROW`].
 const MAX_PROPERTIES: usize = 200;
 /// Subschemas after all intersections.
@@ -38,16 +44,31 @@ pub fn nested_too_deep() -> Error {
     expected(format!("a JSON Schema nested at most {MAX_DEPTH} deep"))
 }
 
-/// Checks a whole document.
+/// A document in the keywords that llguidance does; the keywords that are not enforced are added to `missing`.
 ///
 /// # Errors
-/// It is no schema, uses a keyword that is not supported, or exceeds a limit.
-pub fn check(document: &Value) -> Result<()> {
-    if crate::memory::json::depth(document) > MAX_DEPTH {
+/// It is no schema, uses a keyword that cannot be enforced, or exceeds a limit.
+pub fn lowered(document: &Value, how: How, missing: &mut Vec<&'static str>) -> Result<Value> {
+    if json::depth(document) > MAX_DEPTH {
         return Err(nested_too_deep());
     }
     if count(document) > MAX_VALUES {
         return Err(expected(format!("a JSON Schema of at most {MAX_VALUES} values")));
+    }
+    let lowered = lower::lower(document, how, missing)?;
+    match check(&lowered) {
+        Ok(()) => Ok(lowered),
+        Err(error) => {
+            json::wipe(lowered);
+            Err(error)
+        }
+    }
+}
+
+/// Checks a whole document that was lowered.
+fn check(document: &Value) -> Result<()> {
+    if json::depth(document) > LOWERED * MAX_DEPTH || count(document) > LOWERED * MAX_VALUES {
+        return Err(expected("a JSON Schema with fewer conditions in each other: they multiply"));
     }
     let mut walk = Walk::new(document);
     let root = walk.schema(document)?;

@@ -45,7 +45,7 @@ pub fn check_numbers(map: &Map<String, Value>) -> Result<()> {
         let fits = |bound: &Value| bound.is_boolean() || bound.as_number().is_some_and(is_bound);
         if !map.get(keyword).is_none_or(fits) {
             let limit = format!(
-                "a JSON Schema whose `{keyword}` is a number above -9.2e18 and below 9.3e18, 0 or at least 1e-12 in \
+                "a JSON Schema whose `{keyword}` is a number from -9.2e18 to below 9.3e18, 0 or at least 1e-12 in \
                  magnitude, and one that `f64` holds exactly if it is whole"
             );
             return Err(expected(limit));
@@ -63,7 +63,7 @@ pub fn check_numbers(map: &Map<String, Value>) -> Result<()> {
 
 /// Whether llguidance computes with this bound: in 64-bit integers and plain decimals.
 fn is_bound(bound: &Number) -> bool {
-    let fits = |value: f64| value == 0.0 || (1e-12..9.3e18).contains(&value.abs()) && value > -9.2e18;
+    let fits = |value: f64| value == 0.0 || (1e-12..9.3e18).contains(&value.abs()) && value >= -9.2e18;
     bound.as_f64().is_some_and(fits) && (is_exact(bound) || bound.as_i64() == Some(i64::MAX))
 }
 

@@ -191,6 +191,61 @@ fn schemas_that_multiply() {
     }
 }
 
+/// Schemas that grow when they are written in other keywords.
+#[test]
+fn schemas_to_be_lowered() {
+    let fixture = Fixture::by_hand();
+    let kind =
+        |i: usize| json!({ "properties": { "kind": { "const": format!("v{i}") } }, "required": ["kind"] });
+    let nested_if =
+        (0..15).fold(json!({}), |inner, i| json!({ "if": kind(i), "then": inner, "else": { "minimum": i } }));
+    let conditions =
+        |count| each(count, |i| json!({ "if": kind(i), "then": { "required": [format!("p{i}")] } }));
+    let not = |inner: Value| json!({ "not": inner });
+    let nested_not = (0..30).fold(json!({ "minLength": 3 }), |inner, _| not(json!({ "allOf": [inner, {}] })));
+    let doubling_not = chain(
+        30,
+        |next| not(json!({ "anyOf": [{ "$ref": next }, { "$ref": next }] })),
+        json!({ "const": 1 }),
+    );
+    let referred =
+        chain(60, |next| json!({ "allOf": [{ "$ref": next }, not(json!({ "$ref": next }))] }), json!({}));
+    let patterns =
+        |count| each(count, |i| not(json!({ "pattern": format!("^[a-z]{{{i}}}x|{}", symbol(i)) })));
+    let classes = format!("^{}$", joined(120, "", |i| format!("[{}-{}]?", symbol(i), symbol(i + 40))));
+    let unique =
+        json!({ "type": "array", "items": { "enum": (0..8000).collect::<Vec<_>>() }, "uniqueItems": true });
+    let required = (0..200).map(|i| (format!("p{i}"), json!([format!("p{}", i + 1)]))).collect::<Map<_, _>>();
+    let exclusive = each(60, |i| json!({ "required": [format!("p{i}")] }));
+    let contains = json!({ "type": "array", "contains": { "contains": { "contains": { "const": 1 } } } });
+    let circle = json!({ "a": { "not": { "$ref": "#/$defs/b" } }, "b": { "not": { "$ref": "#/$defs/a" } } });
+    let ids = each(2000, |i| json!({ "$id": format!("https://example.com/{i}/../"), "$ref": "x" }));
+    let cases = [
+        ("nested conditions", nested_if),
+        ("conditions", json!({ "allOf": conditions(12) })),
+        ("many conditions", json!({ "type": "object", "allOf": conditions(200) })),
+        ("nested negations", nested_not),
+        ("doubling negations", doubling_not),
+        ("references negated", referred),
+        ("complements", json!({ "type": "string", "allOf": patterns(40) })),
+        ("too many complements", json!({ "type": "string", "allOf": patterns(300) })),
+        ("complement of many classes", json!({ "type": "string", "not": { "pattern": classes } })),
+        ("complement of a counter", json!({ "type": "string", "not": { "pattern": "(a|b)*a(a|b){200}" } })),
+        ("looks", json!({ "type": "string", "pattern": format!("^{}a", "(?!.*[a-c]{9})".repeat(60)) })),
+        ("looks in looks", json!({ "pattern": format!("{}a{}", "(?=".repeat(2000), ")".repeat(2000)) })),
+        ("unique items", unique),
+        ("dependencies", json!({ "dependentRequired": required })),
+        ("exclusive alternatives", json!({ "type": "object", "oneOf": exclusive })),
+        ("contains", contains),
+        ("circle of negations", json!({ "$ref": "#/$defs/a", "$defs": circle })),
+        ("ids", json!({ "allOf": ids })),
+    ];
+    for (name, schema) in cases {
+        survive(&fixture, name, ResponseFormat::json_schema(schema.clone()));
+        survive(&fixture, name, ResponseFormat::json_schema(schema).lenient());
+    }
+}
+
 #[test]
 fn lark_grammars() {
     let fixture = Fixture::by_hand();

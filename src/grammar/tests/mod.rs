@@ -1,11 +1,13 @@
 //! Vocabularies to test with, and a reader of masks.
 
 mod attacks;
+mod calls;
 #[cfg(feature = "schema")]
 mod derived;
 mod errors;
 mod generation;
 mod languages;
+mod lowered;
 mod masks;
 mod numbers;
 mod validator;
@@ -27,7 +29,7 @@ const WORDS: &[&str] = &[
     "▁the", "\n", "\n▁▁", "é", "日本", "日", "\\", "\\n", "\\u00", "\"", "+", "*", "(", ")", "2026", "-0",
     "@", "://", "item", "kind", "x", "y",
 ];
-const SPECIALS: &[&str] = &["<|end|>", "<|stop|>", "<|tool|>"];
+const SPECIALS: &[&str] = &["<|end|>", "<|stop|>", "<|tool|>", "<tool_call>", "</tool_call>"];
 /// Ids that a model has and its tokenizer has not.
 const PADDING: usize = 5;
 

@@ -315,6 +315,14 @@ impl Response {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
+    /// A header's value, in small letters.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head
+            .split("\r\n")
+            .find_map(|line| line.split_once(": ").filter(|(known, _)| *known == name))
+            .map(|(_, value)| value)
+    }
+
     /// The events' data, whose framing is checked.
     pub fn events(&self) -> Vec<&str> {
         assert!(self.head.contains("content-type: text/event-stream"), "{}", self.head);

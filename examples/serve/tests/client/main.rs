@@ -6,6 +6,7 @@ mod hostile;
 #[cfg(target_os = "linux")]
 mod memory;
 mod obfuscation;
+mod texts;
 
 use common::{Response, Server, default_model, post};
 use serde_json::{Value, json};
@@ -95,12 +96,13 @@ fn errors_have_openais_shape_and_no_content() {
     wrong("model", json!(7));
     refused(COMPLETIONS, json!({"model": "canary"}), 404, "model", "model_not_found");
     refused(COMPLETIONS, json!({"max_tokens": 1024}), 400, "prompt", "context_length_exceeded");
-    refused(COMPLETIONS, json!({"canary": 1}), 400, "", "unknown_parameter");
     for (field, value) in [
         ("store", json!(true)),
         ("suffix", json!("canary")),
         ("best_of", json!(2)),
         ("response_format", json!({"type": "text"})),
+        ("guided_regex", json!("canary")),
+        ("skip_special_tokens", json!(false)),
     ] {
         refused(COMPLETIONS, json!({field: value}), 400, field, "unsupported_parameter");
     }
@@ -116,7 +118,22 @@ fn errors_have_openais_shape_and_no_content() {
     );
     // what says nothing, or what is so anyway, is no error
     let harmless = json!({"store": false, "user": "u", "metadata": {"a": "b"}, "best_of": 1, "suffix": null});
-    assert_eq!(server.post(COMPLETIONS, &body(harmless)).status, 200);
+    let response = server.post(COMPLETIONS, &body(harmless));
+    assert_eq!((response.status, response.header("x-amnesic-ignored")), (200, None));
+}
+
+#[test]
+fn unknown_fields_are_ignored_and_named() {
+    let server = Server::start(&[]);
+    let plain = server.post(COMPLETIONS, &body(json!({}))).json();
+    let response = server.post(COMPLETIONS, &body(json!({"frobnicate": "canary", "a b": 1, "c": null})));
+    assert_eq!(response.status, 200, "{}", response.body);
+    // `c` says nothing; a name that is no word is told by its number
+    assert_eq!(response.header("x-amnesic-ignored"), Some("frobnicate, #5"));
+    assert_eq!(response.json()["choices"], plain["choices"]);
+    let mut stream = body(json!({"frobnicate": 1, "stream": true}));
+    stream["max_tokens"] = 2.into();
+    assert_eq!(server.post(COMPLETIONS, &stream).header("x-amnesic-ignored"), Some("frobnicate"));
 }
 
 #[test]
@@ -127,7 +144,9 @@ fn what_is_no_request_is_refused() {
         (response.status, error(&response).2.unwrap_or_default())
     };
     assert_eq!(told("GET /canary HTTP/1.1\r\nHost: localhost\r\n\r\n"), (404, "unknown_url".into()));
-    assert_eq!(told(&post("/v1/embeddings", "", "{}")), (404, "unknown_url".into()));
+    assert_eq!(told(&post("/v1/images/generations", "", "{}")), (404, "unknown_url".into()));
+    let embed = r#"{"model": "default", "input": "x"}"#;
+    assert_eq!(told(&post("/v1/embeddings", "", embed)), (400, "unsupported_task".into()));
     assert_eq!(
         told("GET /v1/completions HTTP/1.1\r\nHost: localhost\r\n\r\n"),
         (405, "method_not_allowed".into())
@@ -278,7 +297,7 @@ fn the_log_holds_no_content() {
         post("/canary", "", "{}"),
         post("/v1/models/canary", "", "{}"),
         post(COMPLETIONS, "User-Agent: canary\r\n", "{\"canary\": canary}"),
-        post(COMPLETIONS, "", &body(json!({"canary": "canary"})).to_string()),
+        post(COMPLETIONS, "", &body(json!({"guided_regex": "canary"})).to_string()),
         post(COMPLETIONS, "", &body(json!({"model": "canary"})).to_string()),
         post(CHAT, "", r#"{"model": "default", "messages": [{"role": "user", "content": "canary"}]}"#),
         "CANARY / HTTP/1.1\r\nHost: localhost\r\n\r\n".into(),
