@@ -246,7 +246,7 @@ fn a_changed_head_changes_its_own_requests_only() {
     let request = |i: u32| {
         let prompt: Vec<u32> = (0..4 + i).map(|at| 3 + (at * 7 + i * 13) % 90).collect();
         let request = Request::tokens(prompt).max_tokens(6).temperature(0.0).ignore_eos(true);
-        if i % 2 == 0 { request } else { request.adapter("head") }
+        if i.is_multiple_of(2) { request } else { request.adapter("head") }
     };
     let run = |session: &Session, i: u32| {
         let tap = LogitsTap::default();

@@ -9,7 +9,7 @@ use super::decoder::for_tables;
 use super::families::{Experts, HeadStep, Inner, Qkv, Shared};
 use crate::backend::{Activation, Backend, NormKind, Quantize};
 use crate::error::{Error, Result};
-use crate::weights::adapter::{Adapter, Delta, merged};
+use crate::weights::adapter::{Adapter, Delta, merged, rounded};
 use crate::weights::checkpoint::Unread;
 use crate::weights::{Checkpoint, Dtype, Tensor};
 
@@ -524,6 +524,7 @@ impl Finder<'_> {
             };
             let own = if self.has_matrix(name) { name } else { names.embed };
             let own = self.checkpoint.matrix(&self.name(own), arch.vocab, arch.hidden)?;
+            let own = rounded(&own, saved.dtype); // training may have had another type
             if (0..saved.rows()).any(|row| saved.row_values(row) != own.row_values(row)) {
                 return Err(Adapter::only_merged(&saved.file, &saved.name));
             }
