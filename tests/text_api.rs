@@ -83,7 +83,7 @@ fn tokenizing_gives_the_crates_ids_and_text() {
             assert_eq!(back.text(), theirs.decode(&expected, skip).unwrap(), "{text:?}, {skip}");
         }
     }
-    assert_eq!(format!("{:?}", session.tokenize("a b").unwrap()).contains("TokenIds"), true);
+    assert_eq!(format!("{:?}", session.tokenize("a").unwrap()), "TokenIds { len: 2, .. }");
     let reply = session.generate(Request::from(session.tokenize("Once").unwrap()).max_tokens(1)).unwrap();
     assert_eq!(reply.usage.prompt_tokens, ids(&theirs, "Once", true).len());
     assert_eq!(refused(session.detokenize(&[810], true).unwrap_err()).0, "ids");
