@@ -36,6 +36,8 @@ impl Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_amnesic-serve"));
         command.args(["--port", "0", "--threads", "2"]).args(args).env_remove("AMNESIC_API_KEY");
         command.envs(key.map(|key| ("AMNESIC_API_KEY", key)));
+        #[cfg(target_os = "linux")]
+        without_secret_memory(&mut command);
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (send, lines) = channel();
@@ -349,4 +351,24 @@ fn unchunked(mut bytes: &[u8]) -> Vec<u8> {
         assert_eq!(&bytes[end + 2 + length..end + 4 + length], b"\r\n");
         bytes = &bytes[end + 4 + length..];
     }
+}
+
+/// Starts the server where `memfd_secret` is not to be had: nobody can read what lies there, so a search would find nothing,
+/// there or not.
+#[cfg(target_os = "linux")]
+fn without_secret_memory(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
+    let filter = SeccompFilter::new(
+        [(libc::SYS_memfd_secret, Vec::new())].into_iter().collect(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::ENOSYS as u32),
+        std::env::consts::ARCH.try_into().unwrap(),
+    );
+    let program: BpfProgram = filter.unwrap().try_into().unwrap();
+    let apply = move || seccompiler::apply_filter(&program).map_err(|_| std::io::Error::last_os_error());
+    // SAFETY: between fork and exec it makes two calls to the kernel, and allocates nothing.
+    unsafe { command.pre_exec(apply) };
 }
