@@ -68,11 +68,30 @@ impl Reader {
             if let Some(piece) = self.ready.pop_front() {
                 return Some(Ok(piece));
             }
-            match self.mailbox.next()? {
-                Ok(fresh) => self.split(fresh),
-                Err(error) => return Some(Err(error)),
+            match self.mailbox.next() {
+                Some(Ok(fresh)) => self.split(fresh),
+                Some(Err(error)) => {
+                    self.splitters.clear();
+                    return Some(Err(error));
+                }
+                None if self.flush() => {}
+                None => return None,
             }
         }
+    }
+
+    /// Makes pieces of what splitters hold back when a choice ended without anything fresh: its last text may have been
+    /// taken before that was known. Whether there was any.
+    fn flush(&mut self) -> bool {
+        for choice in 0..self.splitters.len() {
+            let (text, tokens, logprobs) = (Secret::default(), Secret::default(), Default::default());
+            self.split(Fresh { choice, text, tokens, logprobs, last: true });
+            // what gives nothing is no piece here
+            if self.ready.back().is_some_and(|piece| piece.text().is_empty() && piece.tool_call().is_none()) {
+                self.ready.pop_back();
+            }
+        }
+        !self.ready.is_empty()
     }
 
     /// Makes pieces of what is fresh: more than one where reasoning ends in it, perhaps none where text is held back.
@@ -182,8 +201,12 @@ impl futures_core::Stream for Stream {
             }
             match reader.mailbox.poll(context) {
                 Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) if reader.flush() => {}
                 Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(Some(Err(error))) => {
+                    reader.splitters.clear();
+                    return Poll::Ready(Some(Err(error)));
+                }
                 Poll::Ready(Some(Ok(fresh))) => reader.split(fresh),
             }
         }

@@ -156,14 +156,16 @@ impl Style {
     }
 }
 
+/// A call that has begun: id, name, arguments.
+type Open = (Secret<str>, Secret<str>, Secret<[u8]>);
+
 /// The parts of a reply as they come.
 #[derive(Default)]
 pub(super) struct Parts {
     content: Secret<[u8]>,
     reasoning: Secret<[u8]>,
     calls: Vec<ToolCall>,
-    /// The call that has begun: id, name, arguments.
-    open: Option<(Secret<str>, Secret<str>, Secret<[u8]>)>,
+    open: Option<Open>,
 }
 
 impl Parts {

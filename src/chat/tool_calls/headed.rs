@@ -63,7 +63,7 @@ impl Arguments {
 
     /// Reads on; the call has begun.
     fn read(&mut self, text: &str, calls: &mut Calls<'_, '_>) -> Given {
-        if !text.as_bytes().get(self.from).is_none_or(|&byte| byte == b'{') {
+        if text.as_bytes().get(self.from).is_some_and(|&byte| byte != b'{') {
             return Given::No(self.from);
         }
         let found = self.scan.find(text, &mut self.at);

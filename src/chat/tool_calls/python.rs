@@ -214,11 +214,9 @@ impl LiteralEnd {
                 _ if self.escaped => self.escaped = false,
                 (b'\\', Some(_)) => self.escaped = true,
                 (_, Some((quote, false))) if byte == quote => self.quote = None,
-                (_, Some((quote, true))) if byte == quote => {
-                    if three(*at)? {
-                        *at += 2;
-                        self.quote = None;
-                    }
+                (_, Some((quote, true))) if byte == quote && three(*at)? => {
+                    *at += 2;
+                    self.quote = None;
                 }
                 (_, Some(_)) => {}
                 (b'"' | b'\'', None) => {

@@ -34,7 +34,10 @@ pub struct Parameter {
 
 /// The parameters of a request's tools.
 #[derive(Debug, Default)]
-pub struct Schemas(Vec<(Secret<str>, Vec<(Secret<str>, Parameter)>)>);
+pub struct Schemas(Vec<Schema>);
+
+/// A tool's name, and the names and types of its parameters.
+type Schema = (Secret<str>, Vec<(Secret<str>, Parameter)>);
 
 impl Schemas {
     /// Reads what the tools say.
@@ -50,7 +53,7 @@ impl Schemas {
     }
 }
 
-fn schema(definition: &str) -> Option<(Secret<str>, Vec<(Secret<str>, Parameter)>)> {
+fn schema(definition: &str) -> Option<Schema> {
     let value: Value = serde_json::from_str(definition).ok()?;
     let function = value.get("function").unwrap_or(&value);
     let name = function.get("name").and_then(Value::as_str).map(Secret::<str>::copy);
