@@ -31,6 +31,7 @@ NOT_SAID = {
     "cohere2_other": "layers that look back in another pattern",
     "deepseek_v2": "two values of mscale",
     "deepseek_v3": "two values of mscale",
+    "deepseek_v3_other": "that halves of a head turn together",
     "dots1_other": "a window",
     "falcon_groups": "an MLP that is not four times as wide",
     "gemma2": "a scale of scores",
@@ -44,14 +45,15 @@ NOT_SAID = {
     "mixtral_other": "a window",
     "nemotron_other": "heads wider than their share",
     "olmoe_other": "whether weights of experts are normalized",
+    "phi": "fewer heads of keys, and an MLP that is not four times as wide",
     "phimoe_other": "the noise of the router",
     "qwen3_other": "Llama 3's interpolation",
     "smollm3_other": "layers without rotation in another pattern",
     "starcoder2": "a window",
+    "youtu_other": "that halves of a head turn together",
 }
 # What it does not write, or writes otherwise than the checkpoint has it, though a key for it is read.
 ADDED = {
-    "phi": ["phi2.attention.head_count_kv", [4], 2],
     "olmoe": ["olmoe.attention.clamp_kqv", [6], 1.0],
     "qwen2_moe_other": ["qwen2moe.expert_weights_norm", [7], True],
     "qwen3_moe_other": ["qwen3moe.expert_weights_norm", [7], False],

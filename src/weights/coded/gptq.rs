@@ -61,7 +61,7 @@ impl Gptq {
             _ => Some(json.required_size("group_size", 1 << 20)?),
         };
         let by_gptqmodel = match json.object("meta")?.as_ref().and_then(|meta| meta.field("quantizer")) {
-            Some(serde_json::Value::Array(names)) => names.iter().any(|name| is_gptqmodel(name)),
+            Some(serde_json::Value::Array(names)) => names.iter().any(is_gptqmodel),
             Some(name) => is_gptqmodel(name),
             None => false,
         };

@@ -296,7 +296,7 @@ impl Kind {
                         _ => (block[48 + (i - 240) % 4], (i - 240) / 4),
                     };
                     let shifted = byte.wrapping_mul([1, 3, 9, 27, 81][place]);
-                    *out = d * (f32::from((u16::from(shifted) * 3 >> 8) as u8) - 1.0);
+                    *out = d * (f32::from(((u16::from(shifted) * 3) >> 8) as u8) - 1.0);
                 }
             }
             Self::Tq2_0 => {
