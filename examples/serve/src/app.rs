@@ -27,6 +27,7 @@ use crate::ignored::ignored_by;
 use crate::log::Record;
 use crate::models::{health, model, models};
 use crate::rerank::rerank;
+use crate::tokenize::{detokenize, tokenize};
 use crate::tokens::Tokens;
 
 /// Bodies that are parsed at the same time: values take many times the bytes of their text.
@@ -142,6 +143,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/embeddings", post(embeddings))
         .route("/v1/rerank", post(rerank))
         .route("/rerank", post(rerank))
+        .route("/tokenize", post(tokenize))
+        .route("/detokenize", post(detokenize))
         .route_layer(from_fn_with_state(app.clone(), check_key))
         .route("/health", get(health))
         .fallback(no_route)

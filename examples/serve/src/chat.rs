@@ -66,21 +66,26 @@ fn take(app: &App, mut fields: Fields) -> Result<(Request, usize, Option<Streami
     if logprobs {
         request = request.logprobs(top.unwrap_or(0));
     }
-    match fields.take("chat_template_kwargs") {
-        None => {}
-        Some(Value::Object(variables)) => {
-            let set =
-                |request: Request, (name, value): (String, Value)| request.template_variable(name, value);
-            request = variables.into_iter().fold(request, set);
-        }
-        Some(_) => return Err(ApiError::field("chat_template_kwargs", "an object")),
-    }
+    request = template_variables(&mut fields, request)?;
     if fields.array("modalities")?.is_some_and(|kinds| kinds != ["text"]) {
         return Err(ApiError::unsupported("modalities", "the engine writes text"));
     }
     let streaming = streaming(&mut fields)?;
     fields.done(&HARMLESS, &REFUSED)?;
     Ok((request, settings.n.unwrap_or(1), streaming))
+}
+
+/// What the client gives to the template.
+pub fn template_variables(fields: &mut Fields, request: Request) -> Result<Request> {
+    match fields.take("chat_template_kwargs") {
+        None => Ok(request),
+        Some(Value::Object(variables)) => {
+            let set =
+                |request: Request, (name, value): (String, Value)| request.template_variable(name, value);
+            Ok(variables.into_iter().fold(request, set))
+        }
+        Some(_) => Err(ApiError::field("chat_template_kwargs", "an object")),
+    }
 }
 
 /// As variables that templates know: gpt-oss's `reasoning_effort`, and `enable_thinking`, which Qwen's and others' have. A

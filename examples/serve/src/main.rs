@@ -27,6 +27,7 @@ mod running;
 mod server;
 mod settings;
 mod texts;
+mod tokenize;
 mod tokens;
 mod tools;
 

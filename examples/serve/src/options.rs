@@ -29,7 +29,7 @@ Usage: cargo run --release -p amnesic-serve -- [OPTIONS]
   --help               print this
 
 Routes: GET /v1/models, POST /v1/completions, POST /v1/chat/completions, POST /v1/embeddings,
-POST /v1/rerank, GET /health.
+POST /v1/rerank, POST /tokenize, POST /detokenize, GET /health.
 With AMNESIC_API_KEY set, clients of /v1 must send it: `Authorization: Bearer KEY`.
 SIGINT or SIGTERM ends replies where they are, scrubs, and reports.
 ";

@@ -137,3 +137,25 @@ fn scores_are_those_of_the_reference() {
         assert_eq!((response.status, error(&response).1.as_deref()), (400, Some(field)), "{}", response.body);
     }
 }
+
+/// In vLLM's shape. The ids are those of the library, whose tests compare them.
+#[test]
+fn ids_and_texts_of_a_tokenizer() {
+    let server = Server::start(&[]);
+    let ask = |path: &str, body: Value| server.post(path, &body);
+    let whole = ok(ask("/tokenize", json!({"prompt": "Ownership is Rust's", "add_special_tokens": false})));
+    let tokens = whole["tokens"].as_array().unwrap();
+    assert!(tokens.len() > 2 && whole["count"] == tokens.len() && whole["max_model_len"].as_u64() > Some(100));
+    assert_eq!(ok(ask("/detokenize", json!({"tokens": tokens})))["prompt"], "Ownership is Rust's");
+    for (path, body, named) in [
+        ("/tokenize", json!({"prompt": 3}), "prompt"),
+        ("/tokenize", json!({}), "messages"),
+        ("/detokenize", json!({"tokens": [-1]}), "tokens"),
+        ("/detokenize", json!({"tokens": "12"}), "tokens"),
+    ] {
+        let refused = ask(path, body);
+        assert_eq!(refused.status, 400, "{path}");
+        assert!(refused.body.contains(named), "{path}: {}", refused.body);
+    }
+    assert_eq!(ask("/detokenize", json!({"tokens": [4_000_000_000_u32]})).status, 400);
+}
