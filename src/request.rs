@@ -25,6 +25,8 @@ pub struct Request {
     pub(crate) literal: bool,
     pub(crate) special_tokens: Option<bool>,
     pub(crate) max_tokens: Option<usize>,
+    /// Without `max_tokens`: whether the reply may fill the context.
+    pub(crate) fills_context: bool,
     pub(crate) n: Option<usize>,
     pub(crate) sampling: Overrides,
     pub(crate) logit_bias: LogitBias,
@@ -226,8 +228,6 @@ impl Speculation {
 impl Request {
     /// `max_tokens` when it is not given; less where the context ends first.
     pub const DEFAULT_MAX_TOKENS: usize = 512;
-    /// See [`Request::fill_context`].
-    pub(crate) const FILL_CONTEXT_TOKENS: usize = usize::MAX;
     /// Most stop strings.
     pub const MAX_STOPS: usize = 16;
     /// Most bytes of a stop string.
@@ -337,7 +337,7 @@ impl Request {
 
     /// At most this many tokens, from 1.
     pub fn max_tokens(mut self, count: usize) -> Self {
-        self.max_tokens = Some(count);
+        (self.max_tokens, self.fills_context) = (Some(count), false);
         self
     }
 
@@ -349,8 +349,9 @@ impl Request {
     /// let request = Request::prompt("Once upon a time").fill_context();
     /// # let _ = request;
     /// ```
-    pub fn fill_context(self) -> Self {
-        self.max_tokens(Self::FILL_CONTEXT_TOKENS)
+    pub fn fill_context(mut self) -> Self {
+        (self.max_tokens, self.fills_context) = (None, true);
+        self
     }
 
     /// Sets what `params` sets.
@@ -364,7 +365,9 @@ impl Request {
     /// ```
     pub fn sampling(mut self, params: &SamplingParams) -> Self {
         self.sampling = self.sampling.or(params.sampling);
-        self.max_tokens = params.max_tokens.or(self.max_tokens);
+        if let Some(count) = params.max_tokens {
+            self = self.max_tokens(count);
+        }
         self.n = params.n.or(self.n);
         self.logprobs = params.logprobs.or(self.logprobs);
         self.ignore_eos = params.ignore_eos.unwrap_or(self.ignore_eos);
@@ -682,9 +685,10 @@ impl Request {
         }
     }
 
-    /// The most tokens that it names a number for.
-    pub(crate) fn tokens_asked_for(&self) -> Option<usize> {
-        self.max_tokens.filter(|&count| count != Self::FILL_CONTEXT_TOKENS)
+    /// The most tokens of a reply for which the context has `room` tokens.
+    pub(crate) fn most_tokens(&self, room: usize) -> usize {
+        let otherwise = if self.fills_context { usize::MAX } else { Self::DEFAULT_MAX_TOKENS };
+        self.max_tokens.unwrap_or(otherwise).min(room)
     }
 
     /// How many choices.

@@ -237,7 +237,7 @@ fn property(this: &str, name: &str) -> Option<bool> {
         "isalnum" => all(char::is_alphanumeric),
         "isalpha" => all(char::is_alphabetic),
         "isascii" => this.is_ascii(),
-        "isdecimal" | "isdigit" => all(|char| char.is_numeric() && char.to_digit(10).is_some()),
+        "isdecimal" | "isdigit" => all(|char| char.is_ascii_digit()),
         "isnumeric" => all(char::is_numeric),
         "isidentifier" => {
             let starts = this.chars().next().is_some_and(|char| char.is_alphabetic() || char == '_');

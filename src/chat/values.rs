@@ -260,11 +260,14 @@ pub fn bind<const N: usize>(args: &[Value], names: [&str; N]) -> Result<[Option<
     Ok(bound)
 }
 
+/// Arguments with names, in their order.
+pub type Named = Vec<(String, Value)>;
+
 /// Positional arguments, and those with names.
 ///
 /// # Errors
 /// A name is no text.
-pub fn split(args: &[Value]) -> Result<(&[Value], Vec<(String, Value)>), Error> {
+pub fn split(args: &[Value]) -> Result<(&[Value], Named), Error> {
     let Some((last, others)) = args.split_last().filter(|(last, _)| last.is_kwargs()) else {
         return Ok((args, Vec::new()));
     };

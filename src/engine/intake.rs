@@ -315,12 +315,11 @@ impl Intake {
         outbox.set_style(style);
         let format = calls.as_ref().unwrap_or(&request.format);
         let (prompt_tokens, context) = (ids.expose().len(), self.defaults.limits.context);
-        let asked = request.tokens_asked_for().unwrap_or(1);
+        let asked = request.max_tokens.unwrap_or(1);
         if prompt_tokens.checked_add(asked).is_none_or(|tokens| tokens > context) {
             return Err(Error::ContextLength { prompt_tokens, max_tokens: asked, context });
         }
-        let max_tokens =
-            request.max_tokens.unwrap_or(Request::DEFAULT_MAX_TOKENS).min(context - prompt_tokens);
+        let max_tokens = request.most_tokens(context - prompt_tokens);
         request.logit_bias.check_ids(self.defaults.vocab)?;
         if matches!(request.speculation, Some(Speculation::Draft { .. })) && !self.defaults.draft {
             return Err(Error::request(

@@ -350,10 +350,8 @@ impl<B: Backend> Worker<B> {
         #[cfg(feature = "testing")]
         sequence.taps.at(sequence.generated(), || self.models.main.logits(row))?;
         let asked = self.asked.get(&(row, sequence.choice)).map(|&asked| self.questions.answer(asked));
-        if let Some(guide) = &mut sequence.guide {
-            if !guide.is_fresh() {
-                guide.look(self.masks.as_ref().map_or(0, Masks::step))?; // behind a guess: else it was computed beside the model
-            }
+        if let Some(guide) = sequence.guide.as_mut().filter(|guide| !guide.is_fresh()) {
+            guide.look(self.masks.as_ref().map_or(0, Masks::step))?; // behind a guess: else it was computed beside the model
         }
         let token = match asked {
             Some(answer) => answer.token()?,

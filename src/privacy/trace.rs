@@ -84,7 +84,7 @@ impl Telemetry {
             model: self.model,
             output: Some(if request.format.is_json() { OutputType::Json } else { OutputType::Text }),
             stream,
-            max_tokens: request.tokens_asked_for().map(|count| count as u64),
+            max_tokens: request.max_tokens.map(|count| count as u64),
             temperature: sampling.temperature.map(decimals),
             top_p: sampling.top_p.map(decimals),
             top_k: sampling.top_k.map(|count| count as u64),
