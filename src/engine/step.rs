@@ -18,7 +18,9 @@ use crate::sample::Context;
 use crate::text::{Pieces, Text};
 
 impl<B: Backend> Worker<B> {
-    /// One step: all who can compute, those that are done end.
+    /// One step: all who can compute, those that are done end. Not inlined: the frame of [`Worker::run`] stays while the worker
+    /// waits, and nothing cleans it; the last token lay there.
+    #[inline(never)]
     pub(super) fn step(&mut self) {
         if self.deadline.is_some_and(|deadline| deadline <= self.clock.now()) {
             self.look_around();

@@ -146,6 +146,8 @@ impl<B: Backend> Worker<B> {
         }
     }
 
+    /// Not inlined, as the other worker's: nothing cleans the frame of [`Worker::run`].
+    #[inline(never)]
     fn hear(&mut self, message: Message) {
         match message {
             Message::Texts(mut job, proof) => {
@@ -179,6 +181,7 @@ impl<B: Backend> Worker<B> {
     }
 
     /// Computes texts of the requests at hand, and ends those that are over.
+    #[inline(never)]
     fn step(&mut self) {
         let now = self.clock.now();
         self.jobs.iter_mut().for_each(|job| job.look(now));
