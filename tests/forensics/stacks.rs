@@ -11,7 +11,7 @@ const DEPTH: u64 = 400 << 10;
 /// nothing.
 fn written_since(thread: &str) -> u64 {
     match thread {
-        "amnesic-worker" => 8 << 10,
+        "amnesic-worker" => 5 << 10,
         _ => 1 << 10,
     }
 }
@@ -28,7 +28,7 @@ pub fn dirty() -> Vec<String> {
         if !name.starts_with("amnesic-") {
             continue;
         }
-        let frames = end_of_frames(&task);
+        let Some(frames) = end_of_frames(&task) else { continue }; // it has ended meanwhile
         let end = frames - written_since(name);
         let start = start_of_mapping(&maps, end).max(frames - DEPTH);
         let mut stack = vec![0; (end - start) as usize];
@@ -40,13 +40,13 @@ pub fn dirty() -> Vec<String> {
     dirty
 }
 
-/// Where the frames of a thread end, once it waits in the kernel.
-fn end_of_frames(task: &Path) -> u64 {
+/// Where the frames of a thread end, once it waits in the kernel; none if it ends instead.
+fn end_of_frames(task: &Path) -> Option<u64> {
     loop {
-        let call = std::fs::read_to_string(task.join("syscall")).unwrap();
+        let call = std::fs::read_to_string(task.join("syscall")).ok()?;
         let words: Vec<&str> = call.split_whitespace().collect();
         if let [.., pointer, _] = words[..] {
-            return u64::from_str_radix(pointer.trim_start_matches("0x"), 16).unwrap();
+            return Some(u64::from_str_radix(pointer.trim_start_matches("0x"), 16).unwrap());
         }
         std::thread::yield_now(); // "running"
     }
