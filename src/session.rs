@@ -34,8 +34,8 @@ use crate::request::{Prompt, Request};
 use crate::response::{Reply, RequestId};
 use crate::stream::{Reader, Stream};
 use crate::text::Text;
-use crate::weights::store::Files;
 use crate::tokens::{SecretText, TokenIds};
+use crate::weights::store::Files;
 
 /// A loaded model that serves requests and forgets them.
 ///

@@ -155,7 +155,11 @@ const UNSEEN: [(&str, &str, &str); 11] = [
         "heap::free(block, layout.size(), layout.align())",
         "the matrix: templates and grammars",
     ),
-    ("src/engine/readers.rs", "let _ = stack::scrub_deep();", "tests/audit.rs: it is there for the time that it takes"),
+    (
+        "src/engine/readers.rs",
+        "let _ = stack::scrub_deep();",
+        "tests/audit.rs: it is there for the time that it takes",
+    ),
     // seen where the team took part, which it does not always in a step as small as this one
     ("src/backend/cpu/fast.rs", "let scrubbed = stack::scrub_below();", "the matrix"),
     // found as long as nobody takes the memory, so not always

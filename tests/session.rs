@@ -186,7 +186,8 @@ fn dropping_a_stream_cancels_within_a_step() {
 fn requests_that_do_not_fit_together_wait_for_each_other() {
     let folder = folder();
     let session = Session::builder(folder.path()).kv_tokens(256).max_sequences(2).open().unwrap();
-    let requests = (0..9).map(|i| Request::tokens(vec![i, 5, 6]).max_tokens(90 + i as usize));
+    let request = |i| Request::tokens(vec![i, 5, 6]).max_tokens(90 + i as usize).ignore_eos(true);
+    let requests = (0..9).map(request);
     let replies = session.generate_batch(requests).unwrap();
     let counts: Vec<usize> = replies.iter().map(|reply| reply.tokens().len()).collect();
     assert_eq!(counts, (90..99).collect::<Vec<_>>());

@@ -92,7 +92,16 @@ impl Message {
         [reasoning, tool_call_id, name]: [Option<Secret<str>>; 3],
         tool_calls: Vec<ToolCall>,
     ) -> Self {
-        Self { role, content, reasoning, tool_calls, tool_call_id, name, literal: false, without_content: false }
+        Self {
+            role,
+            content,
+            reasoning,
+            tool_calls,
+            tool_call_id,
+            name,
+            literal: false,
+            without_content: false,
+        }
     }
 
     /// Whether all of the message is text, and nothing in it a control token: see

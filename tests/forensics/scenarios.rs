@@ -93,7 +93,8 @@ fn one_sampled_token(session: Session, _: &Known, _: &mut Told) -> Option<Sessio
 /// Everything that the sampler keeps for one token.
 fn penalties(session: Session, _: &Known, _: &mut Told) -> Option<Session> {
     let request = canary().max_tokens(REPLY_TOKENS).temperature(0.9).top_p(0.95).typical_p(0.9).logprobs(5);
-    let request = request.repetition_penalty(1.01).frequency_penalty(0.01).prompt_logprobs(2).ignore_eos(true);
+    let request =
+        request.repetition_penalty(1.01).frequency_penalty(0.01).prompt_logprobs(2).ignore_eos(true);
     let reply = session.generate(request.dry(Dry::default()).dry_breakers([canary::prompt()])).unwrap();
     assert_eq!(reply.finish_reason(), FinishReason::Length);
     Some(session)

@@ -152,7 +152,7 @@ const TEMPLATE: &str = "\
 {%- if message.role == 'developer' %}{{ raise_exception('no ' ~ message.content ~ mood) }}{% endif %}
 {%- if message.role == 'system' and message.name %}{{ message.content.nothing(message.name) }}{% endif %}
 {{- message.role }}: {{ message.content }}{{ message.tool_calls }}{{ mood }}\n
-{%- endfor %}{% for tool in tools %}{{ tool | tojson }}{% endfor %}";
+{%- endfor %}{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}";
 
 fn write_checkpoint(folder: &Path) {
     let mut recipe = Recipe::small(VOCAB);

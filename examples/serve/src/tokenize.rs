@@ -73,8 +73,8 @@ fn prompt(app: &App, mut fields: Fields) -> Result<Request> {
             request = tools(&mut fields, request)?;
             let continues = fields.flag("continue_final_message")?.unwrap_or(false);
             let begins = fields.flag("add_generation_prompt")?.unwrap_or(!continues);
-            request = request.add_generation_prompt(begins);
-            template_variables(&mut fields, if continues { request.continue_final_message(true) } else { request })?
+            request = request.add_generation_prompt(begins).continue_final_message(continues);
+            template_variables(&mut fields, request)?
         }
     };
     fields.done(&["return_token_strs", "user"], &[])?;

@@ -145,7 +145,9 @@ fn ids_and_texts_of_a_tokenizer() {
     let ask = |path: &str, body: Value| server.post(path, &body);
     let whole = ok(ask("/tokenize", json!({"prompt": "Ownership is Rust's", "add_special_tokens": false})));
     let tokens = whole["tokens"].as_array().unwrap();
-    assert!(tokens.len() > 2 && whole["count"] == tokens.len() && whole["max_model_len"].as_u64() > Some(100));
+    assert!(
+        tokens.len() > 2 && whole["count"] == tokens.len() && whole["max_model_len"].as_u64() > Some(100)
+    );
     assert_eq!(ok(ask("/detokenize", json!({"tokens": tokens})))["prompt"], "Ownership is Rust's");
     for (path, body, named) in [
         ("/tokenize", json!({"prompt": 3}), "prompt"),
