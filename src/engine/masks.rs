@@ -545,7 +545,8 @@ impl Queue {
                     let request = self.work(work);
                     // from here, so that the frames of the work are below; a slow thread is clean after each piece: who
                     // ends does not wait for what it does for others
-                    let proof = (clean || lane == Lane::Slow).then(stack::scrub_below);
+                    // not `then(stack::scrub_below)`: it must be seen where it is called
+                    let proof = if clean || lane == Lane::Slow { Some(stack::scrub_below()) } else { None };
                     // a thread that waits keeps its registers, and a core dump has them
                     registers::clear();
                     state = self.lock();
