@@ -25,6 +25,7 @@ use crate::memory::thread::{self, Depth, spawn};
 use crate::model::arch::Arch;
 use crate::model::decoder::{Decoder, Limits, Plan, blocks_for};
 use crate::model::encoder::{self, Encoder, EncoderPlan};
+use crate::model::families;
 use crate::model::sentence::Sentence;
 use crate::model::weights::{Options, StepWeights, Weights};
 use crate::model_info::ModelInfo;
@@ -637,8 +638,16 @@ impl Builder {
             return Err(Error::request("adapter", "one of each name"));
         }
         let adapters = if folder == self.folder { &self.adapters[..] } else { &[] }; // a draft has none
-        let merged =
-            self.merged.as_deref().filter(|_| folder == self.folder).map(Adapter::open).transpose()?;
+        let merged = self.merged.as_deref().filter(|_| folder == self.folder);
+        let adapts = merged.is_some() || !adapters.is_empty();
+        // converters permute the rows of queries and keys of some architectures
+        let own = families::find(arch.family.model_type).map(|family| family.interleaved);
+        if adapts && matches!(source, Source::Gguf(_)) && own != Some(arch.interleaved) {
+            let expected = "beside the safetensors of the model: a GGUF file of this architecture has the rows of queries and \
+                            keys in another order than adapters have them";
+            return Err(Error::request("adapter", expected));
+        }
+        let merged = merged.map(Adapter::open).transpose()?;
         let beside = adapters.iter().map(|(_, folder)| Adapter::open(folder)).collect::<Result<Vec<_>>>()?;
         let options = Options { merged: merged.as_ref(), beside: &beside, ..self.options() };
         let weights = Weights::find(&arch, &source.checkpoint()?, options)?;

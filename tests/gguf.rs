@@ -227,3 +227,23 @@ fn what_is_wrong_with_a_file_is_named() {
     assert!(matches!(open(&bad), Err(Error::UnknownModelType { .. })));
     assert!(matches!(Session::open(folder.path().join("none.gguf")), Err(Error::Read { .. })));
 }
+
+/// Converters permute the rows of queries and keys of some architectures, and adapters have them in the model's own order: to
+/// add one to the other would be wrong in silence.
+#[test]
+fn adapters_are_refused_where_rows_are_in_another_order() {
+    let open = |name: &str, merge: bool| {
+        let builder = Session::builder(fixture(&format!("gguf/{name}/model.gguf")));
+        let nowhere = fixture("adapters/nowhere");
+        if merge { builder.merge_adapter(nowhere) } else { builder.adapter("one", nowhere) }
+            .open()
+            .unwrap_err()
+    };
+    for merge in [false, true] {
+        let refused = open("llama", merge);
+        assert!(matches!(&refused, Error::Request { field: "adapter", .. }), "{refused}");
+        assert!(refused.to_string().contains("another order"), "{refused}");
+        let read = open("qwen2", merge);
+        assert!(!matches!(read, Error::Request { .. }), "it is looked for: {read}");
+    }
+}
