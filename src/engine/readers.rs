@@ -192,6 +192,7 @@ fn serve(lane: Lane, (state, changed): &(Mutex<State>, [Condvar; 2]), read: &Rea
             let tell = read(ask, arrived);
             // from here, so that the frames of reading are below
             tell(stack::scrub_deep());
+            stack::tidy(); // it may wait for the lock, too
             registers::clear(); // a thread that waits keeps them, and a core dump has them
             held = lock();
             held.lanes[lane as usize].busy -= 1;

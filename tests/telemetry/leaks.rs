@@ -257,7 +257,13 @@ fn wrong() -> Vec<(&'static str, Ask)> {
         ("request", Box::new(move || Request::chat([user(word(18))]).chat_template(word(26)).seed(7))),
         ("request", chat(|| Message::new(Role::Developer, word(27)))),
         ("request", chat(|| Message::new(Role::System, word(27)).with_name(word(14)))),
-        ("request", chat(|| assistant("").with_tool_calls(vec![ToolCall::new(word(8), word(9), word(28))]))),
+        (
+            "request",
+            chat(|| {
+                assistant("")
+                    .with_tool_calls(vec![ToolCall::new(word(8), word(9), word(28)).with_object_arguments()])
+            }),
+        ),
         ("request", with(|| ResponseFormat::regex(format!("({}", word(29))))),
         ("request", with(|| ResponseFormat::regex(format!("{}(?=x)", word(29))))),
         ("request", with(|| ResponseFormat::lark(format!("start: {} nowhere", word(30))))),
