@@ -15,8 +15,9 @@ use amnesic::privacy::{Alias, Anthropic, Disclosure, Event, Prices, ThirdPartyRe
 use amnesic::testing::forensics::Needles;
 use amnesic::testing::{Gate, LogitsTap, Scorer, Tokenizer};
 use amnesic::{
-    Builder, CancelToken, Dry, EmbedRequest, Error, Message, Priority, Reply, Request, RerankRequest,
-    ResponseFormat, Role, SealingKey, Session, Speculation, Tool, ToolCall, assistant, system, tool, user,
+    Builder, CancelToken, ConstrainFrom, Dry, EmbedRequest, Error, Message, Priority, Reply, Request,
+    RerankRequest, ResponseFormat, Role, SealingKey, Session, Speculation, Tool, ToolCall, ToolCallParser,
+    assistant, system, tool, user,
 };
 
 use crate::common::{Recipe, fixture};
@@ -306,6 +307,27 @@ fn show_reply(reply: &Reply) {
     }
 }
 
+/// A reply that can only be a call, as it is streamed.
+fn show_parts_of_a_call(session: &Session, keep: &mut dyn FnMut(&Reply)) {
+    let call = format!(r#"<tool_call>\{{"name": "{}", "arguments": \{{\}}\}}</tool_call>"#, word(9));
+    let request = Request::chat([user(word(18))])
+        .tools([Tool::new(word(9), word(7), serde_json::json!({}))])
+        .tool_call_parser(ToolCallParser::Hermes)
+        .constrain_from(ConstrainFrom::WholeReply)
+        .response_format(ResponseFormat::regex(call));
+    let mut stream = session.stream(request.max_tokens(200).seed(7)).unwrap();
+    let mut parts = 0;
+    for piece in stream.by_ref() {
+        let piece = piece.unwrap();
+        piece.tool_call().into_iter().for_each(|part| {
+            show(part);
+            parts += 1;
+        });
+    }
+    assert!(parts > 0, "the reply is a call");
+    keep(&stream.finish().unwrap());
+}
+
 /// Serves all of it, and returns the ids and texts of replies.
 fn serve(folder: &Path) -> (Vec<u32>, Vec<String>) {
     let session = builder(folder).open().unwrap();
@@ -331,6 +353,7 @@ fn serve(folder: &Path) -> (Vec<u32>, Vec<String>) {
         show(&stream);
         keep(&stream.finish().unwrap());
     }
+    show_parts_of_a_call(&session, &mut keep);
     session.generate_batch(right().iter().map(|ask| ask())).unwrap().iter().for_each(&mut keep);
     for (kind, ask) in wrong() {
         show(&ask());
