@@ -7,10 +7,11 @@ use std::path::Path;
 /// How far below a thread's frames its stack is looked at.
 const DEPTH: u64 = 400 << 10;
 
-/// What a thread writes below its frames after its stack was cleaned: it waits, and the worker looks at messages that bring
-/// nothing.
+/// What a thread writes below its frames after its stack was cleaned: it waits, for the lock of its queue too where several
+/// compute masks, and the worker looks at messages that bring nothing.
 fn written_since(thread: &str) -> u64 {
     match thread {
+        "amnesic-masks" => 2 << 10,
         "amnesic-worker" => 5 << 10,
         _ => 1 << 10,
     }
