@@ -103,15 +103,6 @@ def adapter(name):
     base.replace(folder, os.path.join(FOLDER, name))
 
 
-def main():
-    torch.set_num_threads(1)
-    hf.utils.logging.set_verbosity_error()
-    hf.utils.logging.disable_progress_bar()
-    os.makedirs(FOLDER, exist_ok=True)
-    for name in sys.argv[1:] or TABLE:
-        adapter(name)
-
-
 if __name__ == "__main__":
     base.STEPS = 12
-    main()
+    base.write_all(FOLDER, TABLE, adapter)

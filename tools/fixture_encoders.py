@@ -323,14 +323,5 @@ def checkpoint(name):
     os.rename(folder, final)
 
 
-def main():
-    torch.set_num_threads(1)
-    hf.utils.logging.set_verbosity_error()
-    hf.utils.logging.disable_progress_bar()
-    os.makedirs(FOLDER, exist_ok=True)
-    for name in sys.argv[1:] or TABLE:
-        checkpoint(name)
-
-
 if __name__ == "__main__":
-    main()
+    base.write_all(FOLDER, TABLE, checkpoint)

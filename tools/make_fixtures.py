@@ -650,13 +650,29 @@ python tools/rust_docs_corpus.py "$(rustc --print sysroot)/share/doc/rust/html" 
 python tools/make_fixtures.py --corpus corpus.txt
 ```
 
-last with Python {python}, torch {torch}, transformers {transformers},
-tokenizers {tokenizers} and safetensors {safetensors}. The same versions write the
-same files up to the last bits of the floating-point numbers. The head of
-`tools/make_fixtures.py` says what the files hold and how the prompts were chosen;
+last with Python {python}, torch {torch}, transformers {transformers}, tokenizers {tokenizers} and safetensors {safetensors}. The same
+versions write the same files up to the last bits of the floating-point numbers. The head of
+`tools/make_fixtures.py` says what the files hold and how the prompts were chosen; `sampling.json` is written
+by `tools/make_sampling_tables.py`, `schemas.json` by `tools/make_schema_table.py`, `chat/` by
+`tools/make_chat_fixtures.py`, `families/` by `tools/fixture_families.py`, `quantized/` by
+`tools/fixture_quantized.py`, `encoders/` by `tools/fixture_encoders.py`, `minilm/` by
+`tools/make_embeddings.py`, `adapters/` by `tools/fixture_adapters.py`, `adapters_merged/` by
+`tools/fixture_adapters_merged.py` (PEFT 0.21.2, transformers 5.24), `ropes.json` by `tools/fixture_ropes.py`
+(transformers 5.24), and `gguf/` by `tools/fixture_gguf.py`, its `layouts.json` and `gpt_oss.gguf` by
+`tools/gguf_layouts.py`.
 `default_model.json` belongs to `models/default/` and is rewritten with
 `python tools/make_fixtures.py default_model` when that model changes.
 """
+
+
+def write_all(folder, table, write):
+    """Calls `write` with each of the names on the command line, or with all of the table."""
+    torch.set_num_threads(1)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    os.makedirs(folder, exist_ok=True)
+    for name in sys.argv[1:] or table:
+        write(name)
 
 
 def main():
