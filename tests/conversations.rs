@@ -126,7 +126,7 @@ fn a_turn_that_has_not_been_leaves_what_was() {
     let wrong = conversation.generate(Request::prompt("x").max_tokens(100_000)).unwrap_err();
     assert!(matches!(wrong, Error::ContextLength { .. }), "{wrong}");
     assert!(conversation.generate(Request::tokens([u32::MAX])).is_err());
-    let mut stream = conversation.stream(Request::prompt(" gone").max_tokens(200)).unwrap();
+    let mut stream = conversation.stream(Request::prompt(" gone").max_tokens(200).ignore_eos(true)).unwrap();
     assert!(stream.next().unwrap().is_ok());
     drop(stream);
     let (second, _) = turn(&mut conversation, Request::prompt(" and"));

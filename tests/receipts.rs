@@ -207,7 +207,11 @@ fn whatever_is_refused_has_a_receipt() {
         logged(Session::builder(folder.path()).threads(1).max_requests(3), ReceiptHash::START);
     let one = || Request::prompt("one").max_tokens(2);
     session.generate(expected.completes(one())).unwrap();
-    drop(session.stream(expected.fails("closed", Request::prompt("one").max_tokens(400))).unwrap());
+    drop(
+        session
+            .stream(expected.fails("closed", Request::prompt("one").max_tokens(400).ignore_eos(true)))
+            .unwrap(),
+    );
 
     // fields, which are checked on the caller's thread
     session.generate(expected.is_refused("request", one().max_tokens(0))).unwrap_err();
@@ -251,7 +255,11 @@ fn whatever_is_refused_has_a_receipt() {
     conversation.stream(expected.is_refused("request", one().max_tokens(0))).unwrap_err();
     conversation.generate(expected.is_refused("request", one().shares(&public))).unwrap_err();
     conversation.generate(expected.is_refused("context_length", one().max_tokens(1 << 20))).unwrap_err();
-    drop(conversation.stream(expected.fails("closed", Request::prompt("one").max_tokens(400))).unwrap());
+    drop(
+        conversation
+            .stream(expected.fails("closed", Request::prompt("one").max_tokens(400).ignore_eos(true)))
+            .unwrap(),
+    );
     // what is kept of it at its drop is this turn's: one that was cancelled may have taken what there was along
     conversation.generate(expected.completes(one())).unwrap();
     drop(conversation);
@@ -321,7 +329,7 @@ fn signed_log() -> (Vec<String>, String) {
     let public = session.publish(one()).unwrap();
     session.generate(one().shares(&public)).unwrap();
     session.generate(one().max_tokens(0)).unwrap_err();
-    drop(session.stream(Request::prompt("one").max_tokens(400)).unwrap());
+    drop(session.stream(Request::prompt("one").max_tokens(400).ignore_eos(true)).unwrap());
     let mut conversation = session.conversation();
     conversation.generate(one()).unwrap();
     drop((conversation, public));

@@ -293,7 +293,7 @@ fn a_cancel_token_ends_requests_with_what_there_is() {
     let folder = folder();
     let session = builder(folder.path()).kv_tokens(16_384).max_sequences(2).open().unwrap();
     let token = CancelToken::new();
-    let long = || Request::tokens([1, 2, 3]).max_tokens(8000).cancel_token(&token);
+    let long = || Request::tokens([1, 2, 3]).max_tokens(8000).ignore_eos(true).cancel_token(&token);
     let replies = std::thread::scope(|scope| {
         // first those that run, so that nobody who comes a little later has come before them by the session's clock
         let mut waiting = Vec::new();
@@ -339,7 +339,8 @@ fn a_deadline_ends_a_request_with_what_there_is() {
     let hands = Hands(Arc::default(), Instant::now());
     let session =
         builder(folder.path()).kv_tokens(16_384).max_sequences(1).clock(hands.clone()).open().unwrap();
-    let long = || Request::tokens([1, 2, 3]).max_tokens(8000).timeout(Duration::from_secs(60));
+    let long =
+        || Request::tokens([1, 2, 3]).max_tokens(8000).ignore_eos(true).timeout(Duration::from_secs(60));
     let (one, two) = std::thread::scope(|scope| {
         let one = scope.spawn(|| session.generate(long()));
         let two = scope.spawn(|| session.generate(long().deadline(hands.now())));
@@ -440,7 +441,8 @@ fn priorities_decide_who_goes_first() {
         }
     });
     let session = builder.max_sequences(1).kv_tokens(8192).open().unwrap();
-    let mut busy = session.stream(Request::tokens([1]).max_tokens(4000).stream_buffer(4000)).unwrap();
+    let mut busy =
+        session.stream(Request::tokens([1]).max_tokens(4000).ignore_eos(true).stream_buffer(4000)).unwrap();
     assert!(busy.next().unwrap().is_ok());
     let orders = [Priority::Low, Priority::Normal, Priority::High];
     let ids: Vec<_> = std::thread::scope(|scope| {
@@ -548,7 +550,8 @@ fn ten_thousand_at_once_wait_within_the_plan() {
 fn a_stream_outlives_its_session_and_says_so() {
     let folder = folder();
     let session = builder(folder.path()).kv_tokens(8192).open().unwrap();
-    let mut stream = session.stream(Request::tokens([1]).max_tokens(5000).stream_buffer(5)).unwrap();
+    let mut stream =
+        session.stream(Request::tokens([1]).max_tokens(5000).ignore_eos(true).stream_buffer(5)).unwrap();
     assert!(stream.next().unwrap().is_ok());
     let conversation = session.conversation();
     let public = session.publish(Request::tokens([1, 2])).unwrap();

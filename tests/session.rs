@@ -170,7 +170,8 @@ fn generation_config_samples_only_where_it_says_so() {
 fn dropping_a_stream_cancels_within_a_step() {
     let folder = folder();
     let session = Session::builder(folder.path()).threads(1).kv_tokens(32_768).open().unwrap();
-    let mut stream = session.stream(Request::prompt("Ownership").max_tokens(30_000)).unwrap();
+    let mut stream =
+        session.stream(Request::prompt("Ownership").max_tokens(30_000).ignore_eos(true)).unwrap();
     assert!(stream.next().unwrap().is_ok());
     drop(stream);
     let steps = session.counters().steps;
@@ -178,7 +179,7 @@ fn dropping_a_stream_cancels_within_a_step() {
     assert_eq!(session.counters().steps, steps, "the request went on after its stream was dropped");
     assert!(steps < 20_000);
     // its memory is free again: a request of the same size is admitted at once
-    let mut again = session.stream(Request::prompt("Ownership").max_tokens(30_000)).unwrap();
+    let mut again = session.stream(Request::prompt("Ownership").max_tokens(30_000).ignore_eos(true)).unwrap();
     assert!(again.next().unwrap().is_ok());
 }
 
