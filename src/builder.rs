@@ -244,7 +244,7 @@ impl Builder {
         self
     }
 
-    /// As [`Builder::draft`], of a checkpoint whose files are in memory.
+    /// Takes a draft checkpoint, like [`Builder::draft`], whose files are in memory.
     pub fn draft_files(mut self, files: Files) -> Self {
         self.draft = Some(self.hold(files));
         self
@@ -419,7 +419,7 @@ impl Builder {
         self
     }
 
-    /// As [`Builder::adapter`], of an adapter whose files are in memory.
+    /// Adds an adapter, like [`Builder::adapter`], whose files are in memory.
     pub fn adapter_files(mut self, name: impl Into<String>, files: Files) -> Self {
         let folder = self.hold(files);
         self.adapters.push((name.into(), folder));
@@ -435,7 +435,7 @@ impl Builder {
         self
     }
 
-    /// As [`Builder::merge_adapter`], of an adapter whose files are in memory.
+    /// Merges an adapter, like [`Builder::merge_adapter`], whose files are in memory.
     pub fn merge_adapter_files(mut self, files: Files) -> Self {
         self.merged = Some(self.hold(files));
         self

@@ -39,7 +39,7 @@ pub struct Harmony {
     state: State,
     /// Text not given yet; always whole characters.
     held: Secret<[u8]>,
-    /// Of a call all that it was written as.
+    /// The whole text of a call as the model wrote it.
     raw: Secret<[u8]>,
     /// Bytes of `raw` that are its header, and how far its arguments were given.
     header: usize,

@@ -40,11 +40,11 @@ pub struct PromptOptions<'a> {
 }
 
 impl Templates {
-    /// As [`Templates::render`], with what of the prompt is literal.
+    /// Renders a prompt like [`Templates::render`], and says which of its bytes are literal.
     ///
     /// # Errors
-    /// As [`Templates::render`]; the last message is not the assistant's, or the template leaves it out, where the reply
-    /// is to go on with it; literal messages have characters of both planes for private use.
+    /// It fails where [`Templates::render`] does; where the reply is to go on with the last message and that is not the
+    /// assistant's, or the template leaves it out; where literal messages have characters of both planes for private use.
     pub fn render_parts(
         &self,
         input: &ChatInput<'_>,

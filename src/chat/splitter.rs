@@ -45,7 +45,7 @@ pub struct Splitter {
     /// Reads the call at hand.
     reader: Option<Box<dyn Reader>>,
     numbering: Numbering,
-    /// Of a model that writes messages with channels: all of the above is not used.
+    /// The reader of messages with channels; with it, none of the fields above is used.
     harmony: Option<Harmony>,
 }
 

@@ -88,8 +88,8 @@ pub fn template_variables(fields: &mut Fields, request: Request) -> Result<Reque
     }
 }
 
-/// As variables that templates know: gpt-oss's `reasoning_effort`, and `enable_thinking`, which Qwen's and others' have. A
-/// template that knows neither thinks as it always does.
+/// Sets the variables that templates know: `reasoning_effort` of gpt-oss, and `enable_thinking` of Qwen and others. A template
+/// that knows neither thinks as it always does.
 fn reasoning_effort(request: Request, effort: String) -> Result<Request> {
     match effort.as_str() {
         "none" => Ok(request.template_variable("enable_thinking", false)),

@@ -37,7 +37,7 @@ pub async fn rerank(
 struct Asked {
     query: String,
     documents: Vec<String>,
-    /// Of the best documents, how many are told.
+    /// How many documents the reply names, the best first.
     top: Option<usize>,
     returns_documents: bool,
 }

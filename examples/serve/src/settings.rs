@@ -24,7 +24,7 @@ pub const HARMLESS: [&str; 7] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     Tokens(usize),
-    /// As many as the context has room for: `-1`, as llama.cpp and others have it.
+    /// The reply may fill the context: `-1`, which llama.cpp and others take, too.
     Context,
 }
 
