@@ -48,15 +48,22 @@ impl Style {
             let opened = marks.opens.iter().filter_map(|open| template.rfind(open)).max();
             opened.is_some_and(|at| !template[at..].contains(marks.close))
         };
-        Self {
-            calls: parser.filter(|_| tools),
+        let taught = Self {
+            calls: parser,
             marks,
             harmony,
             inside: marks.as_ref().is_some_and(last),
             answers: false,
             closed: false,
             schemas: Arc::default(),
-        }
+        };
+        if tools { taught } else { taught.without_calls() }
+    }
+
+    /// The style that leaves calls in the text.
+    #[must_use]
+    pub fn without_calls(self) -> Self {
+        Self { calls: None, ..self }
     }
 
     /// The same style for the reply to `prompt`: the prompt's end, not the template's source, says whether the
@@ -73,7 +80,7 @@ impl Style {
         Self { inside, answers, closed: closed || answers, ..self }
     }
 
-    /// The same style with what tools say of their arguments. Calls are written as `parser` says, where one is given; else
+    /// Adds what tools say of their arguments. Calls are written as `parser` says, where one is given; else
     /// as the template teaches, or else as the added tokens tell that `has` finds. Without tools calls stay text.
     #[must_use]
     pub fn with_tools(
@@ -94,7 +101,7 @@ impl Style {
         self
     }
 
-    /// The same style for a reply without reasoning, which is an answer from its first token on.
+    /// Leaves reasoning out: the reply is an answer from its first token on.
     #[must_use]
     pub fn without_reasoning(self) -> Self {
         Self { inside: false, answers: self.harmony, ..self }

@@ -75,8 +75,16 @@ struct Source {
     file: PathBuf,
     /// The field of `file`; empty where the file is the template.
     field: String,
+    /// What the text teaches of replies, from the first time on that it is asked for.
+    style: OnceLock<Style>,
     /// The text as it is compiled, from the first time on that it is asked for.
     rewritten: OnceLock<std::result::Result<Metered, Refused>>,
+}
+
+impl Source {
+    fn new(name: String, text: String, file: PathBuf, field: String) -> Self {
+        Self { name, text, file, field, style: OnceLock::new(), rewritten: OnceLock::new() }
+    }
 }
 
 /// The chat templates of a checkpoint. Nothing is compiled before it is asked for: a session with a template that
@@ -181,7 +189,9 @@ impl Templates {
 
     /// How replies to the prompts of a template are written; without `tools`, calls are left in the text.
     pub fn style(&self, template: Option<&str>, tools: bool) -> Style {
-        Style::of(self.source(template, tools).map_or("", |source| &source.text), tools)
+        let Ok(source) = self.source(template, tools) else { return Style::of("", tools) };
+        let style = source.style.get_or_init(|| Style::of(&source.text, true)).clone();
+        if tools { style } else { style.without_calls() }
     }
 
     /// The template of that name; without one `tool_use` for tools, where there is one, else `default`.
@@ -252,13 +262,7 @@ fn files(folder: &Path) -> Result<Vec<Source>> {
     let read = |file: PathBuf| {
         let stem = file.file_stem().unwrap_or_default().to_string_lossy();
         let name = if stem == "chat_template" { "default".to_owned() } else { stem.into_owned() };
-        Ok(Source {
-            name,
-            text: json::read_text(&file)?,
-            file,
-            field: String::new(),
-            rewritten: OnceLock::new(),
-        })
+        Ok(Source::new(name, json::read_text(&file)?, file, String::new()))
     };
     files.into_iter().map(read).collect()
 }
@@ -276,12 +280,8 @@ fn checked(sources: Vec<Source>) -> Result<Vec<Source>> {
 
 /// `chat_template` of `tokenizer_config.json`.
 fn fields(config: &Json) -> Result<Vec<Source>> {
-    let source = |name: &str, text: &str, field: String| Source {
-        name: name.to_owned(),
-        text: text.to_owned(),
-        file: config.file.clone(),
-        field,
-        rewritten: OnceLock::new(),
+    let source = |name: &str, text: &str, field: String| {
+        Source::new(name.to_owned(), text.to_owned(), config.file.clone(), field)
     };
     match config.field("chat_template") {
         None => Some(Vec::new()),

@@ -1,7 +1,7 @@
 //! A step's input, built in buffers that are allocated once.
 
 use crate::backend::{BLOCK, Batch, Span};
-use crate::memory::{Scrubbed, Secret};
+use crate::memory::{Scrubbed, Secret, scrub};
 use crate::model::decoder::{Limits, blocks_for};
 
 /// The buffers behind a [`Batch`]. Token ids are content. The rest are numbers of rows and blocks: how many guesses were
@@ -35,11 +35,15 @@ impl Builder {
     /// Starts over.
     pub fn clear(&mut self) {
         self.ids.truncate(0);
-        self.positions.clear();
-        self.slots.clear();
-        self.spans.clear();
-        self.blocks.clear();
-        self.outputs.clear();
+        self.empty_lists();
+    }
+
+    fn empty_lists(&mut self) {
+        let Self { positions, slots, blocks, outputs, spans, .. } = self;
+        for list in [positions, slots, blocks, outputs] {
+            scrub::empty(list);
+        }
+        scrub::empty(spans);
     }
 
     /// Adds tokens of one sequence: `ids`, then `drafts`, from `position` on, in the blocks of `table`. Those at
@@ -101,21 +105,9 @@ impl Builder {
 
     /// Overwrites all of it.
     pub fn scrub(&mut self) -> Scrubbed {
-        let Self { positions, slots, blocks, outputs, spans, .. } = self;
-        for list in [positions, slots, blocks, outputs] {
-            overwrite(list);
-        }
-        overwrite(spans);
+        self.empty_lists();
         self.ids.wipe()
     }
-}
-
-/// Empties a list that stays, and overwrites what was in it.
-fn overwrite<T: Copy + Default>(list: &mut Vec<T>) {
-    list.clear();
-    list.resize(list.capacity(), T::default());
-    std::hint::black_box(list.as_mut_slice());
-    list.clear();
 }
 
 #[cfg(test)]

@@ -619,10 +619,7 @@ impl Intake {
                 let (text, prompt) = (self.text()?, prompt.expose());
                 check(prompt)?;
                 let specials = ids.expose().is_empty() && request.special_tokens.unwrap_or(true);
-                match request.literal {
-                    true => text.encode_literal(prompt, specials, ids)?,
-                    false => text.encode(prompt, specials, ids)?,
-                }
+                text.encode_prompt(prompt, request.literal, specials, ids)?;
                 Ok((None, None))
             }
             Prompt::Tokens(given) => {

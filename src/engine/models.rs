@@ -6,7 +6,7 @@ use crate::backend::questions::Questions;
 use crate::backend::{Backend, Counters};
 use crate::memory::ledger::{Accounts, HOST, Ledger, NotCovered};
 use crate::memory::seal::SealingKey;
-use crate::memory::{Scrubbed, registers, workspace::Dirty};
+use crate::memory::{Scrubbed, registers, scrub, workspace::Dirty};
 use crate::model::decoder::{Decoder, Limits};
 use crate::privacy::receipt::DeviceReceipt;
 
@@ -87,13 +87,10 @@ impl<B: Backend> Models<B> {
     }
 
     /// Hands out what is to be entered in accounts of requests. How much was overwritten tells how many guesses were right, so
-    /// the entries are overwritten, too: taking them out would only shorten the list.
+    /// the entries are overwritten, too.
     pub fn take_owed(&mut self, mut enter: impl FnMut(Id, &Accounts)) {
-        for entry in &mut self.owed {
-            enter(entry.0, &entry.1);
-            *entry = std::hint::black_box(Default::default());
-        }
-        self.owed.clear();
+        self.owed.iter().for_each(|(id, account)| enter(*id, account));
+        scrub::empty(&mut self.owed);
     }
 
     /// Each with its place in [`Accounts`].

@@ -249,7 +249,8 @@ impl<B: Backend> Worker<B> {
         }
     }
 
-    /// Not inlined, as [`Worker::step`]: nothing cleans the frame of [`Worker::run`], in which it would leave what it moves.
+    /// It is not inlined, like [`Worker::step`]: nothing cleans the frame of [`Worker::run`], in which it would leave what it
+    /// moves.
     #[inline(never)]
     fn hear(&mut self, message: Message) {
         match message {

@@ -97,11 +97,8 @@ impl BlockPool {
     pub fn release(&mut self, dead: &mut Vec<u32>, _proof: &Scrubbed) {
         self.dead = self.dead.checked_sub(dead.len()).expect("each dead block is released once");
         self.free_count += dead.len();
-        for block in dead.iter_mut() {
-            self.set_free(*block);
-            *block = std::hint::black_box(0); // the list stays, and would keep their order
-        }
-        dead.clear();
+        dead.iter().for_each(|&block| self.set_free(block));
+        super::scrub::empty(dead); // it stays, and would keep their order
     }
 
     fn set_free(&mut self, block: u32) {

@@ -212,6 +212,14 @@ pub fn settle<T>(value: &T) {
     barrier(std::ptr::from_ref(value).cast());
 }
 
+/// Empties a list that stays and overwrites what was in it, of numbers that are no content but tell something of it: clearing
+/// it would only shorten it.
+pub fn empty<T: Copy + Default>(list: &mut Vec<T>) {
+    list.fill(T::default());
+    list.first().into_iter().for_each(settle);
+    list.clear();
+}
+
 /// Makes the compiler believe that the memory at `start` is read here.
 fn barrier(start: *const u8) {
     // SAFETY: no instruction; without `nomem` it counts as a reader of all memory.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::emit::Calls;
 use super::object::object;
-use super::scan::{Look, look, look_any, skip_blank};
+use super::scan::{Look, Rewrite, look, look_any, skip_blank};
 use super::types::{Parameter, Reading, Schemas, Type, convert, quote};
 use super::{Outcome, Reader};
 use crate::memory::secret::Secret;
@@ -161,71 +161,44 @@ struct Values<'a> {
     out: &'a mut Secret<[u8]>,
 }
 
-impl Values<'_> {
-    fn peek(&mut self) -> Option<u8> {
+impl Rewrite for Values<'_> {
+    fn next(&mut self) -> Option<u8> {
         self.at = skip_blank(self.text, self.at);
         self.text.as_bytes().get(self.at).copied()
     }
 
-    fn dictionary(&mut self, depth: usize, of: &dyn Fn(&str) -> Option<Parameter>) -> Option<()> {
+    fn pass(&mut self) {
         self.at += 1;
-        self.out.extend(b"{");
-        let mut first = true;
-        loop {
-            if self.peek()? == b'}' {
-                self.at += 1;
-                self.out.extend(b"}");
-                return Some(());
-            }
-            if !first {
-                self.out.extend(b", ");
-            }
-            first = false;
-            let len = self.text[self.at..].find(':')?;
-            let key = self.text[self.at..self.at + len].trim();
-            let bare = key.strip_prefix(self.marks.quote).and_then(|key| key.strip_suffix(self.marks.quote));
+    }
+
+    fn out(&mut self) -> &mut Secret<[u8]> {
+        self.out
+    }
+}
+
+impl Values<'_> {
+    fn dictionary(&mut self, depth: usize, of: &dyn Fn(&str) -> Option<Parameter>) -> Option<()> {
+        self.items(b'}', [b"{", b"}"], |this| {
+            let len = this.text[this.at..].find(':')?;
+            let key = this.text[this.at..this.at + len].trim();
+            let bare = key.strip_prefix(this.marks.quote).and_then(|key| key.strip_suffix(this.marks.quote));
             let key = bare.unwrap_or(key);
-            quote(key, self.out);
-            self.out.extend(b": ");
-            self.at += len + 1;
-            self.value(depth + 1, of(key))?;
-            self.separator(b'}')?;
-        }
+            quote(key, this.out);
+            this.out.extend(b": ");
+            this.at += len + 1;
+            this.value(depth + 1, of(key))
+        })
     }
 
     fn list(&mut self, depth: usize) -> Option<()> {
-        self.at += 1;
-        self.out.extend(b"[");
-        let mut first = true;
-        loop {
-            if self.peek()? == b']' {
-                self.at += 1;
-                self.out.extend(b"]");
-                return Some(());
-            }
-            if !first {
-                self.out.extend(b", ");
-            }
-            first = false;
-            self.value(depth + 1, None)?;
-            self.separator(b']')?;
-        }
-    }
-
-    fn separator(&mut self, close: u8) -> Option<()> {
-        match self.peek()? {
-            b',' => self.at += 1,
-            byte if byte == close => {}
-            _ => return None,
-        }
-        Some(())
+        self.items(b']', [b"[", b"]"], |this| this.value(depth + 1, None))
     }
 
     fn value(&mut self, depth: usize, parameter: Option<Parameter>) -> Option<()> {
         if depth > MAX_DEPTH {
             return None;
         }
-        let byte = self.peek()?;
+        let byte = self.next()?;
         if let Some(rest) = self.text[self.at..].strip_prefix(self.marks.quote) {
             let len = rest.find(self.marks.quote)?;
             self.at += len + 2 * self.marks.quote.len();

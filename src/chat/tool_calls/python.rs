@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::emit::Calls;
-use super::scan::{look_any, skip_blank};
+use super::scan::{Rewrite, look_any, skip_blank};
 use super::types::quote;
 use super::{Outcome, Reader};
 use crate::memory::secret::{Growing, Secret};
@@ -251,6 +251,21 @@ struct Literal<'a> {
     out: &'a mut Secret<[u8]>,
 }
 
+impl Rewrite for Literal<'_> {
+    fn next(&mut self) -> Option<u8> {
+        self.blank();
+        self.peek()
+    }
+
+    fn pass(&mut self) {
+        self.at += 1;
+    }
+
+    fn out(&mut self) -> &mut Secret<[u8]> {
+        self.out
+    }
+}
+
 impl Literal<'_> {
     fn peek(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
@@ -275,49 +290,18 @@ impl Literal<'_> {
     }
 
     fn list(&mut self, close: u8, depth: usize) -> Option<()> {
-        self.at += 1;
-        self.out.extend(b"[");
-        let mut first = true;
-        loop {
-            self.blank();
-            if self.peek()? == close {
-                self.at += 1;
-                self.out.extend(b"]");
-                return Some(());
-            }
-            if !first {
-                self.out.extend(b", ");
-            }
-            first = false;
-            self.value(depth + 1)?;
-            self.separator(close)?;
-        }
+        self.items(close, [b"[", b"]"], |this| this.value(depth + 1))
     }
 
     fn dictionary(&mut self, depth: usize) -> Option<()> {
-        self.at += 1;
-        self.out.extend(b"{");
-        let mut first = true;
-        loop {
-            self.blank();
-            if self.peek()? == b'}' {
-                self.at += 1;
-                self.out.extend(b"}");
-                return Some(());
-            }
-            if !first {
-                self.out.extend(b", ");
-            }
-            first = false;
-            self.key()?;
-            self.blank();
-            (self.peek()? == b':').then_some(())?;
-            self.at += 1;
-            self.out.extend(b": ");
-            self.blank();
-            self.value(depth + 1)?;
-            self.separator(b'}')?;
-        }
+        self.items(b'}', [b"{", b"}"], |this| {
+            this.key()?;
+            (this.next()? == b':').then_some(())?;
+            this.at += 1;
+            this.out.extend(b": ");
+            this.blank();
+            this.value(depth + 1)
+        })
     }
 
     /// Keys that are no texts become such, as `json.dumps` makes them.
@@ -331,16 +315,6 @@ impl Literal<'_> {
             _ => self.word()?,
         }
         self.out.extend(b"\"");
-        Some(())
-    }
-
-    fn separator(&mut self, close: u8) -> Option<()> {
-        self.blank();
-        match self.peek()? {
-            b',' => self.at += 1,
-            byte if byte == close => {}
-            _ => return None,
-        }
         Some(())
     }
 

@@ -1,6 +1,8 @@
 //! Reading on in a text that grows: what stands at a place, and where a JSON value ends. Every function can be called
 //! again with more text and goes on where it stopped, so that a reply is read once, however it is cut.
 
+use crate::memory::Secret;
+
 /// Whether something stands at a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
@@ -9,6 +11,44 @@ pub enum Look {
     No,
     /// It may, once there is more text.
     Wait,
+}
+
+/// A literal that is read from a text and written as JSON.
+pub trait Rewrite {
+    /// The next byte that is no blank; it stays.
+    fn next(&mut self) -> Option<u8>;
+    /// Passes over one byte.
+    fn pass(&mut self);
+    /// Where the JSON goes.
+    fn out(&mut self) -> &mut Secret<[u8]>;
+
+    /// From an opening bracket to `close`: what `item` reads, with commas between and perhaps one behind, between the
+    /// brackets `json`. None where it is malformed.
+    fn items(
+        &mut self,
+        close: u8,
+        json: [&[u8]; 2],
+        mut item: impl FnMut(&mut Self) -> Option<()>,
+    ) -> Option<()> {
+        self.pass();
+        self.out().extend(json[0]);
+        let mut first = true;
+        while self.next()? != close {
+            if !first {
+                self.out().extend(b", ");
+            }
+            first = false;
+            item(self)?;
+            match self.next()? {
+                b',' => self.pass(),
+                byte if byte == close => {}
+                _ => return None,
+            }
+        }
+        self.pass();
+        self.out().extend(json[1]);
+        Some(())
+    }
 }
 
 /// Whether `tag` stands at `at`. At the `end` of a reply nothing is waited for.

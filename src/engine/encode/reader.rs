@@ -190,10 +190,7 @@ impl Reader {
             Prompt::Text(text) => {
                 let (lowered, specials) =
                     (self.lowered(text.expose()), request.special_tokens.unwrap_or(true));
-                match request.literal {
-                    true => self.text()?.encode_literal(&lowered, specials, &mut ids)?,
-                    false => self.text()?.encode(&lowered, specials, &mut ids)?,
-                }
+                self.text()?.encode_prompt(&lowered, request.literal, specials, &mut ids)?;
             }
             Prompt::Tokens(given) => ids.extend(given.expose()),
             Prompt::Chat(_) => return Err(self.settings.wrong_task("chat")),

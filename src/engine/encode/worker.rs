@@ -146,7 +146,7 @@ impl<B: Backend> Worker<B> {
         }
     }
 
-    /// Not inlined, as the other worker's: nothing cleans the frame of [`Worker::run`].
+    /// It is not inlined, since nothing cleans the frame of [`Worker::run`]; nor is it in the worker that generates.
     #[inline(never)]
     fn hear(&mut self, message: Message) {
         match message {

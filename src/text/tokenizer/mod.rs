@@ -272,6 +272,23 @@ impl Text {
         self.encode_parts(text, Some(Literal::new(&whole, &self.controls, false)), specials, ids)
     }
 
+    /// [`Text::encode_literal`] of a text that is `literal`, else [`Text::encode`].
+    ///
+    /// # Errors
+    /// As [`Text::encode`].
+    pub fn encode_prompt(
+        &self,
+        text: &str,
+        literal: bool,
+        specials: bool,
+        ids: &mut Secret<[u32]>,
+    ) -> Result<()> {
+        match literal {
+            true => self.encode_literal(text, specials, ids),
+            false => self.encode(text, specials, ids),
+        }
+    }
+
     /// Appends the ids of a chat's prompt, of which the bytes in `ranges` (pairs of start and end) are literal.
     ///
     /// # Errors
