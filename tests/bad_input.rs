@@ -1112,18 +1112,6 @@ fn configs_beside_the_weights() {
     let cases = [
         ("tokenizer_config.json", "[]", "", "a JSON object"),
         ("tokenizer_config.json", "{", "", "a JSON object"),
-        (
-            "tokenizer_config.json",
-            r#"{"bos_token": "<|endoftext|>", "add_bos_token": "yes"}"#,
-            "add_bos_token",
-            "true or false",
-        ),
-        (
-            "tokenizer_config.json",
-            r#"{"bos_token": "<|endoftext|>", "add_bos_token": true, "tokenizer_class": 1}"#,
-            "tokenizer_class",
-            "a string",
-        ),
         ("generation_config.json", "[]", "", "a JSON object"),
         ("generation_config.json", "{\"do_sample\": true,", "", "a JSON object"),
         ("generation_config.json", r#"{"do_sample": "yes"}"#, "do_sample", "true or false"),

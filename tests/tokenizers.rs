@@ -202,25 +202,25 @@ fn padding_and_truncation_of_the_file_are_ignored() {
     }
 }
 
+/// As transformers 5.24 does with each of these, whatever the class: it did not in version 4.
 #[test]
-fn add_bos_token_overrules_the_post_processor_as_in_transformers() {
-    // (folder, tokenizer_class, add_bos_token, whether the ids begin with the BOS token)
-    for (name, class, add, expected) in [
-        ("llama2_style", "LlamaTokenizer", None, true),
-        ("llama2_style", "LlamaTokenizer", Some(true), true),
-        ("llama2_style", "LlamaTokenizerFast", Some(false), false),
-        ("llama2_style", "PreTrainedTokenizerFast", Some(false), true),
-        ("byte_level", "LlamaTokenizer", Some(true), true),
-        ("byte_level", "PreTrainedTokenizerFast", None, false),
-    ] {
-        let folder = changed(name, |_, config| {
-            config["tokenizer_class"] = class.into();
-            config["add_bos_token"] = add.into();
-        });
-        let ours = open(folder.path());
-        let (with, without) = (ours.encode("a", true), ours.encode("a", false));
-        assert_eq!(with.len() - without.len(), usize::from(expected), "{name}, {class}, {add:?}: {with:?}");
-        assert!(with.ends_with(&without), "{name}, {class}, {add:?}");
+fn the_post_processor_alone_says_what_stands_around_a_text() {
+    for name in FOLDERS {
+        let expected = open(&folder(name)).encode("a", true);
+        for class in ["LlamaTokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast", "GemmaTokenizer"] {
+            for (field, value) in [("add_bos_token", true), ("add_bos_token", false), ("add_eos_token", true)]
+            {
+                let folder = changed(name, |_, config| {
+                    config["tokenizer_class"] = class.into();
+                    config[field] = value.into();
+                });
+                assert_eq!(
+                    open(folder.path()).encode("a", true),
+                    expected,
+                    "{name}, {class}, {field}: {value}"
+                );
+            }
+        }
     }
 }
 
@@ -331,6 +331,67 @@ fn published_tokenizers_give_the_crates_ids_without_a_fallback() {
         let held = hold_to_the_crate(&folder.display().to_string(), folder, 0x9ab1, each);
         println!("{}: {held} texts", folder.display());
     }
+}
+
+/// Whether a stream has, after each token, at least what `theirs` has: that one holds a token back whose end is no whole
+/// character, ours only the bytes of that character.
+fn is_never_behind(ours: &[String], theirs: &[String]) -> bool {
+    let (mut mine, mut expected) = (0, 0);
+    ours.len() == theirs.len() + 1
+        && ours.iter().zip(theirs).all(|(ours, theirs)| {
+            (mine, expected) = (mine + ours.len(), expected + theirs.len());
+            mine >= expected
+        })
+}
+
+/// What `tools/compare_texts.py` wrote down: ids, decoded texts, and what each id adds to the text.
+#[test]
+fn published_tokenizers_encode_decode_and_stream_as_transformers() {
+    let Some((file, folder)) = std::env::var_os("AMNESIC_TEXTS").zip(std::env::var_os("AMNESIC_TOKENIZERS"))
+    else {
+        println!("SKIPPED: 1 test, since AMNESIC_TEXTS names no file of tools/compare_texts.py");
+        return;
+    };
+    let all: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let strings = |value: &Value| -> Vec<String> { serde_json::from_value(value.clone()).unwrap() };
+    let texts = strings(&all["texts"]);
+    let tokenizers = all["tokenizers"].as_object().unwrap();
+    assert!(
+        texts.len() >= 300 && tokenizers.len() >= 6,
+        "{} texts, {} tokenizers",
+        texts.len(),
+        tokenizers.len()
+    );
+    let mut wrong = 0;
+    for (name, cases) in tokenizers {
+        let ours = Tokenizer::open(&Path::new(&folder).join(name), 1 << 20).unwrap();
+        let cases = cases.as_array().unwrap();
+        assert_eq!(cases.len(), texts.len());
+        for (text, case) in texts.iter().zip(cases) {
+            let ids = |field: &str| -> Vec<u32> { serde_json::from_value(case[field].clone()).unwrap() };
+            let whole = case["text"].as_str().unwrap();
+            let with = ids("ids");
+            let pieces = ours.decode_streamed(&with);
+            let held = [
+                ("ids", ours.encode(text, true) == with),
+                ("ids without special tokens", ours.encode(text, false) == ids("plain")),
+                ("text", ours.decode_with(&with, true) == whole),
+                (
+                    "text with special tokens",
+                    ours.decode_with(&with, false) == case["whole"].as_str().unwrap(),
+                ),
+                ("stream", pieces.concat() == whole),
+                ("stream, token by token", is_never_behind(&pieces, &strings(&case["pieces"]))),
+            ];
+            for (what, _) in held.iter().filter(|(_, holds)| !holds) {
+                let start: String = text.chars().take(60).collect();
+                println!("{name}: {what} of {start:?}");
+                wrong += 1;
+            }
+        }
+    }
+    println!("{} texts, {} tokenizers", texts.len(), tokenizers.len());
+    assert_eq!(wrong, 0);
 }
 
 /// What is not ours is the crate's, and is named.

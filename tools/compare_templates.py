@@ -98,6 +98,33 @@ DOCUMENTS = [{"title": "One", "text": "First text."}, {"title": "Two", "text": "
 def chat(messages, tools=None, generate=True, **variables):
     return {"messages": messages, "tools": tools, "add_generation_prompt": generate, "variables": variables}
 
+RULED = [
+    function(
+        "book",
+        "Books.",
+        {
+            "type": "object",
+            "properties": {
+                "who": {"type": "array", "items": {"$ref": "#/$defs/person"}, "minItems": 1},
+                "when": {"oneOf": [{"type": "string", "format": "date"}, {"type": "null"}], "default": None},
+                "class": {"enum": ["first", 2, None, True], "title": "Class"},
+            },
+            "required": [],
+            "$defs": {"person": {"type": "object", "properties": {"name": {"type": "string"}}, "additionalProperties": False}},
+        },
+        strict=True,
+    )
+]
+NO_DESCRIPTION = [{"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}]
+NO_ARGUMENTS = [call(ID, "stop", {})]
+DEEP = [call(ID, "search", {"query": "a \"b\"\n<c> & 'd' ünï 🦀", "filters": [{"field": "it's", "range": {"low": -0.5e-7}}, []], "exact": False})]
+CODE = "```py\nprint({'a': 1}['a'])  # {% if x %} {{ y }} <|im_end|> </s> [INST]\n```\n\ttab \\n"
+LONG = [{"role": ["user", "assistant"][turn % 2], "content": f"Turn {turn}.\n" * (turn % 3 + 1)} for turn in range(13)]
+PLAIN = {"role": "tool", "content": "It is\n\"blue\".", "tool_call_id": ID, "name": "weather"}
+LISTED = {"role": "tool", "content": '[1, {"a": [true, null]}, "x"]', "tool_call_id": ID, "name": "weather"}
+EMPTY = {"role": "tool", "content": "", "tool_call_id": ID, "name": "weather"}
+THOUGHT = {"reasoning_content": "I need the weather."}
+
 
 CHATS = {
     "user": chat([USER]),
@@ -143,6 +170,41 @@ CHATS = {
     "documents": chat([USER], documents=DOCUMENTS),
     "two users": chat([USER, MORE]),
     "an empty system message": chat([{"role": "system", "content": ""}, USER]),
+    "thirteen turns": chat(LONG),
+    "thirteen turns, system, tools": chat([SYSTEM, *LONG], MANY),
+    "many scripts": chat([{"role": "user", "content": "שלום, नमस्ते, 你好\u3000こんにちは\u00a0👩\u200d👧 \u2028 e\u0301"}]),
+    "an empty user message": chat([{"role": "user", "content": ""}]),
+    "only spaces": chat([{"role": "user", "content": " \n\t "}, {"role": "assistant", "content": "  x  \n"}, MORE]),
+    "code and marks in the text": chat([{"role": "system", "content": CODE}, {"role": "user", "content": CODE}, ANSWER, MORE]),
+    "the assistant begins": chat([ANSWER, USER]),
+    "a system message alone": chat([SYSTEM]),
+    "two system messages": chat([SYSTEM, SYSTEM, USER]),
+    "a system message later": chat([USER, ANSWER, SYSTEM, MORE]),
+    "a name": chat([{"role": "user", "name": "Ann", "content": "Hello."}]),
+    "a tool with references": chat([USER], RULED),
+    "a tool without a description": chat([USER], NO_DESCRIPTION),
+    "a tool, thinking off": chat([SYSTEM, USER], ONE, enable_thinking=False, thinking=False),
+    "a tool, low effort": chat([USER], ONE, reasoning_effort="low"),
+    "a tool in the system message": chat([SYSTEM, USER], ONE, tools_in_user_message=False),
+    "tools that are built in": chat([USER], ONE, builtin_tools=["brave_search", "code_interpreter", "browser", "python"]),
+    "a date": chat([USER], date_string="01 Feb 2026"),
+    "documents and tools": chat([USER], ONE, documents=DOCUMENTS),
+    "a call without arguments": chat([USER, calling(NO_ARGUMENTS), RESULT2, ANSWER, MORE], MANY),
+    "a call with deep arguments": chat([USER, calling(DEEP), RESULT], MANY),
+    "a result that is no JSON": chat([USER, calling(CALLS), PLAIN], ONE),
+    "a result that is a list": chat([USER, calling(CALLS), LISTED], ONE),
+    "a result that is empty": chat([USER, calling(CALLS), EMPTY], ONE),
+    "a user after a result": chat([USER, calling(CALLS), RESULT, MORE], ONE),
+    "a call with thoughts": chat([USER, calling(CALLS, **THOUGHT), RESULT], ONE),
+    "a call with thoughts and text": chat([USER, calling(CALLS, "One moment.", **THOUGHT), RESULT], ONE),
+    "a call with thoughts, content null": chat([USER, calling(CALLS, None, **THOUGHT), RESULT], ONE),
+    "a call with thoughts, then an answer with others": chat([USER, calling(CALLS, **THOUGHT), RESULT, REASONED, MORE], ONE),
+    "a call with thoughts, the last": chat([USER, calling(CALLS, **THOUGHT)], ONE, False),
+    "three calls with thoughts, one after the other": chat(
+        [SYSTEM, USER, calling(CALLS, **THOUGHT), RESULT, calling(RICH, **THOUGHT), RESULT, calling(CALLS, "So.", **THOUGHT), RESULT],
+        MANY,
+    ),
+    "thoughts in two turns": chat([SYSTEM, USER, REASONED, MORE, REASONED, MORE]),
 }
 
 

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use minijinja::{Environment, ErrorKind, Value};
@@ -75,20 +74,24 @@ struct Source {
     file: PathBuf,
     /// The field of `file`; empty where the file is the template.
     field: String,
-    /// What the text teaches of replies, from the first time on that it is asked for.
-    style: OnceLock<Style>,
-    /// The text as it is compiled, from the first time on that it is asked for.
-    rewritten: OnceLock<std::result::Result<Metered, Refused>>,
+    /// What the text teaches of replies. Known from the beginning, like the next: the first chat must not take longer
+    /// than later ones, or whoever asks second would see that somebody had asked before.
+    style: Style,
+    /// The text as it is compiled, or why it is not.
+    rewritten: std::result::Result<Metered, Refused>,
 }
 
 impl Source {
-    fn new(name: String, text: String, file: PathBuf, field: String) -> Self {
-        Self { name, text, file, field, style: OnceLock::new(), rewritten: OnceLock::new() }
+    fn new(name: String, text: String, file: PathBuf, field: String) -> Result<Self> {
+        if text.len() > MAX_SOURCE {
+            return Err(Error::config(&file, field.as_str(), format!("at most {MAX_SOURCE} bytes long")));
+        }
+        let (style, rewritten) = (Style::of(&text, true), metered::rewrite(&text));
+        Ok(Self { name, text, file, field, style, rewritten })
     }
 }
 
-/// The chat templates of a checkpoint. Nothing is compiled before it is asked for: a session with a template that
-/// does not compile still completes plain prompts.
+/// The chat templates of a checkpoint. A session with a template that does not compile still completes plain prompts.
 pub struct Templates {
     sources: Vec<Source>,
     special: Vec<(&'static str, String)>,
@@ -110,7 +113,6 @@ impl Templates {
         if sources.is_empty() {
             return Ok(None);
         }
-        let sources = checked(sources)?;
         let special =
             special_tokens(&config, &Json::open_if_there(&folder.join("special_tokens_map.json"))?)?;
         Ok(Some(Self { sources, special, environment: python::environment() }))
@@ -121,7 +123,7 @@ impl Templates {
     /// # Errors
     /// As [`Templates::open`].
     pub fn of(config: &Json) -> Result<Option<Self>> {
-        let sources = checked(fields(config)?)?;
+        let sources = fields(config)?;
         if sources.is_empty() {
             return Ok(None);
         }
@@ -151,12 +153,14 @@ impl Templates {
     fn rendered(&self, source: &Source, variables: Value) -> Result<Secret<str>> {
         let wrong = |expected: String| Error::config(&source.file, source.field.as_str(), expected);
         let malformed = |line: usize| wrong(format!("a Jinja template that compiles (line {line})"));
-        let rewritten = source.rewritten.get_or_init(|| metered::rewrite(&source.text));
-        let Metered { text, untold } = rewritten.as_ref().map_err(|Refused { line, why }| match why {
-            Why::TooLong => wrong(format!("a Jinja template without so long an expression (line {line})")),
-            Why::Malformed => malformed(*line),
-            Why::Unknown(name) => wrong(format!("a Jinja template without `{name}` (line {line})")),
-        })?;
+        let Metered { text, untold } =
+            source.rewritten.as_ref().map_err(|Refused { line, why }| match why {
+                Why::TooLong => {
+                    wrong(format!("a Jinja template without so long an expression (line {line})"))
+                }
+                Why::Malformed => malformed(*line),
+                Why::Unknown(name) => wrong(format!("a Jinja template without `{name}` (line {line})")),
+            })?;
         let mut environment = self.environment.clone();
         // What one instruction writes without telling is bounded by the number of instructions.
         environment.set_fuel(Some(python::FUEL.min((MAX_MADE / (*untold).max(1)) as u64)));
@@ -190,7 +194,7 @@ impl Templates {
     /// How replies to the prompts of a template are written; without `tools`, calls are left in the text.
     pub fn style(&self, template: Option<&str>, tools: bool) -> Style {
         let Ok(source) = self.source(template, tools) else { return Style::of("", tools) };
-        let style = source.style.get_or_init(|| Style::of(&source.text, true)).clone();
+        let style = source.style.clone();
         if tools { style } else { style.without_calls() }
     }
 
@@ -262,20 +266,9 @@ fn files(folder: &Path) -> Result<Vec<Source>> {
     let read = |file: PathBuf| {
         let stem = file.file_stem().unwrap_or_default().to_string_lossy();
         let name = if stem == "chat_template" { "default".to_owned() } else { stem.into_owned() };
-        Ok(Source::new(name, json::read_text(&file)?, file, String::new()))
+        Source::new(name, json::read_text(&file)?, file, String::new())
     };
     files.into_iter().map(read).collect()
-}
-
-/// Refuses templates that are too long.
-fn checked(sources: Vec<Source>) -> Result<Vec<Source>> {
-    match sources.iter().find(|source| source.text.len() > MAX_SOURCE) {
-        None => Ok(sources),
-        Some(source) => {
-            let expected = format!("at most {MAX_SOURCE} bytes long");
-            Err(Error::config(&source.file, source.field.as_str(), expected))
-        }
-    }
 }
 
 /// `chat_template` of `tokenizer_config.json`.
@@ -283,7 +276,7 @@ fn fields(config: &Json) -> Result<Vec<Source>> {
     let source = |name: &str, text: &str, field: String| {
         Source::new(name.to_owned(), text.to_owned(), config.file.clone(), field)
     };
-    match config.field("chat_template") {
+    let sources = match config.field("chat_template") {
         None => Some(Vec::new()),
         Some(serde_json::Value::String(text)) => {
             Some(vec![source("default", text, "chat_template".to_owned())])
@@ -293,16 +286,12 @@ fn fields(config: &Json) -> Result<Vec<Source>> {
                 let (name, text) = (entry.get("name")?.as_str()?, entry.get("template")?.as_str()?);
                 Some(source(name, text, format!("chat_template[{index}].template")))
             };
-            named.iter().enumerate().map(one).collect::<Option<_>>()
+            named.iter().enumerate().map(one).collect::<Option<Vec<_>>>()
         }
         Some(_) => None,
-    }
-    .ok_or_else(|| {
-        config.wrong(
-            "chat_template",
-            format!("a text, or a list of at most {MAX_TEMPLATES} {{name, template}}"),
-        )
-    })
+    };
+    let expected = || format!("a text, or a list of at most {MAX_TEMPLATES} {{name, template}}");
+    sources.ok_or_else(|| config.wrong("chat_template", expected()))?.into_iter().collect()
 }
 
 /// The special tokens that templates write, from `tokenizer_config.json` or else `special_tokens_map.json`.

@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 use std::time::Instant;
 
-use amnesic::{Builder, Request, ResponseFormat, Session};
+use amnesic::{Builder, Request, ResponseFormat, Session, user};
 
 use super::common::{Random, Recipe, fixture};
 use super::{assert_told, assert_untold, distances};
@@ -111,6 +111,25 @@ fn the_first_grammar_of_a_session_does_not_show() {
         let before = Request::prompt("abc").max_tokens(1);
         session.generate(if used { before.response_format(format()) } else { before }).unwrap();
         [seconds(&session, Request::prompt("abc").response_format(format()))]
+    });
+    assert_untold(apart);
+}
+
+/// A template as long as the longest that are published: what it teaches is read when the session opens.
+#[test]
+fn the_first_chat_of_a_session_does_not_show() {
+    let folder = checkpoint();
+    let unused =
+        "{%- if messages[0].content == 'x' and tools is not none %}{{ messages[0].role ~ 'y' }}{%- endif %}";
+    let template = format!("{}{{{{ messages[0].content }}}}", unused.repeat(200));
+    std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    let random = &mut Random(86);
+    let chat = || Request::chat([user("abc")]);
+    let apart = distances("first chat of the session, two tenants", SEEN, random, |_, used| {
+        let session = builder(&folder).open().unwrap();
+        let before = if used { chat() } else { Request::prompt("abc") };
+        session.generate(before.max_tokens(1)).unwrap();
+        [seconds(&session, chat())]
     });
     assert_untold(apart);
 }

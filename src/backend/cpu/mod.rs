@@ -12,6 +12,7 @@
 mod activation;
 mod attention;
 mod detect;
+pub mod exponential;
 mod fast;
 pub(super) mod format;
 mod generic;

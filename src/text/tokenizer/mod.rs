@@ -80,6 +80,8 @@ pub struct Text {
     pieces: Pieces,
 }
 
+const GEMMA_MASK: &str = "<mask>";
+
 /// Who encodes.
 enum Engine {
     Own(Box<Pipeline>),
@@ -223,9 +225,9 @@ impl Text {
         Ok(())
     }
 
-    /// `add_bos_token` overrules the post-processor, as it does in transformers' Llama tokenizers. Of a model that embeds,
-    /// `add_eos_token` does too: the end is the row that is pooled. A prompt that ended there would have no reply. `eos_token`
-    /// ends replies, whatever the model's own files say.
+    /// `eos_token` ends replies, whatever the model's own files say. Of a model that embeds, `add_eos_token` puts it behind
+    /// texts: the end is the row that is pooled. Else what stands around a text is what the post-processor says alone:
+    /// beside a `tokenizer.json`, transformers 5 reads neither `add_bos_token` nor `add_eos_token`.
     fn read_config(&mut self, tokenizer: &Tokenizer, file: &Path, decodes: bool) -> Result<()> {
         let config = Json::open_if_there(file)?;
         let map = Json::open_if_there(&file.with_file_name("special_tokens_map.json"))?;
@@ -237,18 +239,12 @@ impl Text {
                 self.suffix.push(id);
             }
         }
-        let Some(bos) = special_token(&config, "bos_token").and_then(|bos| tokenizer.token_to_id(&bos))
-        else {
-            return Ok(());
-        };
-        if config.field("add_bos_token").is_none() {
-            return Ok(());
-        }
-        let llama = config.text("tokenizer_class")?.is_some_and(|class| class.starts_with("Llama"));
-        match config.flag("add_bos_token", true)? {
-            true if self.prefix.first() != Some(&bos) => self.prefix.insert(0, bos),
-            false if llama => self.prefix.retain(|&id| id != bos),
-            _ => {}
+        // transformers' class makes it special, against what both files say
+        let gemma = config.text("tokenizer_class")?.is_some_and(|class| class.starts_with("GemmaTokenizer"));
+        if let Some(id) = tokenizer.token_to_id(GEMMA_MASK).filter(|_| gemma) {
+            self.pieces.make_special(id);
+            self.controls.add_special(id, GEMMA_MASK);
+            self.specials.insert(GEMMA_MASK.to_owned(), id);
         }
         Ok(())
     }
