@@ -841,7 +841,8 @@ impl Builder {
         let mut text = parts.source.text(parts.arch.vocab)?;
         let templates = parts.source.templates()?;
         if let Some(text) = &mut text {
-            let end = text.end_token().filter(|end| !defaults.eos.contains(end));
+            let known = |end: &u32| (*end as usize) < parts.arch.vocab && !defaults.eos.contains(end);
+            let end = text.end_token().filter(known);
             defaults.eos.extend(end);
             text.protect(&defaults.eos, |token| templates.as_ref().is_some_and(|all| all.mention(token)));
         }

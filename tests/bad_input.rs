@@ -1112,6 +1112,19 @@ fn configs_beside_the_weights() {
     let cases = [
         ("tokenizer_config.json", "[]", "", "a JSON object"),
         ("tokenizer_config.json", "{", "", "a JSON object"),
+        ("tokenizer_config.json", r#"{"added_tokens_decoder": []}"#, "added_tokens_decoder", "an object"),
+        (
+            "tokenizer_config.json",
+            r#"{"added_tokens_decoder": {"one": {"content": "x"}}}"#,
+            "added_tokens_decoder",
+            "an object",
+        ),
+        (
+            "tokenizer_config.json",
+            r#"{"added_tokens_decoder": {"1": {"content": 1}}}"#,
+            "added_tokens_decoder",
+            "an object",
+        ),
         ("generation_config.json", "[]", "", "a JSON object"),
         ("generation_config.json", "{\"do_sample\": true,", "", "a JSON object"),
         ("generation_config.json", r#"{"do_sample": "yes"}"#, "do_sample", "true or false"),

@@ -224,6 +224,46 @@ fn the_post_processor_alone_says_what_stands_around_a_text() {
     }
 }
 
+/// As transformers 5.24 does with a `PreTrainedTokenizerFast`: what it decoded, without special tokens, and the highest id.
+#[test]
+fn the_files_beside_it_change_the_added_tokens_of_tokenizer_json() {
+    const TURN: &str = "<|eot_id|>";
+    let token = |special, lstrip| {
+        json!({"content": TURN, "lstrip": lstrip, "rstrip": false, "normalized": false,
+        "single_word": false, "special": special})
+    };
+    let listed = |special, lstrip| json!({"added_tokens_decoder": {"802": token(special, lstrip)}});
+    let new = json!({"added_tokens_decoder": {"803": {"content": "[NEW]", "special": false}}});
+    // (special and lstrip in tokenizer.json, what tokenizer_config.json says, the text, the highest id)
+    for ((special, lstrip), config, text, highest) in [
+        ((false, true), json!({}), "ab<|eot_id|> cd [NEW]", 802),
+        ((false, true), json!({"eos_token": TURN}), "ab cd [NEW]", 802),
+        ((false, true), json!({"pad_token": {"content": TURN, "special": false}}), "ab cd [NEW]", 802),
+        ((false, true), json!({"extra_special_tokens": {"x_token": TURN}}), "ab cd [NEW]", 802),
+        ((false, true), listed(false, false), "ab <|eot_id|> cd [NEW]", 802),
+        ((false, true), listed(true, false), "ab  cd [NEW]", 802),
+        ((true, true), json!({}), "ab cd [NEW]", 802),
+        ((true, true), listed(false, false), "ab  cd [NEW]", 802),
+        ((true, false), listed(false, true), "ab cd [NEW]", 802),
+        ((true, false), json!({"pad_token": "[NEW]"}), "ab  cd ", 803),
+        ((true, false), new, "ab  cd [NEW]", 803),
+    ] {
+        let folder = changed("llama3_style", |tokenizer, file| {
+            let last = tokenizer["added_tokens"].as_array_mut().unwrap().last_mut().unwrap();
+            assert_eq!(last["content"], TURN);
+            (last["special"], last["lstrip"]) = (special.into(), lstrip.into());
+            for name in ["added_tokens_decoder", "eos_token", "pad_token", "additional_special_tokens"] {
+                file.as_object_mut().unwrap().remove(name);
+            }
+            file.as_object_mut().unwrap().extend(config.as_object().unwrap().clone());
+        });
+        let ours = open(folder.path());
+        let ids = ours.encode(&format!("ab {TURN} cd [NEW]"), false);
+        assert_eq!(ids.iter().max(), Some(&highest), "{special}, {lstrip}, {config}: {ids:?}");
+        assert_eq!(ours.decode(&ids), text, "{special}, {lstrip}, {config}: {ids:?}");
+    }
+}
+
 /// The ids of the crate, without special tokens around them; none where it panics, which it does on a few texts.
 fn crates_ids(tokenizer: &tokenizers::Tokenizer, text: &str) -> Option<Option<Vec<u32>>> {
     let encode = || tokenizer.encode_fast(text, false).ok().map(|encoding| encoding.get_ids().to_vec());
@@ -357,7 +397,7 @@ fn published_tokenizers_encode_decode_and_stream_as_transformers() {
     let texts = strings(&all["texts"]);
     let tokenizers = all["tokenizers"].as_object().unwrap();
     assert!(
-        texts.len() >= 300 && tokenizers.len() >= 6,
+        texts.len() >= 300 && tokenizers.len() >= 11,
         "{} texts, {} tokenizers",
         texts.len(),
         tokenizers.len()

@@ -21,7 +21,10 @@ import warnings
 from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer
 
-TOKENIZERS = ["qwen3", "llama3_1", "llama3", "gemma3", "deepseek_v3", "gptoss"]
+# All that tools/fetch_tokenizers fetches but llama2 and gpt4o: transformers' classes for these two make a tokenizer of their
+# own, which is not that of tokenizer.json (no space before a text that begins with one; GPT-2's pattern).
+TOKENIZERS = ["qwen3", "llama3_1", "llama3", "gemma3", "deepseek_v3", "gptoss", "command_r_plus", "mistral_nemo", "claude",
+              "gemini", "gpt35turbo"]
 
 # What people write to a model, in the scripts in which they write it.
 WRITTEN = [

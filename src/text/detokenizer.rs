@@ -141,13 +141,6 @@ impl Pieces {
         (0..self.ends.len() as u32).map(|id| self.bytes(id).len()).max().unwrap_or(0)
     }
 
-    /// Hides a token like those that the vocabulary calls special.
-    pub fn make_special(&mut self, id: u32) {
-        if let Some(kind) = self.kinds.get_mut(id as usize) {
-            *kind = Kind::Special;
-        }
-    }
-
     /// Whether a token is special.
     pub fn is_special(&self, id: u32) -> bool {
         matches!(self.kind(id), Kind::Special | Kind::ShownSpecial)

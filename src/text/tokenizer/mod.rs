@@ -4,7 +4,7 @@
 //! for each family of components. Why not call the crate: it leaves copies of the text on the heap, and automata that
 //! it builds while it searches keep state of what was searched until the session ends.
 //!
-//! - [`added`]: special and other added tokens, found first;
+//! - [`added`]: special and other added tokens, found first, and what [`config`] changes of them;
 //! - [`normalizers`], with [`unicode`] (NFC and its kin) and [`charsmap`] (SentencePiece's own map);
 //! - [`pretokenizers`], which [`split`] texts by patterns compiled to an [`automaton`];
 //! - what users typed, in which no control token is found: [`literal`];
@@ -24,6 +24,7 @@ mod bpe;
 mod characters;
 mod charsmap;
 mod classes;
+mod config;
 mod fallback;
 mod file;
 mod literal;
@@ -45,6 +46,7 @@ use std::path::Path;
 
 use tokenizers::{AddedToken, Model as _, ModelWrapper, Tokenizer};
 
+use self::config::{change_added_tokens, special_token};
 use self::fallback::Fallback;
 use self::literal::{Controls, Literal};
 use self::pipeline::Pipeline;
@@ -79,8 +81,6 @@ pub struct Text {
     first_part: Option<usize>,
     pieces: Pieces,
 }
-
-const GEMMA_MASK: &str = "<mask>";
 
 /// Who encodes.
 enum Engine {
@@ -132,6 +132,17 @@ impl Text {
         // Ours are the session's limits; padding would make room for whatever the file says.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|_| Error::tokenizer(file, "must do without truncation"))?;
+        let configs = match folder {
+            None => None,
+            Some(folder) => {
+                let open = |name: &str| Json::open_if_there(&folder.join(name));
+                Some([open("tokenizer_config.json")?, open("special_tokens_map.json")?])
+            }
+        };
+        // what has no tokens is refused below
+        if let Some([config, map]) = configs.as_ref().filter(|_| tokenizer.get_vocab_size(true) > 0) {
+            change_added_tokens(&mut tokenizer, config, map)?;
+        }
         let vocabulary = tokenizer.get_vocab(true);
         let most = vocab.saturating_add(size::EXTRA_TOKENS);
         let largest = vocabulary.values().max().map(|&id| id as usize).filter(|&id| id < most);
@@ -170,8 +181,8 @@ impl Text {
         if !decodes {
             text.read_pair(&tokenizer, file)?;
         }
-        if let Some(folder) = folder {
-            text.read_config(&tokenizer, &folder.join("tokenizer_config.json"), decodes)?;
+        if let Some(configs) = &configs {
+            text.read_config(&tokenizer, configs, decodes)?;
         }
         let around = text.prefix.iter().chain(&text.suffix).chain(text.pair.iter().flatten());
         if around.copied().any(|id| id as usize >= most) {
@@ -228,23 +239,14 @@ impl Text {
     /// `eos_token` ends replies, whatever the model's own files say. Of a model that embeds, `add_eos_token` puts it behind
     /// texts: the end is the row that is pooled. Else what stands around a text is what the post-processor says alone:
     /// beside a `tokenizer.json`, transformers 5 reads neither `add_bos_token` nor `add_eos_token`.
-    fn read_config(&mut self, tokenizer: &Tokenizer, file: &Path, decodes: bool) -> Result<()> {
-        let config = Json::open_if_there(file)?;
-        let map = Json::open_if_there(&file.with_file_name("special_tokens_map.json"))?;
-        let end = special_token(&config, "eos_token").or_else(|| special_token(&map, "eos_token"));
+    fn read_config(&mut self, tokenizer: &Tokenizer, [config, map]: &[Json; 2], decodes: bool) -> Result<()> {
+        let end = special_token(config, "eos_token").or_else(|| special_token(map, "eos_token"));
         if let Some((token, id)) = end.and_then(|end| tokenizer.token_to_id(&end).map(|id| (end, id))) {
             self.end = Some(id);
             self.controls.add_special(id, &token);
             if !decodes && self.suffix.last() != Some(&id) && config.flag("add_eos_token", false)? {
                 self.suffix.push(id);
             }
-        }
-        // transformers' class makes it special, against what both files say
-        let gemma = config.text("tokenizer_class")?.is_some_and(|class| class.starts_with("GemmaTokenizer"));
-        if let Some(id) = tokenizer.token_to_id(GEMMA_MASK).filter(|_| gemma) {
-            self.pieces.make_special(id);
-            self.controls.add_special(id, GEMMA_MASK);
-            self.specials.insert(GEMMA_MASK.to_owned(), id);
         }
         Ok(())
     }
@@ -463,10 +465,4 @@ fn longest_first([a, b]: [usize; 2], room: usize) -> [usize; 2] {
         kept = [room / 2, room / 2 + room % 2];
     }
     if a > b { [kept[1], kept[0]] } else { kept }
-}
-
-/// A special token in `tokenizer_config.json`: a string, or an object with `content`.
-fn special_token(config: &Json, name: &str) -> Option<String> {
-    let value = config.field(name)?;
-    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
 }
