@@ -328,7 +328,8 @@ impl Session {
     }
 
     /// Runs one request and gives its text as it comes. Dropping the stream cancels the request: it ends within one
-    /// step, and the drop returns when it is scrubbed, or at once where the stream was polled. A stream whose reader is slow stands still, and no other.
+    /// step, and the drop returns when it is scrubbed where the stream was read as an iterator, and at once where it was not. A
+    /// stream whose reader is slow stands still, and no other.
     ///
     /// Returns once the request is accepted: encoded and checked, on a thread of its own.
     ///
