@@ -23,6 +23,7 @@ mod error;
 mod grammar;
 #[cfg(feature = "hub")]
 mod hub;
+mod hidden_states;
 mod memory;
 mod model;
 mod model_info;
@@ -53,6 +54,7 @@ pub use error::{DeviceReason, Error, ErrorKind, Result, Returned, SealedReason};
 pub use grammar::{FunctionName, GrammarReason, ResponseFormat, ToolChoice};
 #[cfg(feature = "hub")]
 pub use hub::{Download, Hub};
+pub use hidden_states::HiddenStates;
 pub use memory::poison::PoisonReason;
 pub use memory::seal::SealingKey;
 pub use model_info::ModelInfo;
