@@ -14,6 +14,8 @@ install_scrubbing_allocator!();
 mod backend;
 mod builder;
 mod cancel;
+#[cfg(feature = "candle")]
+mod candle;
 mod chat;
 pub mod clock;
 mod conversation;
@@ -21,9 +23,9 @@ mod embed;
 mod engine;
 mod error;
 mod grammar;
+mod hidden_states;
 #[cfg(feature = "hub")]
 mod hub;
-mod hidden_states;
 mod memory;
 mod model;
 mod model_info;
@@ -52,9 +54,9 @@ pub use conversation::{Conversation, ConversationStream, Messages, Public};
 pub use embed::{EmbedRequest, Embeddings, IntoText, Ranking, RerankRequest};
 pub use error::{DeviceReason, Error, ErrorKind, Result, Returned, SealedReason};
 pub use grammar::{FunctionName, GrammarReason, ResponseFormat, ToolChoice};
+pub use hidden_states::HiddenStates;
 #[cfg(feature = "hub")]
 pub use hub::{Download, Hub};
-pub use hidden_states::HiddenStates;
 pub use memory::poison::PoisonReason;
 pub use memory::seal::SealingKey;
 pub use model_info::ModelInfo;
