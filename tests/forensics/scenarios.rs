@@ -227,7 +227,7 @@ fn open_conversation(session: Session, known: &Known, told: &mut Told) -> Option
 }
 
 /// A turn whose stream was dropped while it stood still, and after that nothing of its conversation was used: what it went on
-/// from and what it was are gone with its end. So are those of a turn that was over, and not read.
+/// from and what it was are gone with its end. So are those of a turn that was over, and not finished.
 fn left_turn(session: Session, known: &Known, told: &mut Told) -> Option<Session> {
     let mut conversation = session.conversation();
     drop(conversation.generate(canary().max_tokens(REPLY_TOKENS)).unwrap());
@@ -239,14 +239,14 @@ fn left_turn(session: Session, known: &Known, told: &mut Told) -> Option<Session
     let all_is_done = || drop(session.generate(Request::tokens([1]).max_tokens(1)).unwrap());
     all_is_done();
     told.idle = known.needles.search_self().unwrap();
-    let stream = conversation.stream(canary().max_tokens(8)).unwrap();
-    while session.load().running > 0 {
-        std::thread::yield_now();
-    }
+    // the first of its conversation: its reply is the one that is known
+    let mut unfinished = session.conversation();
+    let mut stream = unfinished.stream(canary().max_tokens(REPLY_TOKENS)).unwrap();
+    stream.by_ref().for_each(|piece| drop(piece.unwrap()));
     drop(stream);
     all_is_done();
     told.idle = std::mem::take(&mut told.idle).and(known.needles.search_self().unwrap());
-    drop(conversation);
+    drop((conversation, unfinished));
     Some(session)
 }
 
