@@ -1033,7 +1033,7 @@ impl Builder {
         let kv_cache = self.cache_type(weights.dtype());
         let of_steps: Vec<&Tensor> = steps.iter().flat_map(StepWeights::iter).collect();
         let total_bytes = weights.file_bytes() + of_steps.iter().map(|tensor| tensor.bytes()).sum::<u64>();
-        let (model_type, vocab) = (Alias::new(arch.family.model_type)?, arch.vocab);
+        let (model_type, vocab, hidden) = (Alias::new(arch.family.model_type)?, arch.vocab, arch.hidden);
         let tokenizer_file = sentence.folder.join("tokenizer.json");
         let text = match store::exists(&tokenizer_file) {
             true => Some(Arc::new(Text::open_to_read(&sentence.folder, vocab)?)),
@@ -1080,6 +1080,7 @@ impl Builder {
                 vocab,
                 context: limits.context,
                 width: labels.is_none().then(|| encoder.width()),
+                hidden,
                 normalize: sentence.normalize,
                 labels: labels.unwrap_or(0),
                 sigmoid,

@@ -10,7 +10,7 @@ use crate::memory::Secret;
 use crate::privacy::{Nonce, ScrubReceipt};
 use crate::response::{RequestId, Timing, Usage};
 
-/// Texts to be embedded, for [`crate::Session::embed_with`].
+/// Texts to be embedded, for [`crate::Session::embed_with`] and [`crate::Session::hidden_states`].
 ///
 /// The texts are overwritten when the request ends. `Debug` prints counts only.
 pub struct EmbedRequest {
@@ -18,6 +18,8 @@ pub struct EmbedRequest {
     pub(crate) prompt: TextPrompt,
     pub(crate) dimensions: Option<usize>,
     pub(crate) normalize: Option<bool>,
+    /// What is wanted are the rows of tokens, and no embeddings.
+    pub(crate) hidden_states: bool,
     pub(crate) common: Common,
 }
 
@@ -142,6 +144,7 @@ impl EmbedRequest {
             prompt: TextPrompt::Default,
             dimensions: None,
             normalize: None,
+            hidden_states: false,
             common: Common::default(),
         }
     }

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::memory::Secret;
-use crate::weights::json;
+use crate::weights::{json, shards};
 
 /// How often a download that breaks off is taken up again.
 const RETRIES: usize = 4;
@@ -211,7 +211,7 @@ fn is_unreachable(error: &ApiError) -> bool {
 }
 
 /// What `model.safetensors.index.json` names.
-fn shards(index: &Path) -> Result<BTreeSet<String>> {
+fn indexed(index: &Path) -> Result<BTreeSet<String>> {
     let wrong = || Error::config(index, "weight_map", "an object of file names");
     let index: Value = serde_json::from_str(&json::read_index(index)?).map_err(|_| wrong())?;
     let map = index["weight_map"].as_object().ok_or_else(wrong)?;
@@ -240,8 +240,8 @@ fn cached(cache: &Cache, repo: Repo) -> Option<PathBuf> {
     let folder = config.parent()?.to_owned();
     let index = folder.join(INDEX);
     let whole = match index.exists() {
-        true => shards(&index).ok()?.iter().all(|name| folder.join(name).exists()),
-        false => folder.join(WEIGHTS).exists(),
+        true => indexed(&index).ok()?.iter().all(|name| folder.join(name).exists()),
+        false => folder.join(WEIGHTS).exists() || shards::numbered(&folder).is_ok_and(|all| all.is_some()),
     };
     whole.then_some(folder)
 }
@@ -270,11 +270,7 @@ impl Fetch<'_> {
         for name in small {
             self.file(&name)?;
         }
-        let mut weights = BTreeSet::new();
-        match self.names.contains(INDEX) {
-            true => weights.extend(shards(&folder.join(INDEX))?),
-            false => weights.extend([WEIGHTS.to_owned()]),
-        }
+        let mut weights = self.weights(&folder)?;
         if self.names.contains("modules.json") {
             for path in modules(&folder.join("modules.json"))? {
                 for name in ["config.json", WEIGHTS] {
@@ -289,6 +285,22 @@ impl Fetch<'_> {
             self.file(&name)?;
         }
         Ok(folder)
+    }
+
+    /// What the index names; or `model.safetensors`; or, where neither is there, the shards that are numbered.
+    fn weights(&self, folder: &Path) -> Result<BTreeSet<String>> {
+        if self.names.contains(INDEX) {
+            return indexed(&folder.join(INDEX));
+        }
+        let single = || BTreeSet::from([WEIGHTS.to_owned()]);
+        if self.names.contains(WEIGHTS) {
+            return Ok(single());
+        }
+        let names: Vec<String> =
+            self.names.iter().filter(|name| !name.contains('/') && is_inside(name)).cloned().collect();
+        let name = |file: PathBuf| Some(file.file_name()?.to_str()?.to_owned());
+        let numbered = shards::numbered_of(folder, &names)?;
+        Ok(numbered.map_or_else(single, |files| files.into_iter().filter_map(name).collect()))
     }
 
     /// One file's place in the cache.

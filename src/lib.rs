@@ -14,6 +14,8 @@ install_scrubbing_allocator!();
 mod backend;
 mod builder;
 mod cancel;
+#[cfg(feature = "candle")]
+mod candle;
 mod chat;
 pub mod clock;
 mod conversation;
@@ -21,6 +23,7 @@ mod embed;
 mod engine;
 mod error;
 mod grammar;
+mod hidden_states;
 #[cfg(feature = "hub")]
 mod hub;
 mod memory;
@@ -51,6 +54,7 @@ pub use conversation::{Conversation, ConversationStream, Messages, Public};
 pub use embed::{EmbedRequest, Embeddings, IntoText, Ranking, RerankRequest};
 pub use error::{DeviceReason, Error, ErrorKind, Result, Returned, SealedReason};
 pub use grammar::{FunctionName, GrammarReason, ResponseFormat, ToolChoice};
+pub use hidden_states::HiddenStates;
 #[cfg(feature = "hub")]
 pub use hub::{Download, Hub};
 pub use memory::poison::PoisonReason;

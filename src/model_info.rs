@@ -1,7 +1,7 @@
 //! What a checkpoint says of itself: [`Session::model`](crate::Session::model).
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io;
 use std::path::Path;
 
 use crate::error::Result;
@@ -10,9 +10,10 @@ use crate::model::weights::{StepWeights, Weights};
 use crate::source::Source;
 use crate::weights::gguf::Gguf;
 use crate::weights::json::Json;
+use crate::weights::store::Content;
 
 /// Bytes of a model card in which its fields are looked for, and of a field.
-const MAX_CARD_BYTES: u64 = 64 << 10;
+const MAX_CARD_BYTES: usize = 64 << 10;
 const MAX_FIELD_BYTES: usize = 512;
 
 /// What a checkpoint says of itself. Metadata: no content.
@@ -100,14 +101,10 @@ impl ModelInfo {
         self.name = config.text("_name_or_path")?.filter(|name| !name.is_empty()).map(field);
         let quantization = config.field("quantization_config").and_then(|config| config.get("quant_method"));
         self.quantization = quantization.and_then(serde_json::Value::as_str).map(field);
-        let mut card = String::new();
-        // A card that is not there, or is no text, says nothing.
-        let read = std::fs::File::open(folder.join("README.md"));
-        if read.and_then(|file| file.take(MAX_CARD_BYTES).read_to_string(&mut card)).is_ok() {
-            self.license = card_field(&card, "license");
-            self.license_name = card_field(&card, "license_name");
-            self.license_link = card_field(&card, "license_link");
-        }
+        let card = card(&folder.join("README.md")).unwrap_or_default(); // one that is not there says nothing
+        self.license = card_field(&card, "license");
+        self.license_name = card_field(&card, "license_name");
+        self.license_link = card_field(&card, "license_link");
         Ok(())
     }
 
@@ -119,6 +116,15 @@ impl ModelInfo {
         self.license_name = text("general.license.name");
         self.license_link = text("general.license.link");
     }
+}
+
+/// The start of a model card; what is no text in it is told as U+FFFD.
+fn card(file: &Path) -> io::Result<String> {
+    let content = Content::open(file)?;
+    let bytes = usize::try_from(content.len()?).unwrap_or(usize::MAX).min(MAX_CARD_BYTES);
+    let mut start = vec![0; bytes];
+    content.read_exact_at(&mut start, 0)?;
+    Ok(String::from_utf8_lossy(&start).into_owned())
 }
 
 /// A text of a file, on one line and not too long.

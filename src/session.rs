@@ -23,6 +23,7 @@ use crate::engine::readers::Readers;
 use crate::engine::receipts::About;
 use crate::engine::worker::{Message, Shared};
 use crate::error::{Error, Result};
+use crate::hidden_states::HiddenStates;
 use crate::memory::Secret;
 #[cfg(feature = "schema")]
 use crate::memory::thread::{self, Depth, confined};
@@ -328,7 +329,8 @@ impl Session {
     }
 
     /// Runs one request and gives its text as it comes. Dropping the stream cancels the request: it ends within one
-    /// step, and the drop returns when it is scrubbed, or at once where the stream was polled. A stream whose reader is slow stands still, and no other.
+    /// step, and the drop returns when it is scrubbed where the stream was read as an iterator, and at once where it was not. A
+    /// stream whose reader is slow stands still, and no other.
     ///
     /// Returns once the request is accepted: encoded and checked, on a thread of its own.
     ///
@@ -366,9 +368,42 @@ impl Session {
         let cancel = request.common.cancel.clone();
         let done = self.line.read(Wanted::Embeddings(request), trace, cancel)?;
         Ok(Embeddings {
+            count: done.tokens.len(),
             values: done.values,
-            count: done.texts,
             dimensions: done.width,
+            truncated: done.truncated,
+            usage: done.usage,
+            timing: done.timing,
+            request_id: done.request_id,
+            receipt: done.receipt,
+        })
+    }
+
+    /// What the layers give for each token of texts, where [`Session::embed_with`] makes one row of a text: for pooling of the
+    /// application's own, and for models that compare tokens. The request's prompt counts; its
+    /// [`dimensions`](EmbedRequest::dimensions) and [`normalize`](EmbedRequest::normalize) are of embeddings.
+    ///
+    /// ```no_run
+    /// # fn main() -> amnesic::Result<()> {
+    /// let session = amnesic::Session::open("all-MiniLM-L6-v2")?;
+    /// let states = session.hidden_states(amnesic::EmbedRequest::new(["Ownership is Rust's", "A slice is a view"]))?;
+    /// let tokens: usize = (0..states.len()).filter_map(|text| states.tokens(text)).sum();
+    /// assert_eq!(tokens, states.usage.prompt_tokens);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Session::embed_with`]; `dimensions` or `normalize` are set; the texts have more than 2^28 values together.
+    pub fn hidden_states(&self, mut request: EmbedRequest) -> Result<HiddenStates> {
+        request.hidden_states = true;
+        let trace = self.line.telemetry.trace_texts(Operation::Embeddings);
+        let cancel = request.common.cancel.clone();
+        let done = self.line.read(Wanted::Embeddings(request), trace, cancel)?;
+        Ok(HiddenStates {
+            values: done.values,
+            tokens: done.tokens,
+            width: done.width,
             truncated: done.truncated,
             usage: done.usage,
             timing: done.timing,

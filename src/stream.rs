@@ -138,22 +138,30 @@ impl Reader {
 /// The text of one reply as it comes. See [`crate::Session::stream`]. With the feature `async` it is a
 /// `futures_core::Stream` too.
 ///
-/// Dropping it ends the request within one step. A stream that was read as an iterator, or not at all, is dropped once
-/// the request is scrubbed: for as long as a step takes, the drop waits. A stream that was polled belongs to an executor,
-/// whose thread must not wait, so its drop does not: `Stream::cancel` is the future that ends when the request is scrubbed.
+/// Dropping it ends the request within one step. A stream that was read as an iterator is dropped once the request is
+/// scrubbed: for as long as a step takes, the drop waits. One that was polled, or not read at all, may belong to an executor,
+/// whose thread must not wait, so its drop does not: `Stream::cancel` is the future that ends when the request is scrubbed, and
+/// [`Stream::discard`] waits for that.
 ///
 /// It outlives its session: then it ends with [`crate::Error::Closed`].
 #[derive(Debug)]
 pub struct Stream {
     /// None once it was finished.
     reader: Option<Reader>,
-    /// An executor has it.
-    polled: bool,
+    /// It was read as an iterator: its thread may wait.
+    waits: bool,
 }
 
 impl Stream {
     pub(crate) fn new(reader: Reader) -> Self {
-        Self { reader: Some(reader), polled: false }
+        Self { reader: Some(reader), waits: false }
+    }
+
+    /// Asks for the end, and waits for nothing: the request is scrubbed when its mailbox has ended. None once it was finished.
+    pub(crate) fn leave(mut self) -> Option<Arc<Mailbox>> {
+        let mailbox = self.reader.take()?.mailbox;
+        mailbox.leave();
+        Some(mailbox)
     }
 
     /// Ends the request within one step; [`Stream::finish`] gives what was produced so far.
@@ -164,6 +172,18 @@ impl Stream {
     /// Keywords of the response format's schema that are not enforced: see [`Reply::not_enforced`].
     pub fn not_enforced(&self) -> Vec<&'static str> {
         self.reader.as_ref().map_or_else(Vec::new, |reader| reader.mailbox.not_enforced())
+    }
+
+    /// Ends the request within one step, and returns when it is scrubbed. Nothing of its reply is kept.
+    ///
+    /// ```no_run
+    /// let session = amnesic::Session::open("models/default")?;
+    /// let stream = session.stream(amnesic::Request::prompt("Once upon a time"))?;
+    /// stream.discard(); // nothing of it is left
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
+    pub fn discard(self) {
+        self.leave().iter().for_each(|mailbox| mailbox.until_ended());
     }
 
     /// Waits for the end, and gives the whole reply: also the text that was streamed.
@@ -179,6 +199,7 @@ impl Iterator for Stream {
     type Item = Result<Piece>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        self.waits = true;
         self.reader.as_mut()?.next()
     }
 }
@@ -193,7 +214,7 @@ impl futures_core::Stream for Stream {
     ) -> std::task::Poll<Option<Self::Item>> {
         use std::task::Poll;
         let this = self.get_mut();
-        this.polled = true;
+        this.waits = false;
         let Some(reader) = &mut this.reader else { return Poll::Ready(None) };
         loop {
             if let Some(piece) = reader.ready.pop_front() {
@@ -216,8 +237,8 @@ impl futures_core::Stream for Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         match &self.reader {
-            Some(reader) if self.polled => reader.mailbox.leave(),
-            Some(reader) => reader.mailbox.abandon(),
+            Some(reader) if self.waits => reader.mailbox.abandon(),
+            Some(reader) => reader.mailbox.leave(),
             None => {}
         }
     }
@@ -235,10 +256,8 @@ impl Stream {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn cancel(mut self) -> Cancelled {
-        let mailbox = self.reader.take().map(|reader| reader.mailbox);
-        mailbox.iter().for_each(|mailbox| mailbox.leave());
-        Cancelled(mailbox)
+    pub fn cancel(self) -> Cancelled {
+        Cancelled(self.leave())
     }
 }
 
@@ -246,7 +265,7 @@ impl Stream {
 #[cfg(feature = "async")]
 #[derive(Debug)]
 #[must_use = "a future does nothing unless it is awaited; the request ends without it too"]
-pub struct Cancelled(Option<Arc<Mailbox>>);
+pub struct Cancelled(pub(crate) Option<Arc<Mailbox>>);
 
 #[cfg(feature = "async")]
 impl std::future::Future for Cancelled {

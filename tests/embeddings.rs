@@ -92,6 +92,13 @@ fn run(session: &Session, expected: &Expected, inputs: &[Input]) -> Vec<f32> {
     session.embed_with(request).unwrap().values().to_vec()
 }
 
+fn query_or_text(input: &Input) -> &str {
+    match input {
+        Input::Text(text) => text,
+        Input::Pair([query, _]) => query,
+    }
+}
+
 fn query(input: &Input) -> &str {
     match input {
         Input::Pair([query, _]) => query,
@@ -244,6 +251,106 @@ fn replies_tell_what_was_done() {
     assert!(best[0].1 >= best[1].1 && best[1].1 >= best[2].1);
     assert!(best.iter().all(|(place, score)| ranking.scores()[*place] == *score));
     assert!(ranking.scores().iter().all(|score| (0.0..1.0).contains(score)));
+}
+
+/// Which rows a checkpoint pools, and how; none where more than a pooling stands behind the layers.
+fn pooling(folder: &Path) -> Option<String> {
+    let read = |name: &str| -> Option<serde_json::Value> {
+        Some(serde_json::from_str(&std::fs::read_to_string(folder.join(name)).ok()?).unwrap())
+    };
+    let Some(modules) = read("modules.json") else { return Some("mean".to_owned()) };
+    let kinds: Vec<_> =
+        modules.as_array().unwrap().iter().map(|module| module["type"].as_str().unwrap()).collect();
+    let config = read("1_Pooling/config.json").unwrap();
+    if kinds.iter().any(|kind| kind.ends_with("Dense")) || config["include_prompt"] == false {
+        return None;
+    }
+    let old =
+        [("cls_token", "cls"), ("lasttoken", "lasttoken"), ("mean_tokens", "mean"), ("max_tokens", "max")];
+    let old = old.iter().find(|(name, _)| config[format!("pooling_mode_{name}")] == true);
+    let mode = config["pooling_mode"].as_str().or(old.map(|(_, mode)| *mode)).unwrap_or("another");
+    Some(mode.to_owned())
+}
+
+/// The rows of tokens are those that are pooled: what the reference backend makes of them is worked out here again.
+#[test]
+fn hidden_states_are_what_embeddings_are_pooled_from() {
+    let mut held = std::collections::BTreeMap::<String, usize>::new();
+    for name in checkpoints() {
+        let folder = fixture(&format!("encoders/{name}"));
+        let (expected, _) = expected(&folder);
+        let Some(mode) = pooling(&folder).filter(|_| !expected.scores) else { continue };
+        let texts: Vec<&str> = expected.inputs.iter().map(query_or_text).collect();
+        let session = builder(&folder, Device::Reference).open().unwrap();
+        let embeddings = session.embed_with(EmbedRequest::new(&texts).normalize(false)).unwrap();
+        let states = session.hidden_states(EmbedRequest::new(&texts)).unwrap();
+        assert_eq!((states.len(), states.width()), (texts.len(), embeddings.dimensions()), "{name}");
+        assert_eq!(states.usage.prompt_tokens, embeddings.usage.prompt_tokens, "{name}");
+        let pool = |column: &[f64]| match mode.as_str() {
+            "cls" => Some(column[0]),
+            "lasttoken" => column.last().copied(),
+            "mean" => Some(column.iter().sum::<f64>() / column.len() as f64),
+            "max" => column.iter().copied().reduce(f64::max),
+            _ => None,
+        };
+        for (text, embedding) in embeddings.iter().enumerate() {
+            let rows: Vec<&[f32]> = states.get(text).unwrap().chunks(states.width()).collect();
+            assert_eq!(Some(rows.len()), states.tokens(text));
+            for (col, value) in embedding.iter().enumerate() {
+                let column: Vec<f64> = rows.iter().map(|row| f64::from(row[col])).collect();
+                let Some(pooled) = pool(&column) else { break };
+                assert_eq!((pooled as f32).to_bits(), value.to_bits(), "{name}: text {text}, value {col}");
+            }
+        }
+        *held.entry(mode).or_default() += 1;
+    }
+    assert!(["cls", "lasttoken", "mean"].iter().all(|mode| held.contains_key(*mode)), "{held:?}");
+    assert!(held.values().sum::<usize>() > 8, "{held:?}");
+}
+
+/// Rows of a text are those that it gets alone, on every instruction set; and they are no embeddings.
+#[test]
+fn hidden_states_do_not_depend_on_company() {
+    let all = ["a", "b c d e f g h", "d", "a b", "c"];
+    for name in ["bert", "modernbert", "qwen3_embedding"] {
+        for device in instruction_sets() {
+            let session =
+                builder(&fixture(&format!("encoders/{name}")), device).step_tokens(48).open().unwrap();
+            let together = session.hidden_states(EmbedRequest::new(all)).unwrap();
+            let many = session.hidden_states(EmbedRequest::new([all, all, all].concat())).unwrap();
+            for (text, alone) in all.iter().enumerate() {
+                let alone = session.hidden_states(EmbedRequest::new([alone])).unwrap();
+                assert_eq!(alone.get(0), together.get(text), "{name}, {device:?}: {text}");
+                assert!(
+                    (0..3).all(|turn| many.get(5 * turn + text) == alone.get(0)),
+                    "{name}, {device:?}: {text}"
+                );
+            }
+            let [first, second] = [together.get(0).unwrap(), together.get(1).unwrap()];
+            assert!(first.iter().chain(second).any(|value| *value != 0.0) && first.len() < second.len());
+        }
+    }
+    let session = open("bert");
+    let long = "a ".repeat(100);
+    let states = session.hidden_states(EmbedRequest::new(["a", &long])).unwrap();
+    assert_eq!(
+        (states.truncated, states.tokens(0), states.tokens(1), states.tokens(2)),
+        (1, Some(3), Some(40), None)
+    );
+    assert!(states.get(2).is_none() && !states.is_empty() && states.receipt.bytes() > 0);
+    assert!(session.hidden_states(EmbedRequest::new::<&str>([])).unwrap().is_empty());
+    // 113,000 texts of 40 tokens of 60 values
+    let error = session.hidden_states(EmbedRequest::new(vec![long.as_str(); 113_000])).unwrap_err();
+    assert!(matches!(error, Error::Request { field: "texts", .. }), "{error}");
+    for (field, request) in [
+        ("dimensions", EmbedRequest::new(["a"]).dimensions(2)),
+        ("normalize", EmbedRequest::new(["a"]).normalize(true)),
+    ] {
+        let error = session.hidden_states(request).unwrap_err();
+        assert!(matches!(error, Error::Request { field: named, .. } if named == field), "{error}");
+    }
+    let error = open("bert_scores").hidden_states(EmbedRequest::new(["a"])).unwrap_err();
+    assert!(matches!(error, Error::WrongTask { .. }), "{error}");
 }
 
 #[test]

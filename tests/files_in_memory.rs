@@ -127,6 +127,36 @@ fn chats_embeddings_adapters_and_drafts() {
     same("a draft", Session::builder(&model).draft(&draft), drafted, request);
 }
 
+/// What the checkpoint says of itself, its model card too: one that is cut in a character when its start is read.
+#[test]
+fn a_model_says_the_same_of_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(fixture("families/gemma")).unwrap().map(|entry| entry.unwrap()) {
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    let card = "---\nlicense: other\nlicense_name: tiny\nlicense_link: https://example.org/license\n---\n";
+    for padding in 0..2 {
+        let long = format!("{card}{}{}", "x".repeat(padding), "é".repeat(64 << 10));
+        std::fs::write(folder.path().join("README.md"), long).unwrap();
+        let disk = small(Session::builder(folder.path())).model().clone();
+        let memory = small(Session::from_files(files(folder.path()))).model().clone();
+        assert_eq!(disk, memory);
+        let license = (disk.license.as_deref(), disk.license_name.as_deref(), disk.license_link.as_deref());
+        assert_eq!(license, (Some("other"), Some("tiny"), Some("https://example.org/license")));
+    }
+    std::fs::remove_file(folder.path().join("README.md")).unwrap();
+    let without = small(Session::from_files(files(folder.path()))).model().clone();
+    assert!(without.license.is_none() && without.parameters > 0);
+    let gguf = std::fs::read_dir(fixture("gguf/llama")).unwrap().map(|entry| entry.unwrap().path());
+    let gguf = gguf
+        .filter(|path| path.is_file())
+        .find(|path| path.extension().is_some_and(|end| end == "gguf"))
+        .unwrap();
+    let memory = Files::new().file("model.gguf", std::fs::read(&gguf).unwrap());
+    let (disk, memory) = (small(Session::builder(&gguf)), small(Session::from_files(memory)));
+    assert_eq!(disk.model(), memory.model());
+}
+
 /// A conversation that a session on a folder exported goes on in one from memory: it is the same model.
 #[test]
 fn conversations_move_between_both() {

@@ -47,8 +47,9 @@ fn pairs() -> RerankRequest {
 }
 
 /// What happens in a child process, and whether its canary is then to be found.
-const SCENES: [(&str, bool); 9] = [
+const SCENES: [(&str, bool); 10] = [
     ("embed", false),
+    ("hidden states", false),
     ("in many steps", false),
     ("rerank", false),
     ("no text", false),
@@ -76,6 +77,7 @@ fn act(scene: &str, session: &Session) {
             // memory that is not zero when it is read back poisons
             assert!(scene == "no-op scrub" || done.unwrap().len() == 3);
         }
+        "hidden states" => assert_eq!(session.hidden_states(texts()).unwrap().len(), 3),
         "rerank" => assert_eq!(session.rerank_with(pairs()).unwrap().scores().len(), 3),
         "no text" => {
             let error = session.embed_with(texts().prompt_name(canary())).unwrap_err();

@@ -246,6 +246,41 @@ fn an_id_is_downloaded_once() {
     assert!(matches!(offline(), Err(Error::Hub { .. })));
 }
 
+/// As in a folder: all of them are downloaded, and one that the repository lacks is named.
+#[test]
+fn numbered_shards_without_an_index() {
+    let folder = fixture("mistral_bf16_sharded");
+    let server = Server::new(&[(COMMIT, &folder), (OLDER, &folder)]);
+    let index = "model.safetensors.index.json".to_owned();
+    let shards: Vec<String> =
+        server.state.lock().unwrap().files.keys().map(|(_, name)| name.clone()).collect();
+    let shards: Vec<&String> = shards.iter().filter(|name| name.contains("-of-")).collect();
+    let last = (*shards.iter().max().expect("a fixture of shards")).clone();
+    server.set(|state| {
+        for commit in [COMMIT, OLDER] {
+            assert!(state.files.remove(&(commit.to_owned(), index.clone())).is_some());
+        }
+        // what is in other folders is none of them
+        state.files.insert((COMMIT.to_owned(), format!("original/{last}")), b"x".to_vec());
+        assert!(state.files.remove(&(OLDER.to_owned(), last.clone())).is_some());
+    });
+    let cache = tempfile::tempdir().unwrap();
+    let open = |id: &str, offline| Session::builder(id).hub(server.hub(cache.path()).offline(offline)).open();
+    let session = open("owner/tiny", false).unwrap();
+    assert_eq!(reply(&session), reply(&Session::open(&folder).unwrap()));
+    let fetched: std::collections::BTreeSet<String> =
+        server.log().into_iter().filter(|path| path.starts_with("/cdn/")).collect();
+    let wanted = shards.iter().map(|name| format!("/cdn/{COMMIT}/{name}")).collect();
+    assert!(fetched == wanted && fetched.len() > 1, "{fetched:?}");
+    assert_eq!(reply(&open("owner/tiny", true).unwrap()), reply(&session), "all are in the cache");
+    let error = open(&format!("owner/tiny@{OLDER}"), false).unwrap_err().to_string();
+    assert!(error.contains(&last) && error.contains("must be there"), "{error}");
+    assert!(!server.log().iter().any(|path| path.starts_with("/cdn/")), "nothing large before that is known");
+    let snapshot = cache.path().join(format!("models--owner--tiny/snapshots/{COMMIT}"));
+    std::fs::remove_file(snapshot.join(last)).unwrap();
+    assert!(matches!(open("owner/tiny", true), Err(Error::Hub { .. })), "what is not whole is not used");
+}
+
 #[test]
 fn revisions_shards_and_modules() {
     let (new, old) = (fixture("mistral_bf16_sharded"), fixture("encoders/roberta"));

@@ -103,7 +103,7 @@ fn every_request_is_in_the_chain_however_it_ended() {
     );
     let stream = session.stream(Request::prompt("four").max_tokens(3)).unwrap();
     replies.push(stream.finish().unwrap());
-    drop(session.stream(Request::prompt("five").max_tokens(400)).unwrap());
+    session.stream(Request::prompt("five").max_tokens(400)).unwrap().discard();
     let token = CancelToken::new();
     token.cancel();
     replies.push(session.generate(Request::prompt("six").max_tokens(400).cancel_token(&token)).unwrap());
@@ -207,11 +207,10 @@ fn whatever_is_refused_has_a_receipt() {
         logged(Session::builder(folder.path()).threads(1).max_requests(3), ReceiptHash::START);
     let one = || Request::prompt("one").max_tokens(2);
     session.generate(expected.completes(one())).unwrap();
-    drop(
-        session
-            .stream(expected.fails("closed", Request::prompt("one").max_tokens(400).ignore_eos(true)))
-            .unwrap(),
-    );
+    session
+        .stream(expected.fails("closed", Request::prompt("one").max_tokens(400).ignore_eos(true)))
+        .unwrap()
+        .discard();
 
     // fields, which are checked on the caller's thread
     session.generate(expected.is_refused("request", one().max_tokens(0))).unwrap_err();
@@ -329,7 +328,7 @@ fn signed_log() -> (Vec<String>, String) {
     let public = session.publish(one()).unwrap();
     session.generate(one().shares(&public)).unwrap();
     session.generate(one().max_tokens(0)).unwrap_err();
-    drop(session.stream(Request::prompt("one").max_tokens(400).ignore_eos(true)).unwrap());
+    session.stream(Request::prompt("one").max_tokens(400).ignore_eos(true)).unwrap().discard();
     let mut conversation = session.conversation();
     conversation.generate(one()).unwrap();
     drop((conversation, public));

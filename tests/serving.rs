@@ -9,7 +9,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use amnesic::clock::Clock;
 use amnesic::privacy::Subject;
-#[cfg(feature = "async")]
 use amnesic::testing::Gate;
 use amnesic::{
     Builder, CancelToken, Dry, Error, FinishReason, Priority, Reply, Request, SamplingParams, Session,
@@ -659,12 +658,16 @@ fn neither_dropping_nor_cancelling_a_polled_stream_waits_for_the_session() {
         let _ = futures_core::Stream::poll_next(Pin::new(stream), context);
     };
 
-    let gate = Gate::default();
-    let mut dropped = held(&gate);
-    poll(&mut dropped, &mut context);
-    assert!(gate.wait(PATIENCE));
-    drop(dropped);
-    gate.open();
+    for read in [true, false] {
+        let gate = Gate::default();
+        let mut dropped = held(&gate);
+        if read {
+            poll(&mut dropped, &mut context);
+        }
+        assert!(gate.wait(PATIENCE));
+        drop(dropped);
+        gate.open();
+    }
 
     let gate = Gate::default();
     let mut cancelled = held(&gate);
@@ -686,7 +689,84 @@ fn neither_dropping_nor_cancelling_a_polled_stream_waits_for_the_session() {
     drop(forgotten.cancel());
     gate.open();
     assert!(session.generate(Request::prompt("A slice is").max_tokens(4)).is_ok());
-    assert!(session.close().unwrap().requests() >= 4);
+    assert!(session.close().unwrap().requests() >= 5);
+}
+
+/// As above, of a conversation's turn, however much of it was read: the session stands still until the gate opens.
+#[test]
+fn dropping_the_stream_of_a_turn_waits_for_nothing_and_the_turn_has_not_been() {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let session = builder(&default_model()).open().unwrap();
+    let ask = |text: &str| Request::prompt(text).temperature(0.0).max_tokens(4);
+    let mut whole = session.conversation();
+    let expected: Vec<_> = ["Ownership is", " and", " so"]
+        .map(|text| whole.generate(ask(text)).unwrap().tokens().to_vec())
+        .into();
+    drop(whole);
+
+    let mut conversation = session.conversation();
+    assert_eq!(conversation.generate(ask("Ownership is")).unwrap().tokens(), expected[0]);
+    for (turn, pieces) in [(1, 0), (2, 1)] {
+        let gate = Gate::default();
+        let gone = Request::prompt(" gone").max_tokens(200).ignore_eos(true).stop_at(20, &gate);
+        let mut stream = conversation.stream(gone).unwrap();
+        stream.by_ref().take(pieces).for_each(|piece| drop(piece.unwrap()));
+        assert!(gate.wait(PATIENCE));
+        drop(stream);
+        assert_eq!(session.load().running, 1, "the turn is not over: a lame test");
+        gate.open();
+        let reply = conversation.generate(ask([" and", " so"][turn - 1])).unwrap();
+        assert_eq!(reply.tokens(), expected[turn], "after {pieces} pieces");
+    }
+    // one that was over before its stream was dropped, and one that its owner forgot
+    let mut stream = conversation.stream(ask(" gone")).unwrap();
+    stream.by_ref().for_each(|piece| drop(piece.unwrap()));
+    drop(stream);
+    std::mem::forget(conversation.stream(ask(" gone")).unwrap());
+    let mut all = session.conversation();
+    for text in ["Ownership is", " and", " so"] {
+        all.generate(ask(text)).unwrap();
+    }
+    let (last, alone) = (conversation.generate(ask(" it")).unwrap(), all.generate(ask(" it")).unwrap());
+    assert_eq!(last.tokens(), alone.tokens());
+    drop((conversation, all));
+    assert_eq!(session.load().kv_blocks_used, 0);
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn neither_cancelling_nor_polling_a_turn_waits_for_the_session() {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    let session = builder(&default_model()).open().unwrap();
+    let waker = executor::waker();
+    let mut context = Context::from_waker(&waker);
+    let mut conversation = session.conversation();
+    let gate = Gate::default();
+    let gone = Request::prompt("Ownership is").max_tokens(200).ignore_eos(true).stop_at(8, &gate);
+    let mut stream = conversation.stream(gone).unwrap();
+    let _ = futures_core::Stream::poll_next(Pin::new(&mut stream), &mut context);
+    assert!(gate.wait(Duration::from_secs(60)));
+    let mut end = stream.cancel();
+    assert!(Pin::new(&mut end).poll(&mut context).is_pending(), "it is not scrubbed while the step runs");
+    gate.open();
+    while Pin::new(&mut end).poll(&mut context) == Poll::Pending {
+        std::thread::park();
+    }
+    drop(end);
+
+    let mut stream = conversation.stream(Request::prompt("A slice is").max_tokens(20)).unwrap();
+    let mut text = String::new();
+    loop {
+        match futures_core::Stream::poll_next(Pin::new(&mut stream), &mut context) {
+            Poll::Ready(Some(piece)) => text.push_str(piece.unwrap().text()),
+            Poll::Ready(None) => break,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+    let reply = stream.finish().unwrap(); // it is over: nothing is waited for
+    assert_eq!((text.as_str(), reply.usage.cached_tokens), (reply.text(), 0));
 }
 
 #[cfg(feature = "async")]

@@ -13,6 +13,7 @@ use std::time::SystemTime;
 
 use crate::chat::Message;
 pub(crate) use crate::engine::job::Reuse;
+use crate::engine::mailbox::Mailbox;
 use crate::engine::receipts::About;
 use crate::engine::worker;
 use crate::error::{Error, Result, SealedReason};
@@ -22,6 +23,8 @@ use crate::privacy::Subject;
 use crate::request::{Prompt, Request};
 use crate::response::{Piece, Reply};
 use crate::session::{Line, Session};
+#[cfg(feature = "async")]
+use crate::stream::Cancelled;
 use crate::stream::Stream;
 pub(crate) use identity::Identity;
 use record::Record;
@@ -40,10 +43,12 @@ use record::Record;
 /// lie, under keys that this process keeps apart; a turn opens them, and its end closes them again. It can leave its session,
 /// too, sealed under a key of the application's: [`Conversation::export`].
 ///
-/// Dropping it overwrites all of it, and returns when that is done.
+/// Dropping it overwrites all of it, and returns when that is done: a step later at most.
 #[derive(Debug)]
 pub struct Conversation {
     line: Line,
+    /// Its name in receipts.
+    number: u64,
     reuse: Reuse,
     /// Empty between turns.
     messages: Arc<Vec<Message>>,
@@ -51,9 +56,19 @@ pub struct Conversation {
     key: Option<SealingKey>,
     /// How often it was sealed: no nonce comes twice.
     count: u64,
-    /// None in a turn, and before the first.
+    /// What it was after its last turn; none before the first one's end.
     resting: Option<Resting>,
+    /// The turn whose stream was dropped last, until it is over.
+    left: Option<Arc<Mailbox>>,
+    /// There is a stream. One that its owner forgot goes on.
+    streams: bool,
     began: SystemTime,
+}
+
+/// Something of a session's to go on from, of which there is nothing yet.
+fn nothing_kept(line: &Line) -> Reuse {
+    let kept = line.keep(|_, _| None);
+    Reuse { kept, ids: Arc::default(), adapter: Arc::default(), public: false }
 }
 
 /// What the end of a turn depends on.
@@ -102,11 +117,21 @@ impl std::ops::Deref for Messages {
 
 impl Conversation {
     pub(crate) fn new(line: Line) -> Self {
-        let kept = line.keep(|_, _| None);
         let began = line.telemetry.clock.wall();
-        let reuse = Reuse { kept, ids: Arc::default(), adapter: Arc::default(), public: false };
-        let key = SealingKey::random();
-        Self { line, reuse, messages: Arc::default(), key, count: 0, resting: None, began }
+        let (reuse, key) = (nothing_kept(&line), SealingKey::random());
+        let (number, messages) = (reuse.kept.key, Arc::default());
+        Self {
+            line,
+            number,
+            reuse,
+            messages,
+            key,
+            count: 0,
+            resting: None,
+            left: None,
+            streams: false,
+            began,
+        }
     }
 
     /// The chat's messages so far: a copy, which is opened for the caller and overwritten when he drops it.
@@ -173,31 +198,31 @@ impl Conversation {
     /// As [`crate::Session::generate`]; then the turn has not been.
     pub fn generate(&mut self, request: Request) -> Result<Reply> {
         self.wake(&request)?;
-        let before = self.messages.len();
         let reply = self.next_turn(request, false).and_then(|(request, turn)| {
             let readers = self.line.submit(vec![request], false).map_err(|(_, error)| error);
             Ok((readers?.remove(0).reply()?, turn))
         });
-        self.settle(before, reply)
+        self.settle(reply)
     }
 
-    /// The next turn, as it comes. If the stream is dropped before it is finished, the turn has not been.
+    /// The next turn, as it comes. If the stream is dropped before it is finished, the turn has not been, and the next one
+    /// begins when it is over.
     ///
     /// # Errors
     /// As [`crate::Session::stream`].
     pub fn stream(&mut self, request: Request) -> Result<ConversationStream<'_>> {
         self.wake(&request)?;
-        let before = self.messages.len();
         let readers = self.next_turn(request, true).and_then(|(request, turn)| {
             Ok((self.line.submit(vec![request], true).map_err(|(_, error)| error)?, turn))
         });
         match readers {
             Ok((mut readers, turn)) => {
                 let stream = Some(Stream::new(readers.remove(0)));
-                Ok(ConversationStream { stream, conversation: self, before, turn })
+                self.streams = true;
+                Ok(ConversationStream { stream, conversation: self, turn })
             }
             Err(error) => {
-                self.take_back(before);
+                self.take_back();
                 Err(error)
             }
         }
@@ -237,7 +262,8 @@ impl Conversation {
     }
 
     /// After a turn: adds the reply to a chat, or takes back what the turn added.
-    fn settle(&mut self, before: usize, reply: Result<(Reply, Turn)>) -> Result<Reply> {
+    fn settle(&mut self, reply: Result<(Reply, Turn)>) -> Result<Reply> {
+        self.streams = false;
         match reply {
             Ok((reply, turn)) => {
                 if let Some(messages) = Arc::get_mut(&mut self.messages).filter(|_| turn.chat) {
@@ -251,22 +277,46 @@ impl Conversation {
                 Ok(reply)
             }
             Err(error) => {
-                self.take_back(before);
+                self.take_back();
                 Err(error)
             }
         }
     }
 
-    /// A turn has not been.
-    fn take_back(&mut self, count: usize) {
-        if let Some(messages) = Arc::get_mut(&mut self.messages) {
-            messages.truncate(count);
+    /// A turn that is over has not been: what rests is what it was before.
+    fn take_back(&mut self) {
+        self.messages = Arc::default();
+        let before = self.opened().map(|record| record.ids).unwrap_or_default();
+        let mut ids = self.reuse.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        // a choice may have ended before another one failed: then the cache is of a turn that has not been
+        let goes_on = ids.expose() == before.expose();
+        *ids = Secret::default();
+        drop(ids);
+        if !goes_on {
+            self.reuse = nothing_kept(&self.line);
         }
-        self.rest();
+    }
+
+    /// As [`Conversation::take_back`], of a turn that is not over: waits for nothing. The turn alone has what it went on from
+    /// now, and gives it up with its end.
+    fn leave(&mut self, stream: Stream) {
+        self.streams = false;
+        self.left = stream.leave();
+        self.messages = Arc::default();
+        self.reuse = nothing_kept(&self.line);
+    }
+
+    /// Waits until the turn whose stream was dropped is over: a step at most.
+    fn until_left(&mut self) {
+        self.left.take().iter().for_each(|mailbox| mailbox.until_ended());
     }
 
     /// Opens what rests, for a turn.
     fn wake(&mut self, request: &Request) -> Result<()> {
+        self.until_left();
+        if std::mem::take(&mut self.streams) {
+            self.reuse = nothing_kept(&self.line);
+        }
         if self.key.is_none() {
             let error = Error::Sealed(SealedReason::NoRandomNumbers);
             self.line.refused(&[request.nonce], self.line.telemetry.clock.wall(), 0, &error);
@@ -275,7 +325,6 @@ impl Conversation {
         if let Some(record) = self.opened() {
             self.messages = Arc::new(record.messages);
             *self.reuse.ids.lock().unwrap_or_else(PoisonError::into_inner) = record.ids;
-            self.resting = None;
         }
         Ok(())
     }
@@ -283,6 +332,7 @@ impl Conversation {
     /// Seals what a turn leaves; the plain of it is overwritten. False if there is no key.
     fn rest(&mut self) -> bool {
         let Some(key) = &self.key else { return false };
+        self.resting = None;
         let mut ids = self.reuse.ids.lock().unwrap_or_else(PoisonError::into_inner);
         let mut content = {
             let adapter = self.reuse.adapter.lock().unwrap_or_else(PoisonError::into_inner);
@@ -327,26 +377,31 @@ fn nonce(count: u64) -> [u8; NONCE_BYTES] {
 
 impl Drop for Conversation {
     fn drop(&mut self) {
+        self.until_left();
         // all of it is overwritten before its receipt says so
         self.messages = Arc::default();
         self.resting = None;
         self.reuse.ids.lock().unwrap_or_else(PoisonError::into_inner).truncate(0);
-        let (session, number) = (self.line.telemetry.session, self.reuse.kept.key);
+        let (session, number, key) = (self.line.telemetry.session, self.number, self.reuse.kept.key);
         let about = About::completed(Subject::Conversation { session, number }, None, self.began);
         let (done, answer) = sync_channel(1);
-        if self.line.worker.send(worker::Message::Forget(number, Some(about), Some(done))).is_ok() {
+        if self.line.worker.send(worker::Message::Forget(key, Some(about), Some(done))).is_ok() {
             let _ = answer.recv(); // a session that closes overwrites it too
         }
     }
 }
 
-/// A turn of a conversation as it comes. See [`Conversation::stream`].
+/// A turn of a conversation as it comes. See [`Conversation::stream`]. With the feature `async` it is a
+/// `futures_core::Stream` too.
+///
+/// Dropping it ends the turn within one step, and returns at once: an executor's thread may do it. The conversation is what it
+/// was before the turn; its next turn, and its own drop, wait until this one is scrubbed. `ConversationStream::cancel` is the
+/// future that ends then.
 #[derive(Debug)]
 pub struct ConversationStream<'a> {
     /// None once it was finished.
     stream: Option<Stream>,
     conversation: &'a mut Conversation,
-    before: usize,
     turn: Turn,
 }
 
@@ -363,7 +418,41 @@ impl ConversationStream<'_> {
     pub fn finish(mut self) -> Result<Reply> {
         let reply = self.stream.take().ok_or(Error::Closed)?.finish();
         let turn = self.turn;
-        self.conversation.settle(self.before, reply.map(|reply| (reply, turn)))
+        self.conversation.settle(reply.map(|reply| (reply, turn)))
+    }
+}
+
+#[cfg(feature = "async")]
+impl ConversationStream<'_> {
+    /// Ends the turn within one step: it has not been. The future is ready when it is scrubbed; whoever drops it sooner waits
+    /// for nothing, and the turn is scrubbed all the same. Neither this call nor the future blocks its thread.
+    ///
+    /// ```no_run
+    /// # async fn example(session: &amnesic::Session) -> amnesic::Result<()> {
+    /// let mut conversation = session.conversation();
+    /// let stream = conversation.stream(amnesic::Request::prompt("Once upon a time"))?;
+    /// stream.cancel().await; // nothing of it is left
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cancel(mut self) -> Cancelled {
+        self.stream.take().into_iter().for_each(|stream| self.conversation.leave(stream));
+        Cancelled(self.conversation.left.clone())
+    }
+}
+
+#[cfg(feature = "async")]
+impl futures_core::Stream for ConversationStream<'_> {
+    type Item = Result<Piece>;
+
+    fn poll_next(
+        self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        match &mut self.get_mut().stream {
+            Some(stream) => std::pin::Pin::new(stream).poll_next(context),
+            None => std::task::Poll::Ready(None),
+        }
     }
 }
 
@@ -378,8 +467,7 @@ impl Iterator for ConversationStream<'_> {
 impl Drop for ConversationStream<'_> {
     fn drop(&mut self) {
         if let Some(stream) = self.stream.take() {
-            drop(stream); // cancels the request, and returns when it is scrubbed
-            self.conversation.take_back(self.before);
+            self.conversation.leave(stream);
         }
     }
 }

@@ -44,6 +44,8 @@ struct State {
     next: usize,
     /// The caller waits for the end and reads no pieces any more.
     unbounded: bool,
+    /// The caller has left: what there is at the end is overwritten.
+    left: bool,
     ended: bool,
     /// Set when it ended; taken by the caller.
     end: Option<Result<End>>,
@@ -176,9 +178,19 @@ impl Mailbox {
         self.lock().style.clone()
     }
 
-    /// Asks the worker to end the request, and does not wait until it is scrubbed.
+    /// Asks the worker to end the request, and does not wait until it is scrubbed. Nothing of the reply is kept.
     pub fn leave(&self) {
         self.ask(ABANDON);
+        let mut state = self.lock();
+        state.left = true;
+        if state.ended {
+            state.forget_reply();
+        }
+    }
+
+    /// Waits until the request is over and scrubbed.
+    pub fn until_ended(&self) {
+        drop(self.wait_for_end(self.lock()));
     }
 
     /// Whether the request is over and scrubbed; if not, the task is woken when it is.
@@ -195,7 +207,7 @@ impl Mailbox {
     /// Asks the worker to end the request, and waits until it is scrubbed: at most one step.
     pub fn abandon(&self) {
         self.ask(ABANDON);
-        drop(self.wait_for_end(self.lock()));
+        self.until_ended();
     }
 
     fn wait_for_end<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
@@ -221,6 +233,12 @@ impl Mailbox {
 }
 
 impl State {
+    fn forget_reply(&mut self) {
+        self.choices.clear();
+        self.prompt_logprobs = Logprobs::default();
+        self.style = None; // it has the parameters of tools
+    }
+
     /// The error that ended the request, once.
     fn error<T>(&mut self) -> Option<Result<T>> {
         match self.end.take() {
@@ -355,9 +373,8 @@ impl Outbox {
         if state.ended {
             return;
         }
-        if end.is_err() {
-            state.choices.clear();
-            state.prompt_logprobs = Logprobs::default();
+        if end.is_err() || state.left {
+            state.forget_reply();
         }
         state.end = Some(end);
         state.ended = true;

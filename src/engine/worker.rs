@@ -528,7 +528,9 @@ impl<B: Backend> Worker<B> {
         self.text.iter().filter_map(|text| text.not_covered()).collect()
     }
 
-    fn tell(&mut self, job: Box<Job>) {
+    fn tell(&mut self, mut job: Box<Job>) {
+        // what a conversation that has left the turn had before it
+        job.reuse = None;
         let receipt = self.receipt(job.about(), &job.accounts);
         self.shared.requests.fetch_sub(1, Ordering::SeqCst);
         self.show_load();

@@ -441,6 +441,11 @@ impl<B: Backend> Decoder<B> {
         x
     }
 
+    /// Where [`Decoder::hidden`] leaves its rows.
+    pub fn hidden_rows(&self) -> Buf {
+        self.buffers.x
+    }
+
     /// What is added to the embedding of a token at `position` in a `part` of a pair of texts: a row of a table that the
     /// checkpoint has in two.
     pub fn lookup_row(&self, position: usize, part: usize) -> u32 {

@@ -190,6 +190,11 @@ impl<B: Backend> Encoder<B> {
         backend.read(self.last(), text)
     }
 
+    /// What the layers of the last step gave a token.
+    pub fn read_hidden<'a>(&self, backend: &'a mut B, row: usize) -> &'a [f32] {
+        backend.read(self.decoder.hidden_rows(), row)
+    }
+
     /// Overwrites the activations of `tokens` rows and the results of `texts`. Returns how many regions too.
     pub fn scrub(&self, backend: &mut B, tokens: usize, texts: usize) -> (u64, Scrubbed) {
         let bufs = self.steps.iter().flat_map(|step| match step {

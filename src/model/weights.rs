@@ -11,7 +11,8 @@ use crate::backend::{Activation, Backend, NormKind, Quantize};
 use crate::error::{Error, Result};
 use crate::weights::adapter::{Adapter, Delta, merged, rounded};
 use crate::weights::checkpoint::Unread;
-use crate::weights::{Checkpoint, Dtype, Tensor};
+use crate::weights::tensors::Tensors;
+use crate::weights::{Dtype, Tensor};
 
 /// Tensors that some checkpoints have and nobody reads: buffers that old versions of transformers stored.
 const NOT_READ: [&str; 5] = [
@@ -250,7 +251,7 @@ impl Weights {
     /// # Errors
     /// Tensors are missing, or of another shape or type, or nobody reads them though they are not known to be needless;
     /// the error names the first ones.
-    pub fn find(arch: &Arch, checkpoint: &Checkpoint, options: Options<'_>) -> Result<Self> {
+    pub fn find(arch: &Arch, checkpoint: &dyn Tensors, options: Options<'_>) -> Result<Self> {
         let names = &arch.family.names;
         let problems = RefCell::default();
         let base = base(checkpoint, names.embed);
@@ -401,7 +402,7 @@ impl Problems {
         }
     }
 
-    fn into_result(mut self, checkpoint: &Checkpoint) -> Result<()> {
+    fn into_result(mut self, checkpoint: &dyn Tensors) -> Result<()> {
         let shown = self.first.iter().map(|problem| match problem {
             Error::Tensor { tensor, expected, .. } => format!("`{tensor}` must {expected}"),
             other => other.to_string(),
@@ -422,7 +423,7 @@ impl Problems {
 #[derive(Clone)]
 struct Finder<'a> {
     arch: &'a Arch,
-    checkpoint: &'a Checkpoint,
+    checkpoint: &'a dyn Tensors,
     options: Options<'a>,
     problems: &'a RefCell<Problems>,
     /// What names of the table begin with, and those of the checkpoint do not.
@@ -431,7 +432,7 @@ struct Finder<'a> {
 }
 
 /// Models are stored as a part of one with a head, or alone: then names lack the part's own.
-fn base(checkpoint: &Checkpoint, embed: &'static str) -> &'static str {
+fn base(checkpoint: &dyn Tensors, embed: &'static str) -> &'static str {
     let Some(dot) = embed.find('.') else { return "" };
     let (base, rest) = embed.split_at(dot + 1);
     let has = |name: &str| checkpoint.has(&format!("{name}.weight"));

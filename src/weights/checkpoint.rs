@@ -90,6 +90,20 @@ impl Tensor {
         (self.rows() * self.row_bytes()) as u64
     }
 
+    /// One that only has a name and a shape: nobody reads its values.
+    #[cfg(feature = "candle")]
+    pub fn without_values(name: &str, shape: &[usize]) -> Self {
+        let rows = shape.first().copied().unwrap_or(1);
+        Self {
+            source: Source::Stored { map: Arc::new(Map::empty()), start: 0 },
+            rows: Rows { first: 0, group: rows, stride: rows },
+            name: name.to_owned(),
+            file: PathBuf::new(),
+            dtype: Dtype::F32,
+            shape: shape.to_vec(),
+        }
+    }
+
     /// A matrix that is decoded.
     pub fn coded(matrix: Arc<dyn Coded>, dtype: Dtype, rows: usize, cols: usize) -> Self {
         let first = matrix.parts()[0];

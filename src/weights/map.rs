@@ -49,6 +49,12 @@ impl Map {
         map.map(|map| Self(Source::Mapped(map))).map_err(Error::read(path))
     }
 
+    /// Of no file.
+    #[cfg(feature = "candle")]
+    pub fn empty() -> Self {
+        Self(Source::Held(Bytes::of(Vec::new())))
+    }
+
     /// All bytes.
     pub fn bytes(&self) -> &[u8] {
         match &self.0 {

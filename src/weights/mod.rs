@@ -2,8 +2,8 @@
 //!
 //! Lives here: the mapping ([`map`]), the set of shards with its checks ([`checkpoint`]), element types ([`dtype`]),
 //! published quantized formats ([`coded`]), adapters of low rank ([`adapter`]),
-//! JSON fields with errors that name them ([`json`]), which files there are ([`store`], [`shards`]), the hashes of all that was
-//! read ([`files`]) and what a progress bar is told ([`progress`]). What never will: arithmetic, or the layout that a backend packs weights into.
+//! JSON fields with errors that name them ([`json`]), which files there are ([`store`], [`shards`]), where a model looks for its
+//! tensors ([`tensors`]), the hashes of all that was read ([`files`]) and what a progress bar is told ([`progress`]). What never will: arithmetic, or the layout that a backend packs weights into.
 
 pub mod adapter;
 pub mod checkpoint;
@@ -19,6 +19,7 @@ mod patterns;
 pub mod progress;
 pub mod shards;
 pub mod store;
+pub mod tensors;
 
 pub use checkpoint::{Checkpoint, Tensor};
 pub use dtype::Dtype;

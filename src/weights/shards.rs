@@ -16,10 +16,17 @@ const MAX_SHARDS: usize = 1 << 12;
 /// # Errors
 /// One is missing.
 pub fn numbered(folder: &Path) -> Result<Option<Vec<PathBuf>>> {
-    let names = store::names(folder);
+    numbered_of(folder, &store::names(folder))
+}
+
+/// As [`numbered`], of a folder that has, or is to have, files of these names.
+///
+/// # Errors
+/// One is missing.
+pub fn numbered_of(folder: &Path, names: &[String]) -> Result<Option<Vec<PathBuf>>> {
     // by stem and their number
     let mut sets: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
-    for name in &names {
+    for name in names {
         if let Some((stem, number, count)) = parts(name) {
             sets.entry((stem, count)).or_default().push(number);
         }

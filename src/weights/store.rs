@@ -61,7 +61,7 @@ impl Files {
     /// one that ends with `.gguf`. What holds the bytes may be a `Vec<u8>`, a `&'static [u8]`, or a mapping of the
     /// application's, and must give the same bytes each time. A file of the same name is replaced.
     pub fn file(mut self, name: impl Into<String>, bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
-        self.0.insert(name.into(), Bytes(Arc::new(bytes)));
+        self.0.insert(name.into(), Bytes::of(bytes));
         self
     }
 
@@ -111,6 +111,11 @@ impl fmt::Debug for Files {
 }
 
 impl Bytes {
+    /// What holds them may be the application's.
+    pub fn of(bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(bytes))
+    }
+
     /// All of them.
     pub fn get(&self) -> &[u8] {
         (*self.0).as_ref()

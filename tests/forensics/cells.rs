@@ -246,7 +246,7 @@ fn ask(
             // no piece of it is in this program's hands while the request stands still
             after_gate.recv().unwrap();
             if cell.ending == Ending::Cancel {
-                drop(stream);
+                stream.discard();
                 return Err(Error::Closed);
             }
             for piece in stream.by_ref() {

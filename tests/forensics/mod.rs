@@ -271,7 +271,7 @@ fn judge(job: Job, told: &Told, with_allocator: bool) -> Option<String> {
     let searched = |findings: &Findings| findings.bytes() > 1 << 20;
     if !searched(&told.dropped)
         || (job.is(Ending::Fork) && !searched(&told.forked))
-        || (job == Job::Scene("open conversation") && !searched(&told.idle))
+        || (matches!(job, Job::Scene("open conversation" | "a turn that was left")) && !searched(&told.idle))
         || (job.is(Ending::Core) && told.dumped.len() != 2)
     {
         left.push("a search that there must be is missing".to_owned());

@@ -15,7 +15,7 @@ use super::process::Told;
 type Scene = fn(Session, &Known, &mut Told) -> Option<Session>;
 
 /// Their names, and what happens in each while the session is open.
-pub const ALL: [(&str, Scene); 23] = [
+pub const ALL: [(&str, Scene); 24] = [
     ("no-op scrub", no_op_scrub),
     ("one sampled token", one_sampled_token),
     ("penalties", penalties),
@@ -33,6 +33,7 @@ pub const ALL: [(&str, Scene); 23] = [
     ("public", public),
     ("chat turns", chat_turns),
     ("open conversation", open_conversation),
+    ("a turn that was left", left_turn),
     ("reference", plain),
     ("reference: panic", panic_in_a_prompt),
     ("token ids", token_ids),
@@ -223,6 +224,30 @@ fn open_conversation(session: Session, known: &Known, told: &mut Told) -> Option
     drop(conversation);
     told.dropped = known.needles.search_self().unwrap();
     None
+}
+
+/// A turn whose stream was dropped while it stood still, and after that nothing of its conversation was used: what it went on
+/// from and what it was are gone with its end. So are those of a turn that was over, and not finished.
+fn left_turn(session: Session, known: &Known, told: &mut Told) -> Option<Session> {
+    let mut conversation = session.conversation();
+    drop(conversation.generate(canary().max_tokens(REPLY_TOKENS)).unwrap());
+    let gate = testing::Gate::default();
+    let stream = conversation.stream(canary().max_tokens(REPLY_TOKENS).stop_at(8, &gate)).unwrap();
+    assert!(gate.wait(std::time::Duration::from_secs(60)));
+    drop(stream);
+    gate.open();
+    let all_is_done = || drop(session.generate(Request::tokens([1]).max_tokens(1)).unwrap());
+    all_is_done();
+    told.idle = known.needles.search_self().unwrap();
+    // the first of its conversation: its reply is the one that is known
+    let mut unfinished = session.conversation();
+    let mut stream = unfinished.stream(canary().max_tokens(REPLY_TOKENS)).unwrap();
+    stream.by_ref().for_each(|piece| drop(piece.unwrap()));
+    drop(stream);
+    all_is_done();
+    told.idle = std::mem::take(&mut told.idle).and(known.needles.search_self().unwrap());
+    drop((conversation, unfinished));
+    Some(session)
 }
 
 /// The prompt as ids in a vector of the caller's, large so that nobody soon takes all of its memory again. Of two requests

@@ -412,6 +412,7 @@ fn encode() {
     let embeddings =
         open("roberta").embed_with(EmbedRequest::new([word(0), word(1)]).prompt(word(2))).unwrap();
     show(&embeddings);
+    show(&open("roberta").hidden_states(EmbedRequest::new([word(0), word(1)]).prompt(word(2))).unwrap());
     let error = open("roberta").embed_with(EmbedRequest::new([word(0)]).prompt_name(word(2))).unwrap_err();
     show_error(&error);
     show(&open("roberta_scores").rerank_with(RerankRequest::new(word(0), [word(1), word(2)])).unwrap());

@@ -120,7 +120,7 @@ fn every_way_to_ask_and_to_end_is_told() {
         session.generate_batch([ask(), ask().n(3).temperature(1.0), ask().response_format(json())]).unwrap();
         session.stream(ask()).unwrap().finish().unwrap();
         session.generate_with(long(), |_| ControlFlow::Break(())).unwrap();
-        drop(session.stream(long()).unwrap());
+        session.stream(long()).unwrap().discard();
         let cancelled = CancelToken::new();
         cancelled.cancel();
         session.generate(long().cancel_token(&cancelled)).unwrap();
@@ -304,7 +304,7 @@ fn a_listener_that_panics_harms_nobody() {
         for _ in 0..3 {
             assert_eq!(session.generate(ask()).unwrap().tokens(), expected.tokens());
             assert!(session.generate(ask().max_tokens(0)).is_err());
-            drop(session.stream(ask().max_tokens(400).ignore_eos(true)).unwrap());
+            session.stream(ask().max_tokens(400).ignore_eos(true)).unwrap().discard();
         }
     });
     assert_eq!(session.load().kv_blocks_used, 0);

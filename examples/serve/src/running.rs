@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 
 use amnesic::{FinishReason, Piece, Reply, Request, Stream, Usage};
 use futures_core::Stream as _;
-use tokio::runtime::Handle;
 
 use crate::app::{App, work};
 use crate::error::Result;
@@ -103,12 +102,7 @@ impl Drop for Running {
         }
         self.record.broken(DISCONNECTED);
         self.streams.iter().for_each(Stream::interrupt);
-        // dropping a stream waits until it is scrubbed, up to one step
-        let streams = std::mem::take(&mut self.streams);
-        match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(streams))),
-            Err(_) => drop(streams),
-        }
+        self.streams.clear(); // they are polled, so that waits for nothing
     }
 }
 

@@ -49,9 +49,10 @@ impl Wanted {
 /// What it gets.
 #[derive(Debug)]
 pub struct Done {
-    /// (texts, width)
+    /// (texts, width), or (tokens of all texts, width) where [`Finish::HiddenStates`] are wanted.
     pub values: Secret<[f32]>,
-    pub texts: usize,
+    /// Tokens of each text.
+    pub tokens: Vec<usize>,
     pub width: usize,
     pub truncated: usize,
     pub usage: Usage,
@@ -103,6 +104,18 @@ pub enum Finish {
     Embedding { normalize: bool },
     /// As it is, or its sigmoid.
     Score { sigmoid: bool },
+    /// The row of each token, before the rows of a text become one.
+    HiddenStates,
+}
+
+impl Finish {
+    /// How many rows of results `items` have, which together have so many tokens.
+    pub fn rows(self, items: usize, tokens: usize) -> usize {
+        match self {
+            Self::Embedding { .. } | Self::Score { .. } => items,
+            Self::HiddenStates => tokens,
+        }
+    }
 }
 
 /// One text, or a pair of them.
@@ -130,7 +143,7 @@ pub struct Job {
     pub finish: Finish,
     /// Values of a result.
     pub width: usize,
-    /// (items, width)
+    /// As [`Done::values`].
     pub values: Secret<[f32]>,
     /// Items that were put into a step.
     pub begun: usize,
@@ -161,9 +174,9 @@ impl Job {
         self.failed.get_or_insert(Error::Interrupted { finish_reason: reason });
     }
 
-    /// Takes the result of an item in.
-    pub fn take(&mut self, item: usize, row: &[f32]) {
-        let out = &mut self.values.expose_mut()[item * self.width..][..self.width];
+    /// Takes a row of results in: of an item, or of a token, counted over all items.
+    pub fn take(&mut self, row_index: usize, row: &[f32]) {
+        let out = &mut self.values.expose_mut()[row_index * self.width..][..self.width];
         out.copy_from_slice(&row[..self.width]);
         if out.iter().any(|value| !value.is_finite()) {
             self.failed.get_or_insert(Error::NotFinite);
@@ -178,7 +191,9 @@ impl Job {
             Finish::Score { sigmoid: true } => {
                 out.iter_mut().for_each(|value| *value = 1.0 / (1.0 + (-*value).exp()));
             }
-            Finish::Embedding { normalize: false } | Finish::Score { sigmoid: false } => {}
+            Finish::Embedding { normalize: false }
+            | Finish::Score { sigmoid: false }
+            | Finish::HiddenStates => {}
         }
     }
 
@@ -203,9 +218,9 @@ impl Job {
             None => {
                 usage.cost_nano = trace.cost_nano(&usage);
                 trace.ended(id, &usage, &timing, Default::default());
-                let texts = items.len();
+                let tokens = items.iter().map(|item| item.tokens).collect();
                 // boxed: a large answer would be moved over stacks that were cleaned
-                let done = Done { values, texts, width, truncated, usage, timing, request_id: id, receipt };
+                let done = Done { values, tokens, width, truncated, usage, timing, request_id: id, receipt };
                 Ok(Box::new(done))
             }
         };

@@ -24,6 +24,9 @@ use crate::request::Prompt;
 use crate::response::{FinishReason, RequestId, Timing};
 use crate::text::Text;
 
+/// Values of the hidden states of a request: 1 GiB.
+const MAX_VALUES: usize = 1 << 28;
+
 /// What the checkpoint and the session say.
 #[derive(Debug)]
 pub struct Settings {
@@ -35,6 +38,8 @@ pub struct Settings {
     pub context: usize,
     /// Values of an embedding; none for a checkpoint that scores.
     pub width: Option<usize>,
+    /// Values of a token's row.
+    pub hidden: usize,
     pub normalize: bool,
     /// Of a checkpoint that scores: its scores of a text, and whether a sigmoid belongs to them.
     pub labels: usize,
@@ -122,7 +127,7 @@ impl Reader {
             Ok((Encoded { ids, items, truncated }, finish, width)) => {
                 trace.accepted(id, ids.expose().len(), 0);
                 let mut values = Secret::<[f32]>::default();
-                values.refill(std::iter::repeat_n(0.0, items.len() * width));
+                values.refill(std::iter::repeat_n(0.0, finish.rows(items.len(), ids.expose().len()) * width));
                 let job = Job {
                     id,
                     trace,
@@ -213,15 +218,23 @@ impl Reader {
     fn texts(&self, request: &EmbedRequest, late: &dyn Fn() -> bool) -> Result<(Encoded, Finish, usize)> {
         let settings = &self.settings;
         let Some(most) = settings.width else { return Err(settings.wrong_task("embed")) };
-        let width = request.dimensions.unwrap_or(most);
-        if !(1..=most).contains(&width) {
+        let width = match request.hidden_states {
+            true => settings.hidden,
+            false => request.dimensions.unwrap_or(most),
+        };
+        if !request.hidden_states && !(1..=most).contains(&width) {
             return Err(Error::request("dimensions", format!("from 1 to {most}")));
+        }
+        let whole =
+            [("dimensions", request.dimensions.is_some()), ("normalize", request.normalize.is_some())];
+        if let Some((field, _)) = whole.into_iter().find(|(_, set)| *set && request.hidden_states) {
+            return Err(Error::request(field, "left out: hidden states are what the layers give"));
         }
         let prompt = self.prompt(&request.prompt)?;
         let text = self.text()?;
         // the rows of the prompt, and of what is before it
         let mut skipped = 0;
-        if !settings.include_prompt && !prompt.is_empty() {
+        if !settings.include_prompt && !prompt.is_empty() && !request.hidden_states {
             let mut ids = Secret::<[u32]>::default();
             text.encode(&self.lowered(prompt), false, &mut ids)?;
             skipped = text.specials_before() + ids.expose().len();
@@ -240,11 +253,22 @@ impl Reader {
                 .and_then(|cut| self.check(cut, request.common.refuse_long, &all.ids.expose()[start..]));
             all.truncated += usize::from(read.map_err(in_batch(index))?);
             let tokens = all.ids.expose().len() - start;
+            if request.hidden_states && all.ids.expose().len() > MAX_VALUES / width {
+                let most = MAX_VALUES / width;
+                return Err(Error::request(
+                    "texts",
+                    format!("of at most {most} tokens together, special ones included"),
+                ));
+            }
             let skipped = if skipped < tokens { skipped } else { 0 };
             all.items.push(Item { start, tokens, second: tokens, skipped });
         }
         let normalize = request.normalize.unwrap_or(settings.normalize);
-        Ok((all, Finish::Embedding { normalize }, width))
+        let finish = match request.hidden_states {
+            true => Finish::HiddenStates,
+            false => Finish::Embedding { normalize },
+        };
+        Ok((all, finish, width))
     }
 
     fn pairs(&self, request: &RerankRequest, late: &dyn Fn() -> bool) -> Result<(Encoded, Finish, usize)> {

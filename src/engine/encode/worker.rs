@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, PoisonError};
 
-use super::job::Job;
+use super::job::{Finish, Job};
 use crate::backend::{Backend, Pooling};
 use crate::clock::Clock;
 use crate::engine::batch::Builder;
@@ -246,7 +246,15 @@ impl<B: Backend> Worker<B> {
             return self.fail_all();
         }
         for (text, &(place, item)) in self.places.iter().enumerate() {
-            self.jobs[place].take(item, self.encoder.read(&mut self.backend, text));
+            let job = &mut self.jobs[place];
+            if !matches!(job.finish, Finish::HiddenStates) {
+                job.take(item, self.encoder.read(&mut self.backend, text));
+                continue;
+            }
+            let first = job.items[item].start;
+            for (token, row) in self.rows[text].clone().enumerate() {
+                job.take(first + token, self.encoder.read_hidden(&mut self.backend, row as usize));
+            }
         }
     }
 
