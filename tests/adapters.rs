@@ -269,8 +269,8 @@ fn changed_tables_and_lengths_change_their_own_requests_only() {
         };
         let taps: Vec<LogitsTap> = (0..12).map(|_| LogitsTap::default()).collect();
         together.generate_batch((0..12).map(|i| request(i).tap_logits(&taps[i]))).unwrap();
-        for i in 0..12 {
-            let mixed = bits(&taps[i]);
+        for (i, tap) in taps.iter().enumerate() {
+            let mixed = bits(tap);
             assert_eq!(mixed, run(&alone, i), "{name}, request {i} with {:?}", adapter(i));
             if adapter(i).is_none() {
                 assert_eq!(mixed, run(&bare, i), "{name}, request {i}, without adapters");
