@@ -10,18 +10,18 @@ use safetensors::tensor::TensorView;
 use crate::weights::Checkpoint;
 use crate::weights::dtype::f8_e4m3;
 
-pub const ROWS: usize = 16;
-pub const COLS: usize = 64;
+pub(super) const ROWS: usize = 16;
+pub(super) const COLS: usize = 64;
 
 /// A checkpoint of a few tensors.
-pub struct Files {
+pub(super) struct Files {
     folder: tempfile::TempDir,
     tensors: Vec<(String, D, Vec<usize>, Vec<u8>)>,
     metadata: Option<HashMap<String, String>>,
 }
 
 impl Files {
-    pub fn new(config: &str) -> Self {
+    pub(super) fn new(config: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = format!(r#"{{"quantization_config":{config}}}"#);
         std::fs::write(folder.path().join("config.json"), config).unwrap();
@@ -29,21 +29,21 @@ impl Files {
     }
 
     /// In the metadata of the header.
-    pub fn say(&mut self, name: &str, what: &str) -> &mut Self {
+    pub(super) fn say(&mut self, name: &str, what: &str) -> &mut Self {
         self.metadata.get_or_insert_default().insert(name.to_owned(), what.to_owned());
         self
     }
 
-    pub fn put(&mut self, name: &str, dtype: D, shape: &[usize], bytes: Vec<u8>) -> &mut Self {
+    pub(super) fn put(&mut self, name: &str, dtype: D, shape: &[usize], bytes: Vec<u8>) -> &mut Self {
         self.tensors.push((name.to_owned(), dtype, shape.to_vec(), bytes));
         self
     }
 
-    pub fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) -> &mut Self {
+    pub(super) fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) -> &mut Self {
         self.put(name, D::F32, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
-    pub fn open(&self) -> Checkpoint {
+    pub(super) fn open(&self) -> Checkpoint {
         let views = self.tensors.iter().map(|(name, dtype, shape, bytes)| {
             (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap())
         });
@@ -54,24 +54,24 @@ impl Files {
 }
 
 /// Bytes without pattern.
-pub fn draw(count: usize, salt: usize) -> Vec<u8> {
+pub(super) fn draw(count: usize, salt: usize) -> Vec<u8> {
     (0..count).map(|i| ((i + salt) * 7919 % 10_007 % 256) as u8).collect()
 }
 
 /// Codes of e4m3 that are numbers.
-pub fn floats_of_eight_bits(count: usize) -> Vec<u8> {
+pub(super) fn floats_of_eight_bits(count: usize) -> Vec<u8> {
     draw(count, 5).into_iter().map(|code| if code & 0x7f == 0x7f { 0x30 } else { code }).collect()
 }
 
 /// Each value within `allowed` of the largest of its 32.
-pub fn hold(checkpoint: &Checkpoint, name: &str, expected: &[f32], allowed: f32) {
+pub(super) fn hold(checkpoint: &Checkpoint, name: &str, expected: &[f32], allowed: f32) {
     let found = checkpoint.matrix(name, ROWS, COLS).unwrap().values();
     near(name, &found, expected, allowed);
     let unread = checkpoint.unread();
     assert!(unread.is_empty(), "{unread:?}");
 }
 
-pub fn near(name: &str, found: &[f32], expected: &[f32], allowed: f32) {
+pub(super) fn near(name: &str, found: &[f32], expected: &[f32], allowed: f32) {
     assert_eq!(found.len(), expected.len(), "{name}");
     for (at, (found, expected)) in found.chunks(32).zip(expected.chunks(32)).enumerate() {
         let largest = expected.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
