@@ -36,13 +36,12 @@ use crate::privacy::{Attester, Environment, Evidence, Nonce, ReceiptHash, ScrubR
 use crate::sample::defaults;
 use crate::session::{Line, Session};
 use crate::source::Source;
-use crate::text::Text;
 use crate::weights::adapter::Adapter;
 use crate::weights::files::Recording;
 use crate::weights::json::Json;
 use crate::weights::progress::{OnProgress, Progress};
 use crate::weights::store::{Files, Held};
-use crate::weights::{Checkpoint, Dtype, Tensor, shards, store};
+use crate::weights::{Dtype, Tensor, shards, store};
 
 /// Where a session computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -412,8 +411,9 @@ impl Builder {
 
     /// Loads an adapter of low rank (LoRA) beside the weights, from a folder as PEFT writes it: requests choose it by
     /// `name` ([`crate::Request::adapter`]), and those with different ones share steps. May be called for several. It may add
-    /// to linear layers and to the head; what changes more (DoRA, an embedding table, modules that were trained as a whole)
-    /// is merged: [`Builder::merge_adapter`].
+    /// to linear layers, to the embedding table and to the head, and scale what they give (DoRA, whose factors are worked out
+    /// from the stored weights as they are loaded); modules that were trained as a whole are merged:
+    /// [`Builder::merge_adapter`].
     pub fn adapter(mut self, name: impl Into<String>, folder: impl AsRef<Path>) -> Self {
         self.adapters.push((name.into(), folder.as_ref().to_owned()));
         self
@@ -579,17 +579,23 @@ impl Builder {
 
     /// Of a checkpoint that embeds texts or scores them: an encoder, one with `modules.json`, one that classifies texts.
     pub(crate) fn encoder_parts(&self) -> Result<Option<EncoderParts>> {
-        if store::is_file(&self.folder) {
-            return Ok(None); // a GGUF file
-        }
-        let sentence = Sentence::open(&self.folder)?;
-        let config = sentence.folder.join("config.json");
-        if !store::exists(&config)
-            && let Some(error) = shards::instead(&sentence.folder)
-        {
-            return Err(error);
-        }
-        let arch = Arch::open(&config)?;
+        let (source, sentence) = match Source::open(&self.folder)? {
+            Source::Folder(folder) => {
+                let sentence = Sentence::open(&folder)?;
+                let source = Source::Folder(sentence.folder.clone());
+                if !store::exists(&source.config_file())
+                    && let Some(error) = shards::instead(&sentence.folder)
+                {
+                    return Err(error);
+                }
+                (source, sentence)
+            }
+            Source::Gguf(gguf) => {
+                let sentence = Sentence::of(&gguf)?;
+                (Source::Gguf(gguf), sentence)
+            }
+        };
+        let arch = source.arch()?;
         if !(arch.family.encodes || sentence.found || arch.classifier.is_some()) {
             return Ok(None);
         }
@@ -597,16 +603,18 @@ impl Builder {
             return Err(Error::request("draft", "none: this checkpoint does not generate"));
         }
         let limits = self.encoder_limits(&arch, &sentence)?;
-        let checkpoint = Checkpoint::open(&sentence.folder)?;
+        let checkpoint = source.checkpoint()?;
+        // read after the model's own tensors
+        sentence.dense.iter().filter_map(|shape| shape.tensor).for_each(|tensor| checkpoint.ask(tensor));
         if !self.adapters.is_empty() {
             return Err(Error::request("adapter", "merged, where the checkpoint does not generate"));
         }
         let merged = self.merged.as_deref().map(Adapter::open).transpose()?;
         let options = Options { encodes: true, merged: merged.as_ref(), ..self.options() };
         let mut weights = Weights::find(&arch, &checkpoint, options)?;
-        let steps = encoder::steps(&arch, &mut weights, &sentence)?;
+        let steps = encoder::steps(&arch, &mut weights, &checkpoint, &sentence)?;
         let plan = EncoderPlan::new(&arch, self.cache_type(weights.dtype()), limits, &steps)?;
-        Ok(Some(EncoderParts { arch, sentence, weights, steps, plan, limits }))
+        Ok(Some(EncoderParts { source, arch, sentence, weights, steps, plan, limits }))
     }
 
     /// Tokens and texts of a step: a text is computed in one.
@@ -1028,17 +1036,13 @@ impl Builder {
     where
         B::Weight: 'static,
     {
-        let EncoderParts { arch, sentence, weights, steps, plan, limits } = parts;
-        let about = ModelInfo::of(&Source::Folder(sentence.folder.clone()), &arch, &weights, &steps)?;
+        let EncoderParts { source, arch, sentence, weights, steps, plan, limits } = parts;
+        let about = ModelInfo::of(&source, &arch, &weights, &steps)?;
         let kv_cache = self.cache_type(weights.dtype());
         let of_steps: Vec<&Tensor> = steps.iter().flat_map(StepWeights::iter).collect();
         let total_bytes = weights.file_bytes() + of_steps.iter().map(|tensor| tensor.bytes()).sum::<u64>();
         let (model_type, vocab, hidden) = (Alias::new(arch.family.model_type)?, arch.vocab, arch.hidden);
-        let tokenizer_file = sentence.folder.join("tokenizer.json");
-        let text = match store::exists(&tokenizer_file) {
-            true => Some(Arc::new(Text::open_to_read(&sentence.folder, vocab)?)),
-            false => None,
-        };
+        let text = source.text_to_read(vocab)?.map(Arc::new);
         let pooling = arch.classifier.as_ref().map_or(sentence.pooling, |classifier| classifier.pooling);
         let pooling = match pooling {
             Pooling::Weighted { .. } if !sentence.include_prompt => {
@@ -1049,7 +1053,7 @@ impl Builder {
         };
         let labels = arch.classifier.as_ref().map(|classifier| classifier.labels);
         let sigmoid = match labels {
-            Some(1) => sigmoid(&sentence.folder.join("config.json"))?,
+            Some(1) => sigmoid(&source.config_file())?,
             _ => false,
         };
         let mut progress = Progress { done_bytes: 0, total_bytes };
@@ -1076,7 +1080,7 @@ impl Builder {
         let reader = Reader {
             text,
             settings: Settings {
-                tokenizer_file: shards::tokenizer(&sentence.folder),
+                tokenizer_file: source.tokenizer_file(),
                 vocab,
                 context: limits.context,
                 width: labels.is_none().then(|| encoder.width()),
@@ -1187,6 +1191,7 @@ fn available_bytes() -> Option<u64> {
 
 /// What loading hands to the device, of a checkpoint that embeds texts or scores them.
 pub(crate) struct EncoderParts {
+    pub source: Source,
     pub arch: Arch,
     pub sentence: Sentence,
     pub weights: Weights,

@@ -73,7 +73,7 @@ impl ModelInfo {
             all += count(&tensor.shape);
             *types.entry(format!("{:?}", tensor.dtype).to_lowercase()).or_default() += count(&tensor.shape);
         }
-        let added: u64 = weights.deltas().map(|delta| count(&delta.a.shape) + count(&delta.b.shape)).sum();
+        let added: u64 = weights.additions().map(|added| count(&added.a.shape) + count(&added.b.shape)).sum();
         let mut info = Self {
             family: arch.family.model_type.to_owned(),
             parameters: all - added,

@@ -349,7 +349,8 @@ impl Session {
     /// Embeds texts, with the checkpoint's own pooling and normalisation.
     ///
     /// For checkpoints of encoders (BERT and its like), and of decoders that have a `modules.json` of
-    /// sentence-transformers.
+    /// sentence-transformers; and for GGUF files of such encoders, and of decoders that name a `pooling_type`, whose embeddings
+    /// have length one, as llama.cpp gives them by default.
     ///
     /// # Errors
     /// As [`Session::embed_with`].

@@ -70,6 +70,23 @@ impl Source {
         }
     }
 
+    /// The same for texts that are only read: no token becomes text again.
+    ///
+    /// # Errors
+    /// As [`Text::open`].
+    pub fn text_to_read(&self, vocab: usize) -> Result<Option<Text>> {
+        match self {
+            Self::Folder(folder) => match store::exists(&folder.join("tokenizer.json")) {
+                true => Text::open_to_read(folder, vocab).map(Some),
+                false => Ok(None),
+            },
+            Self::Gguf(gguf) => match gguf.tokenizer()? {
+                Some(json) => Text::of_to_read(&gguf.file, &json.to_string(), vocab).map(Some),
+                None => Ok(None),
+            },
+        }
+    }
+
     /// The chat templates; none where there are none.
     ///
     /// # Errors

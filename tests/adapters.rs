@@ -202,13 +202,13 @@ struct Further {
 }
 
 /// DoRA, modules that were trained as a whole, adapters of the embedding table and the head, and alphas and ranks by
-/// patterns, against PEFT (`tools/fixture_adapters_merged.py`): merged, and beside the weights, or an error that says what
-/// to do.
+/// patterns, against PEFT (`tools/fixture_adapters_merged.py`): merged, and beside the weights; there modules that replace others
+/// are an error that says what to do.
 #[test]
 fn adapters_of_more_than_linear_layers() {
     let folders = std::fs::read_dir(fixture("adapters_merged")).unwrap().map(|entry| entry.unwrap().path());
     let folders: Vec<_> = folders.filter(|folder| folder.join("expected.json").exists()).collect();
-    assert!(folders.len() >= 11, "{folders:?}");
+    assert!(folders.len() >= 14, "{folders:?}");
     for folder in folders {
         let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
         let config: serde_json::Value = serde_json::from_str(&read("adapter_config.json")).unwrap();
@@ -235,31 +235,46 @@ fn adapters_of_more_than_linear_layers() {
     }
 }
 
-/// Logits of one adapter are nobody else's: requests with a changed head and without share steps, and each gets the bits
-/// that it gets alone.
+/// What one adapter changes is nobody else's: requests with a changed head, with other embeddings, with DoRA, and without
+/// share steps, and each gets the bits that it gets alone.
 #[test]
-fn a_changed_head_changes_its_own_requests_only() {
-    let beside = || plain("qwen3").adapter("head", fixture("adapters_merged/head"));
-    let alone = beside().max_sequences(1).threads(1).open().unwrap();
-    let bare = plain("qwen3").open().unwrap();
-    let together = beside().max_sequences(8).step_tokens(19).threads(2).open().unwrap();
-    let request = |i: u32| {
-        let prompt: Vec<u32> = (0..4 + i).map(|at| 3 + (at * 7 + i * 13) % 90).collect();
-        let request = Request::tokens(prompt).max_tokens(6).temperature(0.0).ignore_eos(true);
-        if i.is_multiple_of(2) { request } else { request.adapter("head") }
-    };
-    let run = |session: &Session, i: u32| {
-        let tap = LogitsTap::default();
-        session.generate(request(i).tap_logits(&tap)).unwrap();
-        tap.values().iter().map(|value| value.to_bits()).collect::<Vec<_>>()
-    };
-    let taps: Vec<LogitsTap> = (0..8).map(|_| LogitsTap::default()).collect();
-    together.generate_batch((0..8).map(|i| request(i).tap_logits(&taps[i as usize]))).unwrap();
-    for i in 0..8 {
-        let mixed: Vec<u32> = taps[i as usize].values().iter().map(|value| value.to_bits()).collect();
-        assert_eq!(mixed, run(&alone, i), "request {i}");
-        if i % 2 == 0 {
-            assert_eq!(mixed, run(&bare, i), "request {i}, without adapters");
+fn changed_tables_and_lengths_change_their_own_requests_only() {
+    for (name, adapters) in [
+        ("qwen3", &["head", "embedding", "dora", "dora_embedding", "dora_head"][..]),
+        ("gemma", &["embedding_tied", "head_tied"]),
+        ("starcoder2", &["dora_biases"]),
+        ("deepseek_v3", &["dora_latent"]),
+    ] {
+        let beside = || {
+            let folder = |adapter: &str| fixture(&format!("adapters_merged/{adapter}"));
+            adapters.iter().fold(plain(name), |builder, adapter| builder.adapter(*adapter, folder(adapter)))
+        };
+        let alone = beside().max_sequences(1).threads(1).open().unwrap();
+        let bare = plain(name).open().unwrap();
+        let together = beside().max_sequences(12).step_tokens(19).threads(2).open().unwrap();
+        let adapter = |i: usize| match i % 4 {
+            0 => None,
+            _ => Some(adapters[(i - 1 - i / 4) % adapters.len()]),
+        };
+        let request = |i: usize| {
+            let prompt: Vec<u32> = (0..4 + i).map(|at| 3 + (at * 7 + i * 13) as u32 % 90).collect();
+            let request = Request::tokens(prompt).max_tokens(6).temperature(0.0).ignore_eos(true);
+            adapter(i).into_iter().fold(request, Request::adapter)
+        };
+        let bits = |tap: &LogitsTap| tap.values().iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        let run = |session: &Session, i: usize| {
+            let tap = LogitsTap::default();
+            session.generate(request(i).tap_logits(&tap)).unwrap();
+            bits(&tap)
+        };
+        let taps: Vec<LogitsTap> = (0..12).map(|_| LogitsTap::default()).collect();
+        together.generate_batch((0..12).map(|i| request(i).tap_logits(&taps[i]))).unwrap();
+        for (i, tap) in taps.iter().enumerate() {
+            let mixed = bits(tap);
+            assert_eq!(mixed, run(&alone, i), "{name}, request {i} with {:?}", adapter(i));
+            if adapter(i).is_none() {
+                assert_eq!(mixed, run(&bare, i), "{name}, request {i}, without adapters");
+            }
         }
     }
 }

@@ -9,10 +9,11 @@ mod layouts;
 #[path = "gguf/vocabularies.rs"]
 mod vocabularies;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use amnesic::testing::{LogitsTap, Tokenizer};
-use amnesic::{Device, Error, Quantize, Request, Session};
+use amnesic::{Device, EmbedRequest, Error, Quantize, Request, Session};
 use common::{Low, fixture, hold_logits, instruction_sets, read_f32s};
 use serde::Deserialize;
 
@@ -152,6 +153,99 @@ fn converted_checkpoints_give_the_same_logits() {
     assert!(wrong.is_empty(), "{wrong:#?}");
     // experts in blocks of MXFP4, multiplied with activations of eight bits
     hold_to(&fixture("gguf/gpt_oss.gguf"), "quantized/mxfp4", 4.0).unwrap();
+}
+
+#[derive(Deserialize)]
+struct OfEncoder {
+    inputs: Vec<String>,
+    asked: HashMap<String, String>,
+    low_max_abs: f64,
+}
+
+/// What llama.cpp's converter makes of encoders, and of decoders that embed, with their tokenizers and what is behind the
+/// pooling: the embeddings of sentence-transformers, of length one.
+#[test]
+fn converted_encoders_give_the_same_embeddings() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.gguf");
+    let all = layouts::of("encoders");
+    assert!(all.len() >= 6, "{} encoders", all.len());
+    for (name, layout) in all {
+        let of = fixture(&format!("encoders/{name}"));
+        layouts::file_of(&format!("encoders/{name}"), &layout).write(&file);
+        let read = |name: &str| std::fs::read_to_string(of.join(name)).unwrap();
+        let expected: OfEncoder = serde_json::from_str(&read("expected.json")).unwrap();
+        let mut reference = read_f32s(&of.join("expected.safetensors"), "values");
+        for device in [Device::Cpu, Device::Reference] {
+            let session = Session::builder(&file).device(device).context_length(40).open();
+            let session = session.unwrap_or_else(|error| panic!("{name}: {error}"));
+            let mut request = EmbedRequest::new(&expected.inputs);
+            if let Some(prompt) = expected.asked.get("prompt_name") {
+                let config = read("config_sentence_transformers.json");
+                let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+                request = request.prompt(config["prompts"][prompt].as_str().unwrap()); // a file has none
+            }
+            let found = session.embed_with(request).unwrap().values().to_vec();
+            let width = reference.len() / expected.inputs.len();
+            assert_eq!(found.len(), reference.len(), "{name}");
+            for (text, (found, row)) in found.chunks(width).zip(reference.chunks_mut(width)).enumerate() {
+                let length = row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+                row.iter_mut().for_each(|value| *value = (f64::from(*value) / length) as f32);
+                for (a, b) in found.iter().zip(&*row) {
+                    let off = f64::from((a - b).abs());
+                    assert!(
+                        off <= 2.0 * expected.low_max_abs / length.min(1.0),
+                        "{name}, {device:?}, {text}: {a}, {b}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// WordPiece as llama.cpp has it: words, accents, capitals, Chinese and what is no word.
+#[test]
+fn word_pieces_are_those_of_the_original() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.gguf");
+    let (name, layout) = layouts::of("encoders").into_iter().find(|(name, _)| name == "bert").unwrap();
+    let mut gguf = layouts::file_of(&format!("encoders/{name}"), &layout);
+    gguf.write(&file);
+    let original = Tokenizer::open_to_read(&fixture("encoders/bert"), 96).unwrap();
+    let texts = [
+        "",
+        "a",
+        "Seek: DG!",
+        "zéro é",
+        "漢字 a",
+        "a\u{7}b\tc\u{a0}d",
+        "[CLS] x [SEP]",
+        "##a ▁b",
+        "ſtra\u{df}e \u{1f600}",
+    ];
+    let same = |file: &Path| {
+        let converted = Tokenizer::open_to_read(file, 96).unwrap();
+        texts.iter().all(|text| {
+            [true, false]
+                .into_iter()
+                .all(|specials| converted.encode(text, specials) == original.encode(text, specials))
+        })
+    };
+    assert!(same(&file));
+    // of a vocabulary with capitals and accents
+    gguf.put("tokenizer.ggml.normalizer.lowercase", file::Value::Flag(false));
+    gguf.write(&file);
+    assert!(!same(&file));
+    let cased = Tokenizer::open_to_read(&file, 96).unwrap();
+    assert_ne!(cased.encode("A", false), cased.encode("a", false));
+    gguf.put("tokenizer.ggml.normalizer.lowercase", file::Value::Flag(true));
+    gguf.write(&file);
+    assert!(same(&file));
+    // a reranker's head is not read
+    gguf.put("bert.pooling_type", file::Value::U32(4));
+    gguf.write(&file);
+    let error = Session::open(&file).unwrap_err().to_string();
+    assert!(error.contains("bert.pooling_type") && error.contains("safetensors"), "{error}");
 }
 
 #[test]

@@ -134,8 +134,15 @@ fn configs_in_other_spellings_are_the_same_model() {
         };
         assert_eq!(open(&other), open(&plain), "{other}");
     }
-    // null: there is a head, so that is the head
+    // said to be the embedding table, and there with other values: transformers does not tie the two then
     let untied = Recipe { config: with_field("tie_word_embeddings", json!(false)), ..Recipe::small(64) };
+    let said = with(&untied, json!({}));
+    let own = bits(&builder(said.path()).open().unwrap());
+    assert_ne!(own, bits(&builder(with(&Recipe::small(64), json!({})).path()).open().unwrap()));
+    let config = with_field("tie_word_embeddings", json!(true));
+    std::fs::write(said.path().join("config.json"), config.to_string()).unwrap();
+    assert_eq!(bits(&builder(said.path()).open().unwrap()), own, "a head of its own");
+    // null: there is a head, so that is the head
     let plain = with(&untied, json!({}));
     let null = with(&untied, json!({}));
     let config = with_field("tie_word_embeddings", json!(null)).to_string();
@@ -250,6 +257,47 @@ fn tensors_below_the_names_of_wrappers() {
     more.write(&file, |_| true);
     let error = open().unwrap_err().to_string();
     assert!(error.contains("`language_model.ghost`"), "{error}");
+}
+
+/// The matrices of compressed-tensors as torchao's classes, in two shards: the same bits.
+#[test]
+fn torchaos_classes_are_the_same_weights() {
+    for (name, class) in
+        [("int_8", "Int8Tensor"), ("float_8", "Float8Tensor"), ("float_8_all", "Float8Tensor")]
+    {
+        let original = fixture(&format!("quantized/{name}"));
+        let expected = bits(&builder(&original).open().unwrap());
+        let folder = tempdir().unwrap();
+        let config = std::fs::read_to_string(original.join("config.json")).unwrap();
+        let mut config: Value = serde_json::from_str(&config).unwrap();
+        let kind = json!({"_type": "Int8WeightOnlyConfig", "_version": 2, "_data": {}});
+        config["quantization_config"] = json!({"quant_method": "torchao", "quant_type": {"default": kind}});
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let stored = Rewritten::read(&original.join("model.safetensors"));
+        let scaled = |name: &str| stored.0.iter().any(|(other, ..)| *other == format!("{name}_scale"));
+        let said = stored.0.iter().filter(|(name, ..)| name.ends_with(".weight")).map(|(name, ..)| {
+            let class = if scaled(name) { class } else { "Tensor" };
+            (name.clone(), json!({"_type": class, "_data": {}}).to_string())
+        });
+        let mut said: std::collections::HashMap<String, String> = said.collect();
+        said.insert("tensor_names".to_owned(), json!(said.keys().collect::<Vec<_>>()).to_string());
+        let renamed = stored.0.iter().map(|(name, dtype, shape, bytes)| {
+            let new = match name.strip_suffix(".weight_scale") {
+                Some(module) => format!("{module}._weight_scale"),
+                None if scaled(name) => name.replace(".weight", "._weight_qdata"),
+                None => name.clone(),
+            };
+            (new, TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+        });
+        let mut parts = [Vec::new(), Vec::new()];
+        renamed.enumerate().for_each(|(index, tensor)| parts[index % 2].push(tensor));
+        for (index, part) in parts.into_iter().enumerate() {
+            let file = folder.path().join(format!("model-0000{}-of-00002.safetensors", index + 1));
+            std::fs::write(file, safetensors::serialize(part, Some(said.clone())).unwrap()).unwrap();
+        }
+        let session = builder(folder.path()).open().unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(bits(&session), expected, "{name}");
+    }
 }
 
 #[test]

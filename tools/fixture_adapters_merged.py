@@ -32,6 +32,9 @@ PROJECTIONS = ["q_proj", "v_proj", "down_proj"]
 TABLE = {
     "dora": ("qwen3", dict(target_modules=["q_proj", "k_proj", "o_proj", "up_proj"], use_dora=True)),
     "dora_joined": ("phi3", dict(target_modules=["qkv_proj", "gate_up_proj"], use_dora=True)),
+    "dora_biases": ("starcoder2", dict(target_modules=["q_proj", "o_proj", "c_fc", "c_proj"], use_dora=True)),
+    "dora_latent": ("deepseek_v3", dict(target_modules=["q_b_proj", "kv_a_proj_with_mqa", "o_proj"], use_dora=True)),
+    "dora_head": ("qwen3", dict(target_modules=["lm_head", "down_proj"], use_dora=True)),
     "dora_embedding": ("qwen3", dict(target_modules=["embed_tokens", "q_proj"], use_dora=True)),
     "saved": ("qwen3", dict(target_modules=PROJECTIONS, modules_to_save=["embed_tokens", "lm_head"])),
     "saved_norms": ("qwen3", dict(target_modules=PROJECTIONS, modules_to_save=["input_layernorm", "up_proj"])),
@@ -46,8 +49,8 @@ TABLE = {
         rank_pattern={r".*\.1\.self_attn\..*": 4, "^q_proj": 3},
     )),
 }
-#: Those that stay beside the weights too.
-BESIDE = ["head", "head_tied", "patterns"]
+#: Those that do not stay beside the weights: they replace what is there.
+MERGED = ["saved", "saved_norms", "saved_tied"]
 
 
 @torch.no_grad()
@@ -94,7 +97,7 @@ def adapter(name):
     else:
         sys.exit(f"{name}: no seed gives a clear path")
     prompt, path, high, _ = found
-    expected = base.figures(*found) | {"beside": name in BESIDE}
+    expected = base.figures(*found) | {"beside": name not in MERGED}
     without = float((base.teacher_forced(plain, prompt, path) - high).abs().max())
     print(f"{name}: seed {seed}, off by {expected['low_max_abs']:.3f}, without it {without:.3f}", flush=True)
     assert without > 5 * expected["low_max_abs"], "the adapter does too little"

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Write tests/fixtures/gguf/layouts.json: what llama.cpp's converter makes of the checkpoints in tests/fixtures/families/.
+"""Write tests/fixtures/gguf/layouts.json and encoders.json: what llama.cpp's converter makes of the checkpoints in
+tests/fixtures/families/, and of some in tests/fixtures/encoders/, those with their tokenizers.
 
 usage: python tools/gguf_layouts.py LLAMA_CPP [NAME ...]
 
@@ -25,6 +26,13 @@ import torch
 
 FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
 OUT = FIXTURES / "gguf" / "layouts.json"
+ENCODERS_OUT = FIXTURES / "gguf" / "encoders.json"
+
+# Encoders, and how their tokenizers cut texts into words, which the converter would look up by a hash.
+ENCODERS = {
+    "bert": "bert-bge", "eurobert": "bert-bge", "gemma3_embedding": "gpt-2", "modernbert": "bert-bge",
+    "nomic_published": "bert-bge", "qwen3_embedding": "gpt-2",
+}
 
 # What the converter does not write, by fixture: the model that it describes is another.
 NOT_SAID = {
@@ -54,6 +62,7 @@ NOT_SAID = {
 }
 # What it does not write, or writes otherwise than the checkpoint has it, though a key for it is read.
 ADDED = {
+    "gemma3_embedding": ["gemma-embedding.attention.sliding_window_pattern", [9, 7], [True, False, True]],
     "olmoe": ["olmoe.attention.clamp_kqv", [6], 1.0],
     "qwen2_moe_other": ["qwen2moe.expert_weights_norm", [7], True],
     "qwen3_moe_other": ["qwen3moe.expert_weights_norm", [7], False],
@@ -64,10 +73,15 @@ def as_published(config):
     """The spellings of older versions of transformers, where the converter knows no others."""
     if config["model_type"] == "phimoe":
         config["architectures"] = ["PhiMoEForCausalLM"]
+    if config["model_type"] == "nomic_bert":
+        # no other lengths are known; published ones say all of the rest
+        said = {"causal": False, "mlp_fc1_bias": False, "mlp_fc2_bias": False, "prenorm": False, "qkv_proj_bias": False,
+                "rotary_emb_fraction": 1.0, "rotary_emb_interleaved": False, "rotary_emb_scale_base": None}
+        config = said | config | {"architectures": ["NomicBertModel"], "n_positions": 8192, "max_trained_positions": 2048}
     return config
 
 
-def convert(folder, out, half=False):
+def convert(folder, out, half=False, words=None):
     import conversion
     import gguf
 
@@ -81,10 +95,28 @@ def convert(folder, out, half=False):
     model = conversion.get_model_class(name)
     if hasattr(model, "no_mtp"):
         model.no_mtp = False
-    model.set_vocab = lambda self: None
+    if words is None:
+        model.set_vocab = lambda self: None
+    elif name in ("ModernBertModel", "EuroBertModel"):
+        # published ones have byte-level BPE; ours has the tokenizer of BERT
+        model.set_vocab = conversion.get_model_class("BertModel").set_vocab
+        model.vocab_size = None
+    elif words == "gpt-2":
+        model.set_vocab = lambda self: self._set_vocab_gpt2()
+    conversion.ModelBase.get_vocab_base_pre = lambda self, tokenizer: words
+    conversion.TextModel.get_vocab_base_pre = lambda self, tokenizer: words
     with torch.inference_mode():
         kind = gguf.LlamaFileType.MOSTLY_BF16 if half else gguf.LlamaFileType.ALL_F32
-        instance = model(folder, kind, out, eager=True)
+        if hparams["model_type"] == "nomic_bert":
+            # these are its own names, and transformers does not know them
+            own = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
+                   "intermediate_size": "n_inner", "head_dim": None, "layer_norm_eps": "layer_norm_epsilon"}
+            for theirs, ours in own.items():
+                hparams[theirs] = hparams[ours] if ours else hparams["n_embd"] // hparams["n_head"]
+        dense = words is not None
+        instance = model(folder, kind, out, eager=True, hparams=hparams, sentence_transformers_dense_modules=dense)
+        if name == "EuroBertModel":
+            instance.hparams.pop("classifier_pooling")  # transformers' default, of classifiers
         parameters = instance.hparams.get("rope_parameters", {})
         instance.hparams.setdefault("rotary_pct", parameters.get("partial_rotary_factor", 1.0))
         instance.rope_parameters.setdefault("original_max_position_embeddings", instance.hparams["max_position_embeddings"])
@@ -165,16 +197,19 @@ class Rows:
         return {"keys": [source, stride, size]}
 
 
-def described(folder):
+def described(folder, words=None):
     import gguf
 
     tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    for path in sorted(folder.glob("*_Dense/model.safetensors")):
+        dense = safetensors.torch.load_file(path).items()
+        tensors |= {f"{path.parent.name}/{name}": tensor for name, tensor in dense}
     rows = Rows({name: tensor.float().numpy() for name, tensor in tensors.items()})
     with tempfile.TemporaryDirectory() as work:
         work, out = Path(work), Path(work) / "model.gguf"
-        shutil.copy(folder / "model.safetensors", work)
+        shutil.copytree(folder, work, dirs_exist_ok=True)
         (work / "config.json").write_text(json.dumps(as_published(json.loads((folder / "config.json").read_text()))))
-        convert(work, out)
+        convert(work, out, words=words)
         reader = gguf.GGUFReader(out)
         values = []
         for key, field in reader.fields.items():
@@ -193,7 +228,10 @@ def described(folder):
 def main():
     sys.path[:0] = [sys.argv[1], os.path.join(sys.argv[1], "gguf-py")]
     torch.set_num_threads(1)
-    names = sys.argv[2:]
+    names = [name for name in sys.argv[2:] if name not in ENCODERS]
+    encoders([name for name in sys.argv[2:] if name in ENCODERS] or ([] if names else ENCODERS))
+    if sys.argv[2:] and not names:
+        return
     if not names:
         convert(FIXTURES / "quantized" / "mxfp4", FIXTURES / "gguf" / "gpt_oss.gguf", half=True)
     layouts = json.loads(OUT.read_text()) if names and OUT.exists() else {}
@@ -208,8 +246,35 @@ def main():
         except (Exception, SystemExit) as problem:
             layouts.pop(name, None)
             print(f"{name}: {type(problem).__name__}: {problem}", flush=True)
+    write(OUT, layouts)
+
+
+def write(out, layouts):
     lines = [f"{json.dumps(name)}: {json.dumps(layouts[name], separators=(',', ':'))}" for name in sorted(layouts)]
-    OUT.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    out.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def scale_queries(folder, tensors):
+    """A file does not say that scores have another scale than that of heads: that goes into the norm of queries."""
+    config = json.loads((folder / "config.json").read_text())
+    factor = (config["head_dim"] / config["query_pre_attn_scalar"]) ** 0.5
+    stored = safetensors.torch.load_file(folder / "model.safetensors")
+    for name, _, described in tensors:
+        if name.endswith("attn_q_norm.weight"):
+            values = (stored[described["plus_one"]].float() + 1) * factor
+            described.clear()
+            described["numbers"] = values.tolist()
+
+
+def encoders(names):
+    layouts = json.loads(ENCODERS_OUT.read_text()) if ENCODERS_OUT.exists() else {}
+    for name in names:
+        layouts[name] = described(FIXTURES / "encoders" / name, ENCODERS[name])
+        layouts[name]["metadata"] += [ADDED[name]] if name in ADDED else []
+        if name == "gemma3_embedding":
+            scale_queries(FIXTURES / "encoders" / name, layouts[name]["tensors"])
+        print(f"{name}: {len(json.dumps(layouts[name]))} bytes", flush=True)
+    write(ENCODERS_OUT, layouts)
 
 
 if __name__ == "__main__":

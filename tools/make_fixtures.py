@@ -655,11 +655,12 @@ versions write the same files up to the last bits of the floating-point numbers.
 `tools/make_fixtures.py` says what the files hold and how the prompts were chosen; `sampling.json` is written
 by `tools/make_sampling_tables.py`, `schemas.json` by `tools/make_schema_table.py`, `chat/` by
 `tools/make_chat_fixtures.py`, `families/` by `tools/fixture_families.py`, `quantized/` by
-`tools/fixture_quantized.py`, `encoders/` by `tools/fixture_encoders.py`, `minilm/` by
+`tools/fixture_quantized.py`, `quantized_matrices/` by `tools/fixture_matrices.py` (torchao 0.18.0, hqq
+0.2.8.post1), `encoders/` by `tools/fixture_encoders.py`, `minilm/` by
 `tools/make_embeddings.py`, `adapters/` by `tools/fixture_adapters.py`, `adapters_merged/` by
 `tools/fixture_adapters_merged.py` (PEFT 0.21.2, transformers 5.24), `ropes.json` by `tools/fixture_ropes.py`
-(transformers 5.24), and `gguf/` by `tools/fixture_gguf.py`, its `layouts.json` and `gpt_oss.gguf` by
-`tools/gguf_layouts.py`.
+(transformers 5.24), and `gguf/` by `tools/fixture_gguf.py`, its `layouts.json`, `encoders.json` and
+`gpt_oss.gguf` by `tools/gguf_layouts.py`.
 `default_model.json` belongs to `models/default/` and is rewritten with
 `python tools/make_fixtures.py default_model` when that model changes.
 """

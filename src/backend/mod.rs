@@ -700,6 +700,9 @@ pub trait Backend: Send {
     /// `out[row] = table[ids[row]] * scale`.
     fn embed(&mut self, ids: &[u32], table: &Self::Weight, scale: f32, out: Buf);
 
+    /// `out[row] = table[ids[row]]`, of the batch's ids and a table that is not the model's own: no step begins with it.
+    fn look_up(&mut self, ids: &[u32], table: &Self::Weight, out: Buf);
+
     /// `out[row] += table[ids[row]]`.
     fn add_embed(&mut self, ids: &[u32], table: &Self::Weight, out: Buf);
 

@@ -15,6 +15,7 @@
 //! shared, gate, gated             the same as inner, (T, 1) and (T, hidden) for the expert that all share
 //! low, low operand (T, rank)     what an adapter makes of the rows that run with it
 //! gate_up (T, intermediate), twice  where an adapter changes what comes before the activation
+//! scaled (T, hidden)              what a branch gives, where an adapter scales it before it is added
 //! of latents: [`LatentBuffers`]
 //! last   (R, hidden)              the rows whose logits are wanted
 //! logits (R, vocab)
@@ -24,8 +25,8 @@
 use super::arch::{Arch, HeadNormShape, LayerShape, LookupShape, Place};
 use super::latent::{Latent, LatentBuffers};
 use super::weights::{
-    Deltas, FeedWeights, LayerWeights, LinearWeights, LookupWeights, MixtureWeights, MlpWeights, NormWeights,
-    Site, Weights,
+    AdapterNeeds, Addition, Additions, FeedWeights, LayerWeights, LinearWeights, LookupWeights,
+    MixtureWeights, MlpWeights, NormWeights, Site, Weights,
 };
 use crate::backend::questions::Questions;
 use crate::backend::{
@@ -34,7 +35,7 @@ use crate::backend::{
 };
 use crate::error::{Error, Result};
 use crate::memory::{Layout, Scrubbed};
-use crate::weights::adapter::{Delta, rounded};
+use crate::weights::adapter::rounded;
 use crate::weights::{Dtype, Tensor};
 
 /// How large a step may be, and how much a session can hold.
@@ -91,10 +92,25 @@ struct LowRank<W> {
     rank: usize,
     /// What b reads.
     form: Form,
+    /// DoRA: what the sum becomes then, `factors * (sum - bias) + bias`.
+    factors: Option<Norm<W>>,
+}
+
+impl<W> Layer<W> {
+    /// What the adapter of a request adds.
+    fn adapter(&self, span: Span, site: Site) -> Option<&LowRank<W>> {
+        self.adapters.get(span.adapter? as usize)?[site as usize].as_ref()
+    }
+
+    /// Whether it scales the sum.
+    fn scales(&self, span: Span, site: Site) -> bool {
+        self.adapter(span, site).is_some_and(|low_rank| low_rank.factors.is_some())
+    }
 }
 
 impl<W> LowRank<W> {
-    /// Adds to `rows` rows of `out` what it makes of the operand `x`, times `factor`.
+    /// Adds to `rows` rows of `out` what it makes of the operand `x`, times `factor`. DoRA scales those rows, so that there may
+    /// be nothing else in them.
     fn add<B: Backend<Weight = W>>(
         &self,
         backend: &mut B,
@@ -108,8 +124,16 @@ impl<W> LowRank<W> {
             (buffers.low.narrow(self.rank), buffers.low_operand.narrow(self.rank).of(self.form));
         backend.linear(rows, x, &[to(&self.a, low)]);
         backend.norm(rows, low, &identity(), operand);
+        self.add_low(backend, rows, operand, out, factor);
+    }
+
+    /// The second product, of what the first one gave.
+    fn add_low<B: Backend<Weight = W>>(&self, backend: &mut B, rows: usize, low: Buf, out: Buf, factor: f32) {
         let add = Some(self.scale * factor);
-        backend.linear(rows, operand, &[Projection { add, ..to(&self.b, out) }]);
+        backend.linear(rows, low, &[Projection { add, ..to(&self.b, out) }]);
+        if let Some(factors) = &self.factors {
+            backend.norm_pieces(rows, out, factors, out.cols);
+        }
     }
 }
 
@@ -178,6 +202,8 @@ struct AdapterBuffers {
     low_operand: Buf,
     /// The first products of an MLP, apart.
     feed: Option<[Buf; 2]>,
+    /// What a branch gives, before it is added.
+    scaled: Option<Buf>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -208,6 +234,8 @@ pub struct Decoder<B: Backend> {
     ropes: Vec<Rope<B::Weight>>,
     /// What reads the last operand.
     head_form: Form,
+    /// What adapters add to embeddings: the first matrix is a table.
+    embed_adapters: Vec<Option<LowRank<B::Weight>>>,
     /// What adapters add to logits.
     head_adapters: Vec<Option<LowRank<B::Weight>>>,
     buffers: Buffers,
@@ -236,11 +264,11 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans buffers and cache for `limits`, and for adapters of a rank that change an MLP's first products or do not.
+    /// Plans buffers and cache for `limits`, and for what adapters need.
     ///
     /// # Errors
     /// The sizes overflow.
-    pub fn new(arch: &Arch, cache: KvType, limits: Limits, adapters: (usize, bool)) -> Result<Self> {
+    pub fn new(arch: &Arch, cache: KvType, limits: Limits, adapters: AdapterNeeds) -> Result<Self> {
         Self::checked(arch, cache, limits, arch.layers, adapters).ok_or_else(too_large)
     }
 
@@ -249,7 +277,8 @@ impl Plan {
     /// # Errors
     /// The sizes overflow.
     pub fn of_one_layer(arch: &Arch, cache: KvType, limits: Limits) -> Result<Self> {
-        Self::checked(arch, cache, Limits { outputs: 0, ..limits }, 1, (0, false)).ok_or_else(too_large)
+        Self::checked(arch, cache, Limits { outputs: 0, ..limits }, 1, AdapterNeeds::default())
+            .ok_or_else(too_large)
     }
 
     fn checked(
@@ -257,7 +286,7 @@ impl Plan {
         cache: KvType,
         limits: Limits,
         layers: usize,
-        (rank, feeds): (usize, bool),
+        adapters: AdapterNeeds,
     ) -> Option<Self> {
         let mut layout = Layout::default();
         let (tokens, outputs) = (limits.step_tokens, limits.outputs);
@@ -300,17 +329,21 @@ impl Plan {
                     })
                 }
             },
-            adapters: match rank {
+            adapters: match adapters.rank {
                 0 => None,
-                _ => Some(AdapterBuffers {
+                rank => Some(AdapterBuffers {
                     low: Buf::plan(&mut layout, tokens, rank)?,
                     low_operand: Buf::plan_operand(&mut layout, tokens, rank)?,
-                    feed: match feeds {
+                    feed: match adapters.feeds {
                         false => None,
                         true => Some([
                             Buf::plan(&mut layout, tokens, arch.intermediate)?,
                             Buf::plan(&mut layout, tokens, arch.intermediate)?,
                         ]),
+                    },
+                    scaled: match adapters.branches {
+                        false => None,
+                        true => Some(Buf::plan(&mut layout, tokens, arch.hidden)?),
                     },
                 }),
             },
@@ -366,9 +399,9 @@ impl<B: Backend> Decoder<B> {
         let head = weights.head.as_ref().map(|head| loader.matrix(head, for_tables(quantize))).transpose()?;
         let head_bias = weights.head_bias.as_ref().map(|bias| loader.matrix(bias, None)).transpose()?;
         let layers = weights.layers.iter().zip(&arch.shapes).enumerate().map(|(index, (layer, shape))| {
-            let deltas: Vec<&Deltas> =
+            let additions: Vec<&Additions> =
                 weights.adapters.iter().map(|adapter| &adapter.layers[index]).collect();
-            loader.layer(layer, *shape, &deltas)
+            loader.layer(layer, *shape, &additions)
         });
         let layers = layers.collect::<Result<_>>()?;
         let ropes = arch.ropes.iter().map(|rope| {
@@ -378,10 +411,15 @@ impl<B: Backend> Decoder<B> {
         let ropes = ropes.collect::<Result<_>>()?;
         let head_form = backend.form(&[head.as_ref().unwrap_or(&embed)]);
         let mut loader = Loader { backend, loaded: &mut loaded, arch: &arch, quantize };
-        let heads = weights.adapters.iter().map(|adapter| &adapter.head);
-        let heads =
-            heads.map(|delta| delta.as_ref().map(|delta| loader.low_rank(delta, head_form)).transpose());
+        let bias = weights.head_bias.as_ref();
+        let heads = weights.adapters.iter().map(|adapter| {
+            adapter.head.as_ref().map(|addition| loader.low_rank(addition, Some(head_form), bias)).transpose()
+        });
         let head_adapters = heads.collect::<Result<_>>()?;
+        let embeds = weights.adapters.iter().map(|adapter| {
+            adapter.embed.as_ref().map(|addition| loader.low_rank(addition, None, None)).transpose()
+        });
+        let embed_adapters = embeds.collect::<Result<_>>()?;
         backend.reserve(plan.layout, plan.kv, Some(plan.buffers.logits))?;
         let buffers = plan.buffers;
         let one_layer = plan.kv.layers == 1;
@@ -396,6 +434,7 @@ impl<B: Backend> Decoder<B> {
             head_bias,
             ropes,
             head_form,
+            embed_adapters,
             head_adapters,
             buffers,
             one_layer,
@@ -457,6 +496,7 @@ impl<B: Backend> Decoder<B> {
     fn layers(&self, backend: &mut B, batch: &Batch<'_>, lookup: &[u32]) {
         let x = self.buffers.x;
         backend.embed(batch.ids, &self.embed, self.arch.embed_scale, x);
+        self.adapt_embeddings(backend, batch);
         if let Some(table) = &self.lookup {
             backend.add_embed(lookup, table, x);
         }
@@ -478,7 +518,7 @@ impl<B: Backend> Decoder<B> {
             None => {
                 backend.linear(rows, xb, &[to(&layer.q, q), to(&layer.k, k), to(&layer.v, v)]);
                 for (site, buf) in [(Site::Q, q), (Site::K, k), (Site::V, v)] {
-                    self.adapt(backend, batch, layer, site, (xb, buf), 1.0);
+                    self.adapt(backend, batch.spans, layer, site, (xb, buf), 1.0);
                 }
             }
             Some(latent) => self.fold(backend, batch, layer, latent, xb),
@@ -562,7 +602,7 @@ impl<B: Backend> Decoder<B> {
             }
         };
         for (site, x, buf) in [(Site::Q, asked, queries), (Site::K, xb, turning), (Site::V, xb, v)] {
-            self.adapt(backend, batch, layer, site, (x, buf), 1.0);
+            self.adapt(backend, batch.spans, layer, site, (x, buf), 1.0);
         }
         backend.norm_pieces(rows, v, &latent.norm, v.cols);
         backend.join(rows, [turning, v], k);
@@ -584,19 +624,34 @@ impl<B: Backend> Decoder<B> {
     fn adapt(
         &self,
         backend: &mut B,
-        batch: &Batch<'_>,
+        spans: &[Span],
         layer: &Layer<B::Weight>,
         site: Site,
         (x, out): (Buf, Buf),
         factor: f32,
     ) {
         let Some(buffers) = self.buffers.adapters else { return };
-        for spans in batch.spans.chunk_by(|a, b| a.adapter == b.adapter) {
-            let adapter = spans[0].adapter.and_then(|adapter| layer.adapters.get(adapter as usize));
-            let Some(low_rank) = adapter.and_then(|sites| sites[site as usize].as_ref()) else { continue };
-            let (first, last) = (spans[0].row, spans[spans.len() - 1]);
-            let rows = last.row + last.rows - first;
+        for spans in spans.chunk_by(|a, b| a.adapter == b.adapter) {
+            let Some(low_rank) = layer.adapter(spans[0], site) else { continue };
+            let (first, rows) = rows_of(spans);
             low_rank.add(backend, buffers, rows, x.skip(first), out.skip(first), factor);
+        }
+    }
+
+    /// Adds to embeddings what adapters have for their tokens, in the rows of those who run with one.
+    fn adapt_embeddings(&self, backend: &mut B, batch: &Batch<'_>) {
+        let Some(buffers) = self.buffers.adapters else { return };
+        for spans in batch.spans.chunk_by(|a, b| a.adapter == b.adapter) {
+            let adapter = spans[0].adapter.and_then(|adapter| self.embed_adapters.get(adapter as usize));
+            let Some(low_rank) = adapter.and_then(Option::as_ref) else { continue };
+            let (first, rows) = rows_of(spans);
+            let low = buffers.low.narrow(low_rank.rank);
+            let operand = buffers.low_operand.narrow(low_rank.rank).of(low_rank.form);
+            // of all rows: the device has the ids of the batch as they are
+            backend.look_up(batch.ids, &low_rank.a.weight, low);
+            backend.norm(batch.ids.len(), low, &identity(), operand);
+            let (low, out) = (operand.skip(first), self.buffers.x.skip(first));
+            low_rank.add_low(backend, rows, low, out, self.arch.embed_scale);
         }
     }
 
@@ -629,12 +684,8 @@ impl<B: Backend> Decoder<B> {
         x: Buf,
         out: Buf,
     ) {
-        let changes = |span: &Span| {
-            let sites = span.adapter.and_then(|adapter| layer.adapters.get(adapter as usize));
-            sites.is_some_and(|sites| {
-                [Site::Gate, Site::Up].iter().any(|site| sites[*site as usize].is_some())
-            })
-        };
+        let changes =
+            |span: &Span| [Site::Gate, Site::Up].iter().any(|site| layer.adapter(*span, *site).is_some());
         let rows = batch.ids.len();
         match self.buffers.adapters.and_then(|buffers| buffers.feed) {
             // one pass over the weights for all rows: those without an adapter get the same bits as below
@@ -642,8 +693,8 @@ impl<B: Backend> Decoder<B> {
                 let mut products = vec![to(&mlp.up, up)];
                 products.extend(mlp.gate.as_ref().map(|linear| to(linear, gate)));
                 backend.linear(rows, x, &products);
-                self.adapt(backend, batch, layer, Site::Up, (x, up), 1.0);
-                self.adapt(backend, batch, layer, Site::Gate, (x, gate), 1.0);
+                self.adapt(backend, batch.spans, layer, Site::Up, (x, up), 1.0);
+                self.adapt(backend, batch.spans, layer, Site::Gate, (x, gate), 1.0);
                 match mlp.gate {
                     Some(_) => backend.combine(rows, self.arch.activation, gate, Some(up), out),
                     None => backend.combine(rows, self.arch.activation, up, None, out),
@@ -732,16 +783,50 @@ impl<B: Backend> Decoder<B> {
         match (post, self.buffers.branch) {
             (Some(norm), Some(branch)) => {
                 backend.linear(rows, from, &[to(linear, branch)]);
-                self.adapt(backend, batch, layer, site, (from, branch), 1.0);
+                self.adapt(backend, batch.spans, layer, site, (from, branch), 1.0);
                 backend.add_norm(rows, branch, norm, scale, x);
+            }
+            _ if batch.spans.iter().any(|span| layer.scales(*span, site)) => {
+                self.add_scaled(backend, batch, layer, (site, linear), from);
             }
             _ => {
                 backend.linear(rows, from, &[Projection { add: Some(scale), ..to(linear, x) }]);
-                self.adapt(backend, batch, layer, site, (from, x), scale);
+                self.adapt(backend, batch.spans, layer, site, (from, x), scale);
             }
         }
         if let (Some(norm), Place::After) = (post, self.arch.place) {
             backend.norm_pieces(rows, x, norm, x.cols);
+        }
+    }
+
+    /// The same where adapters scale a branch in some of the rows: there it is made apart. Other rows get what they get without
+    /// those.
+    fn add_scaled(
+        &self,
+        backend: &mut B,
+        batch: &Batch<'_>,
+        layer: &Layer<B::Weight>,
+        (site, linear): (Site, &Linear<B::Weight>),
+        from: Buf,
+    ) {
+        let (x, scale) = (self.buffers.x, self.arch.residual_scale);
+        let scaled = self
+            .buffers
+            .adapters
+            .and_then(|buffers| buffers.scaled)
+            .expect("planned for adapters that scale");
+        for spans in batch.spans.chunk_by(|a, b| layer.scales(*a, site) == layer.scales(*b, site)) {
+            let (first, rows) = rows_of(spans);
+            let (of_rows, out) = (from.skip(first), x.skip(first));
+            if layer.scales(spans[0], site) {
+                let branch = scaled.skip(first);
+                backend.linear(rows, of_rows, &[to(linear, branch)]);
+                self.adapt(backend, spans, layer, site, (from, scaled), 1.0);
+                backend.add_norm(rows, branch, &identity(), scale, out);
+            } else {
+                backend.linear(rows, of_rows, &[Projection { add: Some(scale), ..to(linear, out) }]);
+                self.adapt(backend, spans, layer, site, (from, x), scale);
+            }
         }
     }
 
@@ -766,7 +851,8 @@ impl<B: Backend> Decoder<B> {
         let Buffers { x, xb, q, att, k, v, latent, inner, branch, mixture, adapters, last, logits } =
             self.buffers;
         let adapters = adapters.iter().flat_map(|buffers| {
-            [buffers.low, buffers.low_operand].into_iter().chain(buffers.feed.into_iter().flatten())
+            let apart = buffers.feed.into_iter().flatten().chain(buffers.scaled);
+            [buffers.low, buffers.low_operand].into_iter().chain(apart)
         });
         let rows = [x, xb, q, att, k, v, inner].into_iter().chain(branch).chain(adapters);
         let shared = mixture.iter().flat_map(|mixture| {
@@ -796,6 +882,12 @@ fn bucket(distance: isize, buckets: usize) -> usize {
     }
     let steps = (distance as f32 / exact as f32).ln() / (FARTHEST / exact as f64).ln() as f32;
     side + (exact + (steps * (half - exact) as f32) as usize).min(half - 1)
+}
+
+/// The first row of requests that stand together, and how many rows they have.
+fn rows_of(spans: &[Span]) -> (usize, usize) {
+    let (first, last) = (spans[0].row, spans[spans.len() - 1]);
+    (first, last.row + last.rows - first)
 }
 
 /// No norm: it copies, in the form of who reads.
@@ -890,7 +982,7 @@ impl<B: Backend> Loader<'_, B> {
         &mut self,
         weights: &LayerWeights,
         shape: LayerShape,
-        deltas: &[&Deltas],
+        additions: &[&Additions],
     ) -> Result<Layer<B::Weight>> {
         let attention_norm = weights.attention_norm.as_ref().map(|norm| self.norm(norm)).transpose()?;
         let mlp_norm = match (&weights.mlp_norm, self.arch.place) {
@@ -927,8 +1019,8 @@ impl<B: Backend> Loader<'_, B> {
             down: last,
         };
         let mut adapters = Vec::new();
-        for deltas in deltas {
-            adapters.push(self.low_ranks(deltas, forms)?);
+        for additions in additions {
+            adapters.push(self.low_ranks(additions, forms, weights)?);
         }
         Ok(Layer {
             forms,
@@ -952,12 +1044,13 @@ impl<B: Backend> Loader<'_, B> {
     /// What an adapter adds in a layer. Its first matrices read what the layer's own ones read, in the same form.
     fn low_ranks(
         &mut self,
-        deltas: &Deltas,
+        additions: &Additions,
         forms: Forms,
+        weights: &LayerWeights,
     ) -> Result<[Option<LowRank<B::Weight>>; Site::COUNT]> {
         let mut all = <[Option<LowRank<B::Weight>>; Site::COUNT]>::default();
         for site in [Site::Q, Site::K, Site::V, Site::O, Site::Gate, Site::Up, Site::Down] {
-            let Some(delta) = &deltas[site as usize] else { continue };
+            let Some(addition) = &additions[site as usize] else { continue };
             let form = match site {
                 Site::Q => forms.q,
                 Site::K | Site::V => forms.attention,
@@ -965,23 +1058,49 @@ impl<B: Backend> Loader<'_, B> {
                 Site::Gate | Site::Up => forms.feed,
                 Site::Down => forms.down,
             };
-            all[site as usize] = Some(self.low_rank(delta, form)?);
+            let bias = weights.linear(site).and_then(|(_, bias)| bias.as_ref());
+            all[site as usize] = Some(self.low_rank(addition, Some(form), bias)?);
         }
         Ok(all)
     }
 
-    /// What an adapter adds to one product. Its first matrix reads what the model's own one reads, in this form.
-    fn low_rank(&mut self, delta: &Delta, form: Form) -> Result<LowRank<B::Weight>> {
+    /// What an adapter adds to one product, which has this bias. Its first matrix reads what the model's own one reads, in this
+    /// form; without a form it is a table.
+    fn low_rank(
+        &mut self,
+        addition: &Addition,
+        form: Option<Form>,
+        bias: Option<&Tensor>,
+    ) -> Result<LowRank<B::Weight>> {
         let (a, quantize) = match form {
-            Form::F32 => (rounded(&delta.a, Dtype::F32), None),
-            Form::Bf16 => (rounded(&delta.a, Dtype::Bf16), None),
-            Form::F16 => (rounded(&delta.a, Dtype::F16), None),
-            Form::Bytes => (delta.a.clone(), Some(Quantize::Q8)),
+            None => (addition.a.clone(), None),
+            Some(Form::F32) => (rounded(&addition.a, Dtype::F32), None),
+            Some(Form::Bf16) => (rounded(&addition.a, Dtype::Bf16), None),
+            Some(Form::F16) => (rounded(&addition.a, Dtype::F16), None),
+            Some(Form::Bytes) => (addition.a.clone(), Some(Quantize::Q8)),
         };
         let a = self.linear(&(a, None), quantize)?;
-        let b = self.linear(&(delta.b.clone(), None), None)?;
+        let b = self.linear(&(addition.b.clone(), None), None)?;
         let form = self.backend.form(&[&b.weight]);
-        Ok(LowRank { a, b, scale: delta.scale, rank: delta.b.shape[1], form })
+        let factors = match &addition.factors {
+            None => None,
+            Some(factors) => Some(self.factors(factors, bias)?),
+        };
+        Ok(LowRank { a, b, scale: addition.scale, rank: addition.b.shape[1], form, factors })
+    }
+
+    /// `factors * (x - bias) + bias`.
+    fn factors(&mut self, factors: &[f32], bias: Option<&Tensor>) -> Result<Norm<B::Weight>> {
+        let rest = match bias {
+            None => None,
+            Some(bias) => {
+                let rest = bias.finite_values()?.into_iter().zip(factors);
+                let rest = rest.map(|(bias, factor)| bias * (1.0 - factor)).collect();
+                Some(self.backend.upload_table(rest, factors.len())?)
+            }
+        };
+        let weight = Some(self.backend.upload_table(factors.to_vec(), factors.len())?);
+        Ok(Norm { weight, bias: rest, ..identity() })
     }
 
     /// With the forms of its two operands.

@@ -48,7 +48,12 @@ pub struct EncoderPlan {
 ///
 /// # Errors
 /// A file or a tensor is missing or of another shape.
-pub fn steps(arch: &Arch, weights: &mut Weights, sentence: &Sentence) -> Result<Vec<StepWeights>> {
+pub fn steps(
+    arch: &Arch,
+    weights: &mut Weights,
+    checkpoint: &Checkpoint,
+    sentence: &Sentence,
+) -> Result<Vec<StepWeights>> {
     if arch.classifier.is_some() {
         return Ok(std::mem::take(&mut weights.classifier));
     }
@@ -59,6 +64,10 @@ pub fn steps(arch: &Arch, weights: &mut Weights, sentence: &Sentence) -> Result<
             return Err(Error::config(&shape.folder.join("config.json"), "in_features", expected));
         }
         width = shape.outputs;
+        if let Some(module) = shape.tensor.and_then(|tensor| tensor.strip_suffix(".weight")) {
+            let weight = checkpoint.matrix(module, shape.outputs, shape.inputs)?;
+            return Ok(StepWeights::Dense((weight, None), shape.activation));
+        }
         let checkpoint = Checkpoint::open(&shape.folder)?;
         let weight = checkpoint.tensor("linear.weight", &[shape.outputs, shape.inputs])?;
         let bias = shape.bias.then(|| checkpoint.tensor("linear.bias", &[shape.outputs])).transpose()?;

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::backend::{Activation, Pooling};
 use crate::error::{Error, Result};
+use crate::weights::gguf::Gguf;
 use crate::weights::json::{self, Json, whole};
 use crate::weights::store;
 
@@ -18,7 +19,7 @@ const MAX_TOKENS: usize = 1 << 31;
 /// all rows, not normalised.
 #[derive(Debug)]
 pub struct Sentence {
-    /// Where config.json, the weights and the tokenizer are.
+    /// Where config.json, the weights and the tokenizer are; or a GGUF file.
     pub folder: PathBuf,
     /// Which rows become one; weights of positions start with 1.
     pub pooling: Pooling,
@@ -43,6 +44,8 @@ pub struct Sentence {
 pub struct DenseShape {
     /// Where its weights are.
     pub folder: PathBuf,
+    /// Of a GGUF file: the tensor that it is.
+    pub tensor: Option<&'static str>,
     pub inputs: usize,
     pub outputs: usize,
     pub bias: bool,
@@ -102,12 +105,43 @@ fn tokenizer_tokens(folder: &Path) -> Result<Option<usize>> {
 }
 
 impl Sentence {
-    /// Reads `modules.json` of `folder`, if it is there.
+    /// What a GGUF file says: how rows become one, and the matrices behind that. Embeddings have length one, as llama.cpp gives
+    /// them where nothing else is asked for.
     ///
     /// # Errors
-    /// A file is malformed, or asks for what this library does not do; the error names it.
-    pub fn open(folder: &Path) -> Result<Self> {
-        let mut this = Self {
+    /// A value is another than it must be.
+    pub fn of(gguf: &Gguf) -> Result<Self> {
+        let mut this = Self { normalize: true, ..Self::plain(&gguf.file) };
+        let kind = gguf.number("pooling_type");
+        this.found = kind.is_some_and(|kind| kind != 0.0);
+        this.pooling = match kind {
+            None | Some(0.0 | 1.0) => Pooling::Mean,
+            Some(2.0) => Pooling::First,
+            Some(3.0) => Pooling::Last,
+            Some(_) => {
+                let key = format!("{}.pooling_type", gguf.text("general.architecture")?.unwrap_or_default());
+                return Err(
+                    gguf.wrong(&key, "1 (mean), 2 (cls) or 3 (last): rerankers are read from safetensors")
+                );
+            }
+        };
+        for tensor in ["dense_2.weight", "dense_3.weight"] {
+            if let Some(&[outputs, inputs]) = gguf.shape(tensor) {
+                this.dense.push(DenseShape {
+                    folder: gguf.file.clone(),
+                    tensor: Some(tensor),
+                    inputs,
+                    outputs,
+                    bias: false,
+                    activation: None,
+                });
+            }
+        }
+        Ok(this)
+    }
+
+    fn plain(folder: &Path) -> Self {
+        Self {
             folder: folder.to_owned(),
             pooling: Pooling::Mean,
             include_prompt: true,
@@ -118,7 +152,15 @@ impl Sentence {
             prompts: BTreeMap::new(),
             default_prompt: None,
             found: false,
-        };
+        }
+    }
+
+    /// Reads `modules.json` of `folder`, if it is there.
+    ///
+    /// # Errors
+    /// A file is malformed, or asks for what this library does not do; the error names it.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let mut this = Self::plain(folder);
         let file = folder.join("modules.json");
         if store::exists(&file) {
             this.found = true;
@@ -222,6 +264,7 @@ impl Sentence {
             bias: json.flag("bias", true)?,
             activation,
             folder,
+            tensor: None,
         });
         Ok(())
     }

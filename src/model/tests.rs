@@ -100,11 +100,26 @@ fn nothing_of_a_step_stays_with_adapters() {
 
 fn nothing_stays_with_adapters<B: Seen>(open: fn(&Builder) -> B) {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    for entry in std::fs::read_dir(fixtures.join("adapters")).unwrap() {
+    let of_linear_layers = std::fs::read_dir(fixtures.join("adapters")).unwrap().map(|entry| {
         let folder = entry.unwrap().path();
-        let base = fixtures.join("families").join(folder.file_name().unwrap());
+        (
+            folder.file_name().unwrap().to_str().unwrap().to_owned(),
+            ["all", "some"].map(|one| folder.join(one)),
+        )
+    });
+    // with DoRA, and of embedding tables
+    let merged = |name: &str| fixtures.join("adapters_merged").join(name);
+    let others = [
+        ("qwen3", ["dora", "dora_embedding"]),
+        ("starcoder2", ["dora_biases"; 2]),
+        ("deepseek_v3", ["dora_latent"; 2]),
+    ];
+    let others = others.map(|(base, adapters)| (base.to_owned(), adapters.map(merged)));
+    for (base, folders) in of_linear_layers.chain(others) {
+        let folder = &folders[0];
+        let base = fixtures.join("families").join(base);
         let builder = Session::builder(base).max_sequences(5).step_tokens(20).kv_tokens(192);
-        let builder = builder.adapter("all", folder.join("all")).adapter("some", folder.join("some"));
+        let builder = builder.adapter("all", &folders[0]).adapter("some", &folders[1]);
         let parts = builder.parts().unwrap();
         let mut backend = open(&builder);
         let decoder =

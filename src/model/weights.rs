@@ -9,7 +9,7 @@ use super::decoder::for_tables;
 use super::families::{Experts, HeadStep, Inner, Qkv, Shared};
 use crate::backend::{Activation, Backend, NormKind, Quantize};
 use crate::error::{Error, Result};
-use crate::weights::adapter::{Adapter, Delta, merged, rounded};
+use crate::weights::adapter::{Adapter, Delta, factors, merged, rounded, transposed};
 use crate::weights::checkpoint::Unread;
 use crate::weights::tensors::Tensors;
 use crate::weights::{Dtype, Tensor};
@@ -64,10 +64,54 @@ pub struct Weights {
 /// What an adapter adds beside the weights.
 #[derive(Debug)]
 pub struct AdapterWeights {
+    /// To embeddings. Its first matrix is a table, (vocab, rank); the second one (hidden, rank).
+    pub embed: Option<Addition>,
     /// Layer by layer.
-    pub layers: Vec<Deltas>,
+    pub layers: Vec<Additions>,
     /// To the logits.
-    pub head: Option<Delta>,
+    pub head: Option<Addition>,
+}
+
+/// What an adapter adds to a product, beside the weights.
+#[derive(Clone, Debug)]
+pub struct Addition {
+    /// (rank, inputs)
+    pub a: Tensor,
+    /// (outputs, rank)
+    pub b: Tensor,
+    pub scale: f32,
+    /// Of DoRA: what the sum, without the bias, is multiplied by; one for each output.
+    pub factors: Option<Vec<f32>>,
+}
+
+impl Addition {
+    fn of(delta: Delta, factors: Option<Vec<f32>>) -> Self {
+        let Delta { a, b, scale, .. } = delta;
+        Self { a, b, scale, factors }
+    }
+
+    /// As [`Tensor::part`], of its outputs.
+    fn part(&self, first: usize, group: usize, stride: usize, rows: usize) -> Self {
+        let at = |row: usize| first + row / group * stride + row % group;
+        let factors = self.factors.as_ref().map(|factors| (0..rows).map(|row| factors[at(row)]).collect());
+        Self { a: self.a.clone(), b: self.b.part(first, group, stride, rows), scale: self.scale, factors }
+    }
+
+    /// Bytes of its factors, and of what they leave of the bias.
+    fn factor_bytes(&self) -> u64 {
+        self.factors.as_ref().map_or(0, |factors| (2 * factors.len() * size_of::<f32>()) as u64)
+    }
+}
+
+/// What adapters need of a decoder's buffers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AdapterNeeds {
+    /// The largest rank.
+    pub rank: usize,
+    /// One changes what comes before an MLP's activation.
+    pub feeds: bool,
+    /// One scales what a branch adds to the residual stream.
+    pub branches: bool,
 }
 
 /// The matrices of a layer that an adapter can change.
@@ -88,7 +132,7 @@ impl Site {
 }
 
 /// What an adapter adds in a layer, by [`Site`].
-pub type Deltas = [Option<Delta>; Site::COUNT];
+pub type Additions = [Option<Addition>; Site::COUNT];
 
 /// A matrix and its bias.
 pub type LinearWeights = (Tensor, Option<Tensor>);
@@ -267,7 +311,11 @@ impl Weights {
             .buckets
             .map(|buckets| finder.tensor(&format!("{}.weight", names.distances), &[buckets, arch.heads]));
         let headed = !options.encodes;
-        let tied = arch.tied.unwrap_or_else(|| !finder.has_matrix(names.head));
+        let tied = match arch.tied {
+            Some(true) => !headed || !finder.has_head_of_its_own(),
+            Some(false) => false,
+            None => !finder.has_matrix(names.head),
+        };
         let head = match (headed, tied) {
             (false, _) => None,
             (true, false) => Some(finder.matrix(names.head, arch.vocab, arch.hidden)),
@@ -294,29 +342,31 @@ impl Weights {
         Ok(Self { adapters, embed, lookup, distances, layers, norm, classifier, head, head_bias })
     }
 
-    /// The matrices of adapters.
-    pub fn deltas(&self) -> impl Iterator<Item = &Delta> {
+    /// What adapters add.
+    pub fn additions(&self) -> impl Iterator<Item = &Addition> {
         let of_layers = self.adapters.iter().flat_map(|adapter| &adapter.layers).flatten().flatten();
-        of_layers.chain(self.adapters.iter().filter_map(|adapter| adapter.head.as_ref()))
+        of_layers.chain(self.adapters.iter().flat_map(|adapter| adapter.embed.iter().chain(&adapter.head)))
     }
 
-    /// The largest rank of an adapter, and whether one changes what comes before an MLP's activation.
-    pub fn adapters_need(&self) -> (usize, bool) {
-        let rank = self.deltas().map(|delta| delta.b.shape[1]).max().unwrap_or(0);
-        let first = [Site::Gate, Site::Up];
-        let feeds = self
-            .adapters
-            .iter()
-            .flat_map(|adapter| &adapter.layers)
-            .any(|layer| first.iter().any(|site| layer[*site as usize].is_some()));
-        (rank, feeds)
+    /// What adapters need of buffers.
+    pub fn adapters_need(&self) -> AdapterNeeds {
+        let layers = || self.adapters.iter().flat_map(|adapter| &adapter.layers);
+        let has = |layer: &Additions, sites: [Site; 2], which: fn(&Addition) -> bool| {
+            sites.iter().any(|site| layer[*site as usize].as_ref().is_some_and(which))
+        };
+        AdapterNeeds {
+            rank: self.additions().map(|addition| addition.b.shape[1]).max().unwrap_or(0),
+            feeds: layers().any(|layer| has(layer, [Site::Gate, Site::Up], |_| true)),
+            branches: layers()
+                .any(|layer| has(layer, [Site::O, Site::Down], |addition| addition.factors.is_some())),
+        }
     }
 
     /// All tensors.
     pub fn iter(&self) -> impl Iterator<Item = &Tensor> {
         let layers = self.layers.iter().flat_map(LayerWeights::iter);
         let tables = [&self.embed].into_iter().chain(&self.head).chain(&self.head_bias);
-        let adapters = self.deltas().flat_map(|delta| [&delta.a, &delta.b]);
+        let adapters = self.additions().flat_map(|addition| [&addition.a, &addition.b]);
         tables.chain(self.others()).chain(layers).chain(adapters)
     }
 
@@ -363,8 +413,9 @@ impl Weights {
         let routers = routers.chain(folded);
         let layers = self.layers.iter().flat_map(LayerWeights::iter);
         let layers: u64 = layers.map(|tensor| B::weight_bytes(tensor, quantize)).sum();
-        let adapters = self.deltas().flat_map(|delta| [&delta.a, &delta.b]);
+        let adapters = self.additions().flat_map(|addition| [&addition.a, &addition.b]);
         let adapters: u64 = adapters.map(|tensor| B::weight_bytes(tensor, None)).sum();
+        let adapters = adapters + self.additions().map(Addition::factor_bytes).sum::<u64>();
         tables + adapters + self.lookup_bytes() + others - looked_up
             + layers.saturating_add_signed(routers.sum())
     }
@@ -376,6 +427,20 @@ impl Weights {
 }
 
 impl LayerWeights {
+    /// The linear layer that an adapter can change; none of experts.
+    pub fn linear(&self, site: Site) -> Option<&LinearWeights> {
+        match (site, &self.feed) {
+            (Site::Q, _) => Some(&self.q),
+            (Site::K, _) => Some(&self.k),
+            (Site::V, _) => Some(&self.v),
+            (Site::O, _) => Some(&self.o),
+            (Site::Gate, FeedWeights::One(mlp)) => mlp.gate.as_ref(),
+            (Site::Up, FeedWeights::One(mlp)) => Some(&mlp.up),
+            (Site::Down, FeedWeights::One(mlp)) => Some(&mlp.down),
+            _ => None,
+        }
+    }
+
     fn iter(&self) -> impl Iterator<Item = &Tensor> {
         let Self { attention_norm, attention_post, mlp_norm, mlp_post, head_norms, .. } = self;
         let norms = [attention_norm, attention_post, mlp_norm, mlp_post].into_iter().flatten();
@@ -533,23 +598,78 @@ impl Finder<'_> {
         Ok(())
     }
 
+    /// Whether there is a head though config.json says that it is the embedding table, and it has other values: then it is
+    /// not, as transformers takes it.
+    fn has_head_of_its_own(&self) -> bool {
+        let (arch, names) = (self.arch, &self.arch.family.names);
+        if !self.has_matrix(names.head) {
+            return false;
+        }
+        let find = |name| self.checkpoint.matrix(&self.name(name), arch.vocab, arch.hidden);
+        let (Ok(embed), Ok(head)) = (find(names.embed), find(names.head)) else { return false };
+        let rows = 0..embed.rows();
+        let differs = |row| match embed.dtype == head.dtype {
+            true => embed.row(row) != head.row(row),
+            false => embed.row_values(row) != head.row_values(row),
+        };
+        let found = rows.clone().any(differs);
+        embed.forget(rows.clone());
+        head.forget(rows);
+        found
+    }
+
+    /// What an adapter adds to a matrix: with DoRA's factors, for which the matrix is read.
+    fn addition(&self, adapter: &Adapter, name: &str, rows: usize, cols: usize) -> Result<Option<Addition>> {
+        let Some(delta) = adapter.delta(self.in_adapter(adapter, name), rows, cols)? else { return Ok(None) };
+        let factors = match delta.magnitude {
+            Some(_) => factors(&self.matrix(name, rows, cols), &delta)?,
+            None => None,
+        };
+        Ok(Some(Addition::of(delta, factors)))
+    }
+
+    /// What an adapter adds to the head, which may be the embedding table.
+    fn head_addition(&self, adapter: &Adapter) -> Result<Option<Addition>> {
+        let (arch, names) = (self.arch, &self.arch.family.names);
+        let module = self.in_adapter(adapter, names.head);
+        let Some(delta) = adapter.delta(module, arch.vocab, arch.hidden)? else { return Ok(None) };
+        let own = if self.has_matrix(names.head) { names.head } else { names.embed };
+        let factors = match delta.magnitude {
+            Some(_) => factors(&self.matrix(own, arch.vocab, arch.hidden), &delta)?,
+            None => None,
+        };
+        Ok(Some(Addition::of(delta, factors)))
+    }
+
+    /// What an adapter adds to embeddings.
+    fn embed_addition(&self, adapter: &Adapter) -> Result<Option<Addition>> {
+        let (arch, name) = (self.arch, self.arch.family.names.embed);
+        let module = self.in_adapter(adapter, name);
+        let Some(delta) = adapter.embedding_delta(module, arch.vocab, arch.hidden)? else { return Ok(None) };
+        let factors = match delta.magnitude {
+            Some(_) => factors(&self.matrix(name, arch.vocab, arch.hidden), &delta)?,
+            None => None,
+        };
+        let (a, b) = (delta.b.clone(), transposed(&delta.a)?);
+        Ok(Some(Addition::of(Delta { a, b, ..delta }, factors)))
+    }
+
     /// What an adapter adds in each layer, where it stays beside the weights.
     fn beside(&self, adapter: &Adapter) -> Result<AdapterWeights> {
         self.refuse_other_tables(adapter)?;
         adapter.refuse_beside()?;
         let (arch, names) = (self.arch, &self.arch.family.names);
         let (hidden, inner, q, kv) = (arch.hidden, arch.intermediate, arch.q_width(), arch.k_width());
-        let rows_of = |delta: &Option<Delta>, first, group, stride, rows| {
-            let delta = delta.clone()?;
-            Some(Delta { b: delta.b.part(first, group, stride, rows), ..delta })
+        let rows_of = |all: &Option<Addition>, first, group, stride, rows| {
+            Some(all.as_ref()?.part(first, group, stride, rows))
         };
+        let embed = self.embed_addition(adapter)?;
         let layers = arch.shapes.iter().enumerate().map(|(layer, shape)| {
             let find = |name: &str, rows, cols| {
-                let name = format!("{}{layer}.{name}", names.layers);
-                adapter.delta(self.in_adapter(adapter, &name), rows, cols)
+                self.addition(adapter, &format!("{}{layer}.{name}", names.layers), rows, cols)
             };
-            let mut deltas = Deltas::default();
-            let mut put = |site: Site, delta| deltas[site as usize] = delta;
+            let mut additions = Additions::default();
+            let mut put = |site: Site, addition| additions[site as usize] = addition;
             match names.qkv {
                 Qkv::Apart([a, b, c]) => {
                     put(Site::Q, find(a, q, hidden)?);
@@ -602,15 +722,15 @@ impl Finder<'_> {
                 }
                 put(Site::Down, find(names.down, hidden, inner)?);
             }
-            Ok(deltas)
+            Ok(additions)
         });
         let layers = layers.collect::<Result<_>>()?;
         let head = match self.options.encodes {
             true => None,
-            false => adapter.delta(self.in_adapter(adapter, names.head), arch.vocab, hidden)?,
+            false => self.head_addition(adapter)?,
         };
         adapter.refuse_unread()?;
-        Ok(AdapterWeights { layers, head })
+        Ok(AdapterWeights { embed, layers, head })
     }
 
     fn lookup(&self, shape: LookupShape) -> LookupWeights {

@@ -219,12 +219,15 @@ impl Tokenizer {
         Ok(Self(crate::source::Source::open(folder)?.text(vocab)?.expect("a tokenizer")))
     }
 
-    /// Opens the tokenizer in `folder` for a model that only reads: its decoder may be of any kind.
+    /// Opens the tokenizer in `folder`, or in a GGUF file, for a model that only reads: its decoder may be of any kind.
     ///
     /// # Errors
     /// As [`crate::Session::open`].
+    ///
+    /// # Panics
+    /// If there is none.
     pub fn open_to_read(folder: &Path, vocab: usize) -> Result<Self> {
-        Text::open_to_read(folder, vocab).map(Self)
+        Ok(Self(crate::source::Source::open(folder)?.text_to_read(vocab)?.expect("a tokenizer")))
     }
 
     /// The ids of `text`, with special tokens around them if asked.

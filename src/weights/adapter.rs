@@ -15,7 +15,7 @@ use super::patterns::Pattern;
 use super::{names, shards, store};
 use crate::error::{Error, Result};
 
-pub use super::merged::{Values, merged, rounded};
+pub use super::merged::{Values, factors, merged, rounded, transposed};
 
 /// No adapter has a larger rank.
 const MAX_RANK: usize = 1 << 12;
@@ -130,8 +130,8 @@ impl Adapter {
             _ => return Err(Error::tensor(self.tensors.folder(), &a, format!("have shape [rank, {rows}]"))),
         };
         Ok(Some(Delta {
-            a: super::merged::transposed(&self.tensors.tensor(&b, &[cols, rank])?)?,
-            b: super::merged::transposed(&self.tensors.tensor(&a, &[rank, rows])?)?,
+            a: transposed(&self.tensors.tensor(&b, &[cols, rank])?)?,
+            b: transposed(&self.tensors.tensor(&a, &[rank, rows])?)?,
             scale: self.scale(module, rank),
             magnitude: self.magnitude(module, cols)?.map(Magnitude::Cols),
         }))
@@ -177,7 +177,7 @@ impl Adapter {
     /// The error that a tensor of it cannot stay beside the weights.
     pub fn only_merged(file: &Path, name: &str) -> Error {
         let expected = "be merged into the weights, by `Builder::merge_adapter`: beside them an adapter adds to linear \
-                        layers and the head only";
+                        layers, the embedding table and the head, and replaces none";
         Error::tensor(file, name, expected)
     }
 
@@ -208,11 +208,14 @@ impl Adapter {
     /// # Errors
     /// It has what cannot stay beside the weights; the error names the first tensor.
     pub fn refuse_beside(&self) -> Result<()> {
-        let adds = |name: &str| [".lora_A.weight", ".lora_B.weight"].iter().any(|end| name.ends_with(end));
-        let Some(other) = self.tensors.unread().into_iter().find(|tensor| !adds(tensor.name)) else {
-            return Ok(());
-        };
-        Err(Self::only_merged(other.file, other.stored_name))
+        let unread = self.tensors.unread();
+        let adds = |name: &str| ADDS.iter().any(|end| name.ends_with(end));
+        // a head that is the table would change with it
+        let tied = |name: &str| self.ties && name.contains(".lora_embedding_");
+        match unread.into_iter().find(|tensor| !adds(tensor.name) || tied(tensor.name)) {
+            Some(other) => Err(Self::only_merged(other.file, other.stored_name)),
+            None => Ok(()),
+        }
     }
 
     /// After all modules were asked for: those that the model does not have, or where no adapter is supported.
@@ -238,6 +241,10 @@ impl Adapter {
         }
     }
 }
+
+/// How names end of what stays beside the weights.
+const ADDS: [&str; 5] =
+    [".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B", ".lora_magnitude_vector"];
 
 /// The end of a name of DoRA's.
 const MAGNITUDE: &str = "lora_magnitude_vector";

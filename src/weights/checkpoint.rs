@@ -18,6 +18,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
 use super::coded::{Coded, Mxfp4, Row, Scheme, Transposed};
+use super::dtype::f8_e8m0;
 use super::gguf::Gguf;
 use super::json::{Json, values_at_most};
 use super::{Dtype, map::Map, names, shards, store};
@@ -288,8 +289,14 @@ impl Raw {
             safetensors::Dtype::F32 => f32::from_le_bytes(self.bytes().as_chunks().0[index]),
             safetensors::Dtype::F64 => f64::from_le_bytes(self.bytes().as_chunks().0[index]) as f32,
             safetensors::Dtype::BF16 => Dtype::Bf16.read(&self.bytes()[2 * index..][..2]),
+            safetensors::Dtype::F8_E8M0 => f8_e8m0(self.bytes()[index]),
             _ => Dtype::F16.read(&self.bytes()[2 * index..][..2]),
         }
+    }
+
+    /// Its element type.
+    pub fn dtype(&self) -> safetensors::Dtype {
+        self.dtype
     }
 
     /// The error that it must `expected`.
@@ -309,6 +316,8 @@ pub struct Checkpoint {
     /// How its matrices are quantized, if they are.
     scheme: Option<Scheme>,
     tensors: HashMap<String, Entry>,
+    /// What torchao says of tensors in the headers, by their names.
+    metadata: HashMap<String, Box<str>>,
 }
 
 /// Tensors of a checkpoint, and of one file. Kimi K2's experts in four bits are 207,360, in 62 files.
@@ -356,24 +365,36 @@ impl Checkpoint {
         let single = folder.join("model.safetensors");
         let index = folder.join("model.safetensors.index.json");
         let scheme = Scheme::of(&Json::open_if_there(&folder.join("config.json"))?)?;
-        let mut this = Self { folder: folder.to_owned(), scheme, tensors: HashMap::new() };
-        if store::exists(&single) {
-            this.add(&single)?;
-            return Ok(this);
+        let mut this = Self::new(folder, scheme);
+        this.add_all(&single, &index)?;
+        if this.scheme.is_none() {
+            this.scheme = Scheme::shown_by(&this);
         }
-        if !store::exists(&index) {
-            match shards::numbered(folder)? {
-                Some(shards) => shards.iter().try_for_each(|shard| this.add(shard))?,
-                None => match shards::instead(folder) {
-                    Some(error) => return Err(error),
-                    None => this.add(&single)?, // the system says that it is not there
+        Ok(this)
+    }
+
+    fn new(folder: &Path, scheme: Option<Scheme>) -> Self {
+        Self { folder: folder.to_owned(), scheme, tensors: HashMap::new(), metadata: HashMap::new() }
+    }
+
+    /// The tensors of the file `single`, or of the shards of the `index`, or of numbered ones beside it.
+    fn add_all(&mut self, single: &Path, index: &Path) -> Result<()> {
+        let folder = self.folder.clone();
+        if store::exists(single) {
+            return self.add(single);
+        }
+        if !store::exists(index) {
+            return match shards::numbered(&folder)? {
+                Some(shards) => shards.iter().try_for_each(|shard| self.add(shard)),
+                None => match shards::instead(&folder) {
+                    Some(error) => Err(error),
+                    None => self.add(single), // the system says that it is not there
                 },
-            }
-            return Ok(this);
+            };
         }
-        let index_text = super::json::read_index(&index)?;
+        let index_text = super::json::read_index(index)?;
         let parsed: Index = serde_json::from_str(&index_text)
-            .map_err(|_| Error::config(&index, "weight_map", "an object from tensor names to file names"))?;
+            .map_err(|_| Error::config(index, "weight_map", "an object from tensor names to file names"))?;
         drop(index_text);
         let mut shards: Vec<&String> = parsed.weight_map.values().collect();
         shards.sort_unstable();
@@ -381,19 +402,19 @@ impl Checkpoint {
         for shard in shards {
             let plain = Path::new(shard).file_name().is_some_and(|name| name == shard.as_str());
             if !plain || shard.len() > 255 || shard.chars().any(char::is_control) {
-                return Err(Error::config(&index, "weight_map", "plain file names, without folders"));
+                return Err(Error::config(index, "weight_map", "plain file names, without folders"));
             }
-            this.add(&folder.join(shard))?;
+            self.add(&folder.join(shard))?;
         }
         let mut names: Vec<_> = parsed.weight_map.iter().collect();
         names.sort_unstable();
         for (name, shard) in names {
             let file = folder.join(shard);
-            if this.tensors.get(&*names::plain(name)).is_none_or(|entry| *entry.file != *file) {
+            if self.tensors.get(&*names::plain(name)).is_none_or(|entry| *entry.file != *file) {
                 return Err(Error::tensor(&file, name, "be in this file: the index says so"));
             }
         }
-        Ok(this)
+        Ok(())
     }
 
     /// The tensors of a GGUF file, by the names that they have in safetensors.
@@ -416,7 +437,7 @@ impl Checkpoint {
             let entry = Entry { file: file.clone(), map, info, start, asked, stored_name: None };
             tensors.insert(stored.name, entry);
         }
-        Ok(Self { folder: gguf.file.clone(), scheme: Some(Scheme::Gguf(kinds)), tensors })
+        Ok(Self { tensors, ..Self::new(&gguf.file, Some(Scheme::Gguf(kinds))) })
     }
 
     /// A matrix whose rows are stored as we have them, in bytes: (rows, bytes of a row).
@@ -433,7 +454,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn open_file(folder: &Path, name: &str, plain: impl Fn(&str) -> Cow<'_, str>) -> Result<Self> {
-        let mut this = Self { folder: folder.to_owned(), scheme: None, tensors: HashMap::new() };
+        let mut this = Self::new(folder, None);
         this.add_as(&folder.join(name), plain)?;
         Ok(this)
     }
@@ -452,6 +473,10 @@ impl Checkpoint {
         let data_start = 8 + header_bytes;
         let data_bytes = map.bytes().len() - data_start;
         map.forget(0, data_start);
+        if matches!(self.scheme, Some(Scheme::Torchao)) {
+            let said = metadata.metadata().iter().flatten();
+            self.metadata.extend(said.map(|(name, said)| (plain(name).into_owned(), said.as_str().into())));
+        }
         let file: Arc<Path> = file.into();
         for (name, info) in metadata.tensors() {
             let (begin, end) = info.data_offsets;
@@ -562,6 +587,11 @@ impl Checkpoint {
     pub fn raw_floats(&self, name: &str, shape: &[usize]) -> Result<Raw> {
         use safetensors::Dtype as D;
         self.raw(name, shape, &[D::F32, D::F16, D::BF16])
+    }
+
+    /// What a header's metadata has under the name of a tensor. Kept of torchao's checkpoints only.
+    pub fn metadata(&self, name: &str) -> Option<&str> {
+        self.metadata.get(name).map(AsRef::as_ref)
     }
 
     /// A tensor of any shape and type.

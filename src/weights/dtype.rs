@@ -186,6 +186,15 @@ pub fn f8_e4m3(code: u8) -> f32 {
     if code & 0x80 == 0 { size } else { -size }
 }
 
+/// A power of two, the scale of the Microscaling formats (Open Compute Project, MX 1.0): 127 stands for 1, 255 for no number.
+pub fn f8_e8m0(code: u8) -> f32 {
+    match code {
+        0 => f32::MIN_POSITIVE / 2.0,
+        255 => f32::NAN,
+        code => f32::from_bits(u32::from(code) << 23),
+    }
+}
+
 /// Scale and codes of a group of [`Dtype::F8`].
 pub fn f8_group(group: &[u8; 36]) -> (f32, &[u8]) {
     let [a, b, c, d, codes @ ..] = group;
@@ -236,6 +245,11 @@ mod tests {
             assert!(f8_e4m3(code) < f8_e4m3(code + 1), "{code}");
             assert_eq!(f8_e4m3(code), -f8_e4m3(code | 0x80));
         }
+        assert_eq!(
+            [0, 1, 126, 127, 254].map(|code| f8_e8m0(code).log2()),
+            [-127.0, -126.0, -1.0, 0.0, 127.0]
+        );
+        assert!(f8_e8m0(255).is_nan());
         let mut group = [0x38; 36];
         group[..4].copy_from_slice(&0.3_f32.to_le_bytes());
         let mut values = [0.0; 32];

@@ -82,18 +82,45 @@ impl Coded for Made {
     }
 }
 
+impl LowRank {
+    fn of(delta: &Delta) -> Result<Self> {
+        let (a, b) = (delta.a.finite_values()?, delta.b.clone());
+        Ok(Self { a, b, scale: delta.scale, factors: Factors::None })
+    }
+}
+
+/// What DoRA multiplies each output of the sum of a matrix and what is added by: the length that it is given over that which it
+/// has. None for other adapters.
+///
+/// # Errors
+/// A value of the adapter is not finite, or a sum has no length.
+pub fn factors(tensor: &Tensor, delta: &Delta) -> Result<Option<Vec<f32>>> {
+    let factors: Vec<f64> = match &delta.magnitude {
+        None => return Ok(None),
+        Some(Magnitude::Cols(lengths)) => column_factors(tensor, &LowRank::of(delta)?, lengths),
+        Some(Magnitude::Rows(lengths)) => {
+            let (low_rank, mut sums) = (LowRank::of(delta)?, Vec::new());
+            let factor = |(row, wanted): (usize, &f32)| {
+                low_rank.sum(row, &tensor.row_values(row), &mut sums);
+                f64::from(*wanted) / length(sums.iter().copied())
+            };
+            lengths.iter().enumerate().map(factor).collect()
+        }
+    };
+    tensor.forget(0..tensor.rows());
+    match factors.iter().all(|factor| factor.is_finite()) {
+        true => Ok(Some(factors.into_iter().map(|factor| factor as f32).collect())),
+        false => Err(delta.b.not_finite()),
+    }
+}
+
 /// The matrix with what the adapter adds. Whole numbers become bf16.
 ///
 /// # Errors
 /// A value of the adapter is not finite.
 pub fn merged(tensor: Tensor, delta: &Delta) -> Result<Tensor> {
     let dtype = tensor.dtype.dequantized();
-    let mut low_rank = LowRank {
-        a: delta.a.finite_values()?,
-        b: delta.b.clone(),
-        scale: delta.scale,
-        factors: Factors::None,
-    };
+    let mut low_rank = LowRank::of(delta)?;
     low_rank.factors = match &delta.magnitude {
         None => Factors::None,
         Some(Magnitude::Rows(lengths)) => Factors::Rows(lengths.clone()),

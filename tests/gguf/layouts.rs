@@ -8,9 +8,14 @@ use serde_json::Value as Json;
 use super::file::{File, Value};
 use crate::common::fixture;
 
-/// Names of the checkpoints with a description.
+/// Names of the decoders with a description.
 pub fn all() -> Vec<(String, Json)> {
-    let text = std::fs::read_to_string(fixture("gguf/layouts.json")).unwrap();
+    of("layouts")
+}
+
+/// Those in a file.
+pub fn of(name: &str) -> Vec<(String, Json)> {
+    let text = std::fs::read_to_string(fixture(&format!("gguf/{name}.json"))).unwrap();
     let layouts: serde_json::Map<String, Json> = serde_json::from_str(&text).unwrap();
     layouts.into_iter().collect()
 }
@@ -39,8 +44,20 @@ impl Source {
     }
 }
 
-fn sources(name: &str) -> HashMap<String, Source> {
-    let bytes = std::fs::read(fixture(&format!("families/{name}/model.safetensors"))).unwrap();
+/// The tensors of a checkpoint, and of the matrices behind it.
+fn sources(folder: &str) -> HashMap<String, Source> {
+    let mut all = tensors(&format!("{folder}/model.safetensors"));
+    for dense in ["2_Dense", "3_Dense"] {
+        let file = format!("{folder}/{dense}/model.safetensors");
+        if fixture(&file).exists() {
+            all.extend(tensors(&file).into_iter().map(|(name, source)| (format!("{dense}/{name}"), source)));
+        }
+    }
+    all
+}
+
+fn tensors(file: &str) -> HashMap<String, Source> {
+    let bytes = std::fs::read(fixture(file)).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let read = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {
         let halves = || view.data().as_chunks::<2>().0.iter();
@@ -114,13 +131,19 @@ fn value(types: &Json, json: &Json) -> Value {
         (true, 4 | 5) => Value::I32s(list().map(|one| one.as_i64().unwrap() as i32).collect()),
         (true, 6) => Value::F32s(list().map(|one| one.as_f64().unwrap() as f32).collect()),
         (true, 7) => Value::Flags(list().map(|one| one.as_bool().unwrap()).collect()),
+        (true, 8) => Value::Texts(list().map(|one| one.as_str().unwrap().to_owned()).collect()),
         other => panic!("{other:?}"),
     }
 }
 
-/// The file that the converter wrote of a checkpoint.
+/// The file that the converter wrote of a decoder.
 pub fn file(name: &str, layout: &Json) -> File {
-    let sources = sources(name);
+    file_of(&format!("families/{name}"), layout)
+}
+
+/// The file that the converter wrote of the checkpoint in a folder.
+pub fn file_of(folder: &str, layout: &Json) -> File {
+    let sources = sources(folder);
     let mut file = File::default();
     for entry in layout["metadata"].as_array().unwrap() {
         file.put(entry[0].as_str().unwrap(), value(&entry[1], &entry[2]));

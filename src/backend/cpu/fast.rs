@@ -409,18 +409,25 @@ impl Backend for Cpu {
     }
 
     fn embed(&mut self, ids: &[u32], table: &Weight, scale: f32, out: Buf) {
+        self.counters.steps += 1;
+        self.counters.tokens += ids.len() as u64;
+        self.look_up(ids, table, out);
+        if scale != 1.0 {
+            for row in 0..ids.len() {
+                let values: &mut [f32] = self.memory.arena().slice_mut(out.row(row));
+                values.iter_mut().for_each(|value| *value *= scale);
+            }
+        }
+    }
+
+    fn look_up(&mut self, ids: &[u32], table: &Weight, out: Buf) {
         assert!(
             out.cols == table.cols && ids.iter().all(|&id| (id as usize) < table.rows),
             "ids outside the table"
         );
-        self.counters.steps += 1;
-        self.counters.tokens += ids.len() as u64;
         for (row, &id) in ids.iter().enumerate() {
             let out = self.memory.arena().slice_mut(out.row(row));
             self.counters.weight_bytes += table.read_row(id as usize, out);
-            if scale != 1.0 {
-                out.iter_mut().for_each(|value| *value *= scale);
-            }
         }
     }
 

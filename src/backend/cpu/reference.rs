@@ -350,6 +350,15 @@ impl Backend for Reference {
         }
     }
 
+    fn look_up(&mut self, ids: &[u32], table: &Weight, out: Buf) {
+        for (row, &id) in ids.iter().enumerate() {
+            self.counters.weight_bytes += table.bytes() / table.rows as u64;
+            for (col, value) in self.f32_mut(out, row).iter_mut().enumerate() {
+                *value = table.value(id as usize, col);
+            }
+        }
+    }
+
     fn add_embed(&mut self, ids: &[u32], table: &Weight, out: Buf) {
         for (row, &id) in ids.iter().enumerate() {
             for (col, value) in self.f32_mut(out, row).iter_mut().enumerate() {

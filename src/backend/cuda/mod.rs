@@ -678,6 +678,11 @@ impl<D: Driver> Backend for Cuda<D> {
         self.lookup(Input::Ids, ids, table, scale, out, false);
     }
 
+    fn look_up(&mut self, ids: &[u32], table: &Weight<D>, out: Buf) {
+        self.counters.weight_bytes += ids.len() as u64 * (table.bytes() / table.rows.max(1) as u64);
+        self.lookup(Input::Ids, ids, table, 1.0, out, false);
+    }
+
     fn add_embed(&mut self, ids: &[u32], table: &Weight<D>, out: Buf) {
         self.lookup(Input::Lookup, ids, table, 1.0, out, true);
     }

@@ -112,6 +112,14 @@ impl Text {
         Self::read(None, file, json, vocab, true)
     }
 
+    /// As [`Text::of`], for a model that only reads.
+    ///
+    /// # Errors
+    /// As [`Text::open`].
+    pub fn of_to_read(file: &Path, json: &str, vocab: usize) -> Result<Self> {
+        Self::read(None, file, json, vocab, false)
+    }
+
     fn open_as(folder: &Path, vocab: usize, decodes: bool) -> Result<Self> {
         let file = folder.join("tokenizer.json");
         Self::read(Some(folder), &file, &json::read_tokenizer(&file)?, vocab, decodes)

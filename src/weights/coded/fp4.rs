@@ -12,8 +12,8 @@ use crate::weights::checkpoint::{Checkpoint, Raw};
 use crate::weights::dtype::f8_e4m3;
 
 /// Columns that share a scale.
-const NV_GROUP: usize = 16;
-const MX_GROUP: usize = 32;
+pub const NV_GROUP: usize = 16;
+pub const MX_GROUP: usize = 32;
 
 /// What writers call the parts.
 #[derive(Clone, Copy, Debug)]
@@ -34,11 +34,27 @@ impl Names {
 }
 
 #[derive(Debug)]
-struct Matrix {
-    codes: Raw,
-    scales: Raw,
+pub struct Matrix {
+    /// (rows, cols / 2)
+    pub codes: Raw,
+    /// (rows, groups), or [`blocked`].
+    pub scales: Raw,
     /// Of NVFP4: the factor of all scales.
-    factor: Option<f32>,
+    pub factor: Option<f32>,
+    /// Groups of a row, where scales are [`blocked`].
+    pub blocked: Option<usize>,
+}
+
+/// Where the scale of a group is in the layout for tensor cores that cuBLAS documents ("1D Block Scaling Factors Layout"): tiles
+/// of 128 rows by 4 groups, in each of which every fourth of the rows is beside the others.
+pub fn blocked(row: usize, group: usize, groups: usize) -> usize {
+    let tile = row / 128 * groups.div_ceil(4) + group / 4;
+    tile * 512 + row % 32 * 16 + row % 128 / 32 * 4 + group % 4
+}
+
+/// The shape of scales in that layout.
+pub fn blocked_shape(rows: usize, groups: usize) -> [usize; 2] {
+    [rows.div_ceil(128) * 32, groups.div_ceil(4) * 16]
 }
 
 /// The matrix `name` in NVFP4.
@@ -66,7 +82,7 @@ pub fn nvfp4(names: Names, checkpoint: &Checkpoint, name: &str, rows: usize, col
         return Err(all.wrong("hold a finite number that is not 0"));
     }
     let codes = checkpoint.raw(&codes, &[rows, cols.div_ceil(2)], &[D::U8])?;
-    Ok(Some((Arc::new(Matrix { codes, scales, factor: Some(factor) }), Dtype::Q8)))
+    Ok(Some((Arc::new(Matrix { codes, scales, factor: Some(factor), blocked: None }), Dtype::Q8)))
 }
 
 /// The matrix `name` in MXFP4.
@@ -82,22 +98,26 @@ pub fn mxfp4(names: Names, checkpoint: &Checkpoint, name: &str, rows: usize, col
     let shape = [rows, cols.div_ceil(MX_GROUP)];
     let scales = checkpoint.raw(&format!("{name}.weight_scale"), &shape, &[D::U8, D::F8_E8M0])?;
     let codes = checkpoint.raw(&codes, &[rows, cols.div_ceil(2)], &[D::U8])?;
-    Ok(Some((Arc::new(Matrix { codes, scales, factor: None }), Dtype::Q8)))
+    Ok(Some((Arc::new(Matrix { codes, scales, factor: None, blocked: None }), Dtype::Q8)))
 }
 
 impl Coded for Matrix {
     fn row(&self, row: usize, out: &mut Row<'_>) {
         let codes = &self.codes.bytes()[row * self.codes.shape[1]..];
         let twice = |col: usize| TWICE[usize::from(codes[col / 2] >> (col % 2 * 4) & 15)];
-        let scales = &self.scales.bytes()[row * self.scales.shape[1]..];
+        let scales = self.scales.bytes();
+        let scale = |group: usize| match self.blocked {
+            None => scales[row * self.scales.shape[1] + group],
+            Some(groups) => scales[blocked(row, group, groups)],
+        };
         match self.factor {
             None => out.numbers(|first, numbers| {
                 numbers.iter_mut().enumerate().for_each(|(i, number)| *number = twice(first + i));
-                f32::powi(2.0, i32::from(scales[first / MX_GROUP]) - 128)
+                f32::powi(2.0, i32::from(scale(first / MX_GROUP)) - 128)
             }),
             Some(factor) => out.values(|first, values| {
                 for (i, value) in values.iter_mut().enumerate() {
-                    let scale = f8_e4m3(scales[(first + i) / NV_GROUP]) * factor;
+                    let scale = f8_e4m3(scale((first + i) / NV_GROUP)) * factor;
                     *value = scale * 0.5 * twice(first + i) as f32;
                 }
             }),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use half::f16;
 
-use super::{Coded, Found, GROUP, Row};
+use super::{Coded, Found, GROUP, Row, fp4};
 use crate::error::Result;
 use crate::weights::Dtype;
 use crate::weights::checkpoint::{Checkpoint, Raw};
@@ -19,7 +19,7 @@ pub struct Fp8 {
 }
 
 /// The types of values.
-const TYPES: [safetensors::Dtype; 2] = [safetensors::Dtype::F8_E4M3, safetensors::Dtype::F8_E5M2];
+pub const TYPES: [safetensors::Dtype; 2] = [safetensors::Dtype::F8_E4M3, safetensors::Dtype::F8_E5M2];
 
 #[derive(Debug)]
 struct Matrix {
@@ -29,6 +29,8 @@ struct Matrix {
     wide: bool,
     block: [usize; 2],
     across: usize,
+    /// Whether scales are in the layout for tensor cores.
+    blocked: bool,
 }
 
 impl Fp8 {
@@ -70,18 +72,29 @@ impl Fp8 {
             (None, Some([_])) => ([1, cols], vec![rows]),
             (None, _) => ([1, cols], vec![rows, 1]),
         };
-        let scales = checkpoint.raw_floats(&scale, &shape)?;
-        let wide = dtype == safetensors::Dtype::F8_E5M2;
-        let matrix = Matrix { codes, scales, wide, block, across: cols.div_ceil(block[1]) };
-        let groups = !wide && (matrix.across == 1 || block[1].is_multiple_of(GROUP));
-        Ok(Some((Arc::new(matrix), if groups { Dtype::F8 } else { Dtype::Bf16 })))
+        Ok(Some(scaled(codes, checkpoint.raw_floats(&scale, &shape)?, block, false)))
     }
+}
+
+/// Values of one of [`TYPES`], with a scale for each block of so many rows and columns; those may be [`fp4::blocked`].
+pub fn scaled(codes: Raw, scales: Raw, block: [usize; 2], blocked: bool) -> (Arc<dyn Coded>, Dtype) {
+    let wide = codes.dtype() == safetensors::Dtype::F8_E5M2;
+    let across = codes.shape[1].div_ceil(block[1]);
+    let groups = !wide && (across == 1 || block[1].is_multiple_of(GROUP));
+    let matrix = Matrix { codes, scales, wide, block, across, blocked };
+    (Arc::new(matrix), if groups { Dtype::F8 } else { Dtype::Bf16 })
 }
 
 impl Coded for Matrix {
     fn row(&self, row: usize, out: &mut Row<'_>) {
         let codes = &self.codes.bytes()[row * out.cols()..];
-        let scale = |col: usize| self.scales.float(row / self.block[0] * self.across + col / self.block[1]);
+        let scale = |col: usize| {
+            let (down, across) = (row / self.block[0], col / self.block[1]);
+            self.scales.float(match self.blocked {
+                false => down * self.across + across,
+                true => fp4::blocked(down, across, self.across),
+            })
+        };
         if self.wide {
             return out.values(|first, values| {
                 for (i, value) in values.iter_mut().enumerate() {

@@ -12,9 +12,13 @@ mod compressed;
 mod fp4;
 mod fp8;
 mod gptq;
+mod hqq;
 mod mxfp4;
 #[cfg(test)]
+mod packages;
+#[cfg(test)]
 mod published;
+mod torchao;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -159,6 +163,8 @@ pub enum Scheme {
     Fp8(fp8::Fp8),
     BitsAndBytes(bitsandbytes::BitsAndBytes),
     Mxfp4,
+    Torchao,
+    Hqq,
     /// Matrices in NVFP4, as ModelOpt writes it; others in FP8.
     Nvfp4,
     /// Matrices in MXFP4 apart, as Quark writes it.
@@ -184,12 +190,12 @@ impl Scheme {
             Some("fp8" | "fbgemm_fp8") => Self::Fp8(fp8::Fp8::of(&json)?),
             Some("bitsandbytes") => Self::BitsAndBytes(bitsandbytes::BitsAndBytes::of(&json)?),
             Some("mxfp4") => Self::Mxfp4,
+            Some("torchao") => Self::Torchao,
+            Some("hqq") => Self::Hqq,
             Some("auto-round") => Self::auto_round(&json)?,
             Some("modelopt" | "modelopt_fp4") => Self::modelopt(&json)?,
             Some("quark") => Self::quark(&json)?,
-            Some(
-                known @ ("torchao" | "hqq" | "quanto" | "aqlm" | "quip" | "spqr" | "vptq" | "higgs" | "eetq"),
-            ) => {
+            Some(known @ ("quanto" | "aqlm" | "quip" | "spqr" | "vptq" | "higgs" | "eetq")) => {
                 let expected = format!("{METHODS}: {known} is not supported; convert to one of these");
                 return Err(json.wrong("quant_method", expected));
             }
@@ -233,6 +239,11 @@ impl Scheme {
         }
     }
 
+    /// The scheme of a checkpoint whose config.json names none, as its tensors show it: hqq's own writer leaves it out.
+    pub fn shown_by(checkpoint: &Checkpoint) -> Option<Self> {
+        checkpoint.names().any(|name| name.ends_with(".W_q")).then_some(Self::Hqq)
+    }
+
     /// The matrix `name` (without `.weight`), if the checkpoint has it in this scheme.
     ///
     /// # Errors
@@ -251,6 +262,8 @@ impl Scheme {
             Self::Fp8(scheme) => scheme.find(checkpoint, name, rows, cols)?,
             Self::BitsAndBytes(scheme) => scheme.find(checkpoint, name, rows, cols)?,
             Self::Mxfp4 => None, // experts only
+            Self::Torchao => torchao::find(checkpoint, name, rows, cols)?,
+            Self::Hqq => hqq::find(checkpoint, name, rows, cols)?,
             Self::Nvfp4 => {
                 ask_beside(checkpoint, name);
                 match fp4::nvfp4(fp4::Names::Plain, checkpoint, name, rows, cols)? {
@@ -269,8 +282,8 @@ impl Scheme {
 }
 
 /// What checkpoints may be quantized by.
-const METHODS: &str =
-    "gptq, awq, compressed-tensors, fp8, fbgemm_fp8, bitsandbytes, mxfp4, auto-round, modelopt or quark";
+const METHODS: &str = "gptq, awq, compressed-tensors, fp8, fbgemm_fp8, bitsandbytes, mxfp4, torchao, hqq, \
+                       auto-round, modelopt or quark";
 
 /// Tensors beside a matrix that are of no use here: activations are scaled as they come, and the cache of keys and values
 /// is not quantized, so that its scales (`k_scale`, `v_scale`) say nothing.

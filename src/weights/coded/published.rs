@@ -1,5 +1,6 @@
 //! Published formats against the arithmetic that their authors' code does, written here from its formulas.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use half::{bf16, f16};
@@ -9,63 +10,75 @@ use safetensors::tensor::TensorView;
 use crate::weights::Checkpoint;
 use crate::weights::dtype::f8_e4m3;
 
-const ROWS: usize = 16;
-const COLS: usize = 64;
+pub(super) const ROWS: usize = 16;
+pub(super) const COLS: usize = 64;
 
 /// A checkpoint of a few tensors.
-struct Files {
+pub(super) struct Files {
     folder: tempfile::TempDir,
     tensors: Vec<(String, D, Vec<usize>, Vec<u8>)>,
+    metadata: Option<HashMap<String, String>>,
 }
 
 impl Files {
-    fn new(config: &str) -> Self {
+    pub(super) fn new(config: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = format!(r#"{{"quantization_config":{config}}}"#);
         std::fs::write(folder.path().join("config.json"), config).unwrap();
-        Self { folder, tensors: Vec::new() }
+        Self { folder, tensors: Vec::new(), metadata: None }
     }
 
-    fn put(&mut self, name: &str, dtype: D, shape: &[usize], bytes: Vec<u8>) -> &mut Self {
+    /// In the metadata of the header.
+    pub(super) fn say(&mut self, name: &str, what: &str) -> &mut Self {
+        self.metadata.get_or_insert_default().insert(name.to_owned(), what.to_owned());
+        self
+    }
+
+    pub(super) fn put(&mut self, name: &str, dtype: D, shape: &[usize], bytes: Vec<u8>) -> &mut Self {
         self.tensors.push((name.to_owned(), dtype, shape.to_vec(), bytes));
         self
     }
 
-    fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) -> &mut Self {
+    pub(super) fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) -> &mut Self {
         self.put(name, D::F32, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
-    fn open(&self) -> Checkpoint {
+    pub(super) fn open(&self) -> Checkpoint {
         let views = self.tensors.iter().map(|(name, dtype, shape, bytes)| {
             (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap())
         });
         let path = self.folder.path().join("model.safetensors");
-        safetensors::serialize_to_file(views, None, &path).unwrap();
+        safetensors::serialize_to_file(views, self.metadata.clone(), &path).unwrap();
         Checkpoint::open(self.folder.path()).unwrap()
     }
 }
 
 /// Bytes without pattern.
-fn draw(count: usize, salt: usize) -> Vec<u8> {
+pub(super) fn draw(count: usize, salt: usize) -> Vec<u8> {
     (0..count).map(|i| ((i + salt) * 7919 % 10_007 % 256) as u8).collect()
 }
 
 /// Codes of e4m3 that are numbers.
-fn floats_of_eight_bits(count: usize) -> Vec<u8> {
+pub(super) fn floats_of_eight_bits(count: usize) -> Vec<u8> {
     draw(count, 5).into_iter().map(|code| if code & 0x7f == 0x7f { 0x30 } else { code }).collect()
 }
 
 /// Each value within `allowed` of the largest of its 32.
-fn hold(checkpoint: &Checkpoint, name: &str, expected: &[f32], allowed: f32) {
+pub(super) fn hold(checkpoint: &Checkpoint, name: &str, expected: &[f32], allowed: f32) {
     let found = checkpoint.matrix(name, ROWS, COLS).unwrap().values();
+    near(name, &found, expected, allowed);
+    let unread = checkpoint.unread();
+    assert!(unread.is_empty(), "{unread:?}");
+}
+
+pub(super) fn near(name: &str, found: &[f32], expected: &[f32], allowed: f32) {
+    assert_eq!(found.len(), expected.len(), "{name}");
     for (at, (found, expected)) in found.chunks(32).zip(expected.chunks(32)).enumerate() {
         let largest = expected.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
         for (found, expected) in found.iter().zip(expected) {
             assert!((found - expected).abs() <= allowed * largest, "{name}, {at}: {found}, {expected}");
         }
     }
-    let unread = checkpoint.unread();
-    assert!(unread.is_empty(), "{unread:?}");
 }
 
 const E2M1: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
@@ -243,8 +256,8 @@ fn auto_round() {
 #[test]
 fn what_is_not_supported_is_named() {
     for (config, words) in [
-        (r#"{"quant_method":"torchao"}"#, ["quant_method", "torchao is not supported"]),
-        (r#"{"quant_method":"hqq"}"#, ["quant_method", "hqq is not supported"]),
+        (r#"{"quant_method":"quanto"}"#, ["quant_method", "quanto is not supported"]),
+        (r#"{"quant_method":"aqlm"}"#, ["quant_method", "aqlm is not supported"]),
         (r#"{"quant_method":"of tomorrow"}"#, ["quant_method", "compressed-tensors"]),
         (r#"{"quant_method":"modelopt","quant_algo":"W4A8_AWQ"}"#, ["quant_algo", "NVFP4"]),
         (

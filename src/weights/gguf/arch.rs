@@ -72,6 +72,11 @@ const ROWS: &[Row] = &[
     pairs("deepseek2", "deepseek_v3"),
     row("dots1", "dots1"),
     row("gpt-oss", "gpt_oss"),
+    row("bert", "bert"),
+    row("nomic-bert", "nomic_bert"),
+    row("modern-bert", "modernbert"),
+    row("eurobert", "eurobert"),
+    Row { shifted: true, ..row("gemma-embedding", "gemma3_text") },
 ];
 
 /// Names that matrices of experts are given here, whatever the family calls them.
@@ -176,7 +181,12 @@ impl Gguf {
         family.up_bias = Some(has("ffn_up.bias"));
         family.head_bias = if self.tensors.contains_key("output.bias") { Bias::Always } else { Bias::Never };
         if family.norm.kind == NormKind::Layer && family.norm.weight {
-            family.norm.bias = self.tensors.contains_key("output_norm.bias");
+            let has = |name: &str| self.tensors.contains_key(name);
+            family.norm.bias = has("output_norm.bias") || has("token_embd_norm.bias");
+        }
+        // DistilBERT is a BERT here, without types
+        if !self.tensors.contains_key("token_types.weight") {
+            family.names.lookup.types = "";
         }
     }
 
@@ -238,6 +248,11 @@ impl Gguf {
             mixture.groups = groups.then_some(best);
         }
         family.mixture = Some(mixture);
+    }
+
+    /// The shape of a tensor, if it is there.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|info| info.shape.as_slice())
     }
 
     /// Whether a layer has a tensor of this name.

@@ -54,7 +54,13 @@ impl Gguf {
         let layers = self.layers(&mut fields)?;
         self.of_family(&family, &mut fields)?;
         self.experts_config(&family, layers, &mut fields)?;
-        self.windows(row.arch, layers, &mut fields)?;
+        match row.arch {
+            "modern-bert" => self.local_windows(&mut fields)?,
+            _ => self.windows(row.arch, layers, &mut fields)?,
+        }
+        if let Some(types) = self.tensors.get("token_types.weight") {
+            fields.insert("type_vocab_size".into(), types.shape[0].into());
+        }
         match family.names.qkv {
             Qkv::Latent { .. } => self.latent(&mut fields),
             _ => self.turning(&mut fields)?,
@@ -215,6 +221,16 @@ impl Gguf {
         Ok(())
     }
 
+    /// ModernBERT's: all layers but each first of so many look at their neighbours only.
+    fn local_windows(&self, fields: &mut Fields<String, Json>) -> Result<()> {
+        self.copy("attention.sliding_window", "local_attention", fields)?;
+        let key = "attention.sliding_window_pattern";
+        match self.metadata.get(&format!("modern-bert.{key}")) {
+            None | Some(Value::Whole(_)) => self.copy(key, "global_attn_every_n_layers", fields),
+            Some(_) => Err(self.wrong(&format!("modern-bert.{key}"), "a number")),
+        }
+    }
+
     /// The sizes of MLA: keys and values of heads, which newer files name apart from those of the latent.
     fn latent(&self, fields: &mut Fields<String, Json>) {
         let size = |names: [&str; 2]| names.into_iter().find_map(|name| self.number(name));
@@ -338,9 +354,12 @@ impl Gguf {
         if let Some(scale) = scale {
             fields.insert("query_pre_attn_scalar".into(), scale.into());
         }
-        if arch == "gemma3" {
+        if arch != "gemma2" {
             fields.entry("rope_local_base_freq").or_insert(json!(10_000.0));
             fields.insert("sliding_window_pattern".into(), 6.into());
+        }
+        if arch == "gemma-embedding" {
+            fields.insert("use_bidirectional_attention".into(), true.into());
         }
     }
 

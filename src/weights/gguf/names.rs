@@ -102,9 +102,12 @@ fn place_of(row: &Row, family: &Family, name: &str) -> Part {
         "token_embd" => Some(names.embed),
         "output_norm" => Some(names.norm),
         "output" => Some(names.head),
+        "token_types" => Some(names.lookup.types),
+        "position_embd" => Some(names.lookup.positions),
+        "token_embd_norm" => Some(names.lookup.norm),
         _ => None,
     };
-    if let Some(whole) = whole {
+    if let Some(whole) = whole.filter(|whole| !whole.is_empty()) {
         return Part::One(format!("{whole}.{end}"));
     }
     let Some((layer, part)) = stem.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) else {
@@ -144,6 +147,8 @@ fn attention(row: &Row, family: &Family, part: &str) -> Option<&'static str> {
         "post_attention_norm" if names.attention_post.is_empty() => names.mlp_norm,
         "post_attention_norm" => names.attention_post,
         "post_ffw_norm" => names.mlp_post,
+        "attn_output_norm" => names.attention_post,
+        "layer_output_norm" => names.mlp_post,
         "attn_output" => names.o,
         "attn_q_norm" => names.head_norms[0],
         "attn_k_norm" => names.head_norms[1],

@@ -2,7 +2,8 @@
 //!
 //! Byte-level BPE (`gpt2`) has its merges; what cuts a text into words goes by a name (`tokenizer.ggml.pre`, see
 //! [`super::pre`]). SentencePiece's BPE (`llama`) has scores instead: of two neighbours the pair whose token has the best
-//! score is merged first, which is what merges in that order do. Gemma 4's has merges, over the same text.
+//! score is merged first, which is what merges in that order do. Gemma 4's has merges, over the same text. WordPiece (`bert`)
+//! has a vocabulary, whose first pieces of words are marked instead of the others.
 
 use std::collections::HashMap;
 
@@ -79,7 +80,8 @@ impl Gguf {
                 (self.with_merges(&tokens, pre)?, pre.bos)
             }
             Some("llama") => (self.sentence_piece(&tokens)?, true),
-            _ => return Err(self.wrong("tokenizer.ggml.model", "gpt2, llama or gemma4")),
+            Some("bert") => (self.word_piece(&tokens)?, true),
+            _ => return Err(self.wrong("tokenizer.ggml.model", "gpt2, llama, gemma4 or bert")),
         };
         json["version"] = "1.0".into();
         json["added_tokens"] = added.into();
@@ -229,11 +231,45 @@ impl Gguf {
         }))
     }
 
+    /// WordPiece. In the file the first piece of a word begins with `▁` and the others are as they are; in tokenizer.json those
+    /// begin with `##`. Special tokens have neither.
+    fn word_piece(&self, tokens: &[&str]) -> Result<Json> {
+        let mut kinds = self.list("tokenizer.ggml.token_type")?.map(|list| self.elements(list));
+        let piece = |token: &&str| match kinds.as_mut().and_then(Iterator::next) {
+            Some(Value::Whole(CONTROL)) => (*token).to_owned(),
+            _ => token.strip_prefix('▁').map_or_else(|| format!("##{token}"), str::to_owned),
+        };
+        let pieces: Vec<String> = tokens.iter().map(piece).collect();
+        let vocab: serde_json::Map<String, Json> =
+            pieces.iter().enumerate().map(|(id, piece)| (piece.clone(), id.into())).collect();
+        let unknown = self.token_id("unknown", tokens.len())?.or(Some(100)).filter(|id| *id < tokens.len());
+        let unknown = unknown.map(|id| pieces[id].as_str()).unwrap_or("[UNK]");
+        let lower = self.flag("tokenizer.ggml.normalizer.lowercase")?.unwrap_or(true);
+        let strips = self.flag("tokenizer.ggml.normalizer.strip_accents")?.unwrap_or(lower);
+        Ok(json!({
+            "normalizer": {
+                "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": strips,
+                "lowercase": lower,
+            },
+            "pre_tokenizer": { "type": "BertPreTokenizer" },
+            "decoder": { "type": "WordPiece", "prefix": "##", "cleanup": true },
+            "model": {
+                "type": "WordPiece", "vocab": vocab, "unk_token": unknown, "continuing_subword_prefix": "##",
+                // as the model's own tokenizer has it: a longer word is unknown, and takes no time
+                "max_input_chars_per_word": 100,
+            },
+        }))
+    }
+
     /// What goes before and behind a text. `bos`: whether a BOS token does where the file does not say.
     fn specials(&self, tokens: &[&str], bos: bool) -> Result<Json> {
         let model = self.text("tokenizer.ggml.model")?;
         let special = |name: &str, by_default: bool| -> Result<Option<(usize, &str)>> {
-            let flag = self.flag(&format!("tokenizer.ggml.add_{name}_token"))?;
+            // BERT's, where it is `[CLS]` and `[SEP]`, are always there
+            let flag = match model {
+                Some("bert") => None,
+                _ => self.flag(&format!("tokenizer.ggml.add_{name}_token"))?,
+            };
             // llama.cpp holds files of Gemma 4 that say otherwise to be wrong
             let forced = name == "bos" && model == Some("gemma4");
             if !(forced || flag.unwrap_or(by_default)) {
@@ -243,13 +279,21 @@ impl Gguf {
                 // SentencePiece's own numbers
                 (None, Some("llama"), "bos") => Some(1).filter(|id| *id < tokens.len()),
                 (None, Some("llama"), "eos") => Some(2).filter(|id| *id < tokens.len()),
+                // BERT's own
+                (id, Some("bert"), "bos") => {
+                    id.or(self.token_id("cls", tokens.len())?).or(Some(101)).filter(|id| *id < tokens.len())
+                }
+                (_, Some("bert"), "eos") => {
+                    let id = self.token_id("seperator", tokens.len())?; // the key is spelled so
+                    id.or(Some(102)).filter(|id| *id < tokens.len())
+                }
                 (id, ..) => id,
             };
             let key = format!("tokenizer.ggml.{name}_token_id");
             let expected = "a token's number: that token is put around texts";
             id.map(|id| Some((id, tokens[id]))).ok_or_else(|| self.wrong(&key, expected))
         };
-        let (bos, eos) = (special("bos", bos)?, special("eos", false)?);
+        let (bos, eos) = (special("bos", bos)?, special("eos", model == Some("bert"))?);
         let mut single = vec![json!({ "Sequence": { "id": "A", "type_id": 0 } })];
         let mut known = serde_json::Map::new();
         let mut put = |at: usize, (id, token): (usize, &str)| {
@@ -265,10 +309,12 @@ impl Gguf {
         if known.is_empty() {
             return Ok(Json::Null);
         }
-        let pair = [
-            json!({ "Sequence": { "id": "A", "type_id": 0 } }),
-            json!({ "Sequence": { "id": "B", "type_id": 1 } }),
-        ];
+        // as BERT has them; others are not asked for
+        let mut pair = single.clone();
+        pair.push(json!({ "Sequence": { "id": "B", "type_id": 1 } }));
+        if let Some((_, eos)) = eos {
+            pair.push(json!({ "SpecialToken": { "id": eos, "type_id": 1 } }));
+        }
         Ok(json!({ "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": known }))
     }
 
