@@ -234,7 +234,7 @@ fn what_is_drawn_is_read_back_as_valid_calls() {
             let calls = Calls { choice: ToolChoice::function("clock"), strict: true, single: true };
             let one = format.start(&calls).unwrap();
             let mut most = 0;
-            for _ in 0..12 {
+            for _ in 0..8 {
                 let text = format.walk(&several, &mut draws);
                 let count = check(&format, &text);
                 assert!(count > 0, "{parser} {special}: {text}");
@@ -251,7 +251,9 @@ fn what_is_drawn_is_read_back_as_valid_calls() {
                 let twice = format!("{text}{text}");
                 assert!(!format.allows(&one, &twice), "{parser} {special}: {twice}");
             }
-            assert!(most > 1 || parser == P::OpenAi, "{parser} {special}: never more than {most}");
+            // a second message is too long to be begun by chance where its marks are text
+            let messages = matches!(parser, P::OpenAi | P::Inkling);
+            assert!(most > 1 || messages, "{parser} {special}: never more than {most}");
             for text in ["", "Hello there.", "<tool_call>", "{}", "[]"] {
                 assert!(!format.allows(&several, text), "{parser} {special}: {text}");
             }
@@ -282,8 +284,10 @@ fn a_reply_may_say_something_or_call() {
                 assert!(format.allows(start, &answer(said)), "{parser} {special}");
                 assert!(format.allows(start, &answer("")), "{parser} {special}");
             }
-            for _ in 0..4 {
+            for _ in 0..2 {
                 let call = format.walk(&one, &mut draws);
+                // marks of answers, which this reply does not have, may stand before calls that are demanded
+                let call = call.strip_prefix("<|close|>response<|sep|>").unwrap_or(&call).to_owned();
                 for start in [&free, &once] {
                     assert!(format.allows(start, &call), "{parser} {special}: {call}");
                     // behind text, brackets without a mark are no call
