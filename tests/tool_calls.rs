@@ -372,7 +372,7 @@ fn a_call_is_demanded_in_the_format_that_the_template_teaches() {
         let session = Session::open(folder.path()).unwrap();
         for seed in 0..2 {
             let ask = || {
-                let chat = Request::chat([user("Rain?")]).tools([forecast(), weather()]).max_tokens(120);
+                let chat = Request::chat([user("Rain?")]).tools([forecast(), weather()]).max_tokens(300);
                 chat.temperature(1.0).seed(seed).parallel_tool_calls(false)
             };
             let named = || {
