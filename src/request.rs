@@ -545,11 +545,14 @@ impl Request {
         self
     }
 
-    /// Whether the reply calls one of the tools, and which: by default the model decides. A grammar holds it, which
-    /// there is for calls that are written as JSON between `<tool_call>` and `</tool_call>` (Hermes, Qwen); a checkpoint
-    /// that writes them in another form refuses any other choice than [`ToolChoice::Auto`]. Arguments of calls that must
-    /// be made keep to the tool's schema, but for what [`crate::Reply::not_enforced`] names, and have no properties but
-    /// those that it names, unless it speaks of others. Not beside a [`Request::response_format`].
+    /// Whether the reply calls one of the tools, and which: by default the model decides. A grammar holds it, in the format
+    /// of calls that the checkpoint writes ([`ToolCallParser`](crate::ToolCallParser)); behind reasoning, as
+    /// [`Request::constrain_from`] says. Arguments of calls that must be made keep to the tool's schema, but for what
+    /// [`crate::Reply::not_enforced`] names, and have no properties but those that it names, unless it speaks of others.
+    /// Not beside a [`Request::response_format`].
+    ///
+    /// Refused by name: names of functions and parameters that a format cannot spell where it does not quote them, and
+    /// lists and objects as parameters of MiniMax M3. A reply of gpt-oss has one call.
     ///
     /// ```
     /// use amnesic::{Request, Tool, ToolChoice, user};
@@ -563,9 +566,14 @@ impl Request {
         self
     }
 
-    /// Whether the arguments of every call keep to their tool's schema, also where the model decides whether it calls;
-    /// a schema that cannot be enforced is then refused, as [`ResponseFormat::json_schema`] does. The same checkpoints as
-    /// in [`Request::tool_choice`].
+    /// Whether the arguments of every call keep to their tool's schema, also where the model decides whether it calls; what
+    /// cannot be enforced of a schema is then refused, as [`ResponseFormat::json_schema`] does.
+    ///
+    /// In formats that do not write JSON some keywords hold nowhere: those that speak of all parameters together
+    /// (`minProperties`, `anyOf` beside `properties` and the like) and, for parameters that are text between tags, the
+    /// formats `duration`, `hostname`, `ipv4`, `ipv6` and `uri`. In lists and objects of FunctionGemma nothing does. Within
+    /// a list or an object that is JSON between tags, a text that spells the tag which ends it ends it too soon. Where calls
+    /// have no mark (Llama, Python's form) a reply that says something does not begin with their bracket.
     ///
     /// ```
     /// use amnesic::{Request, Tool, user};
@@ -579,8 +587,7 @@ impl Request {
         self
     }
 
-    /// Whether a reply may have more calls than one: yes by default. The same checkpoints as in
-    /// [`Request::tool_choice`].
+    /// Whether a reply may have more calls than one: yes by default.
     ///
     /// ```
     /// use amnesic::{Request, Tool, user};

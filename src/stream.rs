@@ -57,7 +57,7 @@ impl Reader {
             tool_calls,
             tokens: output.tokens,
             logprobs: output.logprobs,
-            channels: self.style.as_ref().is_some_and(Style::has_channels),
+            channels: self.style.as_ref().is_some_and(Style::is_harmony),
             finish_reason,
             seed: output.seed,
         }

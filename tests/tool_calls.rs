@@ -7,7 +7,7 @@ use std::path::Path;
 
 use amnesic::{
     ConstrainFrom, Error, FinishReason, PieceKind, Reply, Request, ResponseFormat, Session, Speculation,
-    Tool, ToolCallParser, user,
+    Tool, ToolCallParser, ToolChoice, tool, user,
 };
 use common::default_model;
 use serde_json::{Value, json};
@@ -320,4 +320,152 @@ fn channels_are_taken_apart() {
     let thought = session.generate(ask().logit_bias(message, -100.0)).unwrap();
     assert_eq!(thought.finish_reason(), FinishReason::Length);
     assert!(!thought.text().chars().all(|char| char.is_ascii_digit()) || thought.text().is_empty());
+}
+
+/// Arguments of which each is one of few.
+fn forecast() -> Tool {
+    let properties = json!({
+        "city": { "enum": ["Delft", "Zürich"] }, "days": { "type": "integer", "minimum": 1, "maximum": 9 },
+        "wet": { "type": "boolean" }
+    });
+    let parameters = json!({ "type": "object", "properties": properties, "required": ["city", "days"],
+        "additionalProperties": false });
+    Tool::new("forecast", "the weather to come", parameters)
+}
+
+/// Checks the one call of a reply that says nothing else.
+fn check_forecast(reply: &Reply, about: &str) {
+    let [call] = reply.choices()[0].tool_calls() else { panic!("{about}: {:?}", reply.text()) };
+    assert_eq!((call.name(), reply.finish_reason()), ("forecast", FinishReason::ToolCalls), "{about}");
+    assert_eq!(reply.text(), "", "{about}");
+    let arguments: Value = serde_json::from_str(call.arguments()).unwrap();
+    assert!(["Delft", "Zürich"].contains(&arguments["city"].as_str().unwrap()), "{about}: {arguments}");
+    assert!((1..=9).contains(&arguments["days"].as_u64().unwrap()), "{about}: {arguments}");
+    assert!(arguments.get("wet").is_none_or(Value::is_boolean), "{about}: {arguments}");
+}
+
+/// What a template that teaches a format has in it, and its marks that are tokens.
+const HELD: [(&str, &[&str]); 8] = [
+    ("<tool_call><function=f><parameter=p>", &[]),
+    ("<tool_call><arg_key>", &["<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>"]),
+    ("<|python_tag|>", &["<|python_tag|>"]),
+    (
+        "<｜tool▁calls▁begin｜><｜tool▁sep｜>```json",
+        &[
+            "<｜tool▁calls▁begin｜>",
+            "<｜tool▁call▁begin｜>",
+            "<｜tool▁sep｜>",
+            "<｜tool▁call▁end｜>",
+            "<｜tool▁calls▁end｜>",
+        ],
+    ),
+    ("[TOOL_CALLS]", &["[TOOL_CALLS]", "[ARGS]"]),
+    ("<|tool_call_start|>", &["<|tool_call_start|>", "<|tool_call_end|>"]),
+    ("<|tool_call>call:", &["<|tool_call>", "<tool_call|>", "<|\"|>"]),
+    ("<|open|><|sep|>", &["<|open|>", "<|close|>", "<|sep|>"]),
+];
+
+#[test]
+fn a_call_is_demanded_in_the_format_that_the_template_teaches() {
+    for (taught, marks) in HELD {
+        let folder = folder(&format!("{{# {taught} #}}{CHATML}"), marks);
+        let session = Session::open(folder.path()).unwrap();
+        for seed in 0..2 {
+            let ask = || {
+                let chat = Request::chat([user("Rain?")]).tools([forecast(), weather()]).max_tokens(300);
+                chat.temperature(1.0).seed(seed).parallel_tool_calls(false)
+            };
+            let named = || {
+                let named = ask().tool_choice(ToolChoice::function("forecast"));
+                named.constrain_from(ConstrainFrom::FirstToken)
+            };
+            let (text, _, streamed, reply) = stream(&session, named().strict_tools(true));
+            check_forecast(&reply, taught);
+            assert_eq!((calls(&reply), text.as_str()), (streamed, ""), "{taught}");
+            check_forecast(&session.generate(named()).unwrap(), taught);
+            let may = session.generate(ask().strict_tools(true)).unwrap();
+            for call in may.choices()[0].tool_calls() {
+                assert!(["forecast", "weather"].contains(&call.name()), "{taught}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_model_thinks_before_the_call_that_is_demanded() {
+    let template = format!("{{# <tool_call><function=f><parameter=p> #}}{THINKS}");
+    let session_folder = folder(&template, &["<think>", "</think>"]);
+    let session = Session::open(session_folder.path()).unwrap();
+    let mut thoughts = 0;
+    for seed in 0..8 {
+        let chat = Request::chat([user("Rain?")]).template_variable("open", true).tools([forecast()]);
+        let chat = chat.tool_choice(ToolChoice::Required).parallel_tool_calls(false).max_tokens(400);
+        let reply = session.generate(chat.temperature(0.9).seed(seed).logit_bias(END_THINK, 12.0)).unwrap();
+        check_forecast(&reply, "thinking");
+        thoughts += usize::from(reply.choices()[0].reasoning().is_some());
+    }
+    assert!(thoughts > 0, "all replies ended their reasoning at once");
+    // gpt-oss thinks in messages of its own, which the grammar has
+    let folder = folder(HARMONY, &MARKS);
+    let session = Session::open(folder.path()).unwrap();
+    let ask = || {
+        let chat = Request::chat([user("Rain?")]).tools([forecast()]).tool_choice(ToolChoice::Required);
+        chat.temperature(0.9).max_tokens(300).logit_bias(4094, 12.0)
+    };
+    check_forecast(&session.generate(ask().constrain_from(ConstrainFrom::FirstToken)).unwrap(), "channels");
+    let replies: Vec<Reply> = (0..6).map(|seed| session.generate(ask().seed(seed)).unwrap()).collect();
+    let called: Vec<&Reply> = replies.iter().filter(|reply| !calls(reply).is_empty()).collect();
+    assert!(!called.is_empty(), "no reply came to its call");
+    for reply in called {
+        assert_eq!(reply.choices()[0].tool_calls().len(), 1);
+    }
+}
+
+/// The template of `tools/make_chat_fixtures.py` that does with past turns what the template of gpt-oss does. Prompts are
+/// those that jinja2 makes of it.
+#[test]
+fn replies_of_gpt_oss_go_back_into_its_template() {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chat/cases.json");
+    let cases: Value = serde_json::from_slice(&std::fs::read(cases).unwrap()).unwrap();
+    let template = format!("{}{{# <|channel|> #}}", cases["templates"]["harmony"].as_str().unwrap());
+    let folder = folder(&template, &MARKS);
+    let session = Session::open(folder.path()).unwrap();
+    let [start, channel, message, constrain, end, call] = [4090, 4091, 4092, 4093, 4094, 4095];
+    let analysis =
+        format!("<[{channel}]> \"analysis\" <[{message}]> \"Hm.\" <[{end}]> <[{start}]> \"assistant\"");
+    let aside =
+        format!("<[{channel}]> \"commentary\" <[{message}]> \"I look.\" <[{end}]> <[{start}]> \"assistant\"");
+    let calling = format!(
+        "<[{channel}]> \"commentary to=functions.weather \" <[{constrain}]> \"json\" <[{message}]> \
+         \"{{\\\"days\\\": 7}}\" <[{call}]>"
+    );
+    let ask = |form: String| {
+        let chat = Request::chat([user("Rain?")]).tools([weather()]);
+        chat.response_format(ResponseFormat::lark(format!("start: {form}")))
+            .constrain_from(ConstrainFrom::WholeReply)
+            .max_tokens(200)
+    };
+    let past = |reply: &Reply| reply.choices()[0].message();
+    let prompt = |messages: Vec<amnesic::Message>| {
+        session.apply_chat_template(Request::chat(messages)).unwrap().text().to_owned()
+    };
+    let asked = "<|start|>user<|message|>Rain?<|end|>";
+    let thought = |text: &str| format!("<|start|>assistant<|channel|>analysis<|message|>{text}<|end|>");
+    let called = "<|start|>assistant to=functions.weather<|channel|>commentary json<|message|>{\"days\": 7}<|call|>\
+                  <|start|>functions.weather to=assistant<|channel|>commentary<|message|>\"Dry.\"<|end|>";
+    let result = || tool("call_0", "Dry.");
+    let reply = session.generate(ask(format!("{analysis} {calling}"))).unwrap();
+    let found = prompt(vec![user("Rain?"), past(&reply), result()]);
+    assert_eq!(found, format!("{asked}{}{called}<|start|>assistant", thought("Hm.")));
+    // what was said beside the call is a thought as well: the template takes one of the two
+    let both = session.generate(ask(format!("{analysis} {aside} {calling}"))).unwrap();
+    let found = prompt(vec![user("Rain?"), past(&both), result()]);
+    assert_eq!(found, format!("{asked}{}{called}<|start|>assistant", thought("Hm.\nI look.")));
+    // an answer ends the turn, and its thoughts are gone
+    let answer = format!("{analysis} <[{channel}]> \"final\" <[{message}]> \"No rain.\"");
+    let answer = session.generate(ask(answer)).unwrap();
+    let found = prompt(vec![user("Rain?"), past(&reply), result(), past(&answer), user("Sure?")]);
+    let said = "<|start|>assistant<|channel|>final<|message|>No rain.<|end|>";
+    let again = "<|start|>user<|message|>Sure?<|end|><|start|>assistant";
+    assert_eq!(found, format!("{asked}{called}{said}{again}"));
 }

@@ -95,6 +95,8 @@ STATEMENTS = r"""
 {% macro m(a, b='d') %}[{{ a }}|{{ b }}|{{ varargs }}|{{ kwargs }}]{% endmacro %}{{ m(1) }} {{ m(1, 2, 3, 4) }} {{ m(1, c=3) }} {{ m(a=1, b=2, x='y') }} {{ m() }}
 {% macro before() %}{{ after(1, 2) }}{% endmacro %}{% macro after(x) %}{{ x }}{{ varargs }}{% endmacro %}{{ before() }}
 {% macro only() %}{{ kwargs | dictsort }}{% endmacro %}{{ only(b=1, a=2) }} {{ only() }} {{ only(**{'z': 1}) if false else '' }}
+{% macro v(a, b='d') %}[{{ a }}|{{ b }}|{{ varargs }}]{% endmacro %}{{ v(*list) }} {{ v(0, *list) }} {{ v(*[1]) }} {{ v(1, 2, *'xy') }} {{ v(1, 2, 3, *(4, 5)) }} {{ v(0, *[], b=7) }}
+{% macro w(a) %}{{ a }}|{{ kwargs }}{% endmacro %}{{ w(**{'a': 1, 'z': 2}) }} {{ w(1, y=3, **{'z': 2}) }} {% macro x(a) %}{{ a }}|{{ varargs }}|{{ kwargs }}{% endmacro %}{{ x(*[1, 2], y=3, **{'z': 4}) }}
 {% macro box(t) %}<{{ t }}>{{ caller() }}</{{ t }}>{% endmacro %}{% call box('b') %}in {{ text }}{% endcall %} {% macro each(xs) %}{% for x in xs %}{{ caller(x, loop.index) }}{% endfor %}{% endmacro %}{% call(x, i) each(['a', 'b']) %}{{ i }}{{ x }};{% endcall %}
 {% macro deep(n) %}{{ n }}{% if n %}{{ deep(n - 1) }}{% endif %}{% endmacro %}{{ deep(12) }}
 {% set c = cycler('a', 'b', 'c') %}{{ c.next() }}{{ c.next() }}{{ c.current }}{{ c.next() }}{{ c.next() }}{% set x = c.reset() %}{{ c.next() }} {% set j = joiner('; ') %}{% for x in list %}{{ j() }}{{ x }}{% endfor %} {% set k = joiner() %}{{ k() }}{{ k() }}

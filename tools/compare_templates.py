@@ -90,6 +90,10 @@ def parts(*items):
     return [{"type": "text", "text": item} if isinstance(item, str) else item for item in items]
 
 
+# under both names: templates know the one or the other
+THOUGHT_CALL = calling(CALLS, "", reasoning_content="It may rain.", thinking="It may rain.")
+ANSWERED = {**ANSWER, "reasoning_content": "Dry.", "thinking": "Dry."}
+
 IMAGE = {"type": "image"}
 URL = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
 DOCUMENTS = [{"title": "One", "text": "First text."}, {"title": "Two", "text": "Second \"text\"."}]
@@ -153,6 +157,10 @@ CHATS = {
     "a call, arguments sent as text, content null": chat([USER, calling(TEXT_CALLS, None), RESULT], ONE),
     "parallel calls": chat([USER, calling(PARALLEL), RESULT, RESULT2, ANSWER, MORE], MANY),
     "parallel calls, thoughts": chat([USER, calling(PARALLEL, "", reasoning_content="Both."), RESULT, RESULT2], MANY),
+    "a thought and a call": chat([USER, THOUGHT_CALL, RESULT], ONE),
+    "a thought, a call and an answer": chat([SYSTEM, USER, THOUGHT_CALL, RESULT, ANSWERED, MORE], ONE),
+    "thoughts in two rounds of calls": chat([USER, THOUGHT_CALL, RESULT, THOUGHT_CALL, RESULT], ONE),
+    "a thought, a call and an answer, ended": chat([USER, THOUGHT_CALL, RESULT, ANSWERED], ONE, False),
     "calls in two turns": chat([SYSTEM, USER, calling(CALLS), RESULT, ANSWER, MORE, calling(CALLS), RESULT], ONE),
     "calls without tools": chat([USER, calling(CALLS), RESULT]),
     "the call is last": chat([USER, calling(CALLS)], ONE, False),

@@ -306,6 +306,46 @@ EXOTIC = """\
 break' }} {{ "tab\\tquote\\"" }} {{ 'multi' 'ple' if false else 1 == 1.0 }} {{ 'a' < 'b' and not 2 > 3 }} {{ 10 | string ~ 'x' }} {{ '42' | int + 1 }} {{ 'abc'[1] }}{{ 'abc'[-1] }}{{ 'abcdef'[1:5:2] }} {{ 'a\\nb' | indent(2) }} {{ 'text' | capitalize }}
 """
 
+# What the template of gpt-oss makes of past turns.
+HARMONY = """\
+{%- set last = namespace(name=none) %}
+{%- for message in messages %}
+    {%- if message.role == 'assistant' and 'tool_calls' in message %}
+        {%- set later = namespace(final=false) %}
+        {%- for other in messages[loop.index:] if other.role == 'assistant' and 'tool_calls' not in other %}
+            {%- set later.final = true %}
+        {%- endfor %}
+        {%- if message.content and message.thinking %}
+            {{- raise_exception('Content and thinking beside a call.') }}
+        {%- endif %}
+        {%- set analysis = message.content or message.thinking %}
+        {%- if analysis and not later.final %}
+            {{- '<|start|>assistant<|channel|>analysis<|message|>' + analysis + '<|end|>' }}
+        {%- endif %}
+        {%- set called = message.tool_calls[0].function %}
+        {{- '<|start|>assistant to=functions.' + called.name + '<|channel|>commentary json<|message|>' }}
+        {{- called.arguments|tojson + '<|call|>' }}
+        {%- set last.name = called.name %}
+    {%- elif message.role == 'assistant' %}
+        {%- if loop.last and not add_generation_prompt and 'thinking' in message %}
+            {{- '<|start|>assistant<|channel|>analysis<|message|>' + message.thinking + '<|end|>' }}
+        {%- endif %}
+        {%- set end = '<|return|>' if loop.last and not add_generation_prompt else '<|end|>' %}
+        {{- '<|start|>assistant<|channel|>final<|message|>' + message.content + end }}
+        {%- set last.name = none %}
+    {%- elif message.role == 'tool' %}
+        {%- if last.name is none %}
+            {{- raise_exception('A result without a call.') }}
+        {%- endif %}
+        {{- '<|start|>functions.' + last.name + ' to=assistant<|channel|>commentary<|message|>' }}
+        {{- message.content|tojson + '<|end|>' }}
+    {%- else %}
+        {{- '<|start|>' + message.role + '<|message|>' + message.content + '<|end|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|start|>assistant' }}{%- endif %}
+"""
+
 # What templates do with content that is null, and with arguments that came as a text.
 CONTENT_IS_NONE = """\
 <|endoftext|>{% for m in messages %}{% if m['role'] == 'assistant' and m['content'] is none %}[CALLS{% for c in m['tool_calls'] %} {{ c['function']['name'] }}{% endfor %}]{% endif %}{% if m['role'] == 'assistant' and m['content'] is not none %}[SAID {{ m['content'] }}]{% endif %}{% if m['role'] == 'tool' %}[GOT {{ m['content'] }}]{% endif %}{% endfor %}"""
@@ -383,6 +423,19 @@ USED_TWICE = [SYSTEM, USER, CALLS, RESULT, RESULT2, THOUGHT, USER]
 TWICE = [USER, USER]
 MIXED = [SYSTEM, DEVELOPER, USER, USER, ANSWER, USER]
 
+# thoughts under both names, as a request brings them
+THOUGHTS = {"reasoning_content": "It may rain.", "thinking": "It may rain."}
+THOUGHT_CALL = {**CALL, "content": "", **THOUGHTS}
+ANSWERED = {"role": "assistant", "content": "Dry.", "reasoning_content": "No rain.", "thinking": "No rain."}
+HARMONIES = [
+    [USER, THOUGHT_CALL, RESULT],
+    [USER, THOUGHT_CALL, RESULT, ANSWERED, USER],
+    [USER, THOUGHT_CALL, RESULT, ANSWERED],
+    [USER, THOUGHT_CALL, RESULT, THOUGHT_CALL, RESULT],
+    [USER, {**THOUGHT_CALL, "content": "I look."}, RESULT],
+    [USER, CALL, RESULT],
+]
+
 NULL_CALL = {**CALL, "content": None}
 TEXT_CALL = {**CALL, "tool_calls": [call("abcdefghi", "weather", '{"city":  "Zürich", "x": [1.0, null]}')]}
 BARE_CALL = {**CALL, "tool_calls": [call("abcdefghi", "stop", "{}")]}
@@ -415,6 +468,7 @@ TEMPLATES = {
     "phi3": PHI3,
     "r1": R1,
     "exotic": EXOTIC,
+    "harmony": HARMONY,
     **CALLED,
 }
 WITH_TOOLS = {"hermes", "llama3", "mistral"}
@@ -500,10 +554,13 @@ def main():
     write("constructs.json", {"now": NOW, "variables": chat_constructs.VARIABLES, "constructs": constructs})
     cases = []
     for name in [name for name in TEMPLATES if name not in CALLED]:
-        for messages in CONVERSATIONS:
+        for messages in CONVERSATIONS if name != "harmony" else []:
             for tools in [[], TOOLS] if name in WITH_TOOLS else [[]]:
                 for generate in [False, True]:
                     cases.append(case(name, messages, tools, generate, {}))
+        if name == "harmony":
+            for messages in HARMONIES:
+                cases += [case(name, messages, [], generate, {}) for generate in [False, True]]
         if name == "thinking":
             cases.append(case(name, WITH_SYSTEM, [], True, {"enable_thinking": False}))
     cases += called_cases()

@@ -14,7 +14,8 @@ use std::time::SystemTime;
 
 use serde::de::IgnoredAny;
 
-use super::message::{Message, Role, Tool};
+use super::functions::Tool;
+use super::message::{Message, Role};
 use super::template::{ChatInput, Templates};
 use crate::error::{Error, Result};
 use crate::memory::Secret;

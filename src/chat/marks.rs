@@ -1,5 +1,7 @@
 //! The marks that models put around their reasoning, and around what they answer.
 
+use super::tool_calls::ToolCallParser;
+
 /// The marks of a family.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Marks {
@@ -13,8 +15,12 @@ pub struct Marks {
     pub answer: &'static [&'static str],
 }
 
+/// What ends the reasoning of Kimi K3, and the tokens that its marks are made of.
+const KIMI_K3: &str = "<|close|>think<|sep|>";
+const KIMI_K3_TOKENS: [&str; 3] = ["<|open|>", "<|close|>", "<|sep|>"];
+
 /// Families by what their templates have in them, the more telling first.
-const FAMILIES: [Marks; 11] = [
+const FAMILIES: [Marks; 13] = [
     // Command-A and Command-R7B
     Marks {
         known_by: &["<|START_THINKING|>", "<|START_RESPONSE|>"],
@@ -22,6 +28,15 @@ const FAMILIES: [Marks; 11] = [
         close: "<|END_THINKING|>",
         answer: &["<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"],
     },
+    // Kimi K3, whose marks are three tokens each
+    Marks {
+        known_by: &["<|open|>think<|sep|>", "<|open|>response<|sep|>", "<|open|>"],
+        opens: &["<|open|>think<|sep|>"],
+        close: KIMI_K3,
+        answer: &["<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>"],
+    },
+    // MiniMax M3
+    Marks { known_by: &["<mm:think>"], opens: &["<mm:think>"], close: "</mm:think>", answer: &[] },
     // Magistral and Mistral's later models
     Marks { known_by: &["[THINK]"], opens: &["[THINK]"], close: "[/THINK]", answer: &[] },
     Marks { known_by: &["<seed:think>"], opens: &["<seed:think>"], close: "</seed:think>", answer: &[] },
@@ -72,9 +87,16 @@ impl Marks {
         FAMILIES.iter().find(|marks| marks.known_by.iter().any(|mark| template.contains(mark)))
     }
 
-    /// All marks.
+    /// The marks that come with a format of calls.
+    pub fn of_parser(parser: ToolCallParser) -> Option<&'static Self> {
+        let kimi = |marks: &&Self| marks.close == KIMI_K3;
+        FAMILIES.iter().find(kimi).filter(|_| parser == ToolCallParser::KimiK3)
+    }
+
+    /// All marks, and the tokens that they are made of.
     pub fn all(&self) -> impl Iterator<Item = &'static str> {
-        self.opens.iter().chain([&self.close]).chain(self.answer).copied()
+        let tokens = if self.close == KIMI_K3 { &KIMI_K3_TOKENS[..] } else { &[] };
+        self.opens.iter().chain([&self.close]).chain(self.answer).chain(tokens).copied()
     }
 
     /// Whether a prompt ends within reasoning that it has opened.

@@ -10,9 +10,12 @@
 
 mod budget;
 mod checks;
+mod citations;
 mod filters;
 mod format;
+mod functions;
 mod harmony;
+mod inkling;
 mod json_text;
 mod literal;
 mod marks;
@@ -21,6 +24,7 @@ mod metered;
 mod methods;
 mod objects;
 mod operators;
+mod parsed;
 mod printf;
 mod python;
 mod reply;
@@ -38,9 +42,10 @@ mod comparison;
 #[cfg(test)]
 mod tests;
 
+pub use functions::{Tool, ToolCall};
 pub use literal::{PromptOptions, Rendered, edges};
-pub use message::{Message, Role, Tool, ToolCall, assistant, system, tool, user};
+pub use message::{Message, Role, assistant, system, tool, user};
 pub use reply::{PieceKind, ReasoningEnd, Style};
 pub use splitter::{Event, Splitter};
 pub use template::{ChatInput, Templates};
-pub use tool_calls::{CallPart, ToolCallParser, UnknownParser};
+pub use tool_calls::{CallPart, Parameter, ToolCallParser, Type, UnknownParser, parameter};

@@ -35,9 +35,37 @@ pub fn install(environment: &mut Environment<'static>) {
         let few = value.len().is_some_and(|items| items <= MAX_UNPACKED);
         if few { Ok(value) } else { Err(Error::from(budget::Exceeded::Made)) }
     });
+    environment.add_filter("__spread", |state: &State, parts: Value| {
+        let mut all = Vec::new();
+        for part in values::items(&parts)? {
+            all.extend(values::items(&part)?);
+            if all.len() > MAX_UNPACKED {
+                return Err(Error::from(budget::Exceeded::Made));
+            }
+        }
+        budget::checked(state, Items::value(Row::Tuple, all), Charge::Shared)
+    });
+    environment.add_filter("__named", |state: &State, map: Value, names: Value, inside: bool| {
+        let names = values::items(&names)?;
+        let kept = pairs(&map)?.into_iter().filter(|(key, _)| names.contains(key) == inside);
+        budget::checked(state, Value::from_iter(kept), Charge::Shared)
+    });
+    environment.add_filter("__merged", |state: &State, maps: Value| {
+        let mut all = Vec::new();
+        for map in values::items(&maps)? {
+            all.extend(pairs(&map)?);
+        }
+        budget::checked(state, Value::from_iter(all), Charge::Shared)
+    });
     environment.add_filter("__tuple", |state: &State, value: Value| {
         budget::checked(state, Items::value(Row::Tuple, values::items(&value)?), Charge::Shared)
     });
+}
+
+/// The keys and values of a mapping, few as they must be to be unpacked.
+fn pairs(map: &Value) -> Result<Vec<(Value, Value)>, Error> {
+    let pairs = map.as_object().and_then(|map| map.try_iter_pairs()).ok_or_else(|| wrong("no mapping"))?;
+    Ok(pairs.take(MAX_UNPACKED + 1).collect())
 }
 
 fn fold(

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
+use super::citations::Citations;
 use super::harmony::Harmony;
+use super::inkling::Inkling;
 use super::marks::Marks;
-use super::reply::{PieceKind, Style};
+use super::reply::{Channels, PieceKind, Style};
 use super::tool_calls::{CallPart, Calls, Numbering, Outcome, Reader, look_any, partial};
 use crate::memory::secret::Secret;
 
@@ -46,7 +48,14 @@ pub struct Splitter {
     reader: Option<Box<dyn Reader>>,
     numbering: Numbering,
     /// The reader of messages with channels; with it, none of the fields above is used.
-    harmony: Option<Harmony>,
+    messages: Option<Messages>,
+    citations: Option<Citations>,
+}
+
+/// Reads replies that are messages.
+enum Messages {
+    Harmony(Harmony),
+    Inkling(Inkling),
 }
 
 impl Splitter {
@@ -54,12 +63,16 @@ impl Splitter {
         let inside = style.inside.then_some(PieceKind::Reasoning);
         let inside = inside.or(style.answers.then_some(PieceKind::Content));
         Self {
+            citations: style.citations.then(Citations::new),
             state: if style.inside { State::Opened } else { State::Start },
             held: Secret::default(),
             gap: Secret::default(),
             reader: None,
             numbering: Numbering::default(),
-            harmony: style.harmony.then(|| Harmony::new(style.calls.is_some(), inside)),
+            messages: style.channels.map(|channels| match channels {
+                Channels::Harmony => Messages::Harmony(Harmony::new(style.calls.is_some(), inside)),
+                Channels::Inkling => Messages::Inkling(Inkling::new(style.calls.is_some(), inside)),
+            }),
             style,
         }
     }
@@ -75,8 +88,19 @@ impl Splitter {
     }
 
     pub(super) fn take(&mut self, text: &str, end: bool, sink: Sink<'_>) {
-        if let Some(harmony) = &mut self.harmony {
-            return harmony.read(text, end, &mut self.numbering, sink);
+        let Some(mut citations) = self.citations.take() else { return self.take_apart(text, end, sink) };
+        self.take_apart(text, end, &mut |event| citations.take(event, sink));
+        if end {
+            citations.finish(sink);
+        }
+        self.citations = Some(citations);
+    }
+
+    fn take_apart(&mut self, text: &str, end: bool, sink: Sink<'_>) {
+        match &mut self.messages {
+            Some(Messages::Harmony(reader)) => return reader.read(text, end, &mut self.numbering, sink),
+            Some(Messages::Inkling(reader)) => return reader.read(text, end, &mut self.numbering, sink),
+            None => {}
         }
         self.held.extend(text.as_bytes());
         self.read(end, sink);
@@ -286,10 +310,15 @@ impl Splitter {
 
 impl fmt::Debug for Splitter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let harmony = self.harmony.as_ref().map_or(0, Harmony::held_bytes);
+        let messages = match &self.messages {
+            Some(Messages::Harmony(reader)) => reader.held_bytes(),
+            Some(Messages::Inkling(reader)) => reader.held_bytes(),
+            None => 0,
+        };
+        let citations = self.citations.as_ref().map_or(0, Citations::held_bytes);
         f.debug_struct("Splitter")
             .field("style", &self.style)
-            .field("held_bytes", &(self.held.expose().len() + harmony))
+            .field("held_bytes", &(self.held.expose().len() + messages + citations))
             .finish_non_exhaustive()
     }
 }

@@ -8,8 +8,8 @@ use std::time::SystemTime;
 use minijinja::{Environment, ErrorKind, Value};
 
 use super::budget::{Exceeded, MAX_BYTES, MAX_MADE, check_bytes};
-use super::message::no_object;
-use super::message::{Message, Tool};
+use super::functions::{Tool, no_object};
+use super::message::Message;
 use super::metered::{self, Metered, Refused, Why};
 use super::python::{self, Raised};
 use super::reply::Style;

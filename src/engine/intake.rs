@@ -18,10 +18,12 @@ use super::scheduler::{Arrival, Id, Owner, Prefix};
 use super::sequence::{Common, Sequence};
 use super::thinking::{Ending, Thinking};
 use super::worker::{Message, Prepared, Shared};
-use crate::chat::{self, ChatInput, PromptOptions, Rendered, Style, Templates, Tool, ToolCallParser};
+use crate::chat::{
+    self, ChatInput, PromptOptions, ReasoningEnd, Rendered, Style, Templates, Tool, ToolCallParser,
+};
 use crate::clock::Clock;
 use crate::error::{Error, Result, Returned};
-use crate::grammar::{Grammars, ResponseFormat, ToolChoice};
+use crate::grammar::{Grammars, ReplyForm, ResponseFormat, ToolChoice};
 use crate::memory::Secret;
 use crate::memory::ledger::Accounts;
 use crate::model::decoder::Limits;
@@ -452,19 +454,28 @@ impl Intake {
         if tools.is_empty() || !calls.need_grammar() {
             return Ok(None);
         }
-        if !style.is_some_and(Style::calls_are_tagged_json) {
+        let Some((style, parser)) = style.and_then(|style| Some((style, style.parser()?))) else {
             let field = match (&calls.choice, calls.strict) {
                 (ToolChoice::Auto, true) => "strict_tools",
                 (ToolChoice::Auto, false) => "parallel_tool_calls",
                 _ => "tool_choice",
             };
             let expected =
-                "left to the model: its chat template does not teach calls as JSON in `<tool_call>`";
+                "left to the model: neither the chat template nor the tokens tell how calls are written";
             return Err(Error::request(field, expected));
-        }
+        };
         let vocabulary = self.vocabulary.as_ref().ok_or_else(|| self.no_tokenizer())?;
-        let is_special = |mark: &str| vocabulary.grammars.has_special(mark);
-        calls.format(tools.iter().map(Tool::definition), is_special).map(Some)
+        let first = request.chat.constrain == Some(ConstrainFrom::FirstToken);
+        let reply = ReplyForm {
+            parser,
+            mark: &|mark| vocabulary.grammars.mark(mark),
+            answer: style.answer_marks(),
+            reasoning: self.spelled_reasoning(request, style),
+            thinks: !first,
+            inside: style.begins_inside(),
+            answers: style.begins_answer(),
+        };
+        calls.format(tools.iter().map(Tool::definition), &reply).map(Some)
     }
 
     /// A grammar for each choice: compiled once, and copied. None where the request's time is over: the worker ends it
@@ -488,8 +499,9 @@ impl Intake {
         outbox.set_not_enforced(std::mem::take(&mut begun.not_enforced));
         let mut first = Guide::new(begun);
         if let Some(thinking) = thinking {
-            // a call of a tool ends the reply as well
-            first.think_before(thinking, request.chat.tools.is_empty());
+            // a call of a tool ends the reply as well, unless the grammar is that of the call
+            let holds = request.chat.tools.is_empty() || request.chat.calls.need_grammar();
+            first.think_before(thinking, holds);
         }
         #[cfg(feature = "testing")]
         first.tap(&request.taps);
@@ -572,12 +584,18 @@ impl Intake {
             return Ok((style, "", None));
         }
         let asked = request.chat.constrain;
-        if asked == Some(ConstrainFrom::WholeReply) {
+        // the grammar of calls has the channels in it
+        if asked == Some(ConstrainFrom::WholeReply) || calls && style.has_channels() {
+            return Ok((style, "", None));
+        }
+        // so it has marks of reasoning that are no tokens
+        if calls && self.spelled_reasoning(request, &style).is_some() {
             return Ok((style, "", None));
         }
         if asked != Some(ConstrainFrom::FirstToken) && !style.is_closed() {
             let ending = style.reasoning_end().and_then(|end| Ending::of(end, |mark| self.ids_of(mark)));
-            if let Some(thinking) = ending.and_then(|ending| Thinking::new(ending, style.begins_inside())) {
+            if let Some(thinking) = ending.and_then(|ending| Thinking::new(ending, style.waits_for_answer()))
+            {
                 return Ok((style, "", Some(thinking)));
             }
             if asked.is_some() {
@@ -588,6 +606,22 @@ impl Intake {
         }
         let header = style.answer_header();
         Ok((style.without_reasoning(), header, None))
+    }
+
+    /// The marks of a chat's reasoning that calls may stand behind, where its end is not one token.
+    fn spelled_reasoning(
+        &self,
+        request: &Request,
+        style: &Style,
+    ) -> Option<(&'static [&'static str], &'static str)> {
+        let whole = [Some(ConstrainFrom::FirstToken), Some(ConstrainFrom::WholeReply)];
+        if whole.contains(&request.chat.constrain) || style.is_closed() {
+            return None;
+        }
+        match style.reasoning_end()? {
+            ReasoningEnd::Mark { opens, close } if self.ids_of(close).len() != 1 => Some((opens, close)),
+            _ => None,
+        }
     }
 
     /// The tokens of a mark.

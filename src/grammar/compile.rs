@@ -19,6 +19,7 @@ use llguidance::{Logger, ParserFactory, TokenParser};
 use serde_json::{Value, json};
 
 use super::GrammarReason;
+use super::calls::Mark;
 use super::format::{Kind, ResponseFormat};
 use super::lark;
 use super::matcher::Matcher;
@@ -134,9 +135,9 @@ impl Grammars {
         })
     }
 
-    /// Whether a text is that of a special token, which text never spells.
-    pub fn has_special(&self, text: &str) -> bool {
-        self.ready.as_ref().is_some_and(|ready| ready.vocabulary.has_special(text))
+    /// What a mark of calls is in the vocabulary.
+    pub fn mark(&self, text: &str) -> Mark {
+        self.ready.as_ref().map_or(Mark::Text, |ready| ready.vocabulary.mark(text))
     }
 
     fn ready(&self) -> Result<&Ready> {
@@ -178,7 +179,7 @@ impl Ready {
             Kind::JsonSchema(text) => return self.schema_parser(format, text.expose(), choices),
             Kind::Text | Kind::JsonObject => with_options(json!({ "type": "object" })),
             Kind::Regex(text) => GrammarWithLexer::from_regex(check_regex(text.expose())?),
-            Kind::Lark(text) => return self.lark_parser(format, text.expose(), choices),
+            Kind::Lark(text) | Kind::Calls(text) => return self.lark_parser(format, text.expose(), choices),
         };
         self.create(grammar, choices)
             .map(|parser| (parser, Vec::new()))
@@ -191,9 +192,13 @@ impl Ready {
         text: &str,
         choices: usize,
     ) -> Result<(TokenParser, Vec<&'static str>)> {
-        let mut not_enforced = Vec::new();
+        let mut not_enforced = format.not_enforced.clone();
         let how = How { lenient: format.lenient, ..How::default() };
-        let grammar = GrammarWithLexer::from_lark(lark::checked(text, how, &mut not_enforced)?);
+        let limits = match format.kind {
+            Kind::Calls(_) => &lark::OF_CALLS,
+            _ => &lark::BY_HAND,
+        };
+        let grammar = GrammarWithLexer::from_lark(lark::checked(text, limits, how, &mut not_enforced)?);
         let parser = self.create(grammar, choices);
         let refused = |message: Secret<str>| refused(format, requirement(message.expose()));
         parser.map(|parser| (parser, not_enforced)).map_err(refused)
@@ -332,6 +337,9 @@ fn refused(format: &ResponseFormat, requirement: impl fmt::Display) -> Error {
         Kind::Text | Kind::JsonObject | Kind::JsonSchema(_) => "a JSON Schema",
         Kind::Regex(_) => "a regular expression",
         Kind::Lark(_) => "a Lark grammar",
+        Kind::Calls(_) => {
+            return Error::request("tools", format!("functions whose calls are a grammar {requirement}"));
+        }
     };
     Error::request("response_format", format!("{kind} {requirement}"))
 }

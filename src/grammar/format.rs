@@ -19,6 +19,8 @@ pub struct ResponseFormat {
     pub(super) kind: Kind,
     /// What cannot be enforced of a schema is left out.
     pub(super) lenient: bool,
+    /// Keywords of a schema that were left out before this was made.
+    pub(super) not_enforced: Vec<&'static str>,
 }
 
 #[derive(Default)]
@@ -30,6 +32,8 @@ pub(super) enum Kind {
     JsonSchema(Secret<[u8]>),
     Regex(Secret<str>),
     Lark(Secret<str>),
+    /// A Lark grammar of calls of tools, which nobody wrote by hand.
+    Calls(Secret<str>),
 }
 
 impl ResponseFormat {
@@ -150,7 +154,7 @@ impl ResponseFormat {
 
 impl From<Kind> for ResponseFormat {
     fn from(kind: Kind) -> Self {
-        Self { kind, lenient: false }
+        Self { kind, lenient: false, not_enforced: Vec::new() }
     }
 }
 
@@ -162,6 +166,7 @@ impl fmt::Debug for ResponseFormat {
             Kind::JsonSchema(text) => ("JsonSchema", text.expose().len()),
             Kind::Regex(text) => ("Regex", text.expose().len()),
             Kind::Lark(text) => ("Lark", text.expose().len()),
+            Kind::Calls(text) => ("Calls", text.expose().len()),
         };
         f.debug_struct(kind).field("bytes", &len).finish()
     }

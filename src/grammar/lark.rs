@@ -6,23 +6,41 @@ use super::ResponseFormat;
 use super::schema::{self, How};
 use crate::error::{Error, Result};
 
-/// Lines of a Lark grammar: rules refer to rules, and llguidance follows them by recursion.
-const MAX_LARK_LINES: usize = 512;
-/// Brackets open at once on a line of a Lark grammar, those in its strings included.
-const MAX_LARK_BRACKETS: usize = 128;
+/// What a grammar may have.
+pub struct Limits {
+    field: &'static str,
+    bytes: usize,
+    /// Rules refer to rules, and llguidance follows them by recursion.
+    lines: usize,
+    /// Brackets open at once on a line, those in its strings included.
+    brackets: usize,
+}
+
+/// Limits of a grammar that a caller wrote.
+pub const BY_HAND: Limits =
+    Limits { field: "response_format", bytes: ResponseFormat::MAX_LARK_BYTES, lines: 512, brackets: 128 };
+/// Limits of a grammar that was made of tools. Its rules refer to each other as deep as the tools' schemas are nested, which
+/// has a limit of its own.
+pub const OF_CALLS: Limits = Limits { field: "tools", bytes: 1 << 20, lines: 16_384, brackets: 256 };
 
 /// The grammar, with its JSON Schemas lowered.
-pub fn checked(text: &str, how: How, not_enforced: &mut Vec<&'static str>) -> Result<String> {
-    let expected = if text.len() > ResponseFormat::MAX_LARK_BYTES {
-        format!("a Lark grammar of at most {} bytes", ResponseFormat::MAX_LARK_BYTES)
-    } else if text.lines().count() > MAX_LARK_LINES {
-        format!("a Lark grammar of at most {MAX_LARK_LINES} lines")
-    } else if text.lines().any(|line| most_open(line) > MAX_LARK_BRACKETS) {
-        format!("a Lark grammar with at most {MAX_LARK_BRACKETS} brackets open at once on a line")
+pub fn checked(
+    text: &str,
+    limits: &Limits,
+    how: How,
+    not_enforced: &mut Vec<&'static str>,
+) -> Result<String> {
+    let Limits { field, bytes, lines, brackets } = *limits;
+    let expected = if text.len() > bytes {
+        format!("a Lark grammar of at most {bytes} bytes")
+    } else if text.lines().count() > lines {
+        format!("a Lark grammar of at most {lines} lines")
+    } else if text.lines().any(|line| most_open(line) > brackets) {
+        format!("a Lark grammar with at most {brackets} brackets open at once on a line")
     } else {
         return lower_schemas(text, how, not_enforced);
     };
-    Err(Error::request("response_format", expected))
+    Err(Error::request(field, expected))
 }
 
 fn lower_schemas(text: &str, how: How, not_enforced: &mut Vec<&'static str>) -> Result<String> {

@@ -40,7 +40,7 @@ mod matcher;
 mod schema;
 mod vocabulary;
 
-pub use calls::{Calls, FunctionName, ToolChoice};
+pub use calls::{Calls, FunctionName, ReplyForm, ToolChoice};
 pub use compile::{Begun, Grammars};
 pub use format::ResponseFormat;
 pub use matcher::{CancellationHandle, Matcher};

@@ -5,6 +5,7 @@
 
 use llguidance::toktrie::{INVALID_TOKEN, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
 
+use super::calls::Mark;
 use crate::text::detokenizer::Pieces;
 
 /// Longer tokens are never allowed: the trie's builder recurses once per byte. Those of today's vocabularies end at
@@ -61,9 +62,13 @@ impl Vocabulary {
         self.drawable.get(id as usize / 32).is_some_and(|word| word >> (id % 32) & 1 == 1)
     }
 
-    /// Whether a text is the name of a special token that ends nothing.
-    pub fn has_special(&self, text: &str) -> bool {
-        self.trie.get_special_token(text).is_some_and(|id| self.specials.contains(&id))
+    /// What a mark of calls is: a text, or the name of a special token or of one that ends replies.
+    pub fn mark(&self, text: &str) -> Mark {
+        match self.trie.get_special_token(text) {
+            Some(id) if self.is_end(id) => Mark::End,
+            Some(id) if self.specials.contains(&id) => Mark::Special(id),
+            _ => Mark::Text,
+        }
     }
 
     /// The special tokens, but for those that end a reply.

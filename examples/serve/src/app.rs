@@ -43,6 +43,8 @@ pub struct App {
     pub stop: CancelToken,
     /// Ends one.
     pub timeout: Duration,
+    /// Whether names of control tokens in messages are text.
+    pub literal_text: bool,
     key: Option<String>,
     /// Whether only this machine can reach the server.
     loopback: bool,
@@ -55,12 +57,30 @@ impl App {
     pub fn new(session: Session, model: String, created: u64, timeout: Duration) -> Self {
         let (bodies, parsers) = (Arc::default(), Semaphore::new(PARSERS));
         let (stop, poisoned) = (CancelToken::new(), AtomicBool::new(false));
-        Self { session, model, created, stop, timeout, key: None, loopback: true, bodies, parsers, poisoned }
+        Self {
+            session,
+            model,
+            created,
+            stop,
+            timeout,
+            literal_text: false,
+            key: None,
+            loopback: true,
+            bodies,
+            parsers,
+            poisoned,
+        }
     }
 
     /// The tokens of the model.
     pub fn tokens(&self) -> Tokens<'_> {
         Tokens(&self.session)
+    }
+
+    /// Names of control tokens in messages are text.
+    pub fn literal_text(mut self, literal: bool) -> Self {
+        self.literal_text = literal;
+        self
     }
 
     /// Only clients that know `key` are served.

@@ -53,7 +53,7 @@ fn take(app: &App, mut fields: Fields) -> Result<(Request, usize, Option<Streami
         return Err(ApiError::unsupported("prompt_logprobs", "use /v1/completions"));
     }
     settings.max_tokens = limit(&mut fields, "max_completion_tokens")?.or(settings.max_tokens);
-    let mut request = settings.apply(Request::chat(messages(&mut fields)?));
+    let mut request = settings.apply(Request::chat(messages(&mut fields)?)).literal_text(app.literal_text);
     request = tools(&mut fields, request)?.response_format(response_format(&mut fields)?);
     if let Some(effort) = fields.string("reasoning_effort")? {
         request = reasoning_effort(request, effort)?;

@@ -74,7 +74,7 @@ fn run(options: Options) -> Result<ExitCode, Box<dyn std::error::Error>> {
     say(&format!("{} on {}", options.name, session.device()));
     let remote = !options.address.ip().is_loopback();
     let app = App::new(session, options.name, log::unix_secs() as u64, options.timeout);
-    let app = Arc::new(app.key(options.key).remote(remote));
+    let app = Arc::new(app.key(options.key).remote(remote).literal_text(options.literal_text));
 
     let served = amnesic::privacy::protected(|| run_server(&app, listener))?;
 

@@ -26,6 +26,8 @@ Usage: cargo run --release -p amnesic-serve -- [OPTIONS]
   --max-sequences N    replies that are generated at once; more wait [default: 32]
   --max-requests N     requests that run or wait; more are refused with 429 [default: 1024]
   --timeout SECONDS    a reply that takes longer is cut off [default: 600]
+  --literal-text       names of control tokens in messages, as `<|im_end|>`, are text: none of them
+                       ends a turn or begins one
   --help               print this
 
 Routes: GET /v1/models, POST /v1/completions, POST /v1/chat/completions, POST /v1/embeddings,
@@ -49,6 +51,7 @@ pub struct Options {
     pub max_sequences: Option<usize>,
     pub max_requests: usize,
     pub timeout: Duration,
+    pub literal_text: bool,
     pub key: Option<String>,
 }
 
@@ -75,6 +78,7 @@ impl Options {
             max_sequences: None,
             max_requests: 1024,
             timeout: Duration::from_secs(600),
+            literal_text: false,
             key: checked(key)?,
         };
         let mut args = lexopt::Parser::from_iter(args);
@@ -92,6 +96,7 @@ impl Options {
                 Long("max-sequences") => options.max_sequences = Some(number(&mut args, "max-sequences")?),
                 Long("max-requests") => options.max_requests = number(&mut args, "max-requests")?,
                 Long("timeout") => options.timeout = Duration::from_secs(number(&mut args, "timeout")?),
+                Long("literal-text") => options.literal_text = true,
                 Long("help") | Short('h') => return Ok(None),
                 _ => return Err(arg.unexpected()),
             }
@@ -189,6 +194,8 @@ mod tests {
         let options = parse(&[], None).unwrap().unwrap();
         assert_eq!(options.address.to_string(), "127.0.0.1:8080");
         assert_eq!((options.name.as_str(), options.key), ("default", None));
+        assert!(!options.literal_text);
+        assert!(parse(&["--literal-text"], None).unwrap().unwrap().literal_text);
         for host in ["0.0.0.0", "10.0.0.1", "::", "example.com"] {
             assert!(parse(&["--host", host], None).is_err(), "{host}");
         }

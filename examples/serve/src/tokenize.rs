@@ -69,7 +69,7 @@ fn prompt(app: &App, mut fields: Fields) -> Result<Request> {
     let request = match fields.string("prompt")? {
         Some(text) => Request::prompt(text).add_special_tokens(special.unwrap_or(true)),
         None => {
-            let mut request = Request::chat(messages(&mut fields)?);
+            let mut request = Request::chat(messages(&mut fields)?).literal_text(app.literal_text);
             request = tools(&mut fields, request)?;
             let continues = fields.flag("continue_final_message")?.unwrap_or(false);
             let begins = fields.flag("add_generation_prompt")?.unwrap_or(!continues);

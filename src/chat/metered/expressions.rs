@@ -29,6 +29,14 @@ const COMPARISONS: [&str; 8] = ["==", "!=", "<", "<=", ">", ">=", "in", "not"];
 struct Argument {
     name: Option<String>,
     text: String,
+    /// Which of `*` and `**` stands before it, and where in the text what they unpack begins.
+    unpacks: Option<(Stars, usize)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stars {
+    One,
+    Two,
 }
 
 impl<'a> Rewriter<'a> {
@@ -330,11 +338,17 @@ impl<'a> Rewriter<'a> {
         let mut arguments = Vec::new();
         let mut before = open.before.to_owned();
         while !self.peek()?.is(")") {
-            let unpacked = if let Some(stars) = self.skip("*")? { Some(stars) } else { self.skip("**")? };
+            let unpacked = match self.skip("*")? {
+                Some(token) => Some((Stars::One, token)),
+                None => self.skip("**")?.map(|token| (Stars::Two, token)),
+            };
             let value = self.expression()?;
-            let mut argument = Argument { name: None, text: std::mem::take(&mut before) };
-            if let Some(stars) = unpacked {
-                argument.text += &format!("{}{}({}|__few)", stars.before, stars.text, value.operand());
+            let mut argument = Argument { name: None, text: std::mem::take(&mut before), unpacks: None };
+            if let Some((stars, token)) = unpacked {
+                argument.text += token.before;
+                argument.text += token.text;
+                argument.unpacks = Some((stars, argument.text.len()));
+                argument.text += &format!("({}|__few)", value.operand());
             } else if let Some(assign) = self.skip("=")? {
                 let name = value.text.trim_start();
                 argument.text += &value.text[..value.text.len() - name.len()];
@@ -363,24 +377,62 @@ impl<'a> Rewriter<'a> {
             return arguments;
         };
         let (mut own, mut varargs, mut kwargs) = (Vec::new(), Vec::new(), Vec::new());
+        let mut mapping = None;
+        let unpacks = |argument: &Argument, of| argument.unpacks.is_some_and(|(stars, _)| stars == of);
+        let spread = called.varargs && arguments.iter().any(|argument| unpacks(argument, Stars::One));
+        let mut positional = Vec::new();
         for (at, argument) in arguments.into_iter().enumerate() {
             let named = |name: &String| called.parameters.contains(name) || name == "caller";
             match &argument.name {
-                None if at >= called.parameters.len() && called.varargs => varargs.push(argument.text),
+                // how many there are shows when the call is made
+                None if spread && !unpacks(&argument, Stars::Two) => {
+                    positional.push(match argument.unpacks {
+                        Some((_, at)) => argument.text[at..].to_owned(),
+                        None => format!("[{}]", argument.text),
+                    })
+                }
+                None if called.kwargs && unpacks(&argument, Stars::Two) => {
+                    mapping = argument.unpacks.map(|(_, at)| argument.text[at..].to_owned());
+                }
+                None if at >= called.parameters.len() && called.varargs && argument.unpacks.is_none() => {
+                    varargs.push(argument.text);
+                }
                 Some(name) if !named(name) && called.kwargs => {
                     kwargs.push(format!("\"{name}\":{}", argument.text));
                 }
                 _ => own.push(argument),
             }
         }
-        let packed = [("varargs", format!("(({},)|__tuple)", varargs.join(",")), varargs.is_empty())];
-        for (name, text, empty) in
-            packed.into_iter().chain([("kwargs", format!("{{{}}}", kwargs.join(",")), kwargs.is_empty())])
-        {
-            if !empty {
-                own.push(Argument { name: Some(name.to_owned()), text });
-            }
+        let mut packed = Vec::new();
+        if spread {
+            let (count, all) = (called.parameters.len(), format!("([{}]|__spread)", positional.join(",")));
+            let text = format!("*({all}|__slice(none,{count},none)|__few)");
+            own.insert(0, Argument { name: None, text, unpacks: None });
+            packed.push(("varargs", format!("({all}|__slice({count},none,none)|__tuple)")));
+        } else if !varargs.is_empty() {
+            packed.push(("varargs", format!("(({},)|__tuple)", varargs.join(","))));
         }
+        let mut more = format!("{{{}}}", kwargs.join(","));
+        if let Some(mapping) = &mapping {
+            let names: Vec<String> = called
+                .parameters
+                .iter()
+                .map(|name| format!("\"{name}\""))
+                .chain(["\"caller\"".to_owned()])
+                .collect();
+            let names = names.join(",");
+            more = format!("([{more},({mapping}|__named([{names}],false))]|__merged)");
+            let text = format!("**({mapping}|__named([{names}],true))");
+            own.push(Argument { name: None, text, unpacks: None });
+        }
+        if mapping.is_some() || !kwargs.is_empty() {
+            packed.push(("kwargs", more));
+        }
+        own.extend(packed.into_iter().map(|(name, text)| Argument {
+            name: Some(name.to_owned()),
+            text,
+            unpacks: None,
+        }));
         own
     }
 

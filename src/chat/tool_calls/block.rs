@@ -17,7 +17,8 @@ pub struct Shape {
     pub rules: Rules,
 }
 
-const PLAIN: Rules = Rules { needs_arguments: false, late_id: false, strict: false };
+const PLAIN: Rules =
+    Rules { needs_arguments: false, late_id: false, strict: false, keyed: false, args: false };
 /// For formats that mark calls badly: an object is a call only if it says so in full.
 const FULL: Rules = Rules { needs_arguments: true, ..PLAIN };
 
@@ -44,9 +45,23 @@ pub const COHERE: Shape =
     Shape { opens: &["<|START_ACTION|>", "Action:"], closes: &["<|END_ACTION|>"], list: true, rules: PLAIN };
 pub const LLAMA: Shape =
     Shape { opens: &["<|python_tag|>"], closes: &[";"], list: false, rules: Rules { strict: true, ..FULL } };
+pub const APERTUS: Shape = Shape {
+    opens: &["<|tools_prefix|>"],
+    closes: &["<|tools_suffix|>"],
+    list: false,
+    rules: Rules { keyed: true, needs_arguments: true, ..PLAIN },
+};
+/// Behind the mark of a message, which is read before.
+pub const INKLING: Shape =
+    Shape { opens: &[], closes: &[], list: false, rules: Rules { args: true, ..PLAIN } };
 /// Behind `[TOOL_CALLS]`, which is read before.
 pub const MISTRAL: Shape =
     Shape { opens: &[], closes: &[], list: false, rules: Rules { late_id: true, ..PLAIN } };
+
+/// A reader of a message of Inkling that is a call.
+pub fn inkling() -> Box<dyn Reader> {
+    Box::new(Block::behind(&INKLING, 0))
+}
 
 /// Code fences that models put around calls.
 const FENCES: [&str; 4] = ["```json", "```tool_call", "```tool_code", "```"];

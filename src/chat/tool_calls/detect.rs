@@ -2,17 +2,6 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
-
-use super::Reader;
-use super::block::{self, Block};
-use super::emit::IdForm;
-use super::gemma::{self, Gemma};
-use super::glm::Glm;
-use super::headed::{self, Headed, MISTRAL, MISTRAL_ARGUMENTS, MISTRAL_ID, Mistral};
-use super::python::{self, Pythonic};
-use super::types::Schemas;
-use super::xml::{self, Xml};
 
 /// The format in which a model writes calls of tools, by the name that vLLM has for it (`--tool-call-parser`).
 ///
@@ -28,7 +17,7 @@ use super::xml::{self, Xml};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ToolCallParser {
-    /// `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`: Hermes, Qwen 2.5 and 3, Granite 4.
+    /// `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`: Hermes, Qwen 2.5 and 3, Granite 4, ERNIE 4.5.
     Hermes,
     /// `[TOOL_CALLS][{...}]`, or `[TOOL_CALLS]name[ARGS]{...}`.
     Mistral,
@@ -83,13 +72,25 @@ pub enum ToolCallParser {
     Longcat,
     /// gpt-oss: messages to `functions.name` on the channel `commentary`.
     OpenAi,
+    /// `<｜DSML｜tool_calls>`, and in it what DeepSeek V3.2 writes.
+    DeepSeekV4,
+    /// `<|open|>call tool="name"<|sep|>` with arguments that are elements.
+    KimiK3,
+    /// `<steptml:invoke name="name">` with parameters between tags.
+    Step3,
+    /// `]<]minimax[>[<invoke name="name">` with parameters that are elements, nested ones too.
+    MinimaxM3,
+    /// `<|tools_prefix|>[{"name": {...}}]<|tools_suffix|>`.
+    Apertus,
+    /// `<|content_invoke_tool_json|>{"name": ..., "args": {...}}`, a message among others.
+    Inkling,
 }
 
 use ToolCallParser as P;
 
 /// Each with its name and its other names.
-const NAMES: [(P, &str, &[&str]); 27] = [
-    (P::Hermes, "hermes", &["granite4"]),
+const NAMES: [(P, &str, &[&str]); 33] = [
+    (P::Hermes, "hermes", &["granite4", "ernie45"]),
     (P::Mistral, "mistral", &[]),
     (P::Llama3Json, "llama3_json", &["llama4_json"]),
     (P::Llama4Pythonic, "llama4_pythonic", &[]),
@@ -116,12 +117,24 @@ const NAMES: [(P, &str, &[&str]); 27] = [
     (P::Internlm, "internlm", &[]),
     (P::Longcat, "longcat", &[]),
     (P::OpenAi, "openai", &["gpt_oss"]),
+    (P::DeepSeekV4, "deepseek_v4", &[]),
+    (P::KimiK3, "kimi_k3", &[]),
+    (P::Step3, "step3", &[]),
+    (P::MinimaxM3, "minimax_m3", &[]),
+    (P::Apertus, "apertus", &[]),
+    (P::Inkling, "inkling", &[]),
 ];
 
 /// What a template that teaches a format has in it, the more telling first. Those of a row are all needed.
-const TAUGHT: [(&[&str], P); 29] = [
+const TAUGHT: [(&[&str], P); 35] = [
     (&["<|channel|>", "<|message|>"], P::OpenAi),
     (&["<|tool_calls_section_begin|>"], P::KimiK2),
+    (&["<|content_invoke_tool_json|>"], P::Inkling),
+    (&["<|open|>", "<|sep|>"], P::KimiK3),
+    (&["<steptml:invoke"], P::Step3),
+    (&["]<]minimax[>["], P::MinimaxM3),
+    (&["<|tools_prefix|>"], P::Apertus),
+    (&["DSML", "tool_calls>"], P::DeepSeekV4),
     (&["DSML"], P::DeepSeekV32),
     (&["<｜tool▁calls▁begin｜>", "<｜tool▁sep｜>", "```json"], P::DeepSeekV3),
     (&["<｜tool▁calls▁begin｜>"], P::DeepSeekV31),
@@ -152,10 +165,15 @@ const TAUGHT: [(&[&str], P); 29] = [
 ];
 
 /// Added tokens that say how calls are written where the template does not.
-const TOKENS: [(&str, P); 16] = [
+const TOKENS: [(&str, P); 21] = [
     ("<|tool_calls_section_begin|>", P::KimiK2),
     ("<｜tool▁calls▁begin｜>", P::DeepSeekV31),
     ("<｜DSML｜", P::DeepSeekV32),
+    ("<|content_invoke_tool_json|>", P::Inkling),
+    ("<|open|>", P::KimiK3),
+    ("<｜tool_calls_begin｜>", P::Step3),
+    ("]<]minimax[>[", P::MinimaxM3),
+    ("<|tools_prefix|>", P::Apertus),
     ("<seed:tool_call>", P::SeedOss),
     ("<minimax:tool_call>", P::MinimaxM2),
     ("<start_function_call>", P::FunctionGemma),
@@ -192,131 +210,6 @@ impl ToolCallParser {
     /// The format that a vocabulary with these added tokens is for.
     pub(crate) fn of_tokens(mut has: impl FnMut(&str) -> bool) -> Option<Self> {
         TOKENS.iter().find(|(token, _)| has(token)).map(|(_, parser)| *parser)
-    }
-
-    /// What begins a call wherever it stands.
-    pub(crate) fn openings(self) -> &'static [&'static str] {
-        match self {
-            Self::Hermes => block::HERMES.opens,
-            Self::Mistral => &[MISTRAL],
-            Self::Llama3Json => &["<|python_tag|>", "{", "```"],
-            Self::Llama4Pythonic => python::LLAMA4.opens,
-            Self::Pythonic | Self::OpenAi => &[],
-            Self::Qwen3Coder => &["<tool_call>", "<function="],
-            Self::SeedOss => &["<seed:tool_call>"],
-            Self::Glm45 => &["<tool_call>"],
-            Self::DeepSeekV3 | Self::DeepSeekV31 => &["<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"],
-            Self::DeepSeekV32 => &["<｜DSML｜function_calls>"],
-            Self::KimiK2 => &["<|tool_calls_section_begin|>", "<|tool_call_begin|>"],
-            Self::Granite => block::GRANITE.opens,
-            Self::Granite20bFc => block::GRANITE_20B.opens,
-            Self::Phi4MiniJson => &["functools[", "<|tool_call|>"],
-            Self::Cohere => block::COHERE.opens,
-            Self::FunctionGemma => &["<start_function_call>"],
-            Self::Gemma4 => &["<|tool_call>"],
-            Self::Gemma3Pythonic => python::GEMMA3.opens,
-            Self::MinimaxM2 => &["<minimax:tool_call>"],
-            Self::Olmo3 => python::OLMO3.opens,
-            Self::Lfm2 => python::LFM2.opens,
-            Self::Jamba => block::JAMBA.opens,
-            Self::NemotronJson => block::NEMOTRON.opens,
-            Self::Internlm => block::INTERNLM.opens,
-            Self::Longcat => block::LONGCAT.opens,
-        }
-    }
-
-    /// What begins a call only where nothing but calls and reasoning is before it.
-    pub(crate) fn bare(self) -> Option<char> {
-        match self {
-            Self::Llama3Json | Self::Llama4Pythonic | Self::Pythonic | Self::Gemma3Pythonic => Some('['),
-            _ => None,
-        }
-    }
-
-    /// Tokens that must stay in the text of a reply for calls to be found.
-    pub(crate) fn markers(self) -> &'static [&'static str] {
-        match self {
-            Self::Hermes => &["<tool_call>", "</tool_call>"],
-            Self::Qwen3Coder => {
-                &["<tool_call>", "</tool_call>", "<function=", "</function>", "<parameter=", "</parameter>"]
-            }
-            Self::Mistral => &[MISTRAL, MISTRAL_ID, MISTRAL_ARGUMENTS],
-            Self::Llama3Json => &["<|python_tag|>"],
-            Self::Llama4Pythonic => &["<|python_start|>", "<|python_end|>"],
-            Self::Pythonic | Self::Gemma3Pythonic => &[],
-            Self::SeedOss => &["<seed:tool_call>", "</seed:tool_call>"],
-            Self::Glm45 => {
-                &["<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"]
-            }
-            Self::DeepSeekV3 | Self::DeepSeekV31 => &[
-                "<｜tool▁calls▁begin｜>",
-                "<｜tool▁calls▁end｜>",
-                "<｜tool▁call▁begin｜>",
-                "<｜tool▁call▁end｜>",
-                "<｜tool▁sep｜>",
-            ],
-            Self::DeepSeekV32 => &["<｜DSML｜", "｜DSML｜"],
-            Self::KimiK2 => &[
-                "<|tool_calls_section_begin|>",
-                "<|tool_calls_section_end|>",
-                "<|tool_call_begin|>",
-                "<|tool_call_argument_begin|>",
-                "<|tool_call_end|>",
-            ],
-            Self::Granite => &["<|tool_call|>", "<tool_call>", "</tool_call>"],
-            Self::Granite20bFc => &["<function_call>"],
-            Self::Phi4MiniJson => &["<|tool_call|>", "<|/tool_call|>"],
-            Self::Cohere => &["<|START_ACTION|>", "<|END_ACTION|>"],
-            Self::FunctionGemma => &["<start_function_call>", "<end_function_call>", "<escape>"],
-            Self::Gemma4 => &["<|tool_call>", "<tool_call|>", "<|\"|>"],
-            Self::MinimaxM2 => &["<minimax:tool_call>", "</minimax:tool_call>"],
-            Self::Olmo3 => &["<function_calls>", "</function_calls>"],
-            Self::Lfm2 => &["<|tool_call_start|>", "<|tool_call_end|>"],
-            Self::Jamba => &["<tool_calls>", "</tool_calls>"],
-            Self::NemotronJson => &["<TOOLCALL>", "</TOOLCALL>"],
-            Self::Internlm => &["<|action_start|>", "<|action_end|>", "<|plugin|>"],
-            Self::Longcat => &["<longcat_tool_call>", "</longcat_tool_call>"],
-            Self::OpenAi => {
-                &["<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|call|>"]
-            }
-        }
-    }
-
-    pub(crate) fn ids(self) -> IdForm {
-        if self == Self::Mistral { IdForm::Nine } else { IdForm::Counted }
-    }
-
-    /// A reader for a block; none where calls are no blocks.
-    pub(crate) fn reader(self, schemas: &Arc<Schemas>) -> Option<Box<dyn Reader>> {
-        let schemas = schemas.clone();
-        Some(match self {
-            Self::Hermes => Box::new(Block::new(&block::HERMES)),
-            Self::Mistral => Box::new(Mistral::new()),
-            Self::Llama3Json => Box::new(Block::new(&block::LLAMA)),
-            Self::Llama4Pythonic => Box::new(Pythonic::new(&python::LLAMA4)),
-            Self::Pythonic => Box::new(Pythonic::new(&python::PYTHONIC)),
-            Self::Qwen3Coder => Box::new(Xml::new(&xml::QWEN3_CODER, schemas)),
-            Self::SeedOss => Box::new(Xml::new(&xml::SEED_OSS, schemas)),
-            Self::Glm45 => Box::new(Glm::new(schemas)),
-            Self::DeepSeekV3 | Self::DeepSeekV31 => Box::new(Headed::new(&headed::DEEPSEEK)),
-            Self::DeepSeekV32 => Box::new(Xml::new(&xml::DEEPSEEK_V32, schemas)),
-            Self::KimiK2 => Box::new(Headed::new(&headed::KIMI)),
-            Self::Granite => Box::new(Block::new(&block::GRANITE)),
-            Self::Granite20bFc => Box::new(Block::new(&block::GRANITE_20B)),
-            Self::Phi4MiniJson => Box::new(Block::new(&block::PHI4)),
-            Self::Cohere => Box::new(Block::new(&block::COHERE)),
-            Self::FunctionGemma => Box::new(Gemma::new(&gemma::FUNCTION_GEMMA, schemas)),
-            Self::Gemma4 => Box::new(Gemma::new(&gemma::GEMMA4, schemas)),
-            Self::Gemma3Pythonic => Box::new(Pythonic::new(&python::GEMMA3)),
-            Self::MinimaxM2 => Box::new(Xml::new(&xml::MINIMAX_M2, schemas)),
-            Self::Olmo3 => Box::new(Pythonic::new(&python::OLMO3)),
-            Self::Lfm2 => Box::new(Pythonic::new(&python::LFM2)),
-            Self::Jamba => Box::new(Block::new(&block::JAMBA)),
-            Self::NemotronJson => Box::new(Block::new(&block::NEMOTRON)),
-            Self::Internlm => Box::new(Block::new(&block::INTERNLM)),
-            Self::Longcat => Box::new(Block::new(&block::LONGCAT)),
-            Self::OpenAi => return None,
-        })
     }
 }
 

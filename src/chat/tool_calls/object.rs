@@ -16,6 +16,10 @@ pub struct Rules {
     pub late_id: bool,
     /// A key that calls do not have says that it is none. For formats that mark calls by nothing else.
     pub strict: bool,
+    /// The first key is the name, and its value the arguments.
+    pub keyed: bool,
+    /// Arguments may be called `args`.
+    pub args: bool,
 }
 
 /// What reading on gave.
@@ -120,7 +124,15 @@ impl ObjectReader {
                 (State::Key, b'"') => self.begin(State::KeyText),
                 (State::KeyText, _) => {
                     let Some(end) = self.scan.find(text, &mut self.at) else { continue };
-                    self.role = Role::of(&text[self.from + 1..end - 1]);
+                    self.role = match self.rules.keyed {
+                        false if self.rules.args && text[self.from..end] == *"\"args\"" => Role::Arguments,
+                        false => Role::of(&text[self.from + 1..end - 1]),
+                        true if self.name.is_none() => Role::Arguments,
+                        true => Role::Other,
+                    };
+                    if self.rules.keyed && self.name.is_none() {
+                        self.name = Some((self.from, end));
+                    }
                     if self.rules.strict && self.role == Role::Other {
                         return Read::No(end);
                     }

@@ -2,7 +2,8 @@
 //! own templates; every reply is also read in pieces.
 
 use super::ToolCallParser as P;
-use crate::chat::reply::{Parts, Style};
+use crate::chat::parsed::Parts;
+use crate::chat::reply::Style;
 use crate::chat::{Event, Tool};
 use crate::memory::Secret;
 
@@ -358,6 +359,163 @@ fn gemma_calls() {
 }
 
 #[test]
+fn citations_of_cohere() {
+    // cohere-melody's filter, which vLLM's parser is
+    let template = "<|START_THINKING|><|START_ACTION|>";
+    let style = Style::of(template, true).after("");
+    let said = "<|START_THINKING|>See <co>one</co: 0:[1,2]>.<|END_THINKING|><|START_RESPONSE|>The <co>tallest</co: 0:[0],1:[2]> of \
+                <co: 0,1>all</co: 0,1> is <b>a < b</b> <cod> </co> <co: x><|END_RESPONSE|>";
+    check_style(&style, said, "(See one.)The tallest of all is <b>a < b</b> <cod> </co> <co: x>", &[]);
+    check_style(&style, "<|START_RESPONSE|>cut <co: 1", "cut <co: 1", &[]);
+    let call = "<co: 0>So</co: 0> <|START_ACTION|>[{\"tool_name\": \"now\", \"parameters\": {\"a\": \"<co>\"}}]<|END_ACTION|>";
+    check_style(&style, call, "So", &["call_0 now {\"a\": \"<co>\"}"]);
+    let grounded = Style::of("write the answer with symbols <co: doc> and </co: doc>", false);
+    check_style(&grounded, "Grounded answer: <co: 1>x</co: 1>", "Grounded answer: x", &[]);
+    check_style(&Style::of("", true), "<co: 1>x</co: 1>", "<co: 1>x</co: 1>", &[]);
+}
+
+#[test]
+fn elements_of_kimi_k3() {
+    let call = "<|open|>call tool=\"python\" index=\"1\"<|sep|><|open|>argument key=\"code\" type=\"string\"<|sep|>\
+                print(\"1\")\n<|close|>argument<|sep|><|open|>argument key=\"opts\" type=\"object\"<|sep|>{\"a\":1}\
+                <|close|>argument<|sep|><|close|>call<|sep|>";
+    let empty = "<|open|>call tool=\"say &quot;&amp;\"<|sep|><|close|>call<|sep|>";
+    let tools = format!("<|open|>tools<|sep|>{call}{empty}<|close|>tools<|sep|>");
+    let calls =
+        ["call_0 python {\"code\": \"print(\\\"1\\\")\\n\", \"opts\": {\"a\":1}}", "call_1 say \"& {}"];
+    check(P::KimiK3, &tools, "", &calls);
+    let style = Style::of("<|open|>think<|sep|>", true).with_tools(&self::tools(), None, |_| false).after("");
+    let said = "<|open|>response<|sep|>I look.<|close|>response<|sep|>";
+    let thought = "<|open|>think<|sep|>Hm.<|close|>think<|sep|>";
+    check_style(&style, &format!("{thought}{said}{tools}<|close|>message<|sep|>"), "(Hm.)I look.", &calls);
+    check_style(&style, "Hello<|close|>message<|sep|>", "Hello", &[]);
+    let inside = style.after("<|open|>think<|sep|>");
+    check_style(&inside, &format!("Hm.<|close|>think<|sep|>{said}"), "(Hm.)I look.", &[]);
+    // what is no JSON is text
+    let broken = tools.replace("{\"a\":1}", "{a");
+    check(
+        P::KimiK3,
+        &broken,
+        "",
+        &["call_0 python {\"code\": \"print(\\\"1\\\")\\n\", \"opts\": \"{a\"}", calls[1]],
+    );
+    for text in [
+        "<|open|>tools<|sep|>none",
+        "<|open|>tools<|sep|><|open|>call tool=\"f\"<|sep|><|open|>argu",
+        "a <|open|>",
+    ] {
+        check(P::KimiK3, text, text, &[]);
+    }
+}
+
+#[test]
+fn elements_of_minimax_m3() {
+    // vLLM's test_minimax_m3_tool_parser.py
+    let item = serde_json::json!({"type": "object", "properties": {"sku": {"type": "string"}, "qty": {"type": "integer"}}});
+    let order = serde_json::json!({
+        "type": "object",
+        "properties": {
+            "user_id": {"type": "integer"}, "urgent": {"type": "boolean"}, "note": {"type": "string"},
+            "shipping": {"type": "object", "properties": {"city": {"type": "string"}, "zip": {"type": "integer"}}},
+            "items": {"type": "array", "items": item},
+            "metadata": {"type": "object", "additionalProperties": {"type": "string"}},
+            "duplicate_demo": {"type": "object"}, "none": {"type": "array"}
+        }
+    });
+    let tools = [Tool::new("create_order", "", order)];
+    let style = Style::of("", true).with_tools(&tools, Some(P::MinimaxM3), |_| false);
+    let call = "<tool_call>\n<invoke name=\"create_order\"><user_id>42</user_id><urgent>true</urgent>\
+                <note>Please leave at front desk.</note><shipping><city>Singapore</city><zip>018956</zip></shipping>\
+                <items><item><sku>book-001</sku><qty>2</qty></item><item><sku>pen-007</sku><qty>5</qty></item></items>\
+                <metadata><source>mobile</source><campaign>may-launch</campaign></metadata>\
+                <duplicate_demo><tag>a</tag><tag>b</tag></duplicate_demo><none></none></invoke>\n</tool_call>";
+    let marked = |text: &str| text.replace('<', "]<]minimax[>[<");
+    let expected = "call_0 create_order {\"user_id\": 42, \"urgent\": true, \"note\": \"Please leave at front desk.\", \
+                    \"shipping\": {\"city\": \"Singapore\", \"zip\": 18956}, \"items\": [{\"sku\": \"book-001\", \"qty\": 2}, \
+                    {\"sku\": \"pen-007\", \"qty\": 5}], \"metadata\": {\"source\": \"mobile\", \"campaign\": \
+                    \"may-launch\"}, \"duplicate_demo\": {\"tag\": [\"a\", \"b\"]}, \"none\": []}";
+    check_style(&style, &format!("I will create it.\n{}", marked(call)), "I will create it.", &[expected]);
+    let two = "<tool_call>\n<invoke name=\"create_order\"><user_id>1</user_id></invoke>\n\
+               <invoke name=\"create_order\"><user_id>2</user_id></invoke>\n</tool_call>";
+    let calls = ["call_0 create_order {\"user_id\": 1}", "call_1 create_order {\"user_id\": 2}"];
+    check_style(&style, &marked(two), "", &calls);
+    // text beside elements, and an element that does not end
+    let mixed = "<tool_call><invoke name=\"f\"><a>x<b>1</b></a><c>never</invoke></tool_call>";
+    check_style(&style, &marked(mixed), "", &["call_0 f {\"a\": {\"b\": \"1\", \"$text\": \"x\"}}"]);
+    for text in [marked("<tool_call><invoke name=\"f\"><a>1"), marked("<tool_call>no"), "]<]mini".to_owned()]
+    {
+        check_style(&style, &text, &text, &[]);
+    }
+}
+
+#[test]
+fn calls_of_step3_apertus_ernie_and_deepseek_v4() {
+    let call = "<｜tool_call_begin｜>function<｜tool_sep｜><steptml:invoke name=\"get_weather\">\
+                <steptml:parameter name=\"city\"> Tokyo </steptml:parameter><steptml:parameter name=\"days\">42\
+                </steptml:parameter></steptml:invoke><｜tool_call_end｜>";
+    // vLLM's test_step3_tool_parser.py has calls without their kind, and a separator between them
+    let short = "<｜tool_sep｜><｜tool_call_begin｜><steptml:invoke name=\"now\"></steptml:invoke><｜tool_call_end｜>";
+    let weather = "call_0 get_weather {\"city\": \"Tokyo\", \"days\": 42}";
+    let section = |calls: &str| format!("<｜tool_calls_begin｜>{calls}<｜tool_calls_end｜>");
+    check(P::Step3, &format!("Let me see.\n\n{}", section(call)), "Let me see.", &[weather]);
+    check(P::Step3, &section(&format!("{call}{short}")), "", &[weather, "call_1 now {}"]);
+    for text in [
+        "<｜tool_calls_begin｜><｜tool_call_begin｜><steptml:invoke name=\"func\">",
+        short.trim_start_matches("<｜tool_sep｜>"),
+    ] {
+        check(P::Step3, text, text, &[]);
+    }
+    let one = "<|tools_prefix|>[{\"get_weather\": {\"city\": \"Tokyo\"}}, {\"now\": {}}]<|tools_suffix|>";
+    let calls = ["call_0 get_weather {\"city\": \"Tokyo\"}", "call_1 now {}"];
+    check(P::Apertus, &format!("I will check. {one}"), "I will check.", &calls);
+    check(P::Apertus, &format!("{one} Done."), "Done.", &calls);
+    let none = "<|tools_prefix|>[{\"get_weather\": 1}]<|tools_suffix|>";
+    check(P::Apertus, none, none, &[]);
+    let ernie = Style::of("<response> <think> <tool_call>", true);
+    let reply = "abc\n</think>\n\n\n<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>\n";
+    check_style(&ernie.after("<think>\n"), reply, "(abc)", &["call_0 now {}"]);
+    assert_eq!("ernie45".parse(), Ok(P::Hermes));
+    check(
+        P::DeepSeekV4,
+        "Ok.\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"f\">\n<｜DSML｜parameter name=\"a\" string=\"true\">\n杭州\n\
+         </｜DSML｜parameter>\n<｜DSML｜parameter name=\"b\" string=\"false\">[5]</｜DSML｜parameter>\n</｜DSML｜invoke>\n\
+         </｜DSML｜tool_calls>",
+        "Ok.",
+        &["call_0 f {\"a\": \"\\n杭州\\n\", \"b\": [5]}"],
+    );
+}
+
+#[test]
+fn messages_of_inkling() {
+    let style = || style(P::Inkling);
+    let think = "<|content_thinking|>Hm.\n<|end_message|>";
+    let call =
+        "<|content_invoke_tool_json|>{\"name\":\"get_weather\",\"args\":{\"city\":\"SF\"}}<|end_message|>";
+    let said = "<|content_text|>Hi there. <|end_message|>";
+    let weather = "call_0 get_weather {\"city\":\"SF\"}";
+    let next = "<|message_model|>";
+    check_style(&style(), &format!("{think}{next}{said}"), "(Hm.)Hi there. ", &[]);
+    check_style(&style(), &format!("{next}{think}{next}get_weather{call}"), "(Hm.)", &[weather]);
+    let two = call.replace("SF", "LA");
+    check_style(
+        &style(),
+        &format!("{call}{next}{two}"),
+        "",
+        &[weather, "call_1 get_weather {\"city\":\"LA\"}"],
+    );
+    check_style(&style(), &format!("{call}{next}{said}"), "Hi there. ", &[weather]);
+    check_style(&style(), &format!("{said}{next}{think}{next}{said}"), "(Hm.)Hi there. Hi there. ", &[]);
+    check_style(&style(), "<|content_text|>Hi<|content_model_end_sampling|>", "Hi", &[]);
+    check_style(&style().after("<|message_model|><|content_thinking|>"), "Hm.<|end_message|>", "(Hm.)", &[]);
+    check_style(&style().after("<|message_model|><|content_text|>"), "Hi", "Hi", &[]);
+    for text in ["No message at all", "<|content_invoke_tool_json|>no"] {
+        check_style(&style(), text, text.trim_start_matches("<|content_invoke_tool_json|>"), &[]);
+    }
+    let none = Style::of("<|content_invoke_tool_json|>", false);
+    check_style(&none, &format!("{think}{next}{said}"), "(Hm.)Hi there. ", &[]);
+}
+
+#[test]
 fn channels_of_gpt_oss() {
     let harmony = || style(P::OpenAi);
     let analysis = "<|channel|>analysis<|message|>Think.<|end|>";
@@ -421,6 +579,12 @@ fn parsers_have_the_names_that_vllm_has() {
         ("granite", P::Granite),
         ("functiongemma", P::FunctionGemma),
         ("openai", P::OpenAi),
+        ("deepseek_v4", P::DeepSeekV4),
+        ("kimi_k3", P::KimiK3),
+        ("step3", P::Step3),
+        ("minimax_m3", P::MinimaxM3),
+        ("apertus", P::Apertus),
+        ("inkling", P::Inkling),
     ] {
         assert_eq!(name.parse(), Ok(parser));
     }
@@ -446,6 +610,13 @@ fn templates_and_tokens_name_their_parser() {
         ("'functools[{...}]' <|tool|>", P::Phi4MiniJson),
         ("you SHOULD respond in <|tool_call|>", P::Granite),
         ("[func_name1(params_name1=params_value1)]", P::Pythonic),
+        ("<｜DSML｜function_calls>", P::DeepSeekV32),
+        ("<｜DSML｜tool_calls>", P::DeepSeekV4),
+        ("'<|open|>' ~ name ~ '<|sep|>'", P::KimiK3),
+        ("<steptml:invoke name=", P::Step3),
+        ("set ns_token = ']<]minimax[>['", P::MinimaxM3),
+        ("<|inner_prefix|> <|tools_prefix|>", P::Apertus),
+        ("<|content_invoke_tool_json|>", P::Inkling),
     ] {
         assert_eq!(P::of_template(template), Some(parser), "{template}");
     }
@@ -458,7 +629,7 @@ fn templates_and_tokens_name_their_parser() {
 /// Whatever a reply is made of and however it is cut, the same comes out, and no text is lost where there is no call.
 #[test]
 fn parts_do_not_depend_on_where_a_reply_is_cut() {
-    const PARTS: [&str; 44] = [
+    const PARTS: [&str; 58] = [
         "<think>",
         "</think>",
         "<tool_call>",
@@ -503,8 +674,22 @@ fn parts_do_not_depend_on_where_a_reply_is_cut() {
         "<|channel|>commentary to=functions.f<|message|>",
         "<|end|>",
         "<|start|>assistant",
+        "<|open|>tools<|sep|>",
+        "<|close|>tools<|sep|>",
+        "<|open|>call tool=\"f\"<|sep|>",
+        "<|open|>argument key=\"a\" type=\"number\"<|sep|>",
+        "<|close|>argument<|sep|>",
+        "<|close|>call<|sep|>",
+        "]<]minimax[>[<tool_call>",
+        "]<]minimax[>[<invoke name=\"f\">",
+        "]<]minimax[>[<a>1]<]minimax[>[</a>",
+        "]<]minimax[>[</invoke>",
+        "<|content_invoke_tool_json|>",
+        "<|content_thinking|>",
+        "<|end_message|>",
+        "<|message_model|>",
     ];
-    const PARSERS: [P; 9] = [
+    const PARSERS: [P; 13] = [
         P::Hermes,
         P::Llama3Json,
         P::Mistral,
@@ -514,6 +699,10 @@ fn parts_do_not_depend_on_where_a_reply_is_cut() {
         P::Gemma4,
         P::OpenAi,
         P::Phi4MiniJson,
+        P::KimiK3,
+        P::MinimaxM3,
+        P::Inkling,
+        P::Step3,
     ];
     // xorshift64: the same replies on every run.
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;

@@ -6,12 +6,12 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::python;
-use crate::chat::message::Tool;
+use crate::chat::Tool;
 use crate::memory::json;
 use crate::memory::secret::{Growing, Secret};
 
 /// What a parameter takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Type {
     Text,
     Integer,
@@ -26,7 +26,7 @@ pub enum Type {
 }
 
 /// A parameter's type, and whether it may be null.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Parameter {
     pub kind: Type,
     pub nullable: bool,
@@ -36,8 +36,8 @@ pub struct Parameter {
 #[derive(Debug, Default)]
 pub struct Schemas(Vec<Schema>);
 
-/// A tool's name, and the names and types of its parameters.
-type Schema = (Secret<str>, Vec<(Secret<str>, Parameter)>);
+/// A tool's name, the names and types of its parameters, and their schema as JSON.
+type Schema = (Secret<str>, Vec<(Secret<str>, Parameter)>, Secret<[u8]>);
 
 impl Schemas {
     /// Reads what the tools say.
@@ -47,9 +47,19 @@ impl Schemas {
 
     /// The type of a tool's parameter; none for one that the schema does not have.
     pub fn parameter(&self, tool: &str, name: &str) -> Option<Parameter> {
-        let (_, parameters) = self.0.iter().find(|(known, _)| known.expose() == tool)?;
+        let (_, parameters, _) = self.0.iter().find(|(known, ..)| known.expose() == tool)?;
         let found = parameters.iter().find(|(known, _)| known.expose() == name)?;
         Some(found.1)
+    }
+
+    /// What `read` makes of the schema of a tool's parameters, or of null.
+    pub fn with_schema<T>(&self, tool: &str, read: impl FnOnce(&Value) -> T) -> T {
+        let found = self.0.iter().find(|(known, ..)| known.expose() == tool);
+        let value = found.and_then(|(.., schema)| serde_json::from_slice(schema.expose()).ok());
+        let value = value.unwrap_or(Value::Null);
+        let result = read(&value);
+        json::wipe(value);
+        result
     }
 }
 
@@ -60,8 +70,12 @@ fn schema(definition: &str) -> Option<Schema> {
     let root = function.get("parameters").unwrap_or(&Value::Null);
     let properties = root.get("properties").and_then(Value::as_object);
     let parameters = properties.into_iter().flatten();
-    let parameters = parameters.map(|(name, of)| (Secret::<str>::copy(name), parameter(of, root, 0)));
-    let schema = name.map(|name| (name, parameters.collect()));
+    let parameters = parameters.map(|(name, of)| (Secret::<str>::copy(name), parameter(of, root)));
+    let parameters = parameters.collect();
+    let mut text = Secret::<[u8]>::with_capacity(definition.len());
+    serde_json::to_writer(Growing(&mut text), root)
+        .expect("a value's keys are strings, and a buffer takes all");
+    let schema = name.map(|name| (name, parameters, text));
     json::wipe(value);
     schema
 }
@@ -69,7 +83,12 @@ fn schema(definition: &str) -> Option<Schema> {
 /// References in references are followed no further.
 const MAX_REFERENCES: usize = 8;
 
-fn parameter(of: &Value, root: &Value, depth: usize) -> Parameter {
+/// What a schema of the document `root` takes.
+pub fn parameter(of: &Value, root: &Value) -> Parameter {
+    followed(of, root, 0)
+}
+
+fn followed(of: &Value, root: &Value, depth: usize) -> Parameter {
     let mut nullable = of.get("nullable").and_then(Value::as_bool).unwrap_or(false);
     let mut kind = None;
     let mut take = |name: &str| match type_of(name) {
@@ -84,12 +103,12 @@ fn parameter(of: &Value, root: &Value, depth: usize) -> Parameter {
             if let Some(found) = reference.and_then(|path| root.pointer(path))
                 && depth < MAX_REFERENCES
             {
-                return parameter(found, root, depth + 1);
+                return followed(found, root, depth + 1);
             }
             let options = ["anyOf", "oneOf", "allOf"].iter().filter_map(|key| of.get(*key)?.as_array());
             if depth < MAX_REFERENCES {
                 for option in options.flatten() {
-                    let found = parameter(option, root, depth + 1);
+                    let found = followed(option, root, depth + 1);
                     nullable |= found.nullable;
                     kind = kind.or(Some(found.kind).filter(|kind| *kind != Type::Untyped));
                 }

@@ -1,4 +1,4 @@
-//! Calls whose parameters stand between tags: Qwen3-Coder and its kin, MiniMax, DeepSeek V3.2.
+//! Calls whose parameters stand between tags: Qwen3-Coder and its kin, MiniMax M2, DeepSeek V3.2 and V4, Step 3.
 
 use std::sync::Arc;
 
@@ -19,6 +19,19 @@ pub struct Tags {
     /// What begins a parameter; its name follows, up to `>`.
     pub parameter: &'static str,
     pub end_parameter: &'static str,
+    /// Marks that may stand around a call, within the outer ones.
+    pub around: &'static [&'static str],
+    pub edges: Edges,
+}
+
+/// What of a value's edges is no part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edges {
+    /// One line's end on each side.
+    Line,
+    /// All white space.
+    Blank,
+    Nothing,
 }
 
 pub const QWEN3_CODER: Tags = Tags {
@@ -27,6 +40,8 @@ pub const QWEN3_CODER: Tags = Tags {
     end_function: "</function>",
     parameter: "<parameter=",
     end_parameter: "</parameter>",
+    around: &[],
+    edges: Edges::Line,
 };
 pub const SEED_OSS: Tags = Tags { outer: ("<seed:tool_call>", "</seed:tool_call>"), ..QWEN3_CODER };
 pub const MINIMAX_M2: Tags = Tags {
@@ -35,6 +50,8 @@ pub const MINIMAX_M2: Tags = Tags {
     end_function: "</invoke>",
     parameter: "<parameter name=",
     end_parameter: "</parameter>",
+    around: &[],
+    edges: Edges::Line,
 };
 pub const DEEPSEEK_V32: Tags = Tags {
     outer: ("<｜DSML｜function_calls>", "</｜DSML｜function_calls>"),
@@ -42,6 +59,19 @@ pub const DEEPSEEK_V32: Tags = Tags {
     end_function: "</｜DSML｜invoke>",
     parameter: "<｜DSML｜parameter name=",
     end_parameter: "</｜DSML｜parameter>",
+    around: &[],
+    edges: Edges::Nothing,
+};
+pub const DEEPSEEK_V4: Tags =
+    Tags { outer: ("<｜DSML｜tool_calls>", "</｜DSML｜tool_calls>"), ..DEEPSEEK_V32 };
+pub const STEP3: Tags = Tags {
+    outer: ("<｜tool_calls_begin｜>", "<｜tool_calls_end｜>"),
+    function: "<steptml:invoke name=",
+    end_function: "</steptml:invoke>",
+    parameter: "<steptml:parameter name=",
+    end_parameter: "</steptml:parameter>",
+    around: &["<｜tool_call_begin｜>", "function<｜tool_sep｜>", "<｜tool_sep｜>", "<｜tool_call_end｜>"],
+    edges: Edges::Blank,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,8 +169,14 @@ impl Xml {
     }
 
     fn give(&mut self, value: &str, calls: &mut Calls<'_, '_>) {
-        let value = value.strip_prefix('\n').unwrap_or(value);
-        let value = value.strip_suffix('\n').unwrap_or(value);
+        let value = match self.tags.edges {
+            Edges::Line => {
+                let value = value.strip_prefix('\n').unwrap_or(value);
+                value.strip_suffix('\n').unwrap_or(value)
+            }
+            Edges::Blank => value.trim(),
+            Edges::Nothing => value,
+        };
         let mut out = Secret::<[u8]>::with_capacity(value.len() + self.key.expose().len() + 8);
         out.extend(if self.count == 0 { b"{" } else { b", " });
         quote(self.key.expose(), &mut out);
@@ -160,6 +196,18 @@ impl Xml {
         calls.end();
         self.any = true;
         self.enter(State::Behind, 0);
+    }
+
+    /// Passes over marks around a call; false where it is not known yet whether there is one.
+    fn skip_around(&mut self, text: &str, end: bool) -> bool {
+        loop {
+            let blank = skip_blank(text, self.at);
+            match look_any(text, blank, self.tags.around, end) {
+                Some(Err(())) => return false,
+                Some(Ok((_, after))) => self.at = after,
+                None => return true,
+            }
+        }
     }
 
     /// A parameter, or the call's end.
@@ -196,6 +244,9 @@ impl Reader for Xml {
                     None => self.enter(State::Function, self.at),
                 },
                 State::Function => {
+                    if !self.skip_around(text, end) {
+                        return Outcome::Wait;
+                    }
                     let blank = skip_blank(text, self.at);
                     match look(text, blank, self.tags.function, end) {
                         Look::Wait => return Outcome::Wait,
@@ -230,6 +281,9 @@ impl Reader for Xml {
                     self.enter(State::Parameters, after);
                 }
                 State::Behind => {
+                    if !self.skip_around(text, end) {
+                        return Outcome::Wait;
+                    }
                     let blank = skip_blank(text, self.at);
                     match look_any(text, blank, &[self.tags.outer.1, self.tags.function], end) {
                         Some(Err(())) => return Outcome::Wait,

@@ -14,8 +14,10 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
-use self::keywords::{PLAIN, SUPPORTED, UNSUPPORTED};
+use self::keywords::PLAIN;
+pub use self::keywords::{SUPPORTED, UNSUPPORTED, constrains};
 pub use self::lower::How;
+pub use self::pattern::with_ascii_classes;
 use self::size::Size;
 use self::values::{FORMATS, TYPES, expected, list, object};
 use super::format::ResponseFormat;

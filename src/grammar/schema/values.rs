@@ -72,7 +72,8 @@ fn is_exact(number: &Number) -> bool {
     number.as_i128().is_none_or(|whole| number.as_f64().is_some_and(|rounded| rounded as i128 == whole))
 }
 
-fn numbers_are_exact(value: &Value) -> bool {
+/// Whether llguidance, which takes numbers for `f64`, has all whole numbers of a value as they are.
+pub fn numbers_are_exact(value: &Value) -> bool {
     match value {
         Value::Number(number) => is_exact(number),
         Value::Array(values) => values.iter().all(numbers_are_exact),

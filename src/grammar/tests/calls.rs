@@ -2,9 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::super::{Calls, ToolChoice};
+use super::super::calls::Mark;
+use super::super::{Calls, ReplyForm, ToolChoice};
 use super::generation::reply;
 use super::{Draws, Fixture, Matcher};
+use crate::chat::ToolCallParser;
 use crate::error::{Error, Result};
 
 fn definitions() -> Vec<String> {
@@ -23,8 +25,22 @@ fn definitions() -> Vec<String> {
 
 fn start(fixture: &Fixture, calls: &Calls, special: bool) -> Result<Matcher> {
     let definitions = definitions();
-    let format = calls.format(definitions.iter().map(String::as_str), |_| special)?;
+    let mark = |mark: &str| if special { fixture.grammars.mark(mark) } else { Mark::Text };
+    let format = calls.format(definitions.iter().map(String::as_str), &hermes(&mark))?;
     fixture.compile(&format)
+}
+
+/// Calls in the form of Hermes.
+fn hermes(mark: &dyn Fn(&str) -> Mark) -> ReplyForm<'_> {
+    ReplyForm {
+        parser: ToolCallParser::Hermes,
+        mark,
+        answer: &[],
+        reasoning: None,
+        thinks: false,
+        inside: false,
+        answers: false,
+    }
 }
 
 /// Whether a reply is allowed. Marks are one token where they are `special`, and bytes where they are not.
@@ -123,7 +139,7 @@ fn what_cannot_be_called_is_refused() {
         json!({ "function": { "name": "f", "parameters": { "properties": { "a": unique } } } }).to_string();
     let format = |strict| {
         let calls = Calls { choice: ToolChoice::Required, strict, single: true };
-        calls.format([tool.as_str()], |_| false).unwrap()
+        calls.format([tool.as_str()], &hermes(&|_| Mark::Text)).unwrap()
     };
     assert!(fixture.compile(&format(true)).is_err());
     let begun = fixture.grammars.compile(&format(false), 1).unwrap().unwrap();

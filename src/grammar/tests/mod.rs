@@ -1,6 +1,7 @@
 //! Vocabularies to test with, and a reader of masks.
 
 mod attacks;
+mod call_formats;
 mod calls;
 #[cfg(feature = "schema")]
 mod derived;
@@ -48,12 +49,17 @@ impl Fixture {
     }
 
     fn with(ends: impl FnOnce(&dyn Fn(&str) -> u32) -> Vec<u32>) -> Self {
+        Self::with_specials(SPECIALS, ends)
+    }
+
+    /// With these special tokens.
+    fn with_specials(specials: &[&str], ends: impl FnOnce(&dyn Fn(&str) -> u32) -> Vec<u32>) -> Self {
         let bytes: Vec<String> = (0..256).map(|byte| format!("<0x{byte:02X}>")).collect();
         let words = bytes.iter().map(String::as_str).chain(WORDS.iter().copied());
-        let words: Vec<&str> = words.chain(SPECIALS.iter().copied()).collect();
+        let words: Vec<&str> = words.chain(specials.iter().copied()).collect();
         let ids: serde_json::Map<String, Value> =
             words.iter().enumerate().map(|(id, &word)| (word.to_owned(), id.into())).collect();
-        let added: Vec<Value> = SPECIALS
+        let added: Vec<Value> = specials
             .iter()
             .map(|&word| {
                 json!({ "id": ids[word], "content": word, "special": true, "single_word": false, "lstrip": false,

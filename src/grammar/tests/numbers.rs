@@ -1,8 +1,8 @@
 //! Number ranges, exactly: every number of a range against the definition.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Draws, Fixture};
+use super::{Draws, Fixture, ResponseFormat};
 
 #[test]
 fn integer_ranges_are_exact() {
@@ -85,6 +85,31 @@ fn bounds_at_the_edge_of_what_integers_hold() {
             (i128::from(high) / 3, true),
         ] {
             assert_eq!(fixture.accepts(&start, &n.to_string()), inside, "{n} in {low}..={high}");
+        }
+    }
+}
+
+/// A value is the number that the schema says, or the keyword is refused by its name.
+#[test]
+fn whole_numbers_that_f64_does_not_hold_are_refused_as_values() {
+    let fixture = Fixture::by_hand();
+    let text = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+    for exact in ["9007199254740992", "-9007199254740994", "1152921504606846976", "0", "1e3", "0.5"] {
+        let start = fixture.schema(json!({ "const": text(exact) }));
+        assert!(exact.contains('e') || fixture.accepts(&start, exact), "{exact}");
+        assert!(!fixture.accepts(&start, "1"), "{exact}");
+    }
+    for inexact in ["9007199254740993", "-9007199254740993", "18446744073709551615"] {
+        for (schema, keyword) in [
+            (json!({ "const": text(inexact) }), "const"),
+            (json!({ "enum": [1, "a", text(inexact)] }), "enum"),
+            (json!({ "properties": { "a": { "enum": [{ "b": [text(inexact)] }] } } }), "enum"),
+        ] {
+            let error = fixture.compile(&ResponseFormat::json_schema(schema.clone())).unwrap_err();
+            assert!(error.to_string().contains(&format!("`{keyword}`")), "{schema}: {error}");
+            let lenient = ResponseFormat::json_schema(schema.clone()).lenient();
+            let begun = fixture.grammars.compile(&lenient, 1).unwrap().unwrap();
+            assert_eq!(begun.not_enforced, [keyword], "{schema}");
         }
     }
 }

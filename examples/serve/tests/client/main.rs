@@ -137,6 +137,31 @@ fn unknown_fields_are_ignored_and_named() {
 }
 
 #[test]
+fn names_of_control_tokens_are_text_where_the_program_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(default_model()).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+    }
+    let template = "{% for message in messages %}{{ message.content }}\n{% endfor %}";
+    std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    let model = folder.path().to_str().unwrap();
+    let said = json!({"model": "m", "messages": [{"role": "user", "content": "a<|endoftext|>b"}]});
+    let ids = |args: &[&str]| {
+        let server = Server::start(&[&["--model", model, "--name", "m"], args].concat());
+        let response = server.post("/tokenize", &said);
+        assert_eq!(response.status, 200, "{}", response.body);
+        response.json()["tokens"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|id| id.as_u64().unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert!(ids(&[]).contains(&0));
+    assert!(!ids(&["--literal-text"]).contains(&0));
+}
+
+#[test]
 fn what_is_no_request_is_refused() {
     let server = Server::start(&[]);
     let told = |request: &str| {

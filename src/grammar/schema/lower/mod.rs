@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 use self::refs::Index;
 use self::write::{alone, assemble};
 use super::keywords::UNSUPPORTED;
-use super::values::{expected, list, object};
+use super::values::{expected, list, numbers_are_exact, object};
 use crate::error::Result;
 
 /// Schemas that are written: alternatives and conditions multiply.
@@ -121,6 +121,10 @@ impl<'a> Lowering<'a, '_> {
         let mut also = Vec::new();
         for (keyword, value) in map {
             let lowered = match keyword.as_str() {
+                "enum" | "const" if self.how.lenient && !numbers_are_exact(value) => {
+                    self.unenforced(if keyword == "enum" { "enum" } else { "const" })?;
+                    continue;
+                }
                 "type" | "enum" | "const" | "required" | "multipleOf" => value.clone(),
                 "minItems" | "maxItems" | "minLength" | "maxLength" => numbers::count(value),
                 "minProperties" | "maxProperties" => {

@@ -30,7 +30,7 @@ pub fn complement(pattern: &str) -> Option<Complement> {
 }
 
 /// `pattern` with the classes `\d` and `\w` as JSON Schema and llguidance have them: ASCII.
-fn with_ascii_classes(pattern: &str) -> String {
+pub fn with_ascii_classes(pattern: &str) -> String {
     let mut out = String::with_capacity(pattern.len());
     let mut characters = pattern.chars();
     while let Some(c) = characters.next() {
