@@ -1,7 +1,7 @@
 //! The citations of Cohere's models: `<co: 0>cited</co: 0>`, or `<co>cited</co: 0:[1,2]>`. Their tags are no text, as
 //! Cohere's own parser has it, which vLLM uses; what they stand around is.
 
-use super::reply::PieceKind;
+use super::parsed::PieceKind;
 use super::splitter::{Event, Sink};
 use crate::memory::secret::Secret;
 

@@ -3,7 +3,7 @@
 //! `analysis` is reasoning; a message to `functions.name` is a call; the rest, `final` and what is said to the user on
 //! `commentary` before calls, is content.
 
-use super::reply::PieceKind;
+use super::parsed::PieceKind;
 use super::splitter::{Event, Sink};
 use super::tool_calls::{Calls, IdForm, Numbering, object, partial};
 use crate::memory::secret::Secret;

@@ -3,7 +3,7 @@
 //! `<|content_thinking|>` is reasoning, `<|content_invoke_tool_json|>` a call, the rest is content. What stands between
 //! `<|message_model|>` and such a mark, as the name of a function, says nothing more.
 
-use super::reply::PieceKind;
+use super::parsed::PieceKind;
 use super::splitter::{Event, Sink};
 use super::tool_calls::{Calls, IdForm, Numbering, Outcome, Reader, inkling_block, partial};
 use crate::memory::secret::Secret;

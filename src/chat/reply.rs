@@ -6,8 +6,7 @@ use super::functions::Tool;
 use super::harmony::{self, Harmony};
 use super::inkling::{self, Inkling};
 use super::marks::Marks;
-use super::parsed::Parts;
-pub use super::parsed::{Parsed, PieceKind};
+use super::parsed::{Parsed, Parts, PieceKind};
 use super::splitter::Splitter;
 use super::tool_calls::{Schemas, ToolCallParser};
 

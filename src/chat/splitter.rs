@@ -6,7 +6,8 @@ use super::citations::Citations;
 use super::harmony::Harmony;
 use super::inkling::Inkling;
 use super::marks::Marks;
-use super::reply::{Channels, PieceKind, Style};
+use super::parsed::PieceKind;
+use super::reply::{Channels, Style};
 use super::tool_calls::{CallPart, Calls, Numbering, Outcome, Reader, look_any, partial};
 use crate::memory::secret::Secret;
 

@@ -59,7 +59,7 @@ pub const MISTRAL: Shape =
     Shape { opens: &[], closes: &[], list: false, rules: Rules { late_id: true, ..PLAIN } };
 
 /// A reader of a message of Inkling that is a call.
-pub fn inkling() -> Box<dyn Reader> {
+pub fn inkling_block() -> Box<dyn Reader> {
     Box::new(Block::behind(&INKLING, 0))
 }
 

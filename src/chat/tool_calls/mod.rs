@@ -33,7 +33,7 @@ mod xtml;
 #[cfg(test)]
 mod tests;
 
-pub use block::inkling as inkling_block;
+pub use block::inkling_block;
 pub use detect::{ToolCallParser, UnknownParser};
 pub use emit::{CallPart, Calls, IdForm, Numbering};
 pub use object::object;
