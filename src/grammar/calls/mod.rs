@@ -10,7 +10,7 @@
 //!
 //! The marks of a format are special tokens in some checkpoints and text in others. What a grammar here allows,
 //! [`crate::chat`]'s reader of the format reads as a call with the arguments that the schema allows
-//! (`tests/calls.rs`). Neither lists, objects nor texts in JSON are kept from spelling a mark that ends a call.
+//! (`tests/call_formats.rs`). Neither lists, objects nor texts in JSON are kept from spelling a mark that ends a call.
 
 mod channels;
 mod function;
