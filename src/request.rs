@@ -501,7 +501,8 @@ impl Request {
 
     /// Where the reply to a chat begins to follow its [`Request::response_format`]. Without this,
     /// [`ConstrainFrom::EndOfReasoning`] where the chat template has marks of reasoning that are tokens of the vocabulary and
-    /// has not closed reasoning in the prompt, as it does where thinking is switched off; else [`ConstrainFrom::FirstToken`].
+    /// has not closed reasoning in the prompt, as it does where thinking is switched off; else [`ConstrainFrom::FirstToken`]. A
+    /// call that is demanded may also stand behind reasoning that the prompt has opened with marks that are no tokens.
     /// Either way the value is the text.
     ///
     /// ```no_run

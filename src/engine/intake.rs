@@ -614,8 +614,12 @@ impl Intake {
         request: &Request,
         style: &Style,
     ) -> Option<(&'static [&'static str], &'static str)> {
-        let whole = [Some(ConstrainFrom::FirstToken), Some(ConstrainFrom::WholeReply)];
-        if whole.contains(&request.chat.constrain) || style.is_closed() {
+        // marks that are no tokens are no sure sign of a model that thinks: the prompt or the request has to say so
+        let thinks = match request.chat.constrain {
+            None => style.begins_inside(),
+            Some(from) => from == ConstrainFrom::EndOfReasoning && !style.is_closed(),
+        };
+        if !thinks {
             return None;
         }
         match style.reasoning_end()? {
