@@ -507,9 +507,9 @@ impl Builder {
         }
         self.recording = self.hash_files.then(Recording::start).transpose()?;
         let found = match self.encoder_parts()? {
-            Some(parts) => Found::Encoder(Box::new(parts)),
-            None => {
-                let parts = self.parts()?;
+            Ok(parts) => Found::Encoder(Box::new(parts)),
+            Err(source) => {
+                let parts = self.parts_from(source)?;
                 let draft = self.draft_parts(&parts)?;
                 Found::Decoder(Box::new((parts, draft)))
             }
@@ -570,15 +570,20 @@ impl Builder {
     }
 
     /// What is known before a device is chosen.
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn parts(&self) -> Result<Parts> {
-        let source = Source::open(&self.folder)?;
+        self.parts_from(Source::open(&self.folder)?)
+    }
+
+    fn parts_from(&self, source: Source) -> Result<Parts> {
         let arch = source.arch()?;
         let limits = self.limits(&arch)?;
         self.parts_of(&self.folder, source, arch, limits)
     }
 
-    /// Of a checkpoint that embeds texts or scores them: an encoder, one with `modules.json`, one that classifies texts.
-    pub(crate) fn encoder_parts(&self) -> Result<Option<EncoderParts>> {
+    /// What is known of a checkpoint that embeds texts or scores them: an encoder, one with `modules.json`, one that
+    /// classifies texts. The source alone, which need not be read again, where it generates.
+    pub(crate) fn encoder_parts(&self) -> Result<std::result::Result<EncoderParts, Source>> {
         let (source, sentence) = match Source::open(&self.folder)? {
             Source::Folder(folder) => {
                 let sentence = Sentence::open(&folder)?;
@@ -597,7 +602,7 @@ impl Builder {
         };
         let arch = source.arch()?;
         if !(arch.family.encodes || sentence.found || arch.classifier.is_some()) {
-            return Ok(None);
+            return Ok(Err(source));
         }
         if self.draft.is_some() {
             return Err(Error::request("draft", "none: this checkpoint does not generate"));
@@ -614,7 +619,7 @@ impl Builder {
         let mut weights = Weights::find(&arch, &checkpoint, options)?;
         let steps = encoder::steps(&arch, &mut weights, &checkpoint, &sentence)?;
         let plan = EncoderPlan::new(&arch, self.cache_type(weights.dtype()), limits, &steps)?;
-        Ok(Some(EncoderParts { source, arch, sentence, weights, steps, plan, limits }))
+        Ok(Ok(EncoderParts { source, arch, sentence, weights, steps, plan, limits }))
     }
 
     /// Tokens and texts of a step: a text is computed in one.

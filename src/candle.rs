@@ -158,7 +158,7 @@ impl Files {
         self.write(name.into(), tensors.iter().map(|(name, tensor)| (name.clone(), tensor.clone())).collect())
     }
 
-    /// As [`Files::tensors`], of the variables of a model that candle trains.
+    /// Adds the variables of a model that candle trains, as [`Files::tensors`] adds tensors.
     ///
     /// ```no_run
     /// # fn trained() -> candle_nn::VarMap { candle_nn::VarMap::new() }
@@ -174,7 +174,7 @@ impl Files {
     /// ```
     ///
     /// # Errors
-    /// As [`Files::tensors`].
+    /// Those of [`Files::tensors`].
     pub fn var_map(self, name: impl Into<String>, variables: &VarMap) -> Result<Self> {
         let data = variables.data().lock().unwrap_or_else(PoisonError::into_inner);
         let tensors =
@@ -183,7 +183,7 @@ impl Files {
         self.write(name.into(), tensors)
     }
 
-    /// As [`Files::tensors`], of what a `VarBuilder` has. It does not list its tensors, so those are taken that a model of the
+    /// Adds what a `VarBuilder` has, as [`Files::tensors`] does. It does not list its tensors, so those are taken that a model of the
     /// `config.json` beside them reads, by their names in transformers below the builder's prefix; `config.json`, and for
     /// models of texts to be embedded `modules.json`, must be among the files before. All come in the builder's own type.
     ///
@@ -205,7 +205,7 @@ impl Files {
     /// ```
     ///
     /// # Errors
-    /// As [`Files::tensors`]; a file is missing or malformed; a tensor is missing or of another shape than `config.json` says;
+    /// Those of [`Files::tensors`]; a file is missing or malformed; a tensor is missing or of another shape than `config.json` says;
     /// the config is of a quantized checkpoint, whose tensors are not all of one type: [`Files::tensors`] takes them.
     pub fn var_builder(self, name: impl Into<String>, builder: &VarBuilder<'_>) -> Result<Self> {
         let name = name.into();

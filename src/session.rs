@@ -365,9 +365,7 @@ impl Session {
     /// The checkpoint is for something else ([`Error::WrongTask`]); the request is wrong, in [`Error::InBatch`] where that
     /// is one of the texts; it was cancelled or late ([`Error::Interrupted`]); the session is full or poisoned.
     pub fn embed_with(&self, request: EmbedRequest) -> Result<Embeddings> {
-        let trace = self.line.telemetry.trace_texts(Operation::Embeddings);
-        let cancel = request.common.cancel.clone();
-        let done = self.line.read(Wanted::Embeddings(request), trace, cancel)?;
+        let done = self.read_texts(request)?;
         Ok(Embeddings {
             count: done.tokens.len(),
             values: done.values,
@@ -398,9 +396,7 @@ impl Session {
     /// As [`Session::embed_with`]; `dimensions` or `normalize` are set; the texts have more than 2^28 values together.
     pub fn hidden_states(&self, mut request: EmbedRequest) -> Result<HiddenStates> {
         request.hidden_states = true;
-        let trace = self.line.telemetry.trace_texts(Operation::Embeddings);
-        let cancel = request.common.cancel.clone();
-        let done = self.line.read(Wanted::Embeddings(request), trace, cancel)?;
+        let done = self.read_texts(request)?;
         Ok(HiddenStates {
             values: done.values,
             tokens: done.tokens,
@@ -411,6 +407,12 @@ impl Session {
             request_id: done.request_id,
             receipt: done.receipt,
         })
+    }
+
+    fn read_texts(&self, request: EmbedRequest) -> Result<Box<Done>> {
+        let trace = self.line.telemetry.trace_texts(Operation::Embeddings);
+        let cancel = request.common.cancel.clone();
+        self.line.read(Wanted::Embeddings(request), trace, cancel)
     }
 
     /// Scores documents against a query, with a cross-encoder: a checkpoint `ForSequenceClassification` with one label.

@@ -70,7 +70,7 @@ impl Source {
         }
     }
 
-    /// The same for texts that are only read: no token becomes text again.
+    /// The tokenizer of a model that only reads texts: no token becomes text again.
     ///
     /// # Errors
     /// As [`Text::open`].

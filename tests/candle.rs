@@ -10,24 +10,15 @@ use amnesic::testing::LogitsTap;
 use amnesic::{Builder, Device, EmbedRequest, Error, Files, Request, Session};
 use candle_core::{DType, Device as Place, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
-use common::{default_model, fixture};
+use common::{default_model, files_below, fixture};
 
 amnesic::install_scrubbing_allocator!();
 
 /// All files of a folder and of those in it, but for its own weights.
 fn files(folder: &Path) -> Files {
-    fn add(mut files: Files, root: &Path, folder: &Path) -> Files {
-        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
-            let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
-            files = match path.is_dir() {
-                true => add(files, root, &path),
-                false if !name.contains('/') && name.contains("safetensors") => files,
-                false => files.file(name, std::fs::read(path).unwrap()),
-            };
-        }
-        files
-    }
-    add(Files::new(), folder, folder)
+    let own = |name: &str| !name.contains('/') && name.contains("safetensors");
+    let others = files_below(folder).into_iter().filter(|(name, _)| !own(name));
+    others.fold(Files::new(), |files, (name, path)| files.file(name, std::fs::read(path).unwrap()))
 }
 
 /// The tensors of all files of weights in a folder.

@@ -7,24 +7,16 @@ use std::path::{Path, PathBuf};
 use amnesic::privacy::FileHash;
 use amnesic::testing::LogitsTap;
 use amnesic::{Builder, Conversation, Device, Error, Files, Request, SealingKey, Session, user};
-use common::{default_model, fixture};
+use common::{default_model, files_below, fixture};
 
 amnesic::install_scrubbing_allocator!();
 
 /// All files of a folder, and of those in it.
 fn files(folder: &Path) -> Files {
-    fn add(mut files: Files, root: &Path, folder: &Path) -> Files {
-        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
-            let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
-            files = match path.is_dir() {
-                true => add(files, root, &path),
-                false if name.ends_with(".json") => files.file(name, std::fs::read(path).unwrap()),
-                false => files.read(name, std::fs::File::open(path).unwrap()).unwrap(),
-            };
-        }
-        files
-    }
-    add(Files::new(), folder, folder)
+    files_below(folder).into_iter().fold(Files::new(), |files, (name, path)| match name.ends_with(".json") {
+        true => files.file(name, std::fs::read(path).unwrap()),
+        false => files.read(name, std::fs::File::open(path).unwrap()).unwrap(),
+    })
 }
 
 fn small(builder: Builder) -> Session {

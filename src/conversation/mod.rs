@@ -297,8 +297,8 @@ impl Conversation {
         }
     }
 
-    /// As [`Conversation::take_back`], of a turn that is not over: waits for nothing. The turn alone has what it went on from
-    /// now, and gives it up with its end.
+    /// Lets go of a turn that is not over, and waits for nothing, unlike [`Conversation::take_back`]. The turn alone has what it
+    /// went on from now, and gives it up with its end.
     fn leave(&mut self, stream: Stream) {
         self.streams = false;
         self.left = stream.leave();

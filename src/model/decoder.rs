@@ -799,8 +799,8 @@ impl<B: Backend> Decoder<B> {
         }
     }
 
-    /// The same where adapters scale a branch in some of the rows: there it is made apart. Other rows get what they get without
-    /// those.
+    /// Adds a branch that adapters scale in some of the rows. Those rows are computed apart, and the others get what they get
+    /// without adapters.
     fn add_scaled(
         &self,
         backend: &mut B,

@@ -44,7 +44,7 @@ pub struct Sentence {
 pub struct DenseShape {
     /// Where its weights are.
     pub folder: PathBuf,
-    /// Of a GGUF file: the tensor that it is.
+    /// The tensor that it is in a GGUF file; none in a folder.
     pub tensor: Option<&'static str>,
     pub inputs: usize,
     pub outputs: usize,

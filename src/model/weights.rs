@@ -80,7 +80,7 @@ pub struct Addition {
     /// (outputs, rank)
     pub b: Tensor,
     pub scale: f32,
-    /// Of DoRA: what the sum, without the bias, is multiplied by; one for each output.
+    /// What DoRA multiplies the sum by, without the bias: one factor for each output.
     pub factors: Option<Vec<f32>>,
 }
 

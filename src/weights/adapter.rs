@@ -49,7 +49,7 @@ pub struct Delta {
     /// (outputs, rank)
     pub b: Tensor,
     pub scale: f32,
-    /// Of DoRA.
+    /// What a DoRA adapter trains beside its matrices.
     pub magnitude: Option<Magnitude>,
 }
 

@@ -24,6 +24,20 @@ pub fn default_model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/default")
 }
 
+/// All files of a folder, and of those in it, with their names below it.
+pub fn files_below(folder: &Path) -> Vec<(String, PathBuf)> {
+    let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(inside) = folders.pop() {
+        for path in std::fs::read_dir(inside).unwrap().map(|entry| entry.unwrap().path()) {
+            match path.is_dir() {
+                true => folders.push(path),
+                false => files.push((path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned(), path)),
+            }
+        }
+    }
+    files
+}
+
 /// What the reference's own low-precision logits are off by.
 #[derive(Clone, Copy, Debug)]
 pub struct Low {

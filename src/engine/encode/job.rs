@@ -143,7 +143,7 @@ pub struct Job {
     pub finish: Finish,
     /// Values of a result.
     pub width: usize,
-    /// As [`Done::values`].
+    /// The rows that become [`Done::values`].
     pub values: Secret<[f32]>,
     /// Items that were put into a step.
     pub begun: usize,

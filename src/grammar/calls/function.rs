@@ -16,7 +16,7 @@ pub struct Function<'v> {
 }
 
 impl<'v> Function<'v> {
-    /// Of a tool's definition, in the form of OpenAI's or without what is around it.
+    /// Reads a tool's definition, in the form of OpenAI's or without what is around it.
     pub fn of(definition: &'v Value) -> Self {
         let function = definition.get("function").unwrap_or(definition);
         let name = function.get("name").and_then(Value::as_str).unwrap_or_default();
@@ -30,14 +30,7 @@ impl<'v> Function<'v> {
 
     /// Each parameter's name and schema, and whether it is required. Those that are required and not described come last.
     pub fn parameters(&self) -> Vec<(&'v str, &'v Value, bool)> {
-        let required: Vec<&str> = self
-            .parameters
-            .get("required")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
+        let required = required(self.parameters.get("required"));
         let named = self.parameters.get("properties").and_then(Value::as_object);
         let mut found: Vec<_> = named
             .into_iter()
@@ -88,6 +81,11 @@ impl<'v> Function<'v> {
         }
         Ok(self.name)
     }
+}
+
+/// The names in the list `required` of a schema.
+pub fn required(list: Option<&Value>) -> Vec<&str> {
+    list.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
 /// Properties of one object: rules for them refer to each other.

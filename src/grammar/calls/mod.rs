@@ -188,7 +188,7 @@ pub struct ReplyForm<'a> {
     pub answer: &'static [&'static str],
     /// What may begin reasoning, and what ends it, where the grammar has that in it.
     pub reasoning: Option<(&'static [&'static str], &'static str)>,
-    /// Of models that write messages with channels, whether the reply may think first.
+    /// Whether the reply may think first, where the model writes messages with channels.
     pub thinks: bool,
     /// Whether the prompt ends within reasoning.
     pub inside: bool,

@@ -52,10 +52,8 @@ pub const MINIMAX_M2: Tags = Tags {
     between: "\">",
     behind: "</parameter>\n",
     ends: &["</parameter>", "<parameter name=", "</invoke>"],
-    untyped_is_json: false,
     edges: Some("\\n"),
-    told: Told::Nothing,
-    containers: true,
+    ..QWEN3_CODER
 };
 pub const DEEPSEEK_V32: Tags = Tags {
     before: "<｜DSML｜parameter name=\"",
@@ -63,9 +61,8 @@ pub const DEEPSEEK_V32: Tags = Tags {
     behind: "</｜DSML｜parameter>\n",
     ends: &["</｜DSML｜parameter>", "<｜DSML｜parameter name=", "</｜DSML｜invoke>"],
     untyped_is_json: true,
-    edges: None,
     told: Told::IsText,
-    containers: true,
+    ..QWEN3_CODER
 };
 pub const STEP3: Tags = Tags {
     before: "<steptml:parameter name=\"",
@@ -80,10 +77,8 @@ pub const KIMI_K3: Tags = Tags {
     between: "\" type=\"{}\"<|sep|>",
     behind: "<|close|>argument<|sep|>",
     ends: &["<|close|>argument<|sep|>"],
-    untyped_is_json: false,
-    edges: None,
     told: Told::Type,
-    containers: true,
+    ..QWEN3_CODER
 };
 pub const MINIMAX_M3: Tags = Tags {
     before: "]<]minimax[>[<",
@@ -99,9 +94,7 @@ pub const GLM: Tags = Tags {
     behind: "</arg_value>\u{1}",
     ends: &["</arg_value>"],
     untyped_is_json: true,
-    edges: None,
-    told: Told::Nothing,
-    containers: true,
+    ..QWEN3_CODER
 };
 
 /// Appends the parameters of a function, in the order of its schema; those that it does not require may be missing.

@@ -249,9 +249,8 @@ impl Text {
     /// beside a `tokenizer.json`, transformers 5 reads neither `add_bos_token` nor `add_eos_token`.
     fn read_config(&mut self, tokenizer: &Tokenizer, [config, map]: &[Json; 2], decodes: bool) -> Result<()> {
         let end = special_token(config, "eos_token").or_else(|| special_token(map, "eos_token"));
-        if let Some((token, id)) = end.and_then(|end| tokenizer.token_to_id(&end).map(|id| (end, id))) {
+        if let Some(id) = end.and_then(|end| tokenizer.token_to_id(&end)) {
             self.end = Some(id);
-            self.controls.add_special(id, &token);
             if !decodes && self.suffix.last() != Some(&id) && config.flag("add_eos_token", false)? {
                 self.suffix.push(id);
             }

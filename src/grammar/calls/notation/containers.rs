@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::super::function::check_count;
+use super::super::function::{check_count, required};
 use super::super::raw::unspellable;
 use super::super::writer::{escaped, json, quoted, somewhere, write};
 use super::{Notation, Values};
@@ -69,13 +69,7 @@ impl<'v> Values<'_, 'v> {
     pub(super) fn object(&mut self, map: &'v Map<String, Value>, depth: usize) -> Result<String> {
         self.check_flat()?;
         check_count(map)?;
-        let required: Vec<&str> = map
-            .get("required")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
+        let required = required(map.get("required"));
         let named = map.get("properties").and_then(Value::as_object);
         if named.is_none_or(Map::is_empty) && required.is_empty() {
             return match map.get("additionalProperties") {
