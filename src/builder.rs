@@ -948,6 +948,7 @@ impl Builder {
         let most = intake.defaults.max_requests;
         let read = move |ask, arrived| intake.read(ask, arrived);
         let readers = Arc::new(Readers::start(read, shared.clone(), self.clock.clone(), most)?);
+        readers.rehearse()?;
         let worker =
             spawn("amnesic-worker", Depth::Kernels, move || worker.run(&messages)).map_err(Error::Thread)?;
         let identity = Some(Arc::new(identity));
@@ -1106,6 +1107,7 @@ impl Builder {
         let text_gap = reader.text.as_ref().and_then(|text| text.not_covered());
         let read = move |ask, arrived| reader.read(ask, arrived);
         let readers = Arc::new(Readers::start(read, shared.clone(), self.clock.clone(), self.max_requests)?);
+        readers.rehearse()?;
         let mut worker = encode::worker::Worker::new(
             (backend, encoder, pooling),
             limits,

@@ -67,6 +67,8 @@ pub enum Ask {
     Inspect(Box<Inspection>),
     /// Texts to embed or to score.
     Texts(Box<super::encode::job::Ask>),
+    /// Nothing: what requests of this lane are made of is read once, and dropped. See [`super::readers::Readers::rehearse`].
+    Rehearse(Lane, SyncSender<()>),
 }
 
 /// Bytes of prompts up to which they are read in the quick lane: a millisecond or two.
@@ -83,6 +85,7 @@ impl Ask {
             Self::Encode(request, _) => request.prompt_bytes() <= QUICK_BYTES,
             Self::Inspect(inspection) => inspection.bytes() <= QUICK_BYTES,
             Self::Texts(ask) => ask.wanted.bytes() <= QUICK_BYTES,
+            Self::Rehearse(lane, _) => return *lane,
         };
         if quick { Lane::Quick } else { Lane::Slow }
     }
@@ -91,7 +94,7 @@ impl Ask {
     pub fn requests(&self) -> usize {
         match self {
             Self::Submit(requests, _) => requests.len(),
-            Self::Encode(..) | Self::Inspect(_) => 0,
+            Self::Encode(..) | Self::Inspect(_) | Self::Rehearse(..) => 0,
             Self::Texts(_) => 1,
         }
     }
@@ -225,6 +228,23 @@ impl Intake {
                     let _ = answer.send(Err(error));
                 })
             }
+            Ask::Rehearse(lane, done) => {
+                // a panic, too, is for the request that meets it
+                let _ = catch_unwind(AssertUnwindSafe(|| self.rehearse(lane)));
+                Box::new(move |_| {
+                    let _ = done.send(());
+                })
+            }
+        }
+    }
+
+    /// Reads a text and a chat, and in the slow lane a grammar. Whatever this checkpoint refuses of that, a request that asks
+    /// for it is told.
+    fn rehearse(&self, lane: Lane) {
+        drop(self.encode(&Request::prompt("a")));
+        drop(self.encode(&Request::chat([chat::user("a")])));
+        if let (Lane::Slow, Some(vocabulary)) = (lane, &self.vocabulary) {
+            drop(vocabulary.grammars.compile(&ResponseFormat::json_object(), 1));
         }
     }
 
