@@ -681,9 +681,9 @@ pub trait Backend: Send {
     /// The memory is not to be had.
     fn reserve(&mut self, layout: Layout, kv: Kv, logits: Option<Buf>) -> Result<()>;
 
-    /// To how many rows a step of `rows` requests with one token each is best filled up with copies of the last one, so
-    /// that fewer kinds of steps come.
-    fn filled(&self, rows: usize) -> usize {
+    /// Padded number of rows of a step of `rows` sequences with one token each, chosen so that recorded steps are reused. The
+    /// rows added are copies of the last one.
+    fn padded_rows(&self, rows: usize) -> usize {
         rows
     }
 

@@ -1,12 +1,43 @@
-//! What a step asks of a device that chooses tokens where the logits are. Nothing depends on what is asked: the sampler gives
-//! the same for what is not.
+//! What a step asks of a device that samples where the logits are. Nothing depends on what is asked: the sampler gives the
+//! same for what is not.
 
-use super::scheduler::Turn;
+use super::plan::ScheduledSeq;
 use super::sequence::Sequence;
 use super::worker::Worker;
 use crate::backend::Backend;
 use crate::backend::questions::Questions;
+use crate::memory::scrub;
 use crate::sample::{Context, Sampler};
+
+/// Numbers of questions, one behind the other.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Numbers {
+    first: usize,
+    count: usize,
+}
+
+impl Numbers {
+    /// The number of the `place`th of them, if there are so many.
+    pub(super) fn get(self, place: usize) -> Option<usize> {
+        (place < self.count).then_some(self.first + place)
+    }
+
+    /// Those that were asked since there were `first`.
+    fn since(first: usize, questions: &Questions) -> Self {
+        Self { first, count: questions.len() - first }
+    }
+}
+
+/// What is asked about the logits of a sequence: the questions' numbers. Where there are none, the sampler reads the logits.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Asked {
+    /// Log probabilities of the prompt's tokens, from the first row of logits on.
+    pub prompt: Numbers,
+    /// The next token, then those behind each guess.
+    pub tokens: Numbers,
+    /// First tokens of the request's other choices, while those do not exist.
+    pub choices: Numbers,
+}
 
 /// Asks for a token of each of these from the draft model's rows of logits.
 pub(super) fn guesses<'a>(
@@ -16,13 +47,13 @@ pub(super) fn guesses<'a>(
 ) {
     questions.clear();
     for (row, sequence) in of.enumerate() {
-        let context = Context { mask: None, ..sequence.context() };
+        let context = Context { mask: None, ..sequence.context_behind(sequence.guesses().len()) };
         sampler.ask(row, &sequence.sampling, &context, false, questions);
     }
 }
 
 impl<B: Backend> Worker<B> {
-    /// Whether the draft model's device chooses.
+    /// Whether the draft model's device samples.
     pub(super) fn asks_draft(&self) -> bool {
         self.models.draft.as_ref().is_some_and(|draft| draft.chooses()) && !self.on_host()
     }
@@ -35,56 +66,53 @@ impl<B: Backend> Worker<B> {
     }
 
     /// Asks about all rows of the step whose tokens depend on nothing that is not known yet.
-    pub(super) fn ask(&mut self, turns: &[Turn]) {
-        self.asked.clear();
+    pub(super) fn ask(&mut self) {
+        scrub::empty(&mut self.asked);
         self.questions.clear();
-        if self.on_host() || !self.models.main.chooses() {
-            return;
+        let on_device = !self.on_host() && self.models.main.chooses();
+        for place in 0..self.models.main.plan.len() {
+            let scheduled = self.models.main.plan.sequence(place);
+            let asked = if on_device { self.ask_about(scheduled) } else { Asked::default() };
+            self.asked.push(asked);
         }
-        let mut row = 0;
-        for turn in turns {
-            self.ask_turn(*turn, &mut row);
+        if on_device {
+            self.models.main.choose(&mut self.questions);
         }
-        self.models.main.choose(&mut self.questions);
     }
 
-    /// As `read_turn` goes through them. Left out is what waits for a grammar: guesses, and other choices' first tokens.
-    fn ask_turn(&mut self, turn: Turn, row: &mut usize) {
-        let Self { sampler, questions, asked, .. } = self;
-        let entry = self.scheduler.entry(turn.id);
-        let (outputs_from, end) = (entry.outputs_from.max(entry.cached), entry.cached + turn.tokens);
-        let first_row = *row;
-        *row += (end + turn.drafts).saturating_sub(outputs_from);
-        let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
-        let (known, choice, logprobs) =
-            (sequence.ids.expose().len(), sequence.choice, sequence.common.logprobs);
+    /// What waits for a grammar is left out: guesses, and other choices' first tokens.
+    fn ask_about(&mut self, scheduled: ScheduledSeq) -> Asked {
+        let Self { sampler, questions, .. } = self;
+        let sequence = self.sequences.get_mut(&scheduled.id).expect("a scheduled sequence has not ended");
+        let (known, logprobs) = (sequence.known(), sequence.common.logprobs);
+        let mut asked = Asked::default();
         if sequence.common.prompt_logprobs {
-            for position in outputs_from..end.min(known - 1) {
-                let row = first_row + position - outputs_from;
-                asked.insert((row, choice), questions.len());
-                Sampler::ask_logprobs(row, sequence.ids.expose()[position + 1], questions);
+            let first = questions.len();
+            let positions = scheduled.logits_from()..scheduled.end().min(known - 1);
+            for (row, position) in (scheduled.first_logits..).zip(positions) {
+                Sampler::ask_logprobs(row, sequence.ids()[position + 1], questions);
+            }
+            asked.prompt = Numbers::since(first, questions);
+        }
+        if scheduled.end() < known || sequence.away {
+            return asked;
+        }
+        let (row, first) = (scheduled.token_row(), questions.len());
+        sampler.ask(row, &sequence.sampling, &sequence.context(), logprobs, questions);
+        if sequence.guide.is_none() {
+            for guesses in 1..=scheduled.guesses {
+                let context = sequence.context_behind(guesses);
+                sampler.ask(row + guesses, &sequence.sampling, &context, logprobs, questions);
             }
         }
-        if end < known || sequence.away {
-            return;
+        asked.tokens = Numbers::since(first, questions);
+        let first = questions.len();
+        if sequence.guide.is_none() {
+            for (choice, _) in &self.jobs[&sequence.job].unborn {
+                sampler.ask(row, &sequence.sampling_of(*choice), &sequence.context(), logprobs, questions);
+            }
         }
-        let last = *row - turn.drafts - 1;
-        asked.insert((last, choice), questions.len());
-        sampler.ask(last, &sequence.sampling, &sequence.context(), logprobs, questions);
-        if sequence.guide.is_some() {
-            return;
-        }
-        for (choice, _) in &self.jobs[&sequence.job].unborn {
-            asked.insert((last, *choice), questions.len());
-            let sampling = sequence.sampling_of(*choice);
-            sampler.ask(last, &sampling, &sequence.context(), logprobs, questions);
-        }
-        for guess in 0..turn.drafts {
-            let token = sequence.drafts.expose()[guess];
-            sequence.ids.push(token);
-            asked.insert((last + guess + 1, choice), questions.len());
-            sampler.ask(last + guess + 1, &sequence.sampling, &sequence.context(), logprobs, questions);
-        }
-        sequence.ids.truncate(known);
+        asked.choices = Numbers::since(first, questions);
+        asked
     }
 }

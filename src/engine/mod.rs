@@ -1,5 +1,5 @@
 //! Requests into steps: [`readers`] (where they come in) and [`intake`] (how they are read), [`inspect`] (questions to the tokenizer alone), [`scheduler`] (who takes part in a step, and who holds which memory;
-//! integers only), [`sequence`] and [`job`] (a choice and its request as they run), [`batch`] (a step's input),
+//! integers only), [`sequence`] and [`job`] (a choice and its request as they run), [`plan`] (what a step computes),
 //! [`models`] (what computes it), [`worker`] (the thread that owns the device; `step` is what it does), [`masks`] (grammars, beside it),
 //! [`speculate`] (guesses) and [`mailbox`] (to the caller). Sessions that embed texts have
 //! workers of another kind: [`encode`].
@@ -8,7 +8,6 @@
 //! of it is overwritten, never before.
 
 mod ask;
-pub mod batch;
 pub mod encode;
 pub mod inspect;
 pub mod intake;
@@ -16,6 +15,7 @@ pub mod job;
 pub mod mailbox;
 pub mod masks;
 pub mod models;
+pub mod plan;
 pub mod readers;
 pub mod receipts;
 pub mod scheduler;

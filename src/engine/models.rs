@@ -1,6 +1,6 @@
 //! The model that a session serves, and the draft model that guesses for it, each with the memory of its steps.
 
-use super::batch::Builder;
+use super::plan::StepPlan;
 use super::scheduler::{Id, Store};
 use crate::backend::questions::Questions;
 use crate::backend::{Backend, Counters};
@@ -15,20 +15,20 @@ pub struct Model<B: Backend> {
     backend: B,
     decoder: Decoder<B>,
     /// The step at hand.
-    pub batch: Builder,
+    pub plan: StepPlan,
     dirty: Dirty,
 }
 
 impl<B: Backend> Model<B> {
     /// Ready for its first step.
     pub fn new(backend: B, decoder: Decoder<B>, limits: Limits) -> Self {
-        Self { backend, decoder, batch: Builder::new(limits), dirty: Dirty::default() }
+        Self { backend, decoder, plan: StepPlan::new(limits), dirty: Dirty::default() }
     }
 
-    /// Runs the batch.
+    /// Runs the step.
     pub fn forward(&mut self) {
-        self.batch.fill(|rows| self.backend.filled(rows));
-        let batch = self.batch.batch();
+        self.plan.pad(|rows| self.backend.padded_rows(rows));
+        let batch = self.plan.batch();
         self.dirty.mark(batch.ids.len(), batch.outputs.len());
         self.decoder.forward(&mut self.backend, &batch);
         registers::clear(); // small jobs run on this thread alone
@@ -60,7 +60,7 @@ impl<B: Backend> Model<B> {
         let (regions, proof) = self.decoder.scrub(&mut self.backend, tokens, outputs);
         ledger.scrubbed(place, regions, &proof);
         ledger.scrubbed(place, 1, &self.backend.scrub_threads());
-        ledger.scrubbed(HOST, 1, &self.batch.scrub());
+        ledger.scrubbed(HOST, 1, &self.plan.scrub());
     }
 }
 

@@ -137,7 +137,7 @@ impl Entry {
 }
 
 /// A sequence's part in a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Turn {
     pub id: Id,
     /// Tokens from its first uncached one on.

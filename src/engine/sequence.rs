@@ -40,13 +40,13 @@ pub struct Sequence {
     /// The request that it belongs to: the id of its first choice.
     pub job: Id,
     pub choice: usize,
-    /// Prompt and reply so far.
-    pub ids: Secret<[u32]>,
+    /// Prompt and reply so far; behind them, while a step runs, guesses at what follows.
+    ids: Secret<[u32]>,
+    /// How many of `ids` are guesses.
+    guesses: usize,
     pub sampling: Sampling,
     pub common: Arc<Common>,
-    /// Guesses at what follows `ids`, for the step at hand.
-    pub drafts: Secret<[u32]>,
-    /// How many of `ids` are in the draft model's cache.
+    /// How many of its tokens are in the draft model's cache.
     pub draft_cached: usize,
     /// How often it had been admitted when that was counted.
     pub admissions: u64,
@@ -69,8 +69,8 @@ impl Sequence {
             job: 0,
             choice: 0,
             ids,
+            guesses: 0,
             sampling,
-            drafts: Secret::default(),
             draft_cached: 0,
             admissions: 0,
             guide: None,
@@ -88,7 +88,7 @@ impl Sequence {
     pub fn fork(&self, choice: usize, guide: Option<Box<Guide>>, pieces: Option<&Pieces>) -> Self {
         let mut ids = Secret::<[u32]>::default();
         ids.reserve(self.most_tokens());
-        ids.extend(self.ids.expose());
+        ids.extend(self.ids());
         let mut fork = Self::new(ids, self.sampling_of(choice), self.common.clone(), pieces);
         (fork.job, fork.choice, fork.guide) = (self.job, choice, guide);
         fork
@@ -102,7 +102,39 @@ impl Sequence {
     /// Makes room for all that it may become, so that nothing of it moves while it runs.
     pub fn reserve(&mut self) {
         self.ids.reserve(self.most_tokens());
-        self.drafts.reserve(self.common.speculation.map_or(0, Speculation::tokens));
+    }
+
+    /// Prompt and reply so far.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids.expose()[..self.known()]
+    }
+
+    /// How many those are.
+    pub fn known(&self) -> usize {
+        self.ids.expose().len() - self.guesses
+    }
+
+    /// Guesses at what follows.
+    pub fn guesses(&self) -> &[u32] {
+        &self.ids.expose()[self.known()..]
+    }
+
+    /// Prompt, reply and guesses.
+    pub fn ids_with_guesses(&self) -> &[u32] {
+        self.ids.expose()
+    }
+
+    /// Guesses one token more. There are never more guesses than tokens that it may still generate.
+    pub fn guess(&mut self, id: u32) {
+        self.ids.push(id);
+        self.guesses += 1;
+    }
+
+    /// Takes guesses back, but for the first `most`.
+    pub fn keep_guesses(&mut self, most: usize) {
+        let known = self.known();
+        self.guesses = self.guesses.min(most);
+        self.ids.truncate(known + self.guesses);
     }
 
     /// Positions that it may come to hold.
@@ -112,14 +144,19 @@ impl Sequence {
 
     /// Tokens generated.
     pub fn generated(&self) -> usize {
-        self.ids.expose().len() - self.common.prompt_tokens
+        self.known() - self.common.prompt_tokens
     }
 
-    /// What the sampler looks at.
+    /// What the sampler looks at where the next token is chosen.
     pub fn context(&self) -> Context<'_> {
+        self.context_behind(0)
+    }
+
+    /// The same behind the first `guesses` guesses, as if they were right; with the mask of the next token.
+    pub fn context_behind(&self, guesses: usize) -> Context<'_> {
         let common = &self.common;
         Context {
-            ids: self.ids.expose(),
+            ids: &self.ids.expose()[..self.known() + guesses],
             prompt: common.prompt_tokens,
             end_tokens: common.end_tokens.expose(),
             bias: Some(&common.bias),
@@ -128,7 +165,8 @@ impl Sequence {
         }
     }
 
-    /// Takes a new token in; says whether the choice ends with it. `logprobs` is told where to put the token's.
+    /// Takes a new token in, as the first guess if that was right; otherwise all guesses are taken back. Says whether the choice
+    /// ends with it. `logprobs` is told where to put the token's.
     pub fn take(
         &mut self,
         token: u32,
@@ -140,7 +178,13 @@ impl Sequence {
             self.flush(outbox);
             return Some(FinishReason::Stop);
         }
-        self.ids.push(token);
+        match self.guesses().first() == Some(&token) {
+            true => self.guesses -= 1,
+            false => {
+                self.keep_guesses(0);
+                self.ids.push(token);
+            }
+        }
         let stopped = outbox.output(self.choice, |output| {
             output.tokens.push(token);
             logprobs(&mut output.logprobs);

@@ -1,23 +1,23 @@
 //! Guesses without a model: what followed the same tokens before.
 
-/// Appends to `guesses` up to `most` tokens that followed the latest earlier occurrence of the last `ngram` tokens of
-/// `ids`; of fewer, down to one, where so many do not occur (prompt lookup decoding, Saxena 2023).
-pub fn lookup(ids: &[u32], ngram: usize, most: usize, guesses: &mut impl FnMut(u32)) {
+use std::ops::Range;
+
+/// Where up to `most` tokens lie that followed the latest earlier occurrence of the last `ngram` tokens of `ids`; of fewer,
+/// down to one, where so many do not occur (prompt lookup decoding, Saxena 2023).
+pub fn lookup(ids: &[u32], ngram: usize, most: usize) -> Range<usize> {
     for len in (1..=ngram.min(ids.len().saturating_sub(1))).rev() {
         let (before, last) = (&ids[..ids.len() - 1], &ids[ids.len() - len..]);
         if let Some(at) = before.windows(len).rposition(|window| window == last) {
-            ids[at + len..].iter().take(most).for_each(|&id| guesses(id));
-            return;
+            return at + len..ids.len().min(at + len + most);
         }
     }
+    0..0
 }
 
 #[cfg(test)]
 mod tests {
     fn lookup(ids: &[u32], ngram: usize, most: usize) -> Vec<u32> {
-        let mut guesses = Vec::new();
-        super::lookup(ids, ngram, most, &mut |id| guesses.push(id));
-        guesses
+        ids[super::lookup(ids, ngram, most)].to_vec()
     }
 
     #[test]

@@ -4,14 +4,16 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::ask;
+use super::ask::{self, Asked};
 use super::masks::{Looked, Masks};
+use super::plan::{Rows, ScheduledSeq};
 use super::scheduler::{Id, Turn};
 use super::sequence::Sequence;
 use super::speculate;
 use super::worker::{Ended, Worker};
 use crate::backend::Backend;
 use crate::error::Result;
+use crate::memory::scrub;
 use crate::request::Speculation;
 use crate::response::FinishReason;
 use crate::sample::Context;
@@ -26,48 +28,73 @@ impl<B: Backend> Worker<B> {
             self.look_around();
         }
         self.take_looked();
-        self.turns.clear();
-        self.turns.extend(self.scheduler.plan(&mut self.models));
-        self.shared.tokens.store(self.scheduler.clock(), Ordering::SeqCst);
-        self.settle_owed();
-        let mut turns = std::mem::take(&mut self.turns);
-        self.idle = turns.is_empty() && self.sequences.values().any(|sequence| sequence.away);
-        self.guess(&mut turns);
-        self.send_guides(&turns);
-        self.fill_batch(&turns);
+        self.schedule();
+        self.guess();
+        self.plan_step();
+        self.send_guides();
         let began = Instant::now();
-        if !turns.is_empty() {
+        if self.models.main.plan.len() > 0 {
             self.models.main.forward();
         }
         let mut ended = self.receive_guides(began);
         *self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner) = self.models.main.counters();
         #[cfg(feature = "testing")]
         self.faults.after_forward();
-        self.ask(&turns);
+        self.ask();
         if self.models.failed() {
             return self.fail_all();
         }
-        let mut row = 0;
-        for turn in &turns {
-            self.read_turn(*turn, &mut row, &mut ended);
+        for place in 0..self.models.main.plan.len() {
+            let scheduled = self.models.main.plan.sequence(place);
+            self.read_logits(scheduled, self.asked[place], &mut ended);
+            let sequence = self.sequences.get_mut(&scheduled.id).expect("it ends when the step is over");
+            sequence.keep_guesses(0);
         }
-        self.turns = turns;
         self.finish(ended);
     }
 
-    /// Guides of those who get a token in this step look while the model computes, but for those whose masks are there.
-    fn send_guides(&mut self, turns: &[Turn]) {
+    /// Lets the scheduler choose who takes part.
+    fn schedule(&mut self) {
+        self.turns.clear();
+        self.turns.extend(self.scheduler.plan(&mut self.models));
+        self.shared.tokens.store(self.scheduler.clock(), Ordering::SeqCst);
+        self.settle_owed();
+        self.idle = self.turns.is_empty() && self.sequences.values().any(|sequence| sequence.away);
+    }
+
+    /// Works out the rows of all who take part.
+    fn plan_step(&mut self) {
+        let plan = &mut self.models.main.plan;
+        plan.clear();
+        for turn in &self.turns {
+            let (entry, sequence) = (self.scheduler.entry(turn.id), &self.sequences[&turn.id]);
+            let guesses = sequence.guesses().len();
+            plan.add(Rows {
+                id: turn.id,
+                ids: &sequence.ids_with_guesses()[entry.cached..entry.cached + turn.tokens + guesses],
+                guesses,
+                position: entry.cached,
+                table: &entry.table,
+                logits_from: entry.outputs_from,
+                adapter: sequence.common.adapter,
+            });
+        }
+        scrub::empty(&mut self.turns);
+    }
+
+    /// Starts the grammar masks of the sequences that are sampled in this step, but for those whose masks are there.
+    fn send_guides(&mut self) {
         let Some(masks) = &self.masks else { return };
         masks.begin_step();
         let mut looking = Vec::new();
-        for turn in turns {
-            let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
-            let entry = self.scheduler.entry(turn.id);
-            if entry.cached + turn.tokens == entry.known
+        for place in 0..self.models.main.plan.len() {
+            let scheduled = self.models.main.plan.sequence(place);
+            let sequence = self.sequences.get_mut(&scheduled.id).expect("a scheduled sequence has not ended");
+            if scheduled.end() == sequence.known()
                 && let Some(guide) = sequence.guide.take_if(|guide| !guide.is_fresh())
             {
                 sequence.away = true;
-                looking.push((sequence.job, turn.id, guide));
+                looking.push((sequence.job, scheduled.id, guide));
             }
         }
         if !looking.is_empty() {
@@ -122,12 +149,11 @@ impl<B: Backend> Worker<B> {
         }
     }
 
-    /// Fills in guesses where the scheduler has room for them.
-    fn guess(&mut self, turns: &mut [Turn]) {
-        for turn in turns.iter_mut() {
-            let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
+    /// Guesses where the scheduler has room for it.
+    fn guess(&mut self) {
+        for turn in &mut self.turns {
+            let sequence = self.sequences.get_mut(&turn.id).expect("a scheduled sequence has not ended");
             sequence.reserve();
-            sequence.drafts.truncate(0);
             // a guess that can only be the last token saves nothing
             turn.drafts = turn.drafts.min(sequence.common.max_tokens - sequence.generated() - 1);
             // a grammar that takes long would have to look at each guess, here
@@ -138,28 +164,30 @@ impl<B: Backend> Worker<B> {
             if let Some(Speculation::PromptLookup { ngram, .. }) =
                 sequence.common.speculation.filter(|_| turn.drafts > 0)
             {
-                let Sequence { ids, drafts, .. } = sequence;
-                speculate::lookup(ids.expose(), ngram, turn.drafts, &mut |id| drafts.push(id));
+                for place in speculate::lookup(sequence.ids(), ngram, turn.drafts) {
+                    sequence.guess(sequence.ids()[place]);
+                }
             }
         }
-        self.ask_draft(turns);
-        for turn in turns.iter_mut() {
-            let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
-            if let Some(guide) = sequence.guide.as_mut().filter(|_| !sequence.drafts.expose().is_empty()) {
-                sequence.drafts.truncate(guide.allowed(sequence.drafts.expose()));
-            }
-            turn.drafts = sequence.drafts.expose().len();
+        self.ask_draft();
+        for turn in &self.turns {
+            let sequence = self.sequences.get_mut(&turn.id).expect("a scheduled sequence has not ended");
+            let guesses = sequence.guesses().len();
+            let Some(mut guide) = sequence.guide.take_if(|_| guesses > 0) else { continue };
+            let allowed = guide.allowed(sequence.guesses());
+            sequence.guide = Some(guide);
+            sequence.keep_guesses(allowed);
         }
     }
 
     /// Lets the draft model go on from each sequence that asks for it, one token at a time. It draws as the main model
     /// will, with the same random numbers: so the better it is, the more often both choose the same.
-    fn ask_draft(&mut self, turns: &[Turn]) {
+    fn ask_draft(&mut self) {
         let by_device = self.asks_draft();
         let Some(draft) = &mut self.models.draft else { return };
-        let mut asked = Vec::new();
-        for turn in turns.iter().filter(|turn| turn.drafts > 0) {
-            let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
+        let mut asking = Vec::new();
+        for turn in self.turns.iter().filter(|turn| turn.drafts > 0) {
+            let sequence = self.sequences.get_mut(&turn.id).expect("a scheduled sequence has not ended");
             if !matches!(sequence.common.speculation, Some(Speculation::Draft { .. })) {
                 continue;
             }
@@ -169,145 +197,135 @@ impl<B: Backend> Worker<B> {
             }
             // the draft's part of a block is filled late: not where others hold the block too
             if !self.scheduler.is_shared(turn.id, sequence.draft_cached) {
-                asked.push((*turn, sequence.ids.expose().len()));
+                asking.push(*turn);
             }
         }
-        let mut asking = asked.clone();
         while !asking.is_empty() {
-            draft.batch.clear();
+            draft.plan.clear();
             let mut room = self.limits.step_tokens;
-            for (turn, _) in &asking {
-                let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
-                let (ids, from) = (sequence.ids.expose(), sequence.draft_cached);
+            for Turn { id, .. } in &asking {
+                let sequence = self.sequences.get_mut(id).expect("a scheduled sequence has not ended");
+                let (ids, from) = (sequence.ids_with_guesses(), sequence.draft_cached);
                 let end = ids.len().min(from + room);
                 room -= end - from;
                 if end > from {
-                    let table = &self.scheduler.entry(turn.id).table;
-                    draft.batch.add(&ids[from..end], &[], from, table, ids.len() - 1, None);
+                    draft.plan.add(Rows {
+                        id: *id,
+                        ids: &ids[from..end],
+                        guesses: 0,
+                        position: from,
+                        table: &self.scheduler.entry(*id).table,
+                        logits_from: ids.len() - 1,
+                        adapter: None,
+                    });
                 }
                 sequence.draft_cached = end;
             }
             draft.forward();
             if by_device {
-                let drawn = asking.iter().map(|(turn, _)| &self.sequences[&turn.id]);
-                let drawn = drawn.filter(|sequence| sequence.draft_cached == sequence.ids.expose().len());
+                let drawn = asking.iter().map(|turn| &self.sequences[&turn.id]);
+                let drawn =
+                    drawn.filter(|sequence| sequence.draft_cached == sequence.ids_with_guesses().len());
                 ask::guesses(drawn, &mut self.sampler, &mut self.questions);
                 draft.choose(&mut self.questions);
             }
             let mut row = 0;
-            asking.retain(|(turn, known)| {
-                let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
-                if sequence.draft_cached < sequence.ids.expose().len() {
+            asking.retain(|turn| {
+                let sequence = self.sequences.get_mut(&turn.id).expect("a scheduled sequence has not ended");
+                if sequence.draft_cached < sequence.ids_with_guesses().len() {
                     return false; // a long prompt is caught up with over several steps
                 }
-                let context = Context { mask: None, ..sequence.context() };
+                let context = Context { mask: None, ..sequence.context_behind(sequence.guesses().len()) };
                 let token = match by_device {
                     true => self.questions.answer(row).token(),
                     false => self.sampler.sample(draft.logits(row), &sequence.sampling, &context),
                 };
                 row += 1;
                 let Ok(token) = token else { return false };
-                sequence.ids.push(token);
-                sequence.ids.expose().len() < known + turn.drafts
+                sequence.guess(token);
+                sequence.guesses().len() < turn.drafts
             });
         }
-        for (turn, known) in asked {
-            let Sequence { ids, drafts, .. } = self.sequences.get_mut(&turn.id).expect("it was asked");
-            drafts.extend(&ids.expose()[known..]);
-            ids.truncate(known);
-        }
     }
 
-    fn fill_batch(&mut self, turns: &[Turn]) {
-        let batch = &mut self.models.main.batch;
-        batch.clear();
-        for turn in turns {
-            let (entry, sequence) = (self.scheduler.entry(turn.id), &self.sequences[&turn.id]);
-            let ids = &sequence.ids.expose()[entry.cached..entry.cached + turn.tokens];
-            let (drafts, adapter) = (sequence.drafts.expose(), sequence.common.adapter);
-            batch.add(ids, drafts, entry.cached, &entry.table, entry.outputs_from, adapter);
-        }
-    }
-
-    /// Reads what a turn computed: log probabilities of the prompt, the next token, guesses that were right.
-    fn read_turn(&mut self, turn: Turn, row: &mut usize, ended: &mut Vec<Ended>) {
-        let entry = self.scheduler.entry(turn.id);
-        let (cached, outputs_from) = (entry.cached, entry.outputs_from.max(entry.cached));
-        let end = cached + turn.tokens;
-        let first_row = *row;
-        *row += (end + turn.drafts).saturating_sub(outputs_from);
-        let sequence = &self.sequences[&turn.id];
-        let known = sequence.ids.expose().len();
+    /// Reads what was computed for a sequence: log probabilities of the prompt, the next token, guesses that were right.
+    fn read_logits(&mut self, scheduled: ScheduledSeq, asked: Asked, ended: &mut Vec<Ended>) {
+        let (id, end) = (scheduled.id, scheduled.end());
+        let sequence = &self.sequences[&id];
+        let known = sequence.known();
         if sequence.common.prompt_logprobs {
             let job = &self.jobs[&sequence.job];
-            for position in outputs_from..end.min(known - 1) {
-                let (row, token) = (first_row + position - outputs_from, sequence.ids.expose()[position + 1]);
-                let told = job.outbox.prompt_logprobs(|out| match self.asked.get(&(row, sequence.choice)) {
-                    Some(&asked) => out.take(self.questions.answer(asked)),
+            let positions = scheduled.logits_from()..end.min(known - 1);
+            for (place, position) in positions.enumerate() {
+                let (row, token) = (scheduled.first_logits + place, sequence.ids()[position + 1]);
+                let told = job.outbox.prompt_logprobs(|out| match asked.prompt.get(place) {
+                    Some(asked) => out.take(self.questions.answer(asked)),
                     None => self.sampler.logprobs(self.models.main.logits(row), token, out),
                 });
                 if let Err(error) = told {
-                    return ended.push((turn.id, Err(error)));
+                    return ended.push((id, Err(error)));
                 }
             }
         }
         if end < known || sequence.away {
             // whose mask is late computes its last token again, to the same bits, when it is there
             let end = end.min(known - 1);
-            self.scheduler.advance(turn.id, end, known, outputs_from.max(end).min(known - 1));
-            self.scheduler.hold(turn.id, sequence.away);
-            let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
+            let outputs_from = self.scheduler.entry(id).outputs_from;
+            self.scheduler.advance(id, end, known, outputs_from.max(end).min(known - 1));
+            self.scheduler.hold(id, sequence.away);
+            let sequence = self.sequences.get_mut(&id).expect("a scheduled sequence has not ended");
             sequence.draft_cached = sequence.draft_cached.min(end);
             return;
         }
-        if ended.iter().all(|(id, _)| *id != turn.id) {
-            self.read_tokens(turn, *row - turn.drafts - 1, ended);
+        if ended.iter().all(|(ended, _)| *ended != id) {
+            self.read_tokens(scheduled, asked, ended);
         }
     }
 
-    /// Chooses tokens from the logits of `row`, and, as long as guesses were right, of those behind it.
-    fn read_tokens(&mut self, turn: Turn, row: usize, ended: &mut Vec<Ended>) {
-        let forks = self.fork(turn.id);
+    /// Chooses a sequence's next token, and, as long as guesses are right, those behind them.
+    fn read_tokens(&mut self, scheduled: ScheduledSeq, asked: Asked, ended: &mut Vec<Ended>) {
+        let (id, row) = (scheduled.id, scheduled.token_row());
+        let forks = self.fork(id);
         let mut accepted = 0;
         let outcome = loop {
-            let outcome = self.choose(turn.id, row + accepted);
-            let sequence = &self.sequences[&turn.id];
-            let right = sequence.drafts.expose().get(accepted) == sequence.ids.expose().last();
+            let guesses = self.sequences[&id].guesses().len();
+            let outcome = self.choose(id, row + accepted, asked.tokens.get(accepted));
+            let sequence = &self.sequences[&id];
+            let right = sequence.guesses().len() + 1 == guesses;
             let pending = sequence.guide.as_ref().is_some_and(|guide| guide.is_pending());
-            if !matches!(outcome, Ok(None)) || accepted == turn.drafts || !right || pending {
+            if !matches!(outcome, Ok(None)) || !right || pending {
                 break outcome;
             }
             accepted += 1;
         };
-        let sequence = self.sequences.get_mut(&turn.id).expect("who has a turn has not ended");
-        let cached = self.scheduler.entry(turn.id).cached + turn.tokens + accepted;
+        let sequence = self.sequences.get_mut(&id).expect("a scheduled sequence has not ended");
+        let cached = scheduled.end() + accepted;
         sequence.draft_cached = sequence.draft_cached.min(cached);
-        let (known, drafts) =
-            (sequence.ids.expose().len(), sequence.common.speculation.map_or(0, Speculation::tokens));
+        let (known, drafts) = (sequence.known(), sequence.common.speculation.map_or(0, Speculation::tokens));
         let job = self.jobs.get_mut(&sequence.job).expect("a member's job");
-        job.usage.drafted_tokens += turn.drafts;
+        job.usage.drafted_tokens += scheduled.guesses;
         job.usage.accepted_tokens += accepted;
         if job.timing.first_token.is_zero() {
             job.timing.first_token = self.clock.now() - job.accepted;
-            job.usage.cached_tokens = self.scheduler.entry(turn.id).reused.unwrap_or(0);
+            job.usage.cached_tokens = self.scheduler.entry(id).reused.unwrap_or(0);
             job.trace.first_token(job.id, job.usage.cached_tokens);
         }
         let full = job.outbox.is_full(sequence.choice);
         match outcome {
             Ok(None) => {
-                self.scheduler.advance(turn.id, cached, known, known - 1);
-                self.scheduler.wish_drafts(turn.id, drafts);
-                self.pause_if(turn.id, full);
-                self.defer(turn.id);
+                self.scheduler.advance(id, cached, known, known - 1);
+                self.scheduler.wish_drafts(id, drafts);
+                self.pause_if(id, full);
+                self.defer(id);
             }
             Ok(Some(reason)) => {
-                self.scheduler.advance(turn.id, cached.min(known), known, known - 1);
-                ended.push((turn.id, Ok(reason)));
+                self.scheduler.advance(id, cached.min(known), known, known - 1);
+                ended.push((id, Ok(reason)));
             }
-            Err(error) => ended.push((turn.id, Err(error))),
+            Err(error) => ended.push((id, Err(error))),
         }
-        for fork in forks {
-            self.begin_fork(turn.id, fork, row, ended);
+        for (place, fork) in forks.into_iter().enumerate() {
+            self.begin_fork(id, fork, (row, asked.choices.get(place)), ended);
         }
     }
 
@@ -326,15 +344,21 @@ impl<B: Backend> Worker<B> {
         job.unborn.drain(..).map(|(choice, guide)| sequence.fork(choice, guide, pieces)).collect()
     }
 
-    fn begin_fork(&mut self, first: Id, fork: Sequence, row: usize, ended: &mut Vec<Ended>) {
+    fn begin_fork(
+        &mut self,
+        first: Id,
+        fork: Sequence,
+        (row, asked): (usize, Option<usize>),
+        ended: &mut Vec<Ended>,
+    ) {
         let id = self.new_id();
         let (job, choice) = (fork.job, fork.choice);
         self.scheduler.fork(first, id);
         self.jobs.get_mut(&job).expect("a member's job").members.push(id);
         self.sequences.insert(id, fork);
-        match self.choose(id, row) {
+        match self.choose(id, row, asked) {
             Ok(None) => {
-                let known = self.sequences[&id].ids.expose().len();
+                let known = self.sequences[&id].known();
                 let cached = self.scheduler.entry(id).cached;
                 self.scheduler.advance(id, cached, known, known - 1);
                 let full = self.jobs[&job].outbox.is_full(choice);
@@ -346,12 +370,13 @@ impl<B: Backend> Worker<B> {
         }
     }
 
-    /// Chooses a sequence's next token from a row of logits; says whether it ends with it.
-    fn choose(&mut self, id: Id, row: usize) -> Result<Option<FinishReason>> {
-        let sequence = self.sequences.get_mut(&id).expect("who has a turn has not ended");
+    /// Chooses a sequence's next token from a row of logits, or takes what was `asked` of the device; says whether the sequence
+    /// ends with it.
+    fn choose(&mut self, id: Id, row: usize, asked: Option<usize>) -> Result<Option<FinishReason>> {
+        let sequence = self.sequences.get_mut(&id).expect("a scheduled sequence has not ended");
         #[cfg(feature = "testing")]
         sequence.taps.at(sequence.generated(), || self.models.main.logits(row))?;
-        let asked = self.asked.get(&(row, sequence.choice)).map(|&asked| self.questions.answer(asked));
+        let asked = asked.map(|asked| self.questions.answer(asked));
         if let Some(guide) = sequence.guide.as_mut().filter(|guide| !guide.is_fresh()) {
             guide.look(self.masks.as_ref().map_or(0, Masks::step))?; // behind a guess: else it was computed beside the model
         }

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::ask::Asked;
 use super::job::Job;
 use super::mailbox::Wish;
 use super::masks::{Guide, Masks};
@@ -20,7 +21,7 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::ledger::{self, Accounts, HOST, NotCovered};
 use crate::memory::poison::{Poison, PoisonReason};
-use crate::memory::{Scrubbed, stack};
+use crate::memory::{Scrubbed, scrub, stack};
 use crate::model::decoder::Limits;
 use crate::privacy::receipt::ScrubReceipt;
 use crate::response::FinishReason;
@@ -122,8 +123,8 @@ pub struct Worker<B: Backend> {
     pub(super) sampler: Sampler,
     /// For the device, about the rows of the step at hand.
     pub(super) questions: Questions,
-    /// Their numbers, by row and choice.
-    pub(super) asked: HashMap<(usize, usize), usize>,
+    /// Their numbers, for each sequence of the step.
+    pub(super) asked: Vec<Asked>,
     /// None once everything had to go.
     pub(super) masks: Option<Masks>,
     pub(super) turns: Vec<Turn>,
@@ -161,7 +162,7 @@ impl<B: Backend> Worker<B> {
             deadline: None,
             sampler: Sampler::new(vocab),
             questions: Questions::default(),
-            asked: HashMap::new(),
+            asked: Vec::with_capacity(limits.sequences),
             masks: Some(masks),
             turns: Vec::with_capacity(limits.sequences),
             receipts,
@@ -463,7 +464,7 @@ impl<B: Backend> Worker<B> {
             return;
         }
         let Some(permit) = sampler.wants(self.clock.now()) else { return };
-        let (prompt_ids, reply_ids) = sequence.ids.expose().split_at(sequence.common.prompt_tokens);
+        let (prompt_ids, reply_ids) = sequence.ids().split_at(sequence.common.prompt_tokens);
         let (request, at) = (job.id, self.clock.wall());
         let captured = job.outbox.output(0, |output| {
             let reply_text = output.text.expose();
@@ -492,7 +493,7 @@ impl<B: Backend> Worker<B> {
         job.members.retain(|member| *member != id);
         let keep = sequence.choice == 0 && job.failed.is_none();
         if keep {
-            job.remember(sequence.ids.expose());
+            job.remember(sequence.ids());
         }
         self.scheduler.end(id, keep, &mut self.models);
         let job = self.jobs.get_mut(&sequence.job).expect("a member's job");
@@ -503,6 +504,7 @@ impl<B: Backend> Worker<B> {
 
     fn scrub_steps(&mut self) {
         self.models.scrub_steps();
+        scrub::empty(&mut self.asked);
         self.models.ledger.scrubbed(HOST, 1, &self.sampler.scrub().and(self.questions.scrub()));
     }
 

@@ -629,7 +629,7 @@ impl<D: Driver> Backend for Cuda<D> {
         Ok(())
     }
 
-    fn filled(&self, rows: usize) -> usize {
+    fn padded_rows(&self, rows: usize) -> usize {
         graphs::bucket(rows)
     }
 

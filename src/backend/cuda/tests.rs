@@ -112,7 +112,7 @@ fn steps_are_recorded_and_done_again() {
             slots[3] = Batch::NOWHERE;
             let ids = [3 + position % 50, 4, 5 + position % 7, 5 + position % 7];
             let positions = [0, 1, 2, 3].map(|row| positions[of(row)]);
-            let rows = if filled { backend.filled(3) } else { 3 };
+            let rows = if filled { backend.padded_rows(3) } else { 3 };
             let batch = Batch {
                 ids: &ids[..rows],
                 positions: &positions[..rows],

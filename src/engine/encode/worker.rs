@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 use super::job::{Finish, Job};
 use crate::backend::{Backend, Pooling};
 use crate::clock::Clock;
-use crate::engine::batch::Builder;
+use crate::engine::plan::{Rows, StepPlan};
 use crate::engine::receipts::{About, Receipts};
 use crate::engine::worker::{Message, Shared};
 use crate::error::{Error, ErrorKind};
@@ -32,7 +32,7 @@ pub struct Worker<B: Backend> {
     pooling: Pooling,
     /// Tokens and texts of a step.
     limits: Limits,
-    batch: Builder,
+    plan: StepPlan,
     /// Of the step at hand: what is added to the embedding of each token, the rows of each text, whose it is.
     lookup: Vec<u32>,
     rows: Vec<Range<u32>>,
@@ -68,7 +68,7 @@ impl<B: Backend> Worker<B> {
             encoder,
             pooling,
             limits,
-            batch: Builder::new(limits),
+            plan: StepPlan::new(limits),
             lookup: Vec::with_capacity(limits.step_tokens),
             rows: Vec::with_capacity(limits.sequences),
             places: Vec::with_capacity(limits.sequences),
@@ -198,7 +198,7 @@ impl<B: Backend> Worker<B> {
 
     /// A text of each request in turn, as long as there is room.
     fn pack(&mut self) {
-        self.batch.clear();
+        self.plan.clear();
         self.lookup.clear();
         self.rows.clear();
         self.places.clear();
@@ -217,7 +217,16 @@ impl<B: Backend> Worker<B> {
                 }
                 let ids = &job.ids.expose()[item.start..][..item.tokens];
                 let blocks = blocks_for(item.tokens);
-                self.batch.add(ids, &[], 0, &self.table[block..block + blocks], usize::MAX, None);
+                let table = &self.table[block..block + blocks];
+                self.plan.add(Rows {
+                    id: 0,
+                    ids,
+                    guesses: 0,
+                    position: 0,
+                    table,
+                    logits_from: usize::MAX,
+                    adapter: None,
+                });
                 block += blocks;
                 self.dirty_blocks = self.dirty_blocks.max(block);
                 let part = |position: usize| usize::from(position >= item.second);
@@ -235,7 +244,7 @@ impl<B: Backend> Worker<B> {
     }
 
     fn forward(&mut self) {
-        let batch = self.batch.batch();
+        let batch = self.plan.batch();
         self.dirty.mark(batch.ids.len(), self.rows.len());
         self.encoder.forward(&mut self.backend, &batch, &self.lookup, &self.rows, self.pooling);
         registers::clear(); // small jobs run on this thread alone
@@ -296,7 +305,7 @@ impl<B: Backend> Worker<B> {
         let proof = self.backend.scrub_blocks(blocks);
         self.ledger.scrubbed(MODEL, blocks.len() as u64, &proof);
         self.ledger.scrubbed(MODEL, 1, &self.backend.scrub_threads());
-        self.ledger.scrubbed(HOST, 1, &self.batch.scrub());
+        self.ledger.scrubbed(HOST, 1, &self.plan.scrub());
     }
 
     fn devices(&self, accounts: &Accounts) -> Vec<DeviceReceipt> {
