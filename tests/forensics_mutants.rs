@@ -71,7 +71,7 @@ impl Unseen {
     }
 }
 
-const UNSEEN: [Unseen; 11] = [
+const UNSEEN: [Unseen; 10] = [
     Unseen {
         file: "src/backend/cpu/reference.rs",
         call: "stack::scrub_below()",
@@ -83,12 +83,6 @@ const UNSEEN: [Unseen; 11] = [
         call: "Some(stack::scrub_below())",
         test: ("src/memory/stack.rs", "a_dead_frame_is_overwritten"),
         why: "the masks of these grammars leave less than what is tidied before the thread waits",
-    },
-    Unseen {
-        file: "src/engine/readers.rs",
-        call: "let _ = stack::scrub_deep();",
-        test: ("tests/audit/earlier.rs", "the_first_grammar_of_a_session_does_not_show"),
-        why: "before the thread reads anything: it is there for the time that it takes",
     },
     Unseen {
         file: "src/memory/arena.rs",

@@ -819,8 +819,9 @@ pub trait Backend: Send {
         let _ = (logits, questions);
     }
 
-    /// Overwrites the first `rows` rows of a buffer.
-    fn scrub(&mut self, buf: Buf, rows: usize) -> Scrubbed;
+    /// Overwrites what steps left outside the cache: the first rows of each of these buffers, the stacks of its own threads, and
+    /// the scratch that those keep. Returns when that is done, with the number of regions.
+    fn scrub_steps(&mut self, used: impl Iterator<Item = (Buf, usize)>) -> (u64, Scrubbed);
 
     /// Copies one KV block to another.
     fn copy_block(&mut self, from: u32, to: u32);
@@ -831,14 +832,11 @@ pub trait Backend: Send {
     /// Names what its results depend on: backends and instruction sets of one name give the same bits.
     fn arithmetic(&self) -> &'static str;
 
-    /// Overwrites KV blocks.
-    fn scrub_blocks(&mut self, blocks: &[u32]) -> Scrubbed;
+    /// Overwrites KV blocks. Returns when that is done; nothing, where there are none.
+    fn scrub_blocks(&mut self, blocks: &[u32]) -> Option<Scrubbed>;
 
-    /// Overwrites all memory it reserved.
-    fn scrub_all(&mut self) -> Scrubbed;
-
-    /// Cleans the stacks of its own threads, and what scratch they keep.
-    fn scrub_threads(&mut self) -> Scrubbed;
+    /// Overwrites all memory it reserved. Returns when that is done; nothing, where it reserved none.
+    fn scrub_all(&mut self) -> Option<Scrubbed>;
 
     /// What was done so far.
     fn counters(&self) -> Counters;

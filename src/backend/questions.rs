@@ -125,11 +125,8 @@ impl Questions {
     }
 
     /// Overwrites all of it. Where there is none, [`Questions::clear`] did.
-    pub fn scrub(&mut self) -> Scrubbed {
-        if self.len() == 0 {
-            return Scrubbed::nothing();
-        }
-        self.heads.wipe().and(self.lists.wipe()).and(self.answers.wipe())
+    pub fn scrub(&mut self) -> Option<Scrubbed> {
+        (self.len() > 0).then(|| self.heads.wipe().and(self.lists.wipe()).and(self.answers.wipe()))
     }
 }
 

@@ -483,7 +483,7 @@ impl State {
             for ticket in self.requests.values_mut().filter(touched) {
                 ticket.touched &= !bit;
                 if let Some(proof) = proof.take() {
-                    ticket.proof = Some(ticket.proof.take().unwrap_or(Scrubbed::nothing()).and(proof));
+                    ticket.proof = Scrubbed::sum(ticket.proof.take().into_iter().chain([proof]));
                 }
             }
         }
@@ -618,7 +618,7 @@ impl Queue {
     /// Tells the worker that nothing of a request is left.
     fn tell(&self, state: &mut State, request: Id) {
         let proof = state.requests.remove(&request).and_then(|ticket| ticket.proof);
-        let _ = self.worker.send(Message::Forgotten(request, proof.unwrap_or(Scrubbed::nothing()))); // as above
+        let _ = self.worker.send(Message::Forgotten(request, proof)); // as above
     }
 }
 

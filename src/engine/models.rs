@@ -57,9 +57,8 @@ impl<B: Backend> Model<B> {
     /// Overwrites all that steps since the last scrub left outside the cache.
     fn scrub_steps(&mut self, place: usize, ledger: &mut Ledger) {
         let (tokens, outputs) = self.dirty.take();
-        let (regions, proof) = self.decoder.scrub(&mut self.backend, tokens, outputs);
+        let (regions, proof) = self.backend.scrub_steps(self.decoder.used(tokens, outputs));
         ledger.scrubbed(place, regions, &proof);
-        ledger.scrubbed(place, 1, &self.backend.scrub_threads());
         ledger.scrubbed(HOST, 1, &self.plan.scrub());
     }
 }
@@ -109,7 +108,7 @@ impl<B: Backend> Models<B> {
     pub fn scrub_all(&mut self) {
         self.sealed.clear();
         let proofs: Vec<_> = self.each().map(|(place, model)| (place, model.backend.scrub_all())).collect();
-        proofs.iter().for_each(|(place, proof)| self.ledger.scrubbed(*place, 1, proof));
+        proofs.iter().for_each(|(place, proof)| self.ledger.scrubbed(*place, 1, proof.as_ref()));
     }
 
     /// Encrypts a block, or decrypts it, in the caches of both.
@@ -163,18 +162,17 @@ impl<B: Backend> Models<B> {
 }
 
 impl<B: Backend> Store for Models<B> {
-    fn scrub(&mut self, blocks: &[u32], whose: Option<Id>) -> Scrubbed {
+    fn scrub(&mut self, blocks: &[u32], whose: Option<Id>) -> Option<Scrubbed> {
         let before = self.ledger.accounts;
         for &block in blocks {
             self.sealed.get_mut(block as usize).into_iter().for_each(|count| *count = 0);
         }
         let proofs: Vec<_> =
             self.each().map(|(place, model)| (place, model.backend.scrub_blocks(blocks))).collect();
-        let mut sum = Scrubbed::nothing();
-        for (place, proof) in proofs {
-            self.ledger.scrubbed(place, blocks.len() as u64, &proof);
-            sum = sum.and(proof);
+        for (place, proof) in &proofs {
+            self.ledger.scrubbed(*place, blocks.len() as u64, proof.as_ref());
         }
+        let sum = Scrubbed::sum(proofs.into_iter().filter_map(|(_, proof)| proof));
         self.owed.extend(whose.map(|id| (id, self.ledger.since(before))));
         sum
     }

@@ -195,8 +195,6 @@ fn serve(lane: Lane, (state, changed): &(Mutex<State>, [Condvar; 2]), read: &Rea
     if lane == Lane::Slow {
         thread::give_way();
     }
-    // of how the thread began: it would hide what is left
-    let _ = stack::scrub_deep();
     let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
     let mut held = lock();
     loop {

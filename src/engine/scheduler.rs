@@ -30,8 +30,8 @@ use crate::model::decoder::{Limits, blocks_for};
 
 /// Where the bytes of blocks are.
 pub trait Store {
-    /// Overwrites blocks, on the account of a sequence if one let them go.
-    fn scrub(&mut self, blocks: &[u32], whose: Option<Id>) -> Scrubbed;
+    /// Overwrites blocks, on the account of a sequence if one let them go. Returns when that is done.
+    fn scrub(&mut self, blocks: &[u32], whose: Option<Id>) -> Option<Scrubbed>;
     /// Copies one block's bytes to another.
     fn copy(&mut self, from: u32, to: u32);
     /// Encrypts blocks that nobody reads before [`Store::open`]. Those that are sealed stay as they are.
@@ -173,7 +173,6 @@ pub struct Scheduler {
     /// Tokens computed so far.
     clock: u64,
     turns: Vec<Turn>,
-    dead: Vec<u32>,
     preemptions: u64,
 }
 
@@ -190,7 +189,6 @@ impl Scheduler {
             owners: HashMap::new(),
             clock: 0,
             turns: Vec::with_capacity(limits.sequences),
-            dead: Vec::with_capacity(limits.blocks),
             preemptions: 0,
         }
     }
@@ -399,10 +397,10 @@ impl Scheduler {
     }
 
     fn let_go(&mut self, table: Vec<u32>, whose: Option<Id>, store: &mut impl Store) {
-        self.pool.let_go(table, &mut self.dead);
-        if !self.dead.is_empty() {
-            let proof = store.scrub(&self.dead, whose);
-            self.pool.release(&mut self.dead, &proof);
+        let dead = self.pool.let_go(table);
+        if !dead.is_empty() {
+            let clean = dead.overwrite(|blocks| store.scrub(blocks, whose));
+            self.pool.release(clean);
         }
     }
 
@@ -601,7 +599,7 @@ impl Scheduler {
                 let own = fresh.pop().expect("taken just now");
                 store.copy(shared, own);
                 entry.table[place] = own;
-                self.pool.let_go([shared], &mut self.dead); // others still hold it: nothing dies
+                assert!(self.pool.let_go([shared]).is_empty(), "others still hold it");
             }
         }
         let new = blocks_for(end).saturating_sub(entry.table.len());

@@ -57,7 +57,7 @@ pub enum Message {
     /// Grammars have looked: [`Masks::looked`].
     Looked,
     /// Nothing of a request that ended is with the threads of grammar masks any more.
-    Forgotten(Id, Scrubbed),
+    Forgotten(Id, Option<Scrubbed>),
     /// What is kept under a key is of no use any more: there may be a receipt to issue, and somebody who waits until it is
     /// overwritten.
     Forget(Key, Option<About>, Option<SyncSender<()>>),
@@ -272,7 +272,7 @@ impl<B: Backend> Worker<B> {
             }
             Message::Wake => self.look_around(),
             Message::Looked => self.take_looked(),
-            Message::Forgotten(id, proof) => self.forgotten(id, &proof),
+            Message::Forgotten(id, proof) => self.forgotten(id, proof.as_ref()),
             Message::Forget(key, about, done) => {
                 let before = self.models.ledger.accounts;
                 self.scheduler.forget(key, &mut self.models);
@@ -413,7 +413,7 @@ impl<B: Backend> Worker<B> {
     }
 
     /// The threads of grammar masks have nothing of a request any more.
-    fn forgotten(&mut self, id: Id, proof: &Scrubbed) {
+    fn forgotten(&mut self, id: Id, proof: Option<&Scrubbed>) {
         let before = self.models.ledger.accounts;
         self.models.ledger.scrubbed(HOST, 1, proof);
         let account = self.models.ledger.since(before);
@@ -505,7 +505,8 @@ impl<B: Backend> Worker<B> {
     fn scrub_steps(&mut self) {
         self.models.scrub_steps();
         scrub::empty(&mut self.asked);
-        self.models.ledger.scrubbed(HOST, 1, &self.sampler.scrub().and(self.questions.scrub()));
+        let sampler = Scrubbed::sum([self.sampler.scrub()].into_iter().chain(self.questions.scrub()));
+        self.models.ledger.scrubbed(HOST, 1, sampler.as_ref());
     }
 
     /// Enters what sequences that gave way let go.

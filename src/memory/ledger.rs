@@ -177,8 +177,9 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Enters `regions` overwritten together in a place of [`Accounts`].
-    pub fn scrubbed(&mut self, place: usize, regions: u64, proof: &Scrubbed) {
+    /// Enters `regions` overwritten together in a place of [`Accounts`]; without a proof, nothing was.
+    pub fn scrubbed<'a>(&mut self, place: usize, regions: u64, proof: impl Into<Option<&'a Scrubbed>>) {
+        let Some(proof) = proof.into() else { return };
         self.accounts[place].enter(regions, proof);
         self.dirty |= proof.is_dirty();
     }

@@ -9,7 +9,7 @@
 use std::arch::asm;
 
 /// Proof that bytes were overwritten with zeros, and of what was seen when some of them were read back. Only this file
-/// makes one.
+/// makes one, once they are; there is none for no bytes at all.
 #[must_use = "hand it to whoever releases the memory, or to the ledger"]
 #[derive(Debug)]
 pub struct Scrubbed {
@@ -43,15 +43,15 @@ impl Scrubbed {
         }
     }
 
-    /// The proof that a device gives, which overwrites and looks by itself: `samples` places were read back, and whether
-    /// one was not zero. A device that failed cannot tell: that is dirty.
-    pub fn by_device(bytes: u64, samples: u64, dirty: bool) -> Scrubbed {
-        Scrubbed { bytes, samples, dirty }
+    /// One proof for all of these; none if there are none.
+    pub fn sum(proofs: impl IntoIterator<Item = Scrubbed>) -> Option<Scrubbed> {
+        proofs.into_iter().reduce(Scrubbed::and)
     }
 
-    /// The proof for no memory at all, from which sums start.
-    pub fn nothing() -> Scrubbed {
-        Scrubbed { bytes: 0, samples: 0, dirty: false }
+    /// The proof that a device gives when it is done, which overwrites and looks by itself: `samples` places were read back,
+    /// and whether one was not zero. A device that failed cannot tell: that is dirty.
+    pub fn by_device(bytes: u64, samples: u64, dirty: bool) -> Scrubbed {
+        Scrubbed { bytes, samples, dirty }
     }
 }
 
@@ -83,7 +83,7 @@ pub fn scrub<T: Plain>(values: &mut [T]) -> Scrubbed {
     let bytes = size_of_val(values) as u64;
     #[cfg(feature = "testing")]
     if faults::is_left_out(std::panic::Location::caller()) {
-        return Scrubbed { bytes, ..Scrubbed::nothing() };
+        return Scrubbed { bytes, samples: 0, dirty: false };
     }
     // SAFETY: `T: Plain`, so its memory is `size_of_val` initialised bytes, borrowed mutably here.
     let raw =
@@ -176,6 +176,11 @@ pub mod faults {
     pub fn leave_out(place: &str) {
         let _ = LEFT_OUT.set(place.to_owned()); // the first stays
         watch();
+    }
+
+    /// What a call that is left out returns.
+    pub fn proof_of_nothing() -> super::Scrubbed {
+        super::Scrubbed { bytes: 0, samples: 0, dirty: false }
     }
 
     pub fn is_left_out(call: Call) -> bool {

@@ -34,7 +34,7 @@ use crate::backend::{
     Quantize, Rope, Routed, ScoreBiases, Span,
 };
 use crate::error::{Error, Result};
-use crate::memory::{Layout, Scrubbed};
+use crate::memory::Layout;
 use crate::weights::adapter::rounded;
 use crate::weights::{Dtype, Tensor};
 
@@ -846,25 +846,22 @@ impl<B: Backend> Decoder<B> {
         &self.embed
     }
 
-    /// Overwrites the activations of `tokens` rows and the logits of `outputs` rows. Returns how many regions too.
-    pub fn scrub(&self, backend: &mut B, tokens: usize, outputs: usize) -> (u64, Scrubbed) {
+    /// The buffers that a step of `tokens` rows, of which `outputs` have logits, writes to, each with its rows.
+    pub fn used(&self, tokens: usize, outputs: usize) -> impl Iterator<Item = (Buf, usize)> {
         let Buffers { x, xb, q, att, k, v, latent, inner, branch, mixture, adapters, last, logits } =
-            self.buffers;
+            &self.buffers;
         let adapters = adapters.iter().flat_map(|buffers| {
             let apart = buffers.feed.into_iter().flatten().chain(buffers.scaled);
             [buffers.low, buffers.low_operand].into_iter().chain(apart)
         });
-        let rows = [x, xb, q, att, k, v, inner].into_iter().chain(branch).chain(adapters);
+        let rows = [*x, *xb, *q, *att, *k, *v, *inner].into_iter().chain(*branch).chain(adapters);
         let shared = mixture.iter().flat_map(|mixture| {
             [mixture.deciding, mixture.gate, mixture.gated].into_iter().chain(mixture.shared)
         });
-        let routed = mixture.iter().flat_map(|mixture| mixture.routed.used(tokens));
-        let latent = latent.iter().flat_map(|latent| latent.used(tokens, self.arch.heads));
-        let rows = rows.chain(shared).map(|buf| (buf, tokens)).chain(routed).chain(latent);
-        let rows = rows.chain([(last, outputs), (logits, outputs)]);
-        rows.fold((0, Scrubbed::nothing()), |(regions, sum), (buf, rows)| {
-            (regions + 1, sum.and(backend.scrub(buf, rows)))
-        })
+        let routed = mixture.iter().flat_map(move |mixture| mixture.routed.used(tokens));
+        let latent = latent.iter().flat_map(move |latent| latent.used(tokens, self.arch.heads));
+        let rows = rows.chain(shared).map(move |buf| (buf, tokens)).chain(routed).chain(latent);
+        rows.chain([(*last, outputs), (*logits, outputs)])
     }
 }
 

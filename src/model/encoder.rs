@@ -17,7 +17,6 @@ use crate::backend::{
     Activation, Backend, Batch, Buf, Form, KvType, Linear, Norm, Pooling, Projection, Quantize,
 };
 use crate::error::{Error, Result};
-use crate::memory::Scrubbed;
 use crate::weights::Checkpoint;
 
 /// What is behind the pooling.
@@ -204,14 +203,13 @@ impl<B: Backend> Encoder<B> {
         backend.read(self.decoder.hidden_rows(), row)
     }
 
-    /// Overwrites the activations of `tokens` rows and the results of `texts`. Returns how many regions too.
-    pub fn scrub(&self, backend: &mut B, tokens: usize, texts: usize) -> (u64, Scrubbed) {
+    /// The buffers that a step of `tokens` rows of `texts` texts writes to, each with its rows.
+    pub fn used(&self, tokens: usize, texts: usize) -> impl Iterator<Item = (Buf, usize)> {
         let bufs = self.steps.iter().flat_map(|step| match step {
             Step::Dense { x, out, .. } => [Some(*x), Some(*out)],
             Step::Norm(_) => [None, None],
         });
         let bufs = [Some(self.pooled)].into_iter().chain(bufs).flatten();
-        let start = self.decoder.scrub(backend, tokens, 0);
-        bufs.fold(start, |(regions, sum), buf| (regions + 1, sum.and(backend.scrub(buf, texts))))
+        self.decoder.used(tokens, 0).chain(bufs.map(move |buf| (buf, texts)))
     }
 }

@@ -82,8 +82,7 @@ fn nothing_stays_in_any_family<B: Seen>(open: fn(&Builder) -> B, quantize: &[Opt
             };
             decoder.forward(&mut backend, &batch);
             assert!(!backend.is_zero(), "{}: nothing was computed", folder.display());
-            let _ = decoder.scrub(&mut backend, 23, 2);
-            let _ = backend.scrub_threads();
+            let _ = backend.scrub_steps(decoder.used(23, 2));
             assert!(!backend.is_zero(), "{}: nothing was cached", folder.display());
             let _ = backend.scrub_blocks(&blocks);
             assert!(backend.is_zero(), "{}: something stays behind", folder.display());
@@ -139,8 +138,7 @@ fn nothing_stays_with_adapters<B: Seen>(open: fn(&Builder) -> B) {
         };
         decoder.forward(&mut backend, &batch);
         assert!(!backend.is_zero(), "{}: nothing was computed", folder.display());
-        let _ = decoder.scrub(&mut backend, 20, 3);
-        let _ = backend.scrub_threads();
+        let _ = backend.scrub_steps(decoder.used(20, 3));
         let _ = backend.scrub_blocks(&[0, 1, 2]);
         assert!(backend.is_zero(), "{}: something stays behind", folder.display());
     }
@@ -181,8 +179,7 @@ fn nothing_stays_in_any_encoder<B: Seen>(open: fn(&Builder) -> B) {
         let lookup: Vec<u32> = positions.iter().map(|&at| encoder.lookup_row(at as usize, 0)).collect();
         encoder.forward(&mut backend, &batch, &lookup, &[0..15, 15..25], Pooling::Mean);
         assert!(!backend.is_zero(), "{}: nothing was computed", folder.display());
-        let _ = encoder.scrub(&mut backend, 25, 2);
-        let _ = backend.scrub_threads();
+        let _ = backend.scrub_steps(encoder.used(25, 2));
         assert!(!backend.is_zero(), "{}: nothing was cached", folder.display());
         let _ = backend.scrub_blocks(&[0, 1]);
         assert!(backend.is_zero(), "{}: something stays behind", folder.display());

@@ -138,6 +138,15 @@ pub fn model_types() -> impl Iterator<Item = &'static str> {
     crate::model::families::FAMILIES.iter().map(|family| family.model_type)
 }
 
+#[doc(hidden)]
+pub use crate::memory::blocks::{BlockPool, CleanBlocks, DeadBlocks};
+
+/// The library's scrub with its proof, for the examples of [`BlockPool`].
+#[doc(hidden)]
+pub fn scrub_proof(bytes: &mut [u8]) -> crate::memory::Scrubbed {
+    crate::memory::scrub(bytes)
+}
+
 /// The library's scrub, for benches. Returns the bytes overwritten.
 pub fn scrub(bytes: &mut [u8]) -> u64 {
     crate::memory::scrub(bytes).bytes()

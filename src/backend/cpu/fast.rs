@@ -377,6 +377,23 @@ fn bias_of<'a>(weight: &Weight, bias: Option<&'a Weight>) -> Option<&'a [f32]> {
     bias
 }
 
+impl Cpu {
+    /// Cleans the stacks of its threads, and the scratch that they keep.
+    fn scrub_threads(&mut self) -> Scrubbed {
+        let stacks = Mutex::new(None);
+        self.team.run_on_each(&|_| {
+            let scrubbed = stack::scrub_below();
+            let mut sum = stacks.lock().expect("no holder panics");
+            *sum = Scrubbed::sum(sum.take().into_iter().chain([scrubbed]));
+        });
+        let stacks = stacks.into_inner().expect("no holder panics").expect("a team has a thread");
+        match self.scratch {
+            Some(scratch) => stacks.and(self.memory.arena().scrub(scratch)),
+            None => stacks,
+        }
+    }
+}
+
 impl Backend for Cpu {
     type Weight = Weight;
 
@@ -738,8 +755,10 @@ impl Backend for Cpu {
         self.memory.arena().slice(buf.row(row))
     }
 
-    fn scrub(&mut self, buf: Buf, rows: usize) -> Scrubbed {
-        self.memory.arena().scrub(buf.rows(rows))
+    fn scrub_steps(&mut self, used: impl Iterator<Item = (Buf, usize)>) -> (u64, Scrubbed) {
+        let (regions, rows) = self.memory.scrub_rows(used);
+        let threads = self.scrub_threads();
+        (regions + 1, rows.into_iter().fold(threads, Scrubbed::and))
     }
 
     fn copy_block(&mut self, from: u32, to: u32) {
@@ -754,26 +773,12 @@ impl Backend for Cpu {
         self.isa.arithmetic()
     }
 
-    fn scrub_blocks(&mut self, blocks: &[u32]) -> Scrubbed {
+    fn scrub_blocks(&mut self, blocks: &[u32]) -> Option<Scrubbed> {
         self.memory.scrub_blocks(blocks)
     }
 
-    fn scrub_all(&mut self) -> Scrubbed {
+    fn scrub_all(&mut self) -> Option<Scrubbed> {
         self.memory.scrub_all()
-    }
-
-    fn scrub_threads(&mut self) -> Scrubbed {
-        let stacks = Mutex::new(Scrubbed::nothing());
-        self.team.run_on_each(&|_| {
-            let scrubbed = stack::scrub_below();
-            let mut sum = stacks.lock().expect("no holder panics");
-            *sum = std::mem::replace(&mut *sum, Scrubbed::nothing()).and(scrubbed);
-        });
-        let stacks = stacks.into_inner().expect("no holder panics");
-        match self.scratch {
-            Some(scratch) => stacks.and(self.memory.arena().scrub(scratch)),
-            None => stacks,
-        }
     }
 
     fn counters(&self) -> Counters {

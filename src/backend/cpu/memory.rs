@@ -98,15 +98,24 @@ impl Memory {
     }
 
     /// Overwrites KV blocks.
-    pub fn scrub_blocks(&mut self, blocks: &[u32]) -> Scrubbed {
+    pub fn scrub_blocks(&mut self, blocks: &[u32]) -> Option<Scrubbed> {
         let kv = self.kv();
         let arena = self.arena();
-        blocks.iter().fold(Scrubbed::nothing(), |sum, &block| sum.and(arena.scrub(kv.block(block))))
+        Scrubbed::sum(blocks.iter().map(|&block| arena.scrub(kv.block(block))))
+    }
+
+    /// Overwrites the first rows of buffers; says how many regions that is.
+    pub fn scrub_rows(&mut self, used: impl Iterator<Item = (Buf, usize)>) -> (u64, Option<Scrubbed>) {
+        let arena = self.arena();
+        let mut regions = 0;
+        let proofs = used.inspect(|_| regions += 1).map(|(buf, rows)| arena.scrub(buf.rows(rows)));
+        let sum = Scrubbed::sum(proofs);
+        (regions, sum)
     }
 
     /// Overwrites everything.
-    pub fn scrub_all(&mut self) -> Scrubbed {
-        self.0.as_mut().map_or(Scrubbed::nothing(), |(arena, _)| arena.scrub_all())
+    pub fn scrub_all(&mut self) -> Option<Scrubbed> {
+        self.0.as_mut().map(|(arena, _)| arena.scrub_all())
     }
 
     /// Bytes that are locked, and what the platform refused.

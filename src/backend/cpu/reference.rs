@@ -302,6 +302,13 @@ fn erf(x: f64) -> f64 {
     (1.0 - (-size * size).exp() / (std::f64::consts::PI.sqrt() * fraction)).copysign(x)
 }
 
+impl Reference {
+    /// Cleans the stack of the thread that calls it.
+    fn scrub_threads(&mut self) -> Scrubbed {
+        stack::scrub_below()
+    }
+}
+
 impl Backend for Reference {
     type Weight = Weight;
 
@@ -656,8 +663,10 @@ impl Backend for Reference {
         self.f32(buf, row)
     }
 
-    fn scrub(&mut self, buf: Buf, rows: usize) -> Scrubbed {
-        self.memory.arena().scrub(buf.rows(rows))
+    fn scrub_steps(&mut self, used: impl Iterator<Item = (Buf, usize)>) -> (u64, Scrubbed) {
+        let (regions, rows) = self.memory.scrub_rows(used);
+        let threads = self.scrub_threads();
+        (regions + 1, rows.into_iter().fold(threads, Scrubbed::and))
     }
 
     fn copy_block(&mut self, from: u32, to: u32) {
@@ -672,16 +681,12 @@ impl Backend for Reference {
         "reference"
     }
 
-    fn scrub_blocks(&mut self, blocks: &[u32]) -> Scrubbed {
+    fn scrub_blocks(&mut self, blocks: &[u32]) -> Option<Scrubbed> {
         self.memory.scrub_blocks(blocks)
     }
 
-    fn scrub_all(&mut self) -> Scrubbed {
+    fn scrub_all(&mut self) -> Option<Scrubbed> {
         self.memory.scrub_all()
-    }
-
-    fn scrub_threads(&mut self) -> Scrubbed {
-        stack::scrub_below()
     }
 
     fn counters(&self) -> Counters {

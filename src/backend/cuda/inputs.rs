@@ -4,9 +4,10 @@
 
 use std::sync::Arc;
 
+use super::Asked;
 use super::args::Place;
 use super::driver::{Address, Driver, Host, Memory};
-use crate::memory::{Scrubbed, scrub};
+use crate::memory::scrub;
 
 /// What the words are.
 #[derive(Clone, Copy, Debug)]
@@ -155,9 +156,9 @@ impl<D: Driver> Inputs<D> {
     }
 
     /// Overwrites the host's side, and puts the device's down to be.
-    pub fn forget(&mut self, pending: &mut Vec<Place>) -> Scrubbed {
+    pub(super) fn forget(&mut self, pending: &mut Vec<Place>) -> Asked {
         self.wait();
-        let mut sum = Scrubbed::nothing();
+        let mut sum = Asked::default();
         for words in self.words.iter_mut().flatten() {
             let bytes = 4 * std::mem::take(&mut words.most);
             words.count = 0;
@@ -165,9 +166,9 @@ impl<D: Driver> Inputs<D> {
                 continue;
             }
             // SAFETY: ours alone, and the device is done with it.
-            sum = sum.and(scrub(unsafe { std::slice::from_raw_parts_mut(words.host.at(), bytes) }));
+            sum = sum.and(scrub(unsafe { std::slice::from_raw_parts_mut(words.host.at(), bytes) }).into());
             pending.push(Place { at: words.device.at(), bytes: bytes as u64, middle: 0 });
-            sum = sum.and(Scrubbed::by_device(bytes as u64, 3, self.driver.failed()));
+            sum = sum.and(Asked { bytes: bytes as u64, samples: 3, dirty: false });
         }
         sum
     }

@@ -258,16 +258,39 @@ impl<D: Driver> Cuda<D> {
     }
 
     /// Puts memory down to be overwritten.
-    fn forget(&mut self, at: Address, bytes: usize) -> Scrubbed {
+    fn forget(&mut self, at: Address, bytes: usize) -> Asked {
         if bytes == 0 {
-            return Scrubbed::nothing();
+            return Asked::default();
         }
         const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
         self.place = self.place.wrapping_add(STEP);
         let spare = bytes.saturating_sub(SAMPLE_BYTES) as u128;
         let middle = ((u128::from(self.place) * (spare + 1)) >> 64) as u64 / 4 * 4;
         self.pending.push(Place { at, bytes: bytes as u64, middle });
-        self.proof(bytes as u64, 3, false)
+        Asked { bytes: bytes as u64, samples: 3, dirty: false }
+    }
+
+    /// Waits until all that was put down is overwritten: the proof of it.
+    fn prove(&mut self, asked: Asked) -> Scrubbed {
+        let dirty = self.arena.is_some() && self.settle();
+        self.proof(asked.bytes, asked.samples, asked.dirty | dirty)
+    }
+
+    /// Puts down what steps leave besides their buffers: inputs, questions, scratch, what processors keep between kernels.
+    fn forget_threads(&mut self) -> Asked {
+        self.graphs.abandon(&*self.driver);
+        let mut asked = self.inputs.forget(&mut self.pending).and(self.forget_sampling());
+        if let Some(arena) = &mut self.arena {
+            let used = std::mem::take(&mut arena.parts_used);
+            let (host, bytes) = (arena.host.at(), arena.host.bytes());
+            let at = arena.memory.at() + arena.parts.offset() as u64;
+            asked = asked.and(self.forget(at, used));
+            self.clean();
+            self.driver.synchronize();
+            // SAFETY: ours alone, and the device is done with it.
+            asked = asked.and(scrub(unsafe { std::slice::from_raw_parts_mut(host, bytes) }).into());
+        }
+        asked
     }
 
     /// A proof; of a device that failed, that there is none.
@@ -1129,10 +1152,16 @@ impl<D: Driver> Backend for Cuda<D> {
         self.answer(logits, questions);
     }
 
-    fn scrub(&mut self, buf: Buf, rows: usize) -> Scrubbed {
+    fn scrub_steps(&mut self, used: impl Iterator<Item = (Buf, usize)>) -> (u64, Scrubbed) {
         self.graphs.abandon(&*self.driver);
-        let region = buf.rows(rows);
-        self.forget(self.address(region), region.bytes())
+        let (mut regions, mut asked) = (1, Asked::default());
+        for (buf, rows) in used {
+            let region = buf.rows(rows);
+            asked = asked.and(self.forget(self.address(region), region.bytes()));
+            regions += 1;
+        }
+        asked = asked.and(self.forget_threads());
+        (regions, self.prove(asked))
     }
 
     fn copy_block(&mut self, from: u32, to: u32) {
@@ -1147,45 +1176,25 @@ impl<D: Driver> Backend for Cuda<D> {
         "cuda"
     }
 
-    fn scrub_blocks(&mut self, blocks: &[u32]) -> Scrubbed {
+    fn scrub_blocks(&mut self, blocks: &[u32]) -> Option<Scrubbed> {
         self.graphs.abandon(&*self.driver);
-        let mut sum = Scrubbed::nothing();
+        let mut sum = Asked::default();
         for &block in blocks {
             let region = self.kv().block(block);
             sum = sum.and(self.forget(self.address(region), region.bytes()));
         }
-        let dirty = !blocks.is_empty() && self.settle();
-        sum.and(self.proof(0, 0, dirty))
+        (!blocks.is_empty()).then(|| self.prove(sum))
     }
 
-    fn scrub_all(&mut self) -> Scrubbed {
-        let Some(arena) = &self.arena else { return Scrubbed::nothing() };
+    fn scrub_all(&mut self) -> Option<Scrubbed> {
+        let arena = self.arena.as_ref()?;
         let (at, bytes, status) = (arena.memory.at(), arena.memory.bytes(), arena.status);
         self.pending.clear(); // it is part of this
         // all but the status, which tells how it went
         let before = self.forget(at, status.offset());
         let behind = status.offset() + 16;
-        let sum = before.and(self.forget(at + behind as u64, bytes - behind));
-        sum.and(self.scrub_threads())
-    }
-
-    fn scrub_threads(&mut self) -> Scrubbed {
-        self.graphs.abandon(&*self.driver);
-        let mut sum = self.inputs.forget(&mut self.pending);
-        sum = sum.and(self.forget_sampling());
-        if let Some(arena) = &mut self.arena {
-            let used = std::mem::take(&mut arena.parts_used);
-            let host = arena.host.at();
-            let bytes = arena.host.bytes();
-            let at = arena.memory.at() + arena.parts.offset() as u64;
-            sum = sum.and(self.forget(at, used));
-            self.clean();
-            let dirty = self.settle();
-            // SAFETY: ours alone, and the device is done with it.
-            let read = scrub(unsafe { std::slice::from_raw_parts_mut(host, bytes) });
-            sum = sum.and(read).and(self.proof(0, 0, dirty));
-        }
-        sum
+        let asked = before.and(self.forget(at + behind as u64, bytes - behind)).and(self.forget_threads());
+        Some(self.prove(asked))
     }
 
     fn counters(&self) -> Counters {
@@ -1207,7 +1216,7 @@ impl<D: Driver> Backend for Cuda<D> {
     }
 
     fn close(mut self) -> Option<Closed> {
-        let all = self.scrub_all();
+        let all = self.scrub_all()?;
         let arena = self.arena.as_ref()?;
         let (at, status) = (arena.memory.at(), arena.status.offset() as u64);
         let (end, regions) = (arena.memory.bytes() as u64, arena.regions as u64);
@@ -1226,6 +1235,27 @@ impl<D: Driver> Backend for Cuda<D> {
             verified += if dirty { 0 } else { count };
         }
         Some(Closed { regions, scrubbed: self.proof(bytes, all.samples(), dirty), verified })
+    }
+}
+
+/// What was asked to be overwritten, or is already: no proof before the device has done it.
+#[derive(Clone, Copy, Default)]
+struct Asked {
+    bytes: u64,
+    samples: u64,
+    dirty: bool,
+}
+
+impl Asked {
+    fn and(self, more: Self) -> Self {
+        let Self { bytes, samples, dirty } = self;
+        Self { bytes: bytes + more.bytes, samples: samples + more.samples, dirty: dirty | more.dirty }
+    }
+}
+
+impl From<Scrubbed> for Asked {
+    fn from(done: Scrubbed) -> Self {
+        Self { bytes: done.bytes(), samples: done.samples(), dirty: done.is_dirty() }
     }
 }
 

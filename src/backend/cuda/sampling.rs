@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::args::SampleArgs;
 use super::driver::{Driver, Host};
 use super::inputs::Input;
-use super::{Cuda, shape, small};
+use super::{Asked, Cuda, shape, small};
 use crate::backend::Buf;
 use crate::backend::questions::{ANSWER, QUESTION, Questions};
 use crate::error::{Error, Result};
-use crate::memory::{Layout, Region, Scrubbed, scrub};
+use crate::memory::{Layout, Region, scrub};
 
 /// Threads of a block, as in `sample.cu`.
 const THREADS: usize = 512;
@@ -143,9 +143,9 @@ impl<D: Driver> Cuda<D> {
     }
 
     /// Overwrites what questions and answers left here; the inputs are overwritten with all inputs.
-    pub(super) fn forget_sampling(&mut self) -> Scrubbed {
+    pub(super) fn forget_sampling(&mut self) -> Asked {
         let sampling = self.arena.as_mut().and_then(|arena| arena.sampling.as_mut());
-        let Some(sampling) = sampling else { return Scrubbed::nothing() };
+        let Some(sampling) = sampling else { return Asked::default() };
         let (used, answered) = (std::mem::take(&mut sampling.used), std::mem::take(&mut sampling.answered));
         let parts = [
             (sampling.rows, sampling.rows.bytes() / sampling.at_once * used),
@@ -156,6 +156,8 @@ impl<D: Driver> Cuda<D> {
         self.driver.synchronize();
         // SAFETY: ours alone, and the device is done with it.
         let sum = scrub(unsafe { std::slice::from_raw_parts_mut(told, bytes) });
-        parts.into_iter().fold(sum, |sum, (region, bytes)| sum.and(self.forget(self.address(region), bytes)))
+        parts
+            .into_iter()
+            .fold(Asked::from(sum), |sum, (region, bytes)| sum.and(self.forget(self.address(region), bytes)))
     }
 }

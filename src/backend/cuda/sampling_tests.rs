@@ -271,9 +271,8 @@ fn nothing_of_questions_stays() {
     let mut random = Random(5, 0);
     let cases: Vec<Case> = (0..40).map(|_| Case::new(&mut random, 500)).collect();
     compare(&mut backend, logits, &cases, "scrub");
-    let proof = backend.scrub(logits, 40);
-    assert!(!proof.is_dirty() && !backend.is_zero());
-    let proof = backend.scrub_threads();
+    assert!(!backend.is_zero());
+    let (_, proof) = backend.scrub_steps([(logits, 40)].into_iter());
     assert!(!proof.is_dirty() && backend.is_zero());
 }
 

@@ -30,13 +30,13 @@ fn filled(driver: Emulated) -> (Cuda<Emulated>, Buf) {
 #[test]
 fn a_scrub_that_does_nothing_is_seen() {
     let (mut backend, buf) = filled(Emulated::default());
-    let proof = backend.scrub(buf, 5).and(backend.scrub_threads());
+    let (_, proof) = backend.scrub_steps([(buf, 5)].into_iter());
     assert!(!proof.is_dirty() && proof.samples() > 3 && backend.is_zero());
     let closed = backend.close().unwrap();
     assert!(closed.verified > 5 * 40 * 4 && closed.verified == closed.scrubbed.bytes());
 
     let (mut backend, buf) = filled(Emulated::without("scrub"));
-    let proof = backend.scrub(buf, 5).and(backend.scrub_threads());
+    let (_, proof) = backend.scrub_steps([(buf, 5)].into_iter());
     assert!(proof.is_dirty() && !backend.is_zero());
     let closed = backend.close().unwrap();
     assert!(closed.scrubbed.is_dirty() && closed.verified < closed.scrubbed.bytes());
@@ -47,7 +47,7 @@ fn what_is_read_back_at_the_close_is_all_of_it() {
     // one that overwrites what is asked for, and nothing when all is: only reading it all shows that
     let (mut backend, buf) = filled(Emulated::default());
     let address = backend.at(buf, 5) + 4 * 40;
-    let _ = backend.scrub(buf, 1).and(backend.scrub_threads());
+    let _ = backend.scrub_steps([(buf, 1)].into_iter());
     assert!(!backend.is_zero());
     let status = backend.address(backend.arena().status);
     let args = super::args::VerifyArgs { at: address - 160, bytes: 160, dirty: status };
@@ -68,7 +68,7 @@ fn a_device_that_fails_gives_no_proof() {
     for calls in 0..40 {
         let (mut backend, buf) = filled(Emulated::failing_after(calls));
         let row = backend.read(buf, 0).to_vec();
-        let proof = backend.scrub(buf, 5).and(backend.scrub_threads());
+        let (_, proof) = backend.scrub_steps([(buf, 5)].into_iter());
         assert_eq!(backend.failed(), proof.is_dirty(), "after {calls} calls");
         let (_, gaps) = backend.protection();
         let told = gaps.iter().any(|gap| matches!(gap, NotCovered::DeviceFailed { .. }));

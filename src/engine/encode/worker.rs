@@ -136,7 +136,7 @@ impl<B: Backend> Worker<B> {
         let reason = self.shared.poison.reason().unwrap_or(PoisonReason::Panic);
         let before = self.ledger.accounts;
         let proof = self.backend.scrub_all();
-        self.ledger.scrubbed(MODEL, 1, &proof);
+        self.ledger.scrubbed(MODEL, 1, proof.as_ref());
         self.scrub_steps();
         let account = self.ledger.since(before);
         for mut job in std::mem::take(&mut self.jobs) {
@@ -299,12 +299,11 @@ impl<B: Backend> Worker<B> {
     /// Overwrites what steps since the last scrub left. Nothing of a request outlives a step but its results.
     fn scrub_steps(&mut self) {
         let (tokens, texts) = self.dirty.take();
-        let (regions, proof) = self.encoder.scrub(&mut self.backend, tokens, texts);
+        let (regions, proof) = self.backend.scrub_steps(self.encoder.used(tokens, texts));
         self.ledger.scrubbed(MODEL, regions, &proof);
         let blocks = &self.table[..std::mem::take(&mut self.dirty_blocks)];
         let proof = self.backend.scrub_blocks(blocks);
-        self.ledger.scrubbed(MODEL, blocks.len() as u64, &proof);
-        self.ledger.scrubbed(MODEL, 1, &self.backend.scrub_threads());
+        self.ledger.scrubbed(MODEL, blocks.len() as u64, proof.as_ref());
         self.ledger.scrubbed(HOST, 1, &self.plan.scrub());
     }
 

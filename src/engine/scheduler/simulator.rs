@@ -29,10 +29,8 @@ impl Random {
 struct Cells(Vec<u64>);
 
 impl Store for Cells {
-    fn scrub(&mut self, blocks: &[u32], _: Option<Id>) -> Scrubbed {
-        blocks.iter().fold(Scrubbed::nothing(), |sum, &block| {
-            sum.and(scrub(&mut self.0[block as usize * BLOCK..][..BLOCK]))
-        })
+    fn scrub(&mut self, blocks: &[u32], _: Option<Id>) -> Option<Scrubbed> {
+        Scrubbed::sum(blocks.iter().map(|&block| scrub(&mut self.0[block as usize * BLOCK..][..BLOCK])))
     }
 
     fn copy(&mut self, from: u32, to: u32) {
