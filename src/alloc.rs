@@ -3,7 +3,6 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::memory::heap;
 
@@ -29,15 +28,9 @@ use crate::memory::heap;
 #[derive(Debug)]
 pub struct Scrubbing;
 
-static INSTALLED: AtomicBool = AtomicBool::new(false);
-
 /// Whether this program allocates through [`Scrubbing`].
 pub fn is_installed() -> bool {
-    // The allocator notes that it is there when it is first called, so it is called.
-    if !INSTALLED.load(Ordering::Relaxed) {
-        drop(std::hint::black_box(Box::new(1_u8)));
-    }
-    INSTALLED.load(Ordering::Relaxed)
+    heap::is_allocator_installed()
 }
 
 /// Makes [`Scrubbing`](crate::alloc::Scrubbing) the program's global allocator: one line at the top of the program's
@@ -65,9 +58,7 @@ unsafe impl GlobalAlloc for Scrubbing {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // a load is free; a store on each call would have all threads fight for one cache line
-        if !INSTALLED.load(Ordering::Relaxed) {
-            INSTALLED.store(true, Ordering::Relaxed);
-        }
+        heap::note_allocator();
         if heap::is_private() {
             if let Some(block) = heap::allocate(layout.size(), layout.align()) {
                 return block.as_ptr();

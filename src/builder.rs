@@ -10,8 +10,8 @@ use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::native::Native;
 use crate::backend::{Backend, KvType, Pooling, Quantize};
 use crate::chat::{self, ToolCallParser};
+use crate::client::Client;
 use crate::clock::{Clock, SystemClock};
-use crate::conversation::Identity;
 use crate::engine::encode;
 use crate::engine::encode::reader::{Reader, Settings};
 use crate::engine::intake::{Defaults, Intake, Vocabulary};
@@ -21,7 +21,9 @@ use crate::engine::readers::Readers;
 use crate::engine::receipts::{Receipts, Ties};
 use crate::engine::worker::{Shared, Worker};
 use crate::error::{Error, Result};
+use crate::identity::Identity;
 use crate::memory::thread::{self, Depth, spawn};
+use crate::memory_plan::MemoryPlan;
 use crate::model::arch::Arch;
 use crate::model::decoder::{Decoder, Limits, Plan, blocks_for};
 use crate::model::encoder::{self, Encoder, EncoderPlan};
@@ -30,11 +32,11 @@ use crate::model::sentence::Sentence;
 use crate::model::weights::{Options, StepWeights, Weights};
 use crate::model_info::ModelInfo;
 use crate::note::Note;
-use crate::privacy::trace::{self, OnEvent, Telemetry};
+use crate::privacy::trace::{self, OnEvent, Sizes, Telemetry};
 use crate::privacy::{Alias, Event, Prices};
 use crate::privacy::{Attester, Environment, Evidence, Nonce, ReceiptHash, ScrubReceipt, Signer};
 use crate::sample::defaults;
-use crate::session::{Line, Session};
+use crate::session::Session;
 use crate::source::Source;
 use crate::weights::adapter::Adapter;
 use crate::weights::files::Recording;
@@ -81,27 +83,6 @@ pub enum KvCache {
     Int8,
 }
 
-/// What a session's memory goes to, planned before anything is mapped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct MemoryPlan {
-    /// The weights, packed for the device and quantized where that is asked for. No page of the files stays in memory.
-    pub weights_bytes: u64,
-    /// The KV cache.
-    pub kv_bytes: u64,
-    /// Activations, logits and the table of rope angles.
-    pub workspace_bytes: u64,
-    /// Tokens that the KV cache holds, over all requests.
-    pub kv_tokens: usize,
-}
-
-impl MemoryPlan {
-    /// The sum.
-    pub fn total_bytes(&self) -> u64 {
-        self.weights_bytes + self.kv_bytes + self.workspace_bytes
-    }
-}
-
 /// Settings of a session; [`Builder::open`] makes it.
 pub struct Builder {
     folder: PathBuf,
@@ -138,7 +119,7 @@ pub struct Builder {
     prices: Option<Prices>,
     on_event: Option<OnEvent>,
     #[cfg(feature = "testing")]
-    pub(crate) faults: crate::engine::taps::Faults,
+    pub(crate) faults: crate::testing::taps::Faults,
 }
 
 impl Builder {
@@ -176,7 +157,7 @@ impl Builder {
             prices: None,
             on_event: None,
             #[cfg(feature = "testing")]
-            faults: crate::engine::taps::Faults::default(),
+            faults: crate::testing::taps::Faults::default(),
         }
     }
 
@@ -488,7 +469,19 @@ impl Builder {
     /// bounds; a file that is missing or malformed; weights that do not fit the config or are not
     /// finite; memory over budget or not to be had.
     pub fn open(self) -> Result<Session> {
-        trace::open(self.clock.clone(), || self.load())
+        trace::open(
+            self.clock.clone(),
+            || self.load(),
+            |session| {
+                let memory = session.memory();
+                let sizes = Sizes {
+                    context_tokens: session.context_length() as u64,
+                    kv_tokens: memory.kv_tokens as u64,
+                    memory_bytes: memory.total_bytes(),
+                };
+                (&*session.line.telemetry, sizes)
+            },
+        )
     }
 
     fn load(mut self) -> Result<Session> {
@@ -952,7 +945,7 @@ impl Builder {
         let worker =
             spawn("amnesic-worker", Depth::Kernels, move || worker.run(&messages)).map_err(Error::Thread)?;
         let identity = Some(Arc::new(identity));
-        let line = Line { readers, worker: to_worker, shared, keys: Arc::default(), telemetry, identity };
+        let line = Client { readers, worker: to_worker, shared, keys: Arc::default(), telemetry, identity };
         Ok(Session {
             line,
             worker: Some(worker),
@@ -967,6 +960,28 @@ impl Builder {
             model: about,
             adapters,
         })
+    }
+}
+
+impl Session {
+    /// Opens the checkpoint in `folder`, or in a GGUF file, with default settings. With the feature `hub` that may be an id, `owner/name` or
+    /// `owner/name@revision`: then it is downloaded first, unless it is in the cache.
+    ///
+    /// # Errors
+    /// As [`Builder::open`].
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        Self::builder(folder).open()
+    }
+
+    /// Settings for a session on the checkpoint in `folder`.
+    pub fn builder(folder: impl AsRef<Path>) -> Builder {
+        Builder::new(folder.as_ref())
+    }
+
+    /// Settings for a session on a checkpoint whose files are in memory: those of a folder under their names, or one GGUF
+    /// file. [`Files`] has an example. All else is as with a folder: receipts have the same hashes under the same names.
+    pub fn from_files(files: Files) -> Builder {
+        Builder::of_files(files)
     }
 }
 
@@ -1028,7 +1043,7 @@ impl Builder {
             });
             names.max().map_or_else(|| file.to_string_lossy().into_owned(), |(_, name)| name)
         })?;
-        Ok(Evidence { files, quote: None })
+        Ok(Evidence { files: files.into_iter().map(Into::into).collect(), quote: None })
     }
 }
 
@@ -1123,7 +1138,7 @@ impl Builder {
         let worker =
             spawn("amnesic-worker", Depth::Kernels, move || worker.run(&messages)).map_err(Error::Thread)?;
         let line =
-            Line { readers, worker: to_worker, shared, keys: Arc::default(), telemetry, identity: None };
+            Client { readers, worker: to_worker, shared, keys: Arc::default(), telemetry, identity: None };
         let context = limits.context;
         Ok(Session {
             line,

@@ -7,8 +7,8 @@ use sealed::Sealed;
 
 use crate::cancel::CancelToken;
 use crate::memory::Secret;
+use crate::outcome::{RequestId, Timing, Usage};
 use crate::privacy::{Nonce, ScrubReceipt};
-use crate::response::{RequestId, Timing, Usage};
 
 /// Texts to be embedded, for [`crate::Session::embed_with`] and [`crate::Session::hidden_states`].
 ///

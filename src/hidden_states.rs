@@ -1,8 +1,8 @@
 //! What a model's layers give for each token of a text.
 
 use crate::memory::Secret;
+use crate::outcome::{RequestId, Timing, Usage};
 use crate::privacy::ScrubReceipt;
-use crate::response::{RequestId, Timing, Usage};
 
 /// Hidden states of texts, in their order: for each token, special ones and those of a prompt included, what the last layer
 /// and the norm behind it give, before anything is pooled. In transformers that is `last_hidden_state` without padding, in

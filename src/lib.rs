@@ -17,6 +17,7 @@ mod cancel;
 #[cfg(feature = "candle")]
 mod candle;
 mod chat;
+mod client;
 pub mod clock;
 mod conversation;
 mod embed;
@@ -26,10 +27,14 @@ mod grammar;
 mod hidden_states;
 #[cfg(feature = "hub")]
 mod hub;
+mod identity;
+mod lease;
 mod memory;
+mod memory_plan;
 mod model;
 mod model_info;
 mod note;
+mod outcome;
 pub mod privacy;
 mod request;
 mod response;
@@ -45,13 +50,14 @@ mod tokens;
 mod weights;
 
 pub use backend::{Counters, Quantize};
-pub use builder::{Builder, Device, KvCache, MemoryPlan};
+pub use builder::{Builder, Device, KvCache};
 pub use cancel::CancelToken;
 pub use chat::{
     Message, PieceKind, Role, Tool, ToolCall, ToolCallParser, UnknownParser, assistant, system, tool, user,
 };
 pub use conversation::{Conversation, ConversationStream, Messages, Public};
 pub use embed::{EmbedRequest, Embeddings, IntoText, Ranking, RerankRequest};
+pub use engine::status::Load;
 pub use error::{DeviceReason, Error, ErrorKind, Result, Returned, SealedReason};
 pub use grammar::{FunctionName, GrammarReason, ResponseFormat, ToolChoice};
 pub use hidden_states::HiddenStates;
@@ -59,13 +65,15 @@ pub use hidden_states::HiddenStates;
 pub use hub::{Download, Hub};
 pub use memory::poison::PoisonReason;
 pub use memory::seal::SealingKey;
+pub use memory_plan::MemoryPlan;
 pub use model_info::ModelInfo;
 pub use note::Note;
+pub use outcome::{FinishReason, RequestId, Timing, Usage};
 pub use privacy::ScrubReceipt;
 pub use request::{ConstrainFrom, Priority, Request, Speculation};
-pub use response::{Choice, FinishReason, Piece, Reply, RequestId, Timing, ToolCallDelta, Usage};
+pub use response::{Choice, Piece, Reply, ToolCallDelta};
 pub use sample::{Dry, Logprobs, SamplingParams, TokenLogprobs};
-pub use session::{Load, Session};
+pub use session::Session;
 #[cfg(feature = "async")]
 pub use stream::Cancelled;
 pub use stream::Stream;

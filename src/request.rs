@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use crate::cancel::CancelToken;
 use crate::chat::{Message, Tool, ToolCallParser};
-use crate::conversation::{Public, Reuse};
 use crate::error::{Error, Result};
 use crate::grammar::{Calls, ResponseFormat, ToolChoice};
+use crate::lease::PrefixHandle;
 use crate::memory::{Secret, json};
 use crate::privacy::Nonce;
-use crate::sample::{Dry, LogitBias, Logprobs, Sampling, SamplingParams};
+use crate::sample::params::{MAX_CHOICES, Overrides};
+use crate::sample::{Dry, LogitBias, Logprobs, SamplingParams};
 use crate::tenant::Tenant;
 use crate::tokens::TokenIds;
 
@@ -45,11 +46,41 @@ pub struct Request {
     pub(crate) timeout: Option<Duration>,
     pub(crate) cancel: Option<CancelToken>,
     pub(crate) stream_buffer: Option<usize>,
-    pub(crate) prefix: Option<Reuse>,
+    pub(crate) prefix: Option<PrefixHandle>,
     pub(crate) adapter: Option<String>,
     pub(crate) nonce: Option<Nonce>,
     #[cfg(feature = "testing")]
-    pub(crate) taps: crate::engine::taps::Taps,
+    pub(crate) taps: crate::testing::taps::Taps,
+}
+
+impl Error {
+    /// The requests that a full session handed back, as they were given to it and in their order; none of another error.
+    ///
+    /// ```no_run
+    /// # fn main() -> amnesic::Result<()> {
+    /// use amnesic::{Error, Request, Session};
+    ///
+    /// let session = Session::open("models/default")?;
+    /// let mut request = Request::prompt("Once upon a time");
+    /// let reply = loop {
+    ///     match session.generate(request) {
+    ///         Err(error @ Error::Busy { .. }) => {
+    ///             std::thread::sleep(std::time::Duration::from_millis(50));
+    ///             request = error.into_requests().remove(0);
+    ///         }
+    ///         other => break other?,
+    ///     }
+    /// };
+    /// # let _ = reply;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn into_requests(self) -> Vec<Request> {
+        match self {
+            Self::Busy { requests, .. } => requests.take().unwrap_or_default(),
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// The prompt as it came.
@@ -63,49 +94,6 @@ pub(crate) enum Prompt {
 impl Default for Prompt {
     fn default() -> Self {
         Self::Tokens(Secret::default())
-    }
-}
-
-/// What a request says about sampling.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Overrides {
-    pub temperature: Option<f32>,
-    pub top_k: Option<usize>,
-    pub top_p: Option<f32>,
-    pub min_p: Option<f32>,
-    pub typical_p: Option<f32>,
-    pub repetition_penalty: Option<f32>,
-    pub presence_penalty: Option<f32>,
-    pub frequency_penalty: Option<f32>,
-    pub dry: Option<Dry>,
-    pub min_tokens: Option<usize>,
-    pub seed: Option<u64>,
-}
-
-impl Overrides {
-    /// What `other` sets, and where it sets nothing what this does.
-    fn or(self, other: Self) -> Self {
-        macro_rules! either {
-            ($($field:ident)*) => { Self { $($field: other.$field.or(self.$field)),* } };
-        }
-        either!(temperature top_k top_p min_p typical_p repetition_penalty presence_penalty frequency_penalty dry min_tokens seed)
-    }
-
-    /// What holds where `defaults` are overruled; `seed` where none was given.
-    pub fn over(&self, defaults: &Sampling, seed: u64) -> Sampling {
-        Sampling {
-            temperature: self.temperature.unwrap_or(defaults.temperature),
-            top_k: self.top_k.unwrap_or(defaults.top_k),
-            top_p: self.top_p.unwrap_or(defaults.top_p),
-            min_p: self.min_p.unwrap_or(defaults.min_p),
-            typical_p: self.typical_p.unwrap_or(defaults.typical_p),
-            repetition_penalty: self.repetition_penalty.unwrap_or(defaults.repetition_penalty),
-            presence_penalty: self.presence_penalty.unwrap_or(defaults.presence_penalty),
-            frequency_penalty: self.frequency_penalty.unwrap_or(defaults.frequency_penalty),
-            dry: self.dry.or(defaults.dry),
-            min_tokens: self.min_tokens.unwrap_or(defaults.min_tokens),
-            seed: self.seed.unwrap_or(seed),
-        }
     }
 }
 
@@ -235,7 +223,7 @@ impl Request {
     /// Most stop tokens.
     pub const MAX_STOP_TOKENS: usize = 1024;
     /// Most choices.
-    pub const MAX_N: usize = 128;
+    pub const MAX_N: usize = MAX_CHOICES;
     /// Most of the likeliest tokens whose log probabilities are told.
     pub const MAX_LOGPROBS: usize = Logprobs::MAX_TOP;
     /// Most bytes of a prompt as text.
@@ -678,12 +666,6 @@ impl Request {
         self
     }
 
-    /// Shares what the prompt has in common with a public one with all requests that name it.
-    pub fn shares(mut self, public: &Public) -> Self {
-        self.prefix = Some(public.reuse());
-        self
-    }
-
     /// Whether the prompt is a text or a list without anything in it.
     pub(crate) fn is_empty(&self) -> bool {
         match &self.prompt {
@@ -744,7 +726,7 @@ impl Request {
         if !(1..=Self::MAX_N).contains(&self.choices()) {
             return wrong("n", format!("from 1 to {}", Self::MAX_N));
         }
-        self.sampling.over(&Sampling::default(), 0).check()?;
+        self.sampling.over(&crate::sample::Sampling::default(), 0).check()?;
         if let (Some(min), Some(max)) = (self.sampling.min_tokens, self.max_tokens)
             && min > max
         {

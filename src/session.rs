@@ -2,41 +2,34 @@
 
 #[cfg(feature = "schema")]
 use std::panic::resume_unwind;
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Sender, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
-use std::time::SystemTime;
 
 use crate::backend::Counters;
-use crate::builder::{Builder, MemoryPlan};
-use crate::cancel::CancelToken;
-use crate::conversation::{Conversation, Identity, Public};
+use crate::client::Client;
+use crate::conversation::{Conversation, Public};
 use crate::embed::{EmbedRequest, Embeddings, Ranking, RerankRequest};
-use crate::engine::encode::job::{Ask as TextsAsk, Done, Ticket, Wanted};
-use crate::engine::inspect::{self, Inspection};
+use crate::engine::encode::job::{Done, Wanted};
+use crate::engine::inspect::{self};
 use crate::engine::intake::Ask;
-use crate::engine::job::Kept;
-use crate::engine::mailbox::Outbox;
-use crate::engine::readers::Readers;
-use crate::engine::receipts::About;
-use crate::engine::worker::{Message, Shared};
+use crate::engine::status::Load;
+use crate::engine::worker::Message;
 use crate::error::{Error, Result};
 use crate::hidden_states::HiddenStates;
 use crate::memory::Secret;
+use crate::memory::seal::SealingKey;
 #[cfg(feature = "schema")]
 use crate::memory::thread::{self, Depth, confined};
+use crate::memory_plan::MemoryPlan;
 use crate::model_info::ModelInfo;
 use crate::note::Note;
-use crate::privacy::trace::{Telemetry, Trace};
-use crate::privacy::{Evidence, Nonce, Operation, ScrubReceipt, Subject};
-use crate::request::{Prompt, Request};
-use crate::response::{Reply, RequestId};
+use crate::privacy::{Evidence, Operation, ScrubReceipt};
+use crate::request::Request;
+use crate::response::Reply;
 use crate::stream::{Reader, Stream};
 use crate::text::Text;
 use crate::tokens::{SecretText, TokenIds};
-use crate::weights::store::Files;
 
 /// A loaded model that serves requests and forgets them.
 ///
@@ -46,7 +39,7 @@ use crate::weights::store::Files;
 /// dropping does the same silently, and returns when all is scrubbed.
 #[derive(Debug)]
 pub struct Session {
-    pub(crate) line: Line,
+    pub(crate) line: Client,
     pub(crate) worker: Option<JoinHandle<ScrubReceipt>>,
     pub(crate) memory: MemoryPlan,
     pub(crate) context: usize,
@@ -60,205 +53,7 @@ pub struct Session {
     pub(crate) adapters: Vec<String>,
 }
 
-/// What a session has to do at the moment. Metadata: no content.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Load {
-    /// Choices that take part in steps.
-    pub running: usize,
-    /// Choices that wait for memory or for their turn.
-    pub waiting: usize,
-    /// Blocks of the KV cache that hold something: of running requests, conversations and public prompts.
-    pub kv_blocks_used: usize,
-    /// Blocks of the KV cache.
-    pub kv_blocks: usize,
-    /// How often a choice lost its blocks to others before it ended, and was computed again.
-    pub preemptions: u64,
-}
-
-/// How callers reach the threads of a session, and stay reachable when it has gone.
-#[derive(Clone, Debug)]
-pub(crate) struct Line {
-    pub readers: Arc<Readers>,
-    pub worker: Sender<Message>,
-    pub shared: Arc<Shared>,
-    /// Names what is kept between requests.
-    pub keys: Arc<AtomicU64>,
-    pub telemetry: Arc<Telemetry>,
-    /// What conversations depend on; none where a session has none.
-    pub identity: Option<Arc<Identity>>,
-}
-
-/// Why requests were not taken in: the place of one, and what is wrong with it.
-enum Refusal {
-    /// There are receipts of them.
-    Known(usize, Error),
-    /// There are none yet.
-    New(usize, Error),
-}
-
-impl Line {
-    /// Sends requests in; returns once all are accepted.
-    pub fn submit(
-        &self,
-        requests: Vec<Request>,
-        streams: bool,
-    ) -> std::result::Result<Vec<Reader>, (usize, Error)> {
-        let traces: Vec<Trace> =
-            requests.iter().map(|request| self.telemetry.trace(request, streams)).collect();
-        let began = self.telemetry.clock.wall();
-        let nonces: Vec<_> = requests.iter().map(|request| request.nonce).collect();
-        let readers = self.send(requests, &traces, streams).map_err(|refusal| match refusal {
-            Refusal::Known(place, error) => (place, error),
-            Refusal::New(place, error) => {
-                self.refused(&nonces, began, place, &error);
-                (place, error)
-            }
-        });
-        if let Err((index, error)) = &readers {
-            Trace::refuse(&traces, *index, error);
-        }
-        readers
-    }
-
-    fn send(
-        &self,
-        requests: Vec<Request>,
-        traces: &[Trace],
-        streams: bool,
-    ) -> std::result::Result<Vec<Reader>, Refusal> {
-        for (index, request) in requests.iter().enumerate() {
-            request.check().map_err(|error| Refusal::New(index, error))?;
-        }
-        let mut readers = Vec::with_capacity(requests.len());
-        let mut jobs = Vec::with_capacity(requests.len());
-        for (request, trace) in requests.into_iter().zip(traces) {
-            let room = request.stream_buffer.unwrap_or(Request::DEFAULT_STREAM_BUFFER);
-            let (outbox, mailbox) =
-                Outbox::pair(request.choices(), streams.then_some(room), self.worker.clone());
-            if let Some(token) = &request.cancel {
-                token.watch(&mailbox);
-            }
-            readers.push((mailbox, request.choices()));
-            jobs.push((request, outbox, trace.clone()));
-        }
-        let (answer, answered) = sync_channel(1);
-        let closed = || Refusal::New(0, self.closed());
-        self.readers.take(Ask::Submit(jobs, answer)).map_err(|_| closed())?;
-        let answer = answered.recv().map_err(|_| closed())?;
-        answer.map_err(|(place, error)| Refusal::Known(place, error))?;
-        Ok(readers.into_iter().map(|(mailbox, choices)| Reader::new(mailbox, choices)).collect())
-    }
-
-    /// Sends texts in, and waits for what becomes of them.
-    fn read(&self, wanted: Wanted, trace: Trace, cancel: Option<CancelToken>) -> Result<Box<Done>> {
-        let (began, nonce) = (self.telemetry.clock.wall(), wanted.common().nonce);
-        let ticket = Arc::new(Ticket::new(self.worker.clone()));
-        if let Some(token) = cancel {
-            token.watch(&ticket);
-        }
-        let (answer, answered) = sync_channel(1);
-        let ask = TextsAsk { wanted, trace: trace.clone(), ticket, answer };
-        let sent = self.readers.take(Ask::Texts(Box::new(ask))).map_err(|_| self.closed());
-        let done = sent.and_then(|()| answered.recv().map_err(|_| self.closed()));
-        let done = done.inspect_err(|error| self.refused(&[nonce], began, 0, error)).flatten();
-        // of one that was accepted the worker told
-        done.inspect_err(|error| trace.refused(error.kind()))
-    }
-
-    /// Asks the tokenizer or the chat templates, and waits for the answer.
-    fn inspect(&self, question: inspect::Question) -> Result<inspect::Answer> {
-        let (answer, answered) = sync_channel(1);
-        let inspection = Box::new(Inspection { question, answer });
-        self.readers.take(Ask::Inspect(inspection)).map_err(|_| self.closed())?;
-        answered.recv().map_err(|_| self.closed())?
-    }
-
-    /// The ids of a request's prompt.
-    fn ids(&self, request: Request) -> Result<Secret<[u32]>> {
-        // a text without anything in it has ids, or none, though no reply
-        if matches!(request.prompt, Prompt::Chat(_)) || !request.is_empty() {
-            request.check()?;
-        }
-        match self.inspect(inspect::Question::Ids(Box::new(request)))? {
-            inspect::Answer::Ids(ids) => Ok(ids),
-            inspect::Answer::Text(_) => Err(self.closed()), // which is no answer to that
-        }
-    }
-
-    /// The text of an answer.
-    fn text(&self, question: inspect::Question) -> Result<SecretText> {
-        match self.inspect(question)? {
-            inspect::Answer::Text(text) => Ok(SecretText(text)),
-            inspect::Answer::Ids(_) => Err(self.closed()), // which is no answer to that
-        }
-    }
-
-    /// What its conversations depend on.
-    ///
-    /// # Errors
-    /// It has none: it does not generate.
-    pub fn identity(&self) -> Result<&Identity> {
-        self.identity.as_deref().ok_or(Error::WrongTask { asked: "generate", can: "embed or rerank" })
-    }
-
-    /// Why nobody answers.
-    pub fn closed(&self) -> Error {
-        self.shared.poison.reason().map_or(Error::Closed, Error::Poisoned)
-    }
-
-    /// Has receipts issued of requests that were refused before the session's threads saw them: with `error`, which is of
-    /// the one at `place`. A session that is gone has issued its last receipt.
-    pub fn refused(&self, nonces: &[Option<Nonce>], began: SystemTime, place: usize, error: &Error) {
-        let abouts = nonces.iter().enumerate().map(|(index, nonce)| {
-            let subject = Subject::Request { id: self.new_id() };
-            About::refused(subject, *nonce, began, Trace::refusal_of(index, place, error))
-        });
-        let _ = self.worker.send(Message::Over(abouts.collect(), None));
-    }
-
-    /// As [`Line::refused`], of a prompt that was to be public.
-    fn publish_refused(&self, nonce: Option<Nonce>, began: SystemTime, error: &Error) {
-        let subject = Subject::Publish { id: self.new_id() };
-        let about = About::refused(subject, nonce, began, error.kind());
-        let _ = self.worker.send(Message::Over(vec![about], None));
-    }
-
-    fn new_id(&self) -> RequestId {
-        RequestId { session: self.telemetry.session, count: self.shared.next_ids(1) }
-    }
-
-    /// A name for something to keep: `subject` says what a receipt is to be about when nobody names it any more.
-    pub fn keep(&self, subject: impl FnOnce(u64, u64) -> Option<Subject>) -> Arc<Kept> {
-        let key = self.keys.fetch_add(1, Ordering::Relaxed);
-        let began = self.telemetry.clock.wall();
-        let about =
-            subject(self.telemetry.session, key).map(|subject| About::completed(subject, None, began));
-        Arc::new(Kept { key, worker: self.worker.clone(), about })
-    }
-}
-
 impl Session {
-    /// Opens the checkpoint in `folder`, or in a GGUF file, with default settings. With the feature `hub` that may be an id, `owner/name` or
-    /// `owner/name@revision`: then it is downloaded first, unless it is in the cache.
-    ///
-    /// # Errors
-    /// As [`Builder::open`].
-    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
-        Self::builder(folder).open()
-    }
-
-    /// Settings for a session on the checkpoint in `folder`.
-    pub fn builder(folder: impl AsRef<Path>) -> Builder {
-        Builder::new(folder.as_ref())
-    }
-
-    /// Settings for a session on a checkpoint whose files are in memory: those of a folder under their names, or one GGUF
-    /// file. [`Files`] has an example. All else is as with a folder: receipts have the same hashes under the same names.
-    pub fn from_files(files: Files) -> Builder {
-        Builder::of_files(files)
-    }
-
     /// Runs one request to its end.
     ///
     /// # Errors
@@ -633,7 +428,7 @@ impl Session {
 
     fn join(&mut self) -> Result<ScrubReceipt> {
         let worker = self.worker.take().ok_or(Error::Closed)?;
-        let Line { readers, worker: to_worker, shared, telemetry, .. } = &self.line;
+        let Client { readers, worker: to_worker, shared, telemetry, .. } = &self.line;
         let close = || {
             readers.close();
             let _ = to_worker.send(Message::Close); // one that has ended with a panic is joined all the same
@@ -646,5 +441,17 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let _ = self.join(); // after `close` there is nothing left to join
+    }
+}
+
+impl Conversation {
+    /// Goes on with a conversation that [`Conversation::export`] sealed. Its next turn computes what is in no cache any more,
+    /// and gives the tokens that it would have given, bit for bit.
+    ///
+    /// # Errors
+    /// [`Error::Sealed`] with the reason: another key, changed bytes, another checkpoint, types or device, an adapter that
+    /// this session lacks. Nothing says more of the content.
+    pub fn import(session: &Session, sealed: &[u8], key: &SealingKey) -> Result<Self> {
+        Self::open_sealed(&session.line, sealed, key)
     }
 }

@@ -49,7 +49,7 @@ impl Source {
     pub fn checkpoint(&self) -> Result<Checkpoint> {
         match self {
             Self::Folder(folder) => Checkpoint::open(folder),
-            Self::Gguf(gguf) => Checkpoint::of(gguf),
+            Self::Gguf(gguf) => Ok(Checkpoint::of_gguf(&gguf.file, gguf.stored()?)),
         }
     }
 

@@ -8,7 +8,8 @@ use crate::chat::{Event, PieceKind, Splitter, Style};
 use crate::engine::mailbox::{End, Fresh, Mailbox, Output, Whole};
 use crate::error::Result;
 use crate::memory::Secret;
-use crate::response::{Choice, FinishReason, Piece, Reply, ToolCallDelta};
+use crate::outcome::FinishReason;
+use crate::response::{Choice, Piece, Reply, ToolCallDelta};
 
 /// Reads a mailbox, and a chat model's format.
 #[derive(Debug)]

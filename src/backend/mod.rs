@@ -339,6 +339,13 @@ pub struct Norm<W> {
     pub bias: Option<W>,
 }
 
+impl<W> Norm<W> {
+    /// No norm: it copies, in the form of who reads.
+    pub fn identity() -> Self {
+        Self { kind: NormKind::Identity, eps: 0.0, weight: None, bias: None }
+    }
+}
+
 /// What an MLP does to the values of its first product.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {

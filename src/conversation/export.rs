@@ -10,9 +10,9 @@
 //! | n | the record (`record.rs`), encrypted by XChaCha20-Poly1305; a multiple of 4096 |
 //! | 16 | its tag, over all that stands before, too |
 
-use super::identity::{Hash, Identity};
 use super::record::{self, Record};
 use crate::error::{Error, Result, SealedReason};
+use crate::identity::{Hash, Identity};
 use crate::memory::Secret;
 use crate::memory::seal::{NONCE_BYTES, SealingKey, TAG_BYTES};
 

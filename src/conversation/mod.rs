@@ -1,10 +1,9 @@
 //! What may outlive a request: a [`Conversation`], and a [`Public`] prompt.
 //!
 //! Lives here: the two, what a conversation is in bytes ([`record`]), and how it leaves its session sealed ([`export`]) for
-//! one that computes alike ([`identity`]).
+//! one that computes alike ([`crate::identity`]).
 
 mod export;
-mod identity;
 mod record;
 
 use std::sync::mpsc::sync_channel;
@@ -12,21 +11,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use crate::chat::Message;
-pub(crate) use crate::engine::job::Reuse;
+use crate::client::Client;
 use crate::engine::mailbox::Mailbox;
 use crate::engine::receipts::About;
 use crate::engine::worker;
 use crate::error::{Error, Result, SealedReason};
+use crate::lease::PrefixHandle;
 use crate::memory::Secret;
 use crate::memory::seal::{NONCE_BYTES, SealingKey, TAG_BYTES};
 use crate::privacy::Subject;
 use crate::request::{Prompt, Request};
 use crate::response::{Piece, Reply};
-use crate::session::{Line, Session};
 #[cfg(feature = "async")]
 use crate::stream::Cancelled;
 use crate::stream::Stream;
-pub(crate) use identity::Identity;
 use record::Record;
 
 /// A chat or a text of several turns.
@@ -46,10 +44,10 @@ use record::Record;
 /// Dropping it overwrites all of it, and returns when that is done: a step later at most.
 #[derive(Debug)]
 pub struct Conversation {
-    line: Line,
+    line: Client,
     /// Its name in receipts.
     number: u64,
-    reuse: Reuse,
+    reuse: PrefixHandle,
     /// Empty between turns.
     messages: Arc<Vec<Message>>,
     /// None if the system had no random numbers: then no turn begins.
@@ -66,9 +64,9 @@ pub struct Conversation {
 }
 
 /// Something of a session's to go on from, of which there is nothing yet.
-fn nothing_kept(line: &Line) -> Reuse {
-    let kept = line.keep(|_, _| None);
-    Reuse { kept, ids: Arc::default(), adapter: Arc::default(), public: false }
+fn nothing_kept(line: &Client) -> PrefixHandle {
+    let lease = line.keep(|_, _| None);
+    PrefixHandle { lease, ids: Arc::default(), adapter: Arc::default(), public: false }
 }
 
 /// What the end of a turn depends on.
@@ -116,10 +114,10 @@ impl std::ops::Deref for Messages {
 }
 
 impl Conversation {
-    pub(crate) fn new(line: Line) -> Self {
+    pub(crate) fn new(line: Client) -> Self {
         let began = line.telemetry.clock.wall();
         let (reuse, key) = (nothing_kept(&line), SealingKey::random());
-        let (number, messages) = (reuse.kept.key, Arc::default());
+        let (number, messages) = (reuse.lease.key, Arc::default());
         Self {
             line,
             number,
@@ -173,15 +171,10 @@ impl Conversation {
         export::seal(content, identity, key)
     }
 
-    /// Goes on with a conversation that [`Conversation::export`] sealed. Its next turn computes what is in no cache any more,
-    /// and gives the tokens that it would have given, bit for bit.
-    ///
-    /// # Errors
-    /// [`Error::Sealed`] with the reason: another key, changed bytes, another checkpoint, types or device, an adapter that
-    /// this session lacks. Nothing says more of the content.
-    pub fn import(session: &Session, sealed: &[u8], key: &SealingKey) -> Result<Self> {
-        let Record { messages, ids, adapter } = export::open(sealed, session.line.identity()?, key)?;
-        let mut conversation = Self::new(session.line.clone());
+    /// What [`Conversation::import`] does.
+    pub(crate) fn open_sealed(client: &Client, sealed: &[u8], key: &SealingKey) -> Result<Self> {
+        let Record { messages, ids, adapter } = export::open(sealed, client.identity()?, key)?;
+        let mut conversation = Self::new(client.clone());
         conversation.messages = Arc::new(messages);
         *conversation.reuse.ids.lock().unwrap_or_else(PoisonError::into_inner) = ids;
         *conversation.reuse.adapter.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -382,7 +375,7 @@ impl Drop for Conversation {
         self.messages = Arc::default();
         self.resting = None;
         self.reuse.ids.lock().unwrap_or_else(PoisonError::into_inner).truncate(0);
-        let (session, number, key) = (self.line.telemetry.session, self.number, self.reuse.kept.key);
+        let (session, number, key) = (self.line.telemetry.session, self.number, self.reuse.lease.key);
         let about = About::completed(Subject::Conversation { session, number }, None, self.began);
         let (done, answer) = sync_channel(1);
         if self.line.worker.send(worker::Message::Forget(key, Some(about), Some(done))).is_ok() {
@@ -477,16 +470,16 @@ impl Drop for ConversationStream<'_> {
 /// Clones name the same prompt. When neither they nor requests name it any more, its part of the cache is overwritten.
 #[derive(Clone, Debug)]
 pub struct Public {
-    reuse: Reuse,
+    reuse: PrefixHandle,
     tokens: usize,
 }
 
 impl Public {
-    pub(crate) fn new(line: &Line, ids: Secret<[u32]>, adapter: Option<String>) -> Self {
+    pub(crate) fn new(line: &Client, ids: Secret<[u32]>, adapter: Option<String>) -> Self {
         let tokens = ids.expose().len();
-        let kept = line.keep(|session, number| Some(Subject::Public { session, number }));
+        let lease = line.keep(|session, number| Some(Subject::Public { session, number }));
         let ids = Arc::new(Mutex::new(ids));
-        let reuse = Reuse { kept, ids, adapter: Arc::new(Mutex::new(adapter)), public: true };
+        let reuse = PrefixHandle { lease, ids, adapter: Arc::new(Mutex::new(adapter)), public: true };
         Self { reuse, tokens }
     }
 
@@ -495,7 +488,15 @@ impl Public {
         self.tokens
     }
 
-    pub(crate) fn reuse(&self) -> Reuse {
+    pub(crate) fn reuse(&self) -> PrefixHandle {
         self.reuse.clone()
+    }
+}
+
+impl Request {
+    /// Shares what the prompt has in common with a public one with all requests that name it.
+    pub fn shares(mut self, public: &Public) -> Self {
+        self.prefix = Some(public.reuse());
+        self
     }
 }

@@ -1,8 +1,8 @@
 //! A conversation as bytes: its messages, its token ids, and the adapter that they were computed with. No keys and values:
 //! computed again from the ids they are the same to the bit, and a hundred times the size.
 
-use super::identity::Hash;
 use crate::chat::{Message, Role, ToolCall};
+use crate::identity::Hash;
 use crate::memory::Secret;
 
 /// What is padded to a multiple of it, so that a length tells little.

@@ -9,7 +9,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use super::inspect::Inspection;
-use super::job::{Job, Reuse};
+use super::job::Job;
 use super::mailbox::Outbox;
 use super::masks::Guide;
 use super::readers::{Arrived, Lane, Tell};
@@ -24,13 +24,14 @@ use crate::chat::{
 use crate::clock::Clock;
 use crate::error::{Error, Result, Returned};
 use crate::grammar::{Grammars, ReplyForm, ResponseFormat, ToolChoice};
+use crate::lease::PrefixHandle;
 use crate::memory::Secret;
 use crate::memory::ledger::Accounts;
 use crate::model::decoder::Limits;
+use crate::outcome::{RequestId, Timing, Usage};
 use crate::privacy::receipt::Subject;
 use crate::privacy::trace::Trace;
 use crate::request::{ConstrainFrom, Prompt, Request, Speculation};
-use crate::response::{RequestId, Timing, Usage};
 use crate::sample::{Logprobs, Sampling};
 use crate::text::{Pieces, Text, stop};
 
@@ -284,7 +285,8 @@ impl Intake {
             }
         }
         if let Some((_, Error::Busy { requests, .. })) = &mut refused {
-            *requests = Returned::new(returned);
+            let count = returned.len();
+            *requests = Returned::new(returned, count);
         }
         let Some(refusal) = refused else {
             for Prepared { job, sequence, .. } in &prepared {
@@ -394,7 +396,7 @@ impl Intake {
         };
         let outputs_from = if request.prompt_logprobs.is_some() { 0 } else { prompt_tokens - 1 };
         let conversation = job.reuse.as_ref().filter(|reuse| !reuse.public);
-        let conversation = conversation.map(|reuse| Owner::Conversation(reuse.kept.key));
+        let conversation = conversation.map(|reuse| Owner::Conversation(reuse.lease.key));
         let arrival = Arrival {
             clock: Some(place.clock),
             handicap: request.priority.handicap(),
@@ -562,12 +564,12 @@ impl Intake {
     fn encode(&self, request: &Request) -> Result<Encoded> {
         let reuse = request.prefix.as_ref();
         // never while it reads: those who share a public prompt would wait for each other
-        fn before(reuse: &Reuse) -> MutexGuard<'_, Secret<[u32]>> {
+        fn before(reuse: &PrefixHandle) -> MutexGuard<'_, Secret<[u32]>> {
             reuse.ids.lock().unwrap_or_else(PoisonError::into_inner)
         }
         let mut ids = Secret::<[u32]>::default();
         // a conversation goes on behind all that was before, but for a chat: its template writes all of it again
-        let goes_on = |reuse: &&Reuse| !reuse.public && !matches!(request.prompt, Prompt::Chat(_));
+        let goes_on = |reuse: &&PrefixHandle| !reuse.public && !matches!(request.prompt, Prompt::Chat(_));
         if let Some(reuse) = reuse.filter(goes_on) {
             ids.extend(before(reuse).expose());
         }
@@ -587,7 +589,7 @@ impl Intake {
             } else {
                 0
             };
-            Prefix { key: reuse.kept.key, tokens: common }
+            Prefix { key: reuse.lease.key, tokens: common }
         });
         Ok(Encoded { ids, prefix, style, thinking })
     }

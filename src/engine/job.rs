@@ -1,51 +1,19 @@
 //! A request as the worker knows it: its choices, its account, its end.
 
-use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Instant, SystemTime};
 
 use super::mailbox::{End, Outbox};
 use super::masks::Guide;
 use super::receipts::About;
-use super::scheduler::{Id, Key};
-use super::worker::Message;
+use super::scheduler::Id;
 use crate::error::{Error, Result};
-use crate::memory::Secret;
+use crate::lease::PrefixHandle;
 use crate::memory::ledger::Accounts;
+use crate::outcome::{FinishReason, RequestId, Timing, Usage};
 use crate::privacy::Nonce;
 use crate::privacy::receipt::{ScrubReceipt, Subject};
 use crate::privacy::trace::Trace;
-use crate::response::{FinishReason, RequestId, Timing, Usage};
-
-/// The ids of what is kept between requests; only a conversation's change.
-pub type Ids = Arc<Mutex<Secret<[u32]>>>;
-
-/// Something that is kept between requests. When nobody names it any more, the worker is told to forget it.
-#[derive(Debug)]
-pub struct Kept {
-    pub key: Key,
-    pub worker: Sender<Message>,
-    /// What the receipt says of a public prompt. That of a conversation is issued when the conversation drops, which waits
-    /// for it.
-    pub about: Option<About>,
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        let _ = self.worker.send(Message::Forget(self.key, self.about.take(), None)); // a closed session has nothing left
-    }
-}
-
-/// What a request continues.
-#[derive(Clone, Debug)]
-pub struct Reuse {
-    pub kept: Arc<Kept>,
-    pub ids: Ids,
-    /// Which adapter they were computed with.
-    pub adapter: Arc<Mutex<Option<String>>>,
-    /// A prompt that is public; else a conversation, of which the request is the next turn.
-    pub public: bool,
-}
 
 /// A request from acceptance to its end.
 #[derive(Debug)]
@@ -75,7 +43,7 @@ pub struct Job {
     pub unborn: Vec<(usize, Option<Box<Guide>>)>,
     /// Whether threads of grammar masks have something of it: they are to forget it before its caller is told.
     pub guided: bool,
-    pub reuse: Option<Reuse>,
+    pub reuse: Option<PrefixHandle>,
     /// The name of its adapter.
     pub adapter: Option<String>,
     pub failed: Option<Error>,

@@ -9,9 +9,9 @@ use super::worker::Message;
 use crate::chat::Style;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
+use crate::outcome::{FinishReason, RequestId, Timing, Usage};
 use crate::privacy::FinishReasons;
 use crate::privacy::receipt::ScrubReceipt;
-use crate::response::{FinishReason, RequestId, Timing, Usage};
 use crate::sample::Logprobs;
 
 /// The caller's end.

@@ -93,7 +93,7 @@ pub struct Guide {
     /// What comes before the grammar.
     before: Option<Before>,
     #[cfg(feature = "testing")]
-    tap: Option<(usize, super::taps::Gate)>,
+    tap: Option<(usize, crate::testing::taps::Gate)>,
 }
 
 /// Reasoning that comes before the grammar, whose first mask is there meanwhile.
@@ -165,7 +165,7 @@ impl Guide {
 
     /// What a test asks for: that it stands still at a mask, that it is taken for slow.
     #[cfg(feature = "testing")]
-    pub fn tap(&mut self, taps: &super::taps::Taps) {
+    pub fn tap(&mut self, taps: &crate::testing::taps::Taps) {
         self.tap = taps.mask.clone();
         if taps.slow_grammar {
             self.pace.penance.store(u32::MAX, Ordering::Relaxed); // more penance than there are tokens

@@ -21,8 +21,8 @@ pub mod receipts;
 pub mod scheduler;
 pub mod sequence;
 pub mod speculate;
+pub mod status;
 mod step;
 #[cfg(feature = "testing")]
-pub mod taps;
 mod thinking;
 pub mod worker;

@@ -43,8 +43,7 @@ pub trait Store {
 /// Names a sequence; rises in order of arrival.
 pub type Id = u64;
 
-/// Names what is kept between requests: a conversation's or a public prompt's blocks.
-pub type Key = u64;
+pub use crate::lease::Key;
 
 /// Whose a sequence is. Only guessing asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -6,8 +6,8 @@ use super::mailbox::Outbox;
 use super::masks::Guide;
 use super::scheduler::Id;
 use crate::memory::Secret;
+use crate::outcome::FinishReason;
 use crate::request::Speculation;
-use crate::response::FinishReason;
 use crate::sample::{Context, LogitBias, Logprobs, Sampling};
 use crate::text::{Detokenizer, Pieces, Stops};
 
@@ -57,7 +57,7 @@ pub struct Sequence {
     /// Whether, when it is back, it says if the token drawn last ends the reply.
     pub settles: bool,
     #[cfg(feature = "testing")]
-    pub(crate) taps: crate::engine::taps::Taps,
+    pub(crate) taps: crate::testing::taps::Taps,
     stops: Stops,
     detokenizer: Option<Detokenizer>,
 }
@@ -77,7 +77,7 @@ impl Sequence {
             away: false,
             settles: false,
             #[cfg(feature = "testing")]
-            taps: crate::engine::taps::Taps::default(),
+            taps: crate::testing::taps::Taps::default(),
             stops: Stops::new(common.stops.clone()),
             detokenizer: pieces.map(|pieces| Detokenizer::new(pieces, common.starts, common.visible.clone())),
             common,

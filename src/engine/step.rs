@@ -14,8 +14,8 @@ use super::worker::{Ended, Worker};
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::memory::scrub;
+use crate::outcome::FinishReason;
 use crate::request::Speculation;
-use crate::response::FinishReason;
 use crate::sample::Context;
 use crate::text::{Pieces, Text};
 
@@ -288,10 +288,10 @@ impl<B: Backend> Worker<B> {
         let forks = self.fork(id);
         let mut accepted = 0;
         let outcome = loop {
-            let guesses = self.sequences[&id].guesses().len();
+            let guess = self.sequences[&id].guesses().first().copied();
             let outcome = self.choose(id, row + accepted, asked.tokens.get(accepted));
             let sequence = &self.sequences[&id];
-            let right = sequence.guesses().len() + 1 == guesses;
+            let right = guess.is_some_and(|guess| sequence.ids().last() == Some(&guess));
             let pending = sequence.guide.as_ref().is_some_and(|guide| guide.is_pending());
             if !matches!(outcome, Ok(None)) || !right || pending {
                 break outcome;

@@ -18,15 +18,15 @@ use super::sequence::Sequence;
 use crate::backend::questions::Questions;
 use crate::backend::{Backend, Counters};
 use crate::clock::Clock;
+use crate::engine::status::Load;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::ledger::{self, Accounts, HOST, NotCovered};
 use crate::memory::poison::{Poison, PoisonReason};
 use crate::memory::{Scrubbed, scrub, stack};
 use crate::model::decoder::Limits;
+use crate::outcome::FinishReason;
 use crate::privacy::receipt::ScrubReceipt;
-use crate::response::FinishReason;
 use crate::sample::Sampler;
-use crate::session::Load;
 use crate::text::Text;
 
 /// A choice that is over, and how it ended.
@@ -132,7 +132,7 @@ pub struct Worker<B: Backend> {
     #[cfg(feature = "debug-sampler")]
     pub debug_sampler: Option<crate::privacy::debug_sampler::DebugSampler>,
     #[cfg(feature = "testing")]
-    pub faults: crate::engine::taps::Faults,
+    pub faults: crate::testing::taps::Faults,
 }
 
 impl<B: Backend> Worker<B> {
@@ -169,7 +169,7 @@ impl<B: Backend> Worker<B> {
             #[cfg(feature = "debug-sampler")]
             debug_sampler: None,
             #[cfg(feature = "testing")]
-            faults: crate::engine::taps::Faults::default(),
+            faults: crate::testing::taps::Faults::default(),
         }
     }
 
@@ -299,7 +299,7 @@ impl<B: Backend> Worker<B> {
         sequence.job = id;
         job.members.push(id);
         if let Some(reuse) = &job.reuse {
-            self.scheduler.keep(reuse.kept.key, reuse.public);
+            self.scheduler.keep(reuse.lease.key, reuse.public);
         }
         self.scheduler.arrive(id, arrival);
         self.deadline = self.deadline.into_iter().chain(job.deadline).min();
@@ -445,7 +445,7 @@ impl<B: Backend> Worker<B> {
     #[inline(never)]
     fn rest(&mut self, over: &[(Id, Box<Job>)]) {
         for reuse in over.iter().filter_map(|(_, job)| job.reuse.as_ref()).filter(|reuse| !reuse.public) {
-            self.scheduler.rest(reuse.kept.key, &mut self.models);
+            self.scheduler.rest(reuse.lease.key, &mut self.models);
         }
     }
 

@@ -135,7 +135,7 @@ pub fn gaps_of_process() -> Vec<NotCovered> {
             .then_some(NotCovered::InCoreDumps { memory: Memory::Stacks, bytes: exposed_stacks }),
         (exposed_stacks > 0)
             .then_some(NotCovered::VisibleAfterFork { memory: Memory::Stacks, bytes: exposed_stacks }),
-        (!crate::alloc::is_installed()).then_some(NotCovered::HeapTemporaries),
+        (!heap::is_allocator_installed()).then_some(NotCovered::HeapTemporaries),
     ];
     gaps.into_iter().flatten().collect()
 }

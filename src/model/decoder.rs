@@ -123,7 +123,7 @@ impl<W> LowRank<W> {
         let (low, operand) =
             (buffers.low.narrow(self.rank), buffers.low_operand.narrow(self.rank).of(self.form));
         backend.linear(rows, x, &[to(&self.a, low)]);
-        backend.norm(rows, low, &identity(), operand);
+        backend.norm(rows, low, &Norm::identity(), operand);
         self.add_low(backend, rows, operand, out, factor);
     }
 
@@ -394,7 +394,7 @@ impl<B: Backend> Decoder<B> {
         };
         let norm = match &weights.norm {
             Some(norm) => loader.norm(norm)?,
-            None => identity(),
+            None => Norm::identity(),
         };
         let head = weights.head.as_ref().map(|head| loader.matrix(head, for_tables(quantize))).transpose()?;
         let head_bias = weights.head_bias.as_ref().map(|bias| loader.matrix(bias, None)).transpose()?;
@@ -616,7 +616,7 @@ impl<B: Backend> Decoder<B> {
         let pieces = pieces.narrow(latent.shape.rank).of(latent.unfold_form);
         backend.by_head(rows, att, self.arch.heads, &latent.unfold, pieces, values);
         let out = out.of(form);
-        backend.norm(rows, values, &identity(), out);
+        backend.norm(rows, values, &Norm::identity(), out);
         out
     }
 
@@ -649,7 +649,7 @@ impl<B: Backend> Decoder<B> {
             let operand = buffers.low_operand.narrow(low_rank.rank).of(low_rank.form);
             // of all rows: the device has the ids of the batch as they are
             backend.look_up(batch.ids, &low_rank.a.weight, low);
-            backend.norm(batch.ids.len(), low, &identity(), operand);
+            backend.norm(batch.ids.len(), low, &Norm::identity(), operand);
             let (low, out) = (operand.skip(first), self.buffers.x.skip(first));
             low_rank.add_low(backend, rows, low, out, self.arch.embed_scale);
         }
@@ -822,7 +822,7 @@ impl<B: Backend> Decoder<B> {
                 let branch = scaled.skip(first);
                 backend.linear(rows, of_rows, &[to(linear, branch)]);
                 self.adapt(backend, spans, layer, site, (from, scaled), 1.0);
-                backend.add_norm(rows, branch, &identity(), scale, out);
+                backend.add_norm(rows, branch, &Norm::identity(), scale, out);
             } else {
                 backend.linear(rows, of_rows, &[Projection { add: Some(scale), ..to(linear, out) }]);
                 self.adapt(backend, spans, layer, site, (from, x), scale);
@@ -885,11 +885,6 @@ fn bucket(distance: isize, buckets: usize) -> usize {
 fn rows_of(spans: &[Span]) -> (usize, usize) {
     let (first, last) = (spans[0].row, spans[spans.len() - 1]);
     (first, last.row + last.rows - first)
-}
-
-/// No norm: it copies, in the form of who reads.
-pub fn identity<W>() -> Norm<W> {
-    Norm { kind: NormKind::Identity, eps: 0.0, weight: None, bias: None }
 }
 
 /// Takes weights in.
@@ -985,7 +980,7 @@ impl<B: Backend> Loader<'_, B> {
         let mlp_norm = match (&weights.mlp_norm, self.arch.place) {
             (Some(norm), _) => Some(self.norm(norm)?),
             (None, Place::Parallel) => None,
-            (None, _) => Some(identity()),
+            (None, _) => Some(Norm::identity()),
         };
         let head_norms = match &weights.head_norms {
             Some([q, k]) => Some([self.norm(q)?, self.norm(k)?]),
@@ -1022,7 +1017,7 @@ impl<B: Backend> Loader<'_, B> {
         Ok(Layer {
             forms,
             adapters,
-            attention_norm: attention_norm.unwrap_or_else(identity),
+            attention_norm: attention_norm.unwrap_or_else(Norm::identity),
             latent,
             q,
             k,
@@ -1097,7 +1092,7 @@ impl<B: Backend> Loader<'_, B> {
             }
         };
         let weight = Some(self.backend.upload_table(factors.to_vec(), factors.len())?);
-        Ok(Norm { weight, bias: rest, ..identity() })
+        Ok(Norm { weight, bias: rest, ..Norm::identity() })
     }
 
     /// With the forms of its two operands.

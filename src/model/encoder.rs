@@ -10,7 +10,7 @@
 use std::ops::Range;
 
 use super::arch::Arch;
-use super::decoder::{Decoder, Limits, Loader, Plan, identity, too_large};
+use super::decoder::{Decoder, Limits, Loader, Plan, too_large};
 use super::sentence::Sentence;
 use super::weights::{LinearWeights, StepWeights, Weights};
 use crate::backend::{
@@ -163,7 +163,7 @@ impl<B: Backend> Encoder<B> {
                 Step::Norm(norm) => backend.norm_pieces(rows, at, norm, at.cols),
                 Step::Dense { linear, form, x, out, activation } => {
                     let x = x.of(*form);
-                    backend.norm(rows, at, &identity(), x);
+                    backend.norm(rows, at, &Norm::identity(), x);
                     let (weight, bias) = (&linear.weight, linear.bias.as_ref());
                     backend.linear(rows, x, &[Projection { weight, bias, out: *out, add: None }]);
                     if let Some(activation) = activation {

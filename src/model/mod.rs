@@ -8,6 +8,7 @@ pub mod arch;
 pub mod decoder;
 pub mod encoder;
 pub mod families;
+mod gguf;
 pub mod latent;
 mod rope;
 pub mod sentence;

@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 
 use super::models::{Model, ThirdParty};
 use super::policy::{Policy, Provider};
+pub use crate::error::DisclosureReason;
 use crate::error::{Error, Result};
 use crate::request::Request;
 
@@ -63,21 +64,6 @@ impl<P: Provider> Serialize for Disclosure<P> {
         fields.serialize_field("at", &seconds)?;
         fields.end()
     }
-}
-
-/// Why a disclosure was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum DisclosureReason {
-    /// Another policy was shown than the one the data go under.
-    #[error("what was shown is not the current policy of {provider}")]
-    OtherPolicy {
-        /// [`Provider::NAME`].
-        provider: &'static str,
-    },
-    /// The clock is wrong.
-    #[error("the time of the disclosure is before 1970")]
-    Time,
 }
 
 /// A request on its way to a model of provider `P`: what a client for that provider takes, instead of a [`Request`].

@@ -15,7 +15,7 @@ use serde::{Serialize, Serializer};
 
 use super::{Alias, FinishReasons, Operation, OutputType};
 use crate::error::ErrorKind;
-use crate::response::RequestId;
+use crate::outcome::RequestId;
 
 /// What happened. See [`crate::Builder::on_event`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

@@ -1,6 +1,6 @@
 //! What requests cost, in integers.
 
-use crate::response::Usage;
+use crate::outcome::Usage;
 
 /// Prices in nano-units: 10^-9 of whatever currency the application counts in. 0.15 of it for a million tokens are
 /// 150 nano-units for one.

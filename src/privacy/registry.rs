@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use super::alias::Alias;
 use super::models::{Class, Model, PolicyClass};
 use super::policy::Policy;
-use crate::error::{Error, Result};
+pub use crate::error::AliasReason;
+use crate::error::{MAX_ALIASES, Result};
 
 /// Models by the names that an application gives them, such as `default` or `fast`.
 ///
@@ -48,7 +49,7 @@ enum Target {
 
 impl ModelAliases {
     /// Most names, removed ones included.
-    pub const MAX_NAMES: usize = 4096;
+    pub const MAX_NAMES: usize = MAX_ALIASES;
 
     /// Adds a name.
     ///
@@ -152,38 +153,6 @@ impl ModelAliases {
         }
         entry.target = Some(target);
         Ok(())
-    }
-}
-
-/// Why a model's name cannot be set or used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum AliasReason {
-    /// No such name, or what it leads to was removed.
-    #[error("no model has this name")]
-    Unknown,
-    /// It would cross from one policy class to another.
-    #[error("the name belongs to class `{class}`, not `{wanted}`")]
-    OtherClass {
-        /// The name's class: `local`, or a provider's name.
-        class: &'static str,
-        /// The class asked for.
-        wanted: &'static str,
-    },
-    /// The name is in use: [`ModelAliases::repoint`] changes where it leads.
-    #[error("the name is in use")]
-    Taken,
-    /// It would lead back to itself.
-    #[error("the name would lead back to itself")]
-    Circle,
-    /// [`ModelAliases::MAX_NAMES`].
-    #[error("there are {} names already", ModelAliases::MAX_NAMES)]
-    Full,
-}
-
-impl From<AliasReason> for Error {
-    fn from(reason: AliasReason) -> Self {
-        Self::ModelAlias(reason)
     }
 }
 

@@ -16,10 +16,9 @@ use super::event::{
 use super::{Alias, FinishReasons, Operation, OutputType, Prices, spans};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::outcome::{RequestId, Timing, Usage};
 use crate::privacy::ScrubReceipt;
 use crate::request::{Prompt, Request};
-use crate::response::{RequestId, Timing, Usage};
-use crate::session::Session;
 
 /// The application's own listener.
 pub type OnEvent = Box<dyn Fn(&Event) + Send + Sync>;
@@ -92,7 +91,7 @@ impl Telemetry {
             presence_penalty: sampling.presence_penalty.map(decimals),
             choices: request.choices() as u64,
             stop_sequences: request.stop.len() as u64,
-            conversation: request.prefix.as_ref().filter(|reuse| !reuse.public).map(|reuse| reuse.kept.key),
+            conversation: request.prefix.as_ref().filter(|reuse| !reuse.public).map(|reuse| reuse.lease.key),
         }
     }
 
@@ -103,14 +102,14 @@ impl Telemetry {
     }
 
     /// The session is there.
-    fn opened(&self, session: &Session, span: Span, duration: Duration) {
-        let memory = session.memory();
+    fn opened(&self, sizes: Sizes, span: Span, duration: Duration) {
+        let Sizes { context_tokens, kv_tokens, memory_bytes } = sizes;
         let told = SessionOpened {
             session: self.session,
             model: self.model,
-            context_tokens: session.context_length() as u64,
-            kv_tokens: memory.kv_tokens as u64,
-            memory_bytes: memory.total_bytes(),
+            context_tokens,
+            kv_tokens,
+            memory_bytes,
             duration,
         };
         let event = Event::SessionOpened(told);
@@ -144,14 +143,27 @@ impl std::fmt::Debug for Telemetry {
     }
 }
 
-/// Opens a session with `load`, in a span of its own.
-pub fn open(clock: Arc<dyn Clock>, load: impl FnOnce() -> Result<Session>) -> Result<Session> {
+/// How large a session is.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    pub context_tokens: u64,
+    pub kv_tokens: u64,
+    pub memory_bytes: u64,
+}
+
+/// Opens a session with `load`, in a span of its own; `sizes` says what is told of it, and by whom.
+pub fn open<S>(
+    clock: Arc<dyn Clock>,
+    load: impl FnOnce() -> Result<S>,
+    sizes: impl FnOnce(&S) -> (&Telemetry, Sizes),
+) -> Result<S> {
     let (began, listener) = (clock.now(), spans::listener());
     let span = begin(listener.as_ref(), spans::opening);
     let session = load();
     match &session {
         Ok(session) => {
-            session.line.telemetry.opened(session, span, clock.now().saturating_duration_since(began))
+            let (telemetry, sizes) = sizes(session);
+            telemetry.opened(sizes, span, clock.now().saturating_duration_since(began));
         }
         Err(error) => quietly(|| {
             spans::failure(&span, error.kind());

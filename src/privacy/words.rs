@@ -2,7 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
-use crate::response::FinishReason;
+use crate::outcome::FinishReason;
 
 /// What a request does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]

@@ -23,7 +23,7 @@ pub mod defaults;
 mod dry;
 mod filters;
 mod logprobs;
-mod params;
+pub(crate) mod params;
 mod penalties;
 pub mod rng;
 mod settings;

@@ -2,10 +2,55 @@
 
 use super::{Dry, Sampling};
 use crate::error::{Error, Result};
-use crate::request::{Overrides, Request};
+
+/// Choices that a request may have.
+pub(crate) const MAX_CHOICES: usize = 128;
+
+/// What a request says about sampling.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Overrides {
+    pub temperature: Option<f32>,
+    pub top_k: Option<usize>,
+    pub top_p: Option<f32>,
+    pub min_p: Option<f32>,
+    pub typical_p: Option<f32>,
+    pub repetition_penalty: Option<f32>,
+    pub presence_penalty: Option<f32>,
+    pub frequency_penalty: Option<f32>,
+    pub dry: Option<Dry>,
+    pub min_tokens: Option<usize>,
+    pub seed: Option<u64>,
+}
+
+impl Overrides {
+    /// What `other` sets, and where it sets nothing what this does.
+    pub fn or(self, other: Self) -> Self {
+        macro_rules! either {
+            ($($field:ident)*) => { Self { $($field: other.$field.or(self.$field)),* } };
+        }
+        either!(temperature top_k top_p min_p typical_p repetition_penalty presence_penalty frequency_penalty dry min_tokens seed)
+    }
+
+    /// What holds where `defaults` are overruled; `seed` where none was given.
+    pub fn over(&self, defaults: &Sampling, seed: u64) -> Sampling {
+        Sampling {
+            temperature: self.temperature.unwrap_or(defaults.temperature),
+            top_k: self.top_k.unwrap_or(defaults.top_k),
+            top_p: self.top_p.unwrap_or(defaults.top_p),
+            min_p: self.min_p.unwrap_or(defaults.min_p),
+            typical_p: self.typical_p.unwrap_or(defaults.typical_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(defaults.repetition_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(defaults.presence_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(defaults.frequency_penalty),
+            dry: self.dry.or(defaults.dry),
+            min_tokens: self.min_tokens.unwrap_or(defaults.min_tokens),
+            seed: self.seed.unwrap_or(seed),
+        }
+    }
+}
 
 /// How tokens are chosen and how many, as a value: made once, kept, and given to any number of requests with
-/// [`Request::sampling`]. It holds no content, so it may be cloned, compared and printed. What is left unset stays as the
+/// [`crate::Request::sampling`]. It holds no content, so it may be cloned, compared and printed. What is left unset stays as the
 /// request or its checkpoint has it. Stop strings, bias of tokens and response formats are the request's own.
 ///
 /// ```
@@ -27,10 +72,10 @@ pub struct SamplingParams {
     pub(crate) ignore_eos: Option<bool>,
 }
 
-/// Setters, each as [`Request`]'s of the same name.
+/// Setters, each as [`crate::Request`]'s of the same name.
 macro_rules! setters {
     ($($name:ident: $type:ty => $($place:ident).+;)*) => {$(
-        #[doc = concat!("See [`Request::", stringify!($name), "`].")]
+        #[doc = concat!("See [`crate::Request::", stringify!($name), "`].")]
         #[must_use]
         pub fn $name(mut self, value: $type) -> Self {
             self.$($place).+ = Some(value);
@@ -72,8 +117,8 @@ impl SamplingParams {
         if self.max_tokens == Some(0) {
             return Err(Error::request("max_tokens", "at least 1"));
         }
-        if !(1..=Request::MAX_N).contains(&self.n.unwrap_or(1)) {
-            return Err(Error::request("n", format!("from 1 to {}", Request::MAX_N)));
+        if !(1..=MAX_CHOICES).contains(&self.n.unwrap_or(1)) {
+            return Err(Error::request("n", format!("from 1 to {}", MAX_CHOICES)));
         }
         super::Logprobs::check("logprobs", self.logprobs.unwrap_or(0))
     }
@@ -82,6 +127,7 @@ impl SamplingParams {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::Request;
 
     #[test]
     fn a_kept_value_sets_what_it_has_and_nothing_else() {

@@ -6,6 +6,7 @@
 
 pub mod device;
 pub mod forensics;
+pub(crate) mod taps;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,17 +17,17 @@ use crate::backend::cpu::Cpu;
 use crate::backend::{Batch, Span};
 use crate::builder::Builder;
 use crate::clock::SystemClock;
-use crate::engine::taps::Act;
-pub use crate::engine::taps::{Gate, LogitsTap};
 use crate::error::Result;
 use crate::memory::Secret;
 use crate::memory::scrub::faults;
 use crate::model::decoder::{Decoder, blocks_for};
+use crate::outcome::{RequestId, Timing, Usage};
 use crate::privacy::trace::{OnEvent, Telemetry};
 use crate::privacy::{Alias, FinishReasons, Prices};
 use crate::request::Request;
-use crate::response::{RequestId, Timing, Usage};
 use crate::session::Session;
+use crate::testing::taps::Act;
+pub use crate::testing::taps::{Gate, LogitsTap};
 use crate::text::{Detokenizer, Text};
 
 /// Turns every scrub of this process into a no-op, so that a test can show that it would notice.

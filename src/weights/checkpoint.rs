@@ -19,7 +19,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 
 use super::coded::{Coded, Mxfp4, Row, Scheme, Transposed};
 use super::dtype::f8_e8m0;
-use super::gguf::Gguf;
+use super::gguf::Stored;
 use super::json::{Json, values_at_most};
 use super::{Dtype, map::Map, names, shards, store};
 use crate::error::{Error, Result};
@@ -417,15 +417,12 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The tensors of a GGUF file, by the names that they have in safetensors.
-    ///
-    /// # Errors
-    /// Its architecture is not known.
-    pub fn of(gguf: &Gguf) -> Result<Self> {
+    /// The tensors of a GGUF file, by the names that they have in safetensors: as `Gguf::stored` gives them.
+    pub fn of_gguf(path: &Path, all: Vec<Stored>) -> Self {
         let mut tensors = HashMap::new();
         let mut kinds = HashMap::new();
-        let file: Arc<Path> = gguf.file.as_path().into();
-        for stored in gguf.stored()? {
+        let file: Arc<Path> = path.into();
+        for stored in all {
             kinds.insert(stored.name.clone(), stored.kind);
             let info = TensorInfo {
                 dtype: stored.dtype,
@@ -437,7 +434,7 @@ impl Checkpoint {
             let entry = Entry { file: file.clone(), map, info, start, asked, stored_name: None };
             tensors.insert(stored.name, entry);
         }
-        Ok(Self { tensors, ..Self::new(&gguf.file, Some(Scheme::Gguf(kinds))) })
+        Self { tensors, ..Self::new(path, Some(Scheme::Gguf(kinds))) }
     }
 
     /// A matrix whose rows are stored as we have them, in bytes: (rows, bytes of a row).

@@ -15,26 +15,47 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::store::{Bytes, Content};
 use crate::error::{Error, Result};
-use crate::privacy::receipt::chain::ReceiptHash;
-use crate::privacy::receipt::environment::{FileHash, FileRole};
 
 thread_local! {
     static RECORDER: RefCell<Option<Recorder>> = const { RefCell::new(None) };
 }
 
+/// What a file of a checkpoint is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FileRole {
+    /// Tensors. A GGUF file has its configuration and tokenizer too.
+    Weights,
+    /// Configuration, indices among it.
+    Configuration,
+    /// Tokenizer and chat templates.
+    Tokenizer,
+}
+
+/// A file of a checkpoint, and its SHA-256.
+#[derive(Clone, Debug)]
+pub struct HashedFile {
+    pub name: String,
+    pub role: FileRole,
+    pub bytes: u64,
+    pub sha256: [u8; 32],
+}
+
 /// A file that was hashed, and its length.
-type Hashed = (PathBuf, u64, ReceiptHash);
+type Hashed = (PathBuf, u64, [u8; 32]);
 
 /// A file that was mapped, on its way to be hashed.
 type Mapped = (PathBuf, Content);
 
 /// What was read so far on this thread.
 struct Recorder {
-    texts: BTreeMap<PathBuf, (u64, ReceiptHash)>,
+    texts: BTreeMap<PathBuf, (u64, [u8; 32])>,
     /// Device and inode of what was mapped.
     mapped: BTreeMap<PathBuf, (u64, u64)>,
     to_hash: Sender<Mapped>,
@@ -71,7 +92,7 @@ impl Recording {
     ///
     /// # Errors
     /// A file could not be read, or changed meanwhile.
-    pub fn finish(mut self, name: impl Fn(&Path) -> String) -> Result<Vec<FileHash>> {
+    pub fn finish(mut self, name: impl Fn(&Path) -> String) -> Result<Vec<HashedFile>> {
         let recorder = RECORDER.with_borrow_mut(|current| std::mem::replace(current, self.outer.take()));
         let (Some(Recorder { texts, to_hash, changed, .. }), Some(hashing)) = (recorder, self.hashing.take())
         else {
@@ -84,9 +105,9 @@ impl Recording {
         }
         let texts = texts.into_iter().map(|(path, (bytes, sha256))| (role(&path), path, bytes, sha256));
         let mapped = mapped.into_iter().map(|(path, bytes, sha256)| (FileRole::Weights, path, bytes, sha256));
-        let mut files: Vec<FileHash> = texts
+        let mut files: Vec<HashedFile> = texts
             .chain(mapped)
-            .map(|(role, path, bytes, sha256)| FileHash { name: name(&path), role, bytes, sha256 })
+            .map(|(role, path, bytes, sha256)| HashedFile { name: name(&path), role, bytes, sha256 })
             .collect();
         files.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(files)
@@ -107,7 +128,7 @@ impl Drop for Recording {
 pub fn was_read(file: &Path, text: &[u8]) {
     RECORDER.with_borrow_mut(|current| {
         let Some(recorder) = current else { return };
-        let entry = (text.len() as u64, ReceiptHash::of(text));
+        let entry: (u64, [u8; 32]) = (text.len() as u64, Sha256::digest(text).into());
         if recorder.texts.insert(file.to_owned(), entry).is_some_and(|before| before != entry) {
             recorder.changed = Some(file.to_owned());
         }
@@ -154,7 +175,7 @@ fn hash_all(files: &Receiver<Mapped>, stop: &AtomicBool) -> Result<Vec<Hashed>> 
 }
 
 /// Read, not mapped: pages of a mapping would count as this process's memory.
-fn hash(file: &Content, stop: &AtomicBool) -> std::io::Result<(u64, ReceiptHash)> {
+fn hash(file: &Content, stop: &AtomicBool) -> std::io::Result<(u64, [u8; 32])> {
     const CHUNK: usize = 1 << 20;
     let (mut hash, mut chunk, mut at) = (Sha256::new(), vec![0; CHUNK], 0);
     loop {
@@ -162,7 +183,7 @@ fn hash(file: &Content, stop: &AtomicBool) -> std::io::Result<(u64, ReceiptHash)
             return Err(std::io::ErrorKind::Interrupted.into());
         }
         match file.read_at(&mut chunk, at) {
-            Ok(0) => return Ok((at, ReceiptHash::finish(hash))),
+            Ok(0) => return Ok((at, hash.finalize().into())),
             Ok(read) => {
                 hash.update(&chunk[..read]);
                 at += read as u64;
@@ -221,7 +242,8 @@ mod tests {
         assert_eq!(told, expected);
         // sha256sum's
         let of_abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(files[1].sha256.to_string(), of_abc);
+        let hex: String = files[1].sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, of_abc);
         super::super::json::read(&config).unwrap(); // nobody listens
     }
 

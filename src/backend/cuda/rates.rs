@@ -197,7 +197,7 @@ impl<D: Measured> Rates<D> {
         let ids: Vec<u32> = (0..most).map(|token| (token % TOKENS) as u32).collect();
         backend.embed(&ids, &table, 1.0, values);
         for &(_, x) in &weights {
-            backend.norm(most, values, &crate::model::decoder::identity(), x);
+            backend.norm(most, values, &crate::backend::Norm::identity(), x);
         }
         let memory = [Memory::new(&driver, bytes, "a bench")?, Memory::new(&driver, bytes, "a bench")?];
         let mut this = Self {

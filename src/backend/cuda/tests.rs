@@ -194,7 +194,7 @@ fn floats_of_eight_bits_stay_exact() {
     for (first, count) in [(0, 8), (100, 16), (8, 32), (30, 64), (64, 128), (0, 192)] {
         let ids: Vec<u32> = (first as u32..(first + count) as u32).collect();
         backend.embed(&ids, &ones, 1.0, rows);
-        backend.norm(count, rows, &crate::model::decoder::identity(), x);
+        backend.norm(count, rows, &crate::backend::Norm::identity(), x);
         backend.linear(count, x, &[Projection { weight: &weight, bias: None, out, add: None }]);
         for token in 0..count {
             let column: Vec<f32> =

@@ -12,10 +12,10 @@ use crate::engine::worker::Message;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
 use crate::memory::ledger::Accounts;
+use crate::outcome::{FinishReason, RequestId, Timing, Usage};
 use crate::privacy::Nonce;
 use crate::privacy::receipt::{ScrubReceipt, Subject};
 use crate::privacy::trace::Trace;
-use crate::response::{FinishReason, RequestId, Timing, Usage};
 
 /// What a caller asks for.
 #[derive(Debug)]

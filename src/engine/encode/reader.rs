@@ -18,10 +18,10 @@ use crate::engine::{inspect, intake};
 use crate::error::{Error, Result};
 use crate::memory::Secret;
 use crate::memory::ledger::Accounts;
+use crate::outcome::{FinishReason, RequestId, Timing};
 use crate::privacy::receipt::Subject;
 use crate::privacy::trace::Trace;
 use crate::request::Prompt;
-use crate::response::{FinishReason, RequestId, Timing};
 use crate::text::Text;
 
 /// Values of the hidden states of a request: 1 GiB.

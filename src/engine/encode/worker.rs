@@ -12,6 +12,7 @@ use crate::backend::{Backend, Pooling};
 use crate::clock::Clock;
 use crate::engine::plan::{Rows, StepPlan};
 use crate::engine::receipts::{About, Receipts};
+use crate::engine::status::Load;
 use crate::engine::worker::{Message, Shared};
 use crate::error::{Error, ErrorKind};
 use crate::memory::ledger::{self, Accounts, HOST, Ledger, NotCovered};
@@ -20,7 +21,6 @@ use crate::memory::{registers, workspace::Dirty};
 use crate::model::decoder::{Limits, blocks_for};
 use crate::model::encoder::Encoder;
 use crate::privacy::receipt::{DeviceReceipt, ScrubReceipt};
-use crate::session::Load;
 
 /// The model's place in [`Accounts`].
 const MODEL: usize = HOST + 1;
@@ -51,7 +51,7 @@ pub struct Worker<B: Backend> {
     /// What is not covered of the texts' way to ids.
     pub text_gap: Option<NotCovered>,
     #[cfg(feature = "testing")]
-    pub faults: crate::engine::taps::Faults,
+    pub faults: crate::testing::taps::Faults,
 }
 
 impl<B: Backend> Worker<B> {
@@ -82,7 +82,7 @@ impl<B: Backend> Worker<B> {
             receipts,
             text_gap: None,
             #[cfg(feature = "testing")]
-            faults: crate::engine::taps::Faults::default(),
+            faults: crate::testing::taps::Faults::default(),
         }
     }
 

@@ -262,6 +262,26 @@ thread_local! {
     static PRIVATE: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Whether the program's global allocator is [`crate::alloc::Scrubbing`]. Set when that is first called.
+static ALLOCATOR: AtomicBool = AtomicBool::new(false);
+
+/// The program allocates through [`crate::alloc::Scrubbing`].
+#[inline]
+pub fn note_allocator() {
+    if !ALLOCATOR.load(Ordering::Relaxed) {
+        ALLOCATOR.store(true, Ordering::Relaxed); // once: all threads read it
+    }
+}
+
+/// Whether it does.
+pub fn is_allocator_installed() -> bool {
+    // the allocator notes that it is there when it is first called, so it is called
+    if !ALLOCATOR.load(Ordering::Relaxed) {
+        drop(std::hint::black_box(Box::new(1_u8)));
+    }
+    ALLOCATOR.load(Ordering::Relaxed)
+}
+
 /// From now on what this thread allocates comes from here, if [`crate::alloc::Scrubbing`] is installed.
 pub fn enter() {
     PRIVATE.set(true);

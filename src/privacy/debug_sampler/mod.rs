@@ -77,7 +77,7 @@ pub use sink::{Folder, Sink};
 
 use super::Alias;
 use crate::error::{Error, Result};
-use crate::response::{FinishReason, RequestId};
+use crate::outcome::{FinishReason, RequestId};
 use budget::Budget;
 
 /// What captures are for. There is no other purpose.

@@ -20,7 +20,7 @@ use serde::{Serialize, Serializer};
 
 use super::{Capture, CaptureError, Purpose, contained};
 use crate::error::{Error, Result};
-use crate::response::RequestId;
+use crate::outcome::RequestId;
 
 /// Of age's STREAM (<https://c2sp.org/age>).
 const CHUNK_BYTES: usize = 64 << 10;

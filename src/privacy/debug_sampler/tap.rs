@@ -3,7 +3,7 @@
 use std::time::{Instant, SystemTime};
 
 use super::{Capture, CaptureError, Captured, DebugSampler};
-use crate::response::RequestId;
+use crate::outcome::RequestId;
 
 impl DebugSampler {
     /// Does what a session does when its `count`-th request has ended: none if it was not drawn.

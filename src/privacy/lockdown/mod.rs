@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde::Serialize;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, listed};
+pub use crate::error::{LockdownError, Restriction};
 use crate::privacy::receipt::environment::LockdownState;
 
 /// Confines the whole process, once the application has loaded and opened what it needs.
@@ -91,30 +92,6 @@ pub enum Requirement {
     BestEffort,
 }
 
-/// One thing that a lockdown restricts.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Restriction {
-    /// Opening, creating, writing, removing, renaming and linking of files: Landlock ABI 1, Linux 5.13.
-    Files,
-    /// Truncating of files: Landlock ABI 3, Linux 6.2.
-    Truncate,
-    /// TCP `bind` and `connect`: Landlock ABI 4, Linux 6.7.
-    Tcp,
-    /// Control of devices that were not open: Landlock ABI 5, Linux 6.10.
-    Devices,
-    /// Abstract unix sockets of processes outside: Landlock ABI 6, Linux 6.12.
-    AbstractSockets,
-    /// Signals to processes outside: Landlock ABI 6, and a kernel that has erratum 2 fixed. Without the fix threads
-    /// could no longer signal each other.
-    Signals,
-    /// The filter of system calls.
-    SystemCalls,
-    /// Every thread of the process.
-    AllThreads,
-}
-
 /// What the kernel enforces from now on. Numbers and names of restrictions only.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -131,57 +108,6 @@ pub struct Enforced {
     pub readable_paths: usize,
     /// What was asked for and is not enforced; empty unless [`Requirement::BestEffort`] was asked for.
     pub missing: Vec<Restriction>,
-}
-
-/// Why a process could not be confined, or a setting of [`super::process`] not be made.
-#[non_exhaustive]
-#[derive(Debug, thiserror::Error)]
-pub enum LockdownError {
-    /// The kernel cannot enforce these. Nothing was enforced.
-    #[error("this kernel cannot restrict {}; nothing was enforced", listed(.0))]
-    Missing(Vec<Restriction>),
-    /// A path to be read later cannot be opened. Nothing was enforced.
-    #[error("{path}: {source}; nothing was enforced")]
-    Path {
-        /// The path.
-        path: PathBuf,
-        /// The operating system's word.
-        source: std::io::Error,
-    },
-    /// Threads did not answer the signal that would confine them: they block it, or are stopped. Nothing was enforced.
-    #[error("{silent} threads block every signal or are stopped; nothing was enforced")]
-    Threads {
-        /// How many.
-        silent: usize,
-    },
-    /// Some threads are confined and others are not. The process should end.
-    #[error("{confined} threads are confined, {unconfined} are not: end this process")]
-    Partial {
-        /// Threads that Landlock confines.
-        confined: usize,
-        /// Threads that it does not.
-        unconfined: usize,
-    },
-    /// This process has been confined before.
-    #[error("this process is locked down already")]
-    Already,
-    /// The operating system refused.
-    #[error("{call}: {source}")]
-    Refused {
-        /// The system call, or the file.
-        call: &'static str,
-        /// The operating system's word.
-        source: std::io::Error,
-    },
-    /// The kernel took a setting, but reports another.
-    #[error("{call}: the kernel did not keep the setting")]
-    NotKept {
-        /// The system call.
-        call: &'static str,
-    },
-    /// Only Linux, on x86-64 and 64-bit Arm, has this.
-    #[error("not supported on this platform")]
-    NotSupported,
 }
 
 impl Lockdown {
@@ -275,21 +201,6 @@ fn remembered(
     outcome
 }
 
-impl fmt::Display for Restriction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Files => "files",
-            Self::Truncate => "truncation of files",
-            Self::Tcp => "TCP",
-            Self::Devices => "control of devices",
-            Self::AbstractSockets => "abstract unix sockets",
-            Self::Signals => "signals to other processes",
-            Self::SystemCalls => "system calls",
-            Self::AllThreads => "all threads",
-        })
-    }
-}
-
 impl fmt::Display for Enforced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { landlock_abi, system_calls, threads, threads_unconfined, readable_paths, missing } = self;
@@ -304,10 +215,6 @@ impl fmt::Display for Enforced {
         }
         Ok(())
     }
-}
-
-fn listed(restrictions: &[Restriction]) -> String {
-    restrictions.iter().map(Restriction::to_string).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

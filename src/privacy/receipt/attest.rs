@@ -1,7 +1,5 @@
 //! Attestation: what binds a signing key to a machine.
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -9,6 +7,7 @@ use super::chain::ReceiptHash;
 use super::environment::Nonce;
 use super::signature::Signer;
 use super::text::Hex;
+pub use crate::error::AttestError;
 
 /// Something of the machine that signs statements about it: a TPM, or the processor of a confidential virtual machine.
 ///
@@ -34,37 +33,6 @@ pub struct Quote {
     pub format: String,
     /// The document.
     pub document: Hex,
-}
-
-/// Why there is no quote.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AttestError {
-    /// This machine has no such thing.
-    #[error("{0} is not available here")]
-    NotAvailable(&'static str),
-    /// The system refused a file or a device.
-    #[error("{file}: {source}")]
-    Io {
-        /// Which.
-        file: PathBuf,
-        /// The operating system's word.
-        source: std::io::Error,
-    },
-    /// The device answered with an error.
-    #[error("{what}: response code {code:#x}")]
-    Refused {
-        /// What was asked of it.
-        what: &'static str,
-        /// Its answer.
-        code: u32,
-    },
-    /// What the device answered is not what it should be.
-    #[error("the quote must {0}")]
-    Malformed(&'static str),
-    /// The [`Attester`] panicked.
-    #[error("the attester panicked")]
-    Panicked,
 }
 
 /// What a quote over a signing key has as its report data: SHA-256 over the text `amnesic signing key 2` and a line feed,

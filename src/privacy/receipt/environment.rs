@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::attest::Quote;
 use super::chain::ReceiptHash;
+pub use crate::weights::files::FileRole;
+use crate::weights::files::HashedFile;
 
 /// A number of the caller's in a receipt, which shows that the receipt is his request's, and no older one: 32 bytes, best
 /// random. **It stands in logs: never derive it from content.**
@@ -118,17 +120,11 @@ pub struct FileHash {
     pub sha256: ReceiptHash,
 }
 
-/// What a file of a checkpoint is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum FileRole {
-    /// Tensors. A GGUF file has its configuration and tokenizer too.
-    Weights,
-    /// Configuration, indices among it.
-    Configuration,
-    /// Tokenizer and chat templates.
-    Tokenizer,
+impl From<HashedFile> for FileHash {
+    fn from(file: HashedFile) -> Self {
+        let HashedFile { name, role, bytes, sha256 } = file;
+        Self { name, role, bytes, sha256: ReceiptHash(sha256) }
+    }
 }
 
 impl Evidence {

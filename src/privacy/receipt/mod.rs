@@ -30,7 +30,7 @@ pub use environment::{Environment, Evidence, Nonce};
 pub use signature::Signature;
 
 use crate::memory::ledger::{Account, NotCovered};
-use crate::response::RequestId;
+use crate::outcome::RequestId;
 
 /// What was overwritten, what was read back, and what is not covered. Holds no content: numbers, hashes of the
 /// checkpoint's files, and the names of settings and devices.

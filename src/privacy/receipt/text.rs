@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::chain::ReceiptHash;
 use super::environment::Nonce;
-use crate::response::RequestId;
+use crate::outcome::RequestId;
 
 /// Bytes, written in hexadecimal: a public key, a signature, a quote.
 #[derive(Clone, PartialEq, Eq, Hash, Default)]

@@ -1,3 +1,4 @@
+use crate::error::Error;
 use std::fmt;
 
 use super::super::models::{Local, ThirdParty};

@@ -4,11 +4,8 @@
 //! model has as safetensors. `Q8_0` and `Q4_0` are packed as they are; other blocks are decoded row by row and rounded to
 //! eight bits.
 
-mod arch;
 mod blocks;
-mod config;
 mod grids;
-mod names;
 mod pre;
 mod specials;
 mod split;
@@ -26,6 +23,10 @@ use super::coded::{Coded, Row};
 use super::dtype::{Dtype, GROUP};
 use super::map::Map;
 use crate::error::{Error, Result};
+
+/// Parts of the two tensors that the newer files have in the place of MLA's `kv_b_proj`: from the latent to keys, transposed
+/// (heads, rank, key), and to values (heads, value, rank).
+pub const LATENT_PARTS: [&str; 2] = [".keys", ".values"];
 
 /// No file has more tensors, or more metadata: the largest published ones have some thousands.
 const MAX_COUNT: u64 = 1 << 16;
@@ -73,25 +74,25 @@ const LIST: u32 = 9;
 
 /// A tensor of the file.
 #[derive(Clone, Debug)]
-struct Info {
+pub struct Info {
     /// Row-major: GGUF counts from the last dimension.
-    shape: Vec<usize>,
-    kind: Kind,
+    pub shape: Vec<usize>,
+    pub kind: Kind,
     /// The file that holds it.
-    map: Arc<Map>,
+    pub map: Arc<Map>,
     /// Bytes from the start of that.
-    start: usize,
-    bytes: usize,
+    pub start: usize,
+    pub bytes: usize,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Gguf {
     pub file: PathBuf,
-    metadata: BTreeMap<String, Value>,
-    tensors: BTreeMap<String, Info>,
+    pub metadata: BTreeMap<String, Value>,
+    pub tensors: BTreeMap<String, Info>,
     /// Names of tensors of any layer, without the layer's own.
-    parts: BTreeSet<String>,
+    pub parts: BTreeSet<String>,
     map: Arc<Map>,
 }
 
@@ -474,7 +475,7 @@ fn latent(
     rows: usize,
     cols: usize,
 ) -> Result<Option<Tensor>> {
-    let [keys, values] = names::LATENT_PARTS.map(|part| format!("{name}{part}.weight"));
+    let [keys, values] = LATENT_PARTS.map(|part| format!("{name}{part}.weight"));
     let (Some(&key_kind), Some(&value_kind)) = (kinds.get(&keys), kinds.get(&values)) else {
         return Ok(None);
     };

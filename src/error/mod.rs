@@ -1,12 +1,16 @@
 //! One error type. The variant says who must act; none carries request content.
 
+mod grammar;
+mod privacy;
+
+use std::any::Any;
 use std::path::{Path, PathBuf};
 
-use crate::grammar::GrammarReason;
+pub use self::grammar::GrammarReason;
+pub use self::privacy::{AliasReason, AttestError, DisclosureReason, LockdownError, Restriction};
+pub(crate) use self::privacy::{MAX_ALIASES, listed};
 use crate::memory::poison::PoisonReason;
-use crate::privacy::{AliasReason, AttestError, DisclosureReason, LockdownError};
-use crate::request::Request;
-use crate::response::FinishReason;
+use crate::outcome::FinishReason;
 
 /// A result with this crate's [`enum@Error`].
 pub type Result<T> = std::result::Result<T, Error>;
@@ -253,57 +257,37 @@ pub enum Error {
 /// Requests that a full session handed back: with [`Error::Busy`]. Texts to be embedded or scored are not among them.
 /// Overwritten when it drops; `Debug` prints their number.
 #[derive(Default)]
-pub struct Returned(Vec<Request>);
+pub struct Returned {
+    count: usize,
+    /// What they are, this floor of the crate does not know: [`crate::Request`] takes them out.
+    requests: Option<Box<dyn Any + Send + Sync>>,
+}
 
 impl Returned {
-    pub(crate) fn new(requests: Vec<Request>) -> Self {
-        Self(requests)
+    /// These `count` requests.
+    pub(crate) fn new(requests: impl Any + Send + Sync, count: usize) -> Self {
+        Self { count, requests: Some(Box::new(requests)) }
+    }
+
+    /// The requests as they were given to [`Returned::new`].
+    pub(crate) fn take<T: Any>(self) -> Option<T> {
+        self.requests?.downcast().ok().map(|requests| *requests)
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.count
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.count == 0
     }
 }
 
 impl std::fmt::Debug for Returned {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Returned").field("requests", &self.len()).finish()
-    }
-}
-
-impl Error {
-    /// The requests that a full session handed back, as they were given to it and in their order; none of another error.
-    ///
-    /// ```no_run
-    /// # fn main() -> amnesic::Result<()> {
-    /// use amnesic::{Error, Request, Session};
-    ///
-    /// let session = Session::open("models/default")?;
-    /// let mut request = Request::prompt("Once upon a time");
-    /// let reply = loop {
-    ///     match session.generate(request) {
-    ///         Err(error @ Error::Busy { .. }) => {
-    ///             std::thread::sleep(std::time::Duration::from_millis(50));
-    ///             request = error.into_requests().remove(0);
-    ///         }
-    ///         other => break other?,
-    ///     }
-    /// };
-    /// # let _ = reply;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn into_requests(self) -> Vec<Request> {
-        match self {
-            Self::Busy { requests, .. } => requests.0,
-            _ => Vec::new(),
-        }
     }
 }
 

@@ -3,11 +3,11 @@
 use serde_json::{Map as Fields, Value as Json, json};
 
 use super::names::FACTORS;
-use super::{Gguf, Value};
 use crate::error::{Error, Result};
 use crate::model::families::{
     EmbedScale, Family, HeadNorm, KvHeads, LogitsScale, Places, Qkv, Scale, Shared,
 };
+use crate::weights::gguf::{Gguf, Kind, Value};
 use crate::weights::json::MAX_BYTES;
 
 /// Fields below the architecture's name, and what config.json calls them.
@@ -289,7 +289,7 @@ impl Gguf {
             }
             let bytes = &info.map.bytes()[info.start..][..info.bytes];
             match info.kind {
-                super::Kind::F32 => {
+                Kind::F32 => {
                     let values =
                         bytes.as_chunks().0.iter().map(|value| f64::from(f32::from_le_bytes(*value)));
                     Ok(Some(values.collect()))

@@ -1,19 +1,15 @@
 //! The tensors of a GGUF file by the names that the same model has in safetensors: those of the family's row.
 
 use super::arch::Row;
-use super::{Gguf, Info, Kind, Stored};
 use crate::error::{Error, Result};
 use crate::model::families::{Experts, Family, Inner, Qkv, Shared};
+use crate::weights::gguf::{Gguf, Info, Kind, LATENT_PARTS, Stored};
 
 /// Divisors of frequencies, one for each, where a file has them.
 pub const FACTORS: [&str; 3] = ["rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"];
 
 /// Tensors and matrices of experts in all, as of a checkpoint in safetensors.
 const MAX_STORED: usize = 1 << 19;
-
-/// Parts of the two tensors that the newer files have in the place of MLA's `kv_b_proj`: from the latent to keys, transposed
-/// (heads, rank, key), and to values (heads, value, rank).
-pub const LATENT_PARTS: [&str; 2] = [".keys", ".values"];
 
 /// What a tensor of a layer becomes.
 enum Part {

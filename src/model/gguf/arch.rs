@@ -4,13 +4,13 @@
 //! keys for pairs of neighbours, split or join matrices, and add the one of `1 + weight` to norms. Which matrices are
 //! joined, which have biases and which layers have experts is seen in the tensors themselves.
 
-use super::{Gguf, Value};
 use crate::backend::NormKind;
 use crate::error::{Error, Result};
 use crate::model::families::{
     self, Bias, Experts, Family, HeadNorm, Inner, KvHeads, MixtureLayers, Names, Place, Places, Qkv, Scale,
     Score, Shared,
 };
+use crate::weights::gguf::{Gguf, Value};
 
 /// An architecture of llama.cpp.
 pub struct Row {
