@@ -135,6 +135,14 @@ impl Conversation {
     }
 
     /// The chat's messages so far: a copy, which is opened for the caller and overwritten when he drops it.
+    ///
+    /// ```no_run
+    /// let session = amnesic::Session::open("path/to/a/chat/model")?;
+    /// let mut conversation = session.conversation();
+    /// conversation.generate(amnesic::Request::chat([amnesic::user("What is a slice?")]))?;
+    /// assert_eq!(conversation.messages().len(), 2);
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
     pub fn messages(&self) -> Messages {
         Messages(self.opened().map(|record| record.messages).unwrap_or_default())
     }
@@ -174,7 +182,7 @@ impl Conversation {
     }
 
     /// Goes on with a conversation that [`Conversation::export`] sealed. Its next turn computes what is in no cache any more,
-    /// and gives the tokens that it would have given, bit for bit.
+    /// and gives the tokens that it would have given, bit for bit. [`Conversation::export`] has an example.
     ///
     /// # Errors
     /// [`Error::Sealed`] with the reason: another key, changed bytes, another checkpoint, types or device, an adapter that
@@ -192,7 +200,7 @@ impl Conversation {
         }
     }
 
-    /// The next turn.
+    /// The next turn. [`Session::conversation`] has an example.
     ///
     /// # Errors
     /// As [`crate::Session::generate`]; then the turn has not been.
@@ -207,6 +215,18 @@ impl Conversation {
 
     /// The next turn, as it comes. If the stream is dropped before it is finished, the turn has not been, and the next one
     /// begins when it is over.
+    ///
+    /// ```
+    /// # if !std::path::Path::new("models/default").is_dir() { return Ok(()); } // the package has no model
+    /// # let session = amnesic::Session::builder("models/default").accept_unscrubbed_heap().open()?;
+    /// let mut conversation = session.conversation();
+    /// let mut stream = conversation.stream(amnesic::Request::prompt("A slice is").max_tokens(4))?;
+    /// while let Some(piece) = stream.next() {
+    ///     print!("{}", piece?.text());
+    /// }
+    /// stream.finish()?; // now the turn has been
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`crate::Session::stream`].
@@ -407,11 +427,12 @@ pub struct ConversationStream<'a> {
 
 impl ConversationStream<'_> {
     /// Ends the turn within one step; [`ConversationStream::finish`] gives what was produced so far.
+    /// [`Stream::interrupt`] has an example.
     pub fn interrupt(&self) {
         self.stream.iter().for_each(Stream::interrupt);
     }
 
-    /// Waits for the end, and gives the whole reply.
+    /// Waits for the end, and gives the whole reply. [`Conversation::stream`] has an example.
     ///
     /// # Errors
     /// As [`Stream::finish`].
@@ -490,7 +511,7 @@ impl Public {
         Self { reuse, tokens }
     }
 
-    /// Tokens of the prompt. Whole blocks of 64 of them are shared.
+    /// Tokens of the prompt. Whole blocks of 64 of them are shared. [`Session::publish`] has an example of one.
     pub fn tokens(&self) -> usize {
         self.tokens
     }

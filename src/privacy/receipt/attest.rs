@@ -27,6 +27,7 @@ pub trait Attester: Send + Sync {
 }
 
 /// A quote, as its maker's format has it.
+#[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Quote {
@@ -34,6 +35,18 @@ pub struct Quote {
     pub format: String,
     /// The document.
     pub document: Hex,
+}
+
+impl Quote {
+    /// A document in a format.
+    ///
+    /// ```
+    /// let quote = amnesic::privacy::Quote::new("tpm2", [0xff, 0x54, 0x43, 0x47]);
+    /// assert_eq!((quote.format.as_str(), quote.document.0.len()), ("tpm2", 4));
+    /// ```
+    pub fn new(format: impl Into<String>, document: impl Into<Vec<u8>>) -> Self {
+        Self { format: format.into(), document: Hex(document.into()) }
+    }
 }
 
 /// Why there is no quote.
