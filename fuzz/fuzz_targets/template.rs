@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use amnesic::{Files, Message, Request, Tool, ToolCall, assistant, system, tool, user};
 use serde_json::json;
 
-use crate::shared::{WORDS, small, tiny, typed};
+use crate::shared::{BYTES, byte_tokenizer, small, tiny, typed};
 
 fn chat() -> Vec<Message> {
     let call = ToolCall::new("call_1", "clock", r#"{"zone": ["Europe/Oslo", 1, 2.5, null]}"#);
@@ -27,7 +27,7 @@ fn tools() -> [Tool; 1] {
 
 pub fn run(input: &[u8]) {
     static FILES: OnceLock<Files> = OnceLock::new();
-    let common = FILES.get_or_init(|| tiny(8).file("tokenizer.json", WORDS));
+    let common = FILES.get_or_init(|| tiny(BYTES).file("tokenizer.json", byte_tokenizer()));
     let files = common.clone().file("chat_template.jinja", input.to_vec());
     let Some(session) = typed(small(files).open()) else { return };
     let whole = || Request::chat(chat()).tools(tools()).template_variable("enable_thinking", true);

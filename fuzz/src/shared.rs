@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use amnesic::{Builder, Device, Error, Files, Session};
+use serde_json::json;
 
 /// Most bytes of the heap that may be in use at once. The largest input is far below a hundredth of it.
 const MOST_HEAP_BYTES: usize = 512 << 20;
@@ -131,11 +132,27 @@ pub fn tiny(vocab: usize) -> Files {
         .file("model.safetensors", safetensors(header.as_bytes(), &vec![0; end]))
 }
 
-/// A tokenizer of few words, which opens at once.
-pub const WORDS: &str = r#"{"added_tokens": [{"id": 1, "content": "<|eot_id|>", "single_word": false, "lstrip": false,
-    "rstrip": false, "normalized": false, "special": true}], "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"},
-    "post_processor": null, "decoder": null, "model": {"type": "WordLevel", "unk_token": "<unk>",
-    "vocab": {"<unk>": 0, "<|eot_id|>": 1, "</s>": 2, "a": 3, "b": 4}}}"#;
+/// `tokenizer.json` with a token for each byte, and no pattern: it opens at once. Its vocabulary is of [`BYTES`] tokens.
+pub fn byte_tokenizer() -> String {
+    // GPT-2's characters for bytes: printable ones are themselves, the others follow from 256 on
+    let printable = |byte: u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let mut others = 256..;
+    let mut vocab = serde_json::Map::from_iter([("<|eot_id|>".to_owned(), 0.into())]);
+    for byte in 0..256 {
+        let code = if printable(byte) { byte } else { others.next().expect("endless") };
+        vocab.insert(char::from_u32(code).expect("a character").to_string(), (byte + 1).into());
+    }
+    let level =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+    let end = json!({"id": 0, "content": "<|eot_id|>", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true});
+    json!({"added_tokens": [end], "normalizer": null, "pre_tokenizer": level, "post_processor": null, "decoder": level,
+        "model": {"type": "BPE", "vocab": vocab, "merges": []}})
+    .to_string()
+}
+
+/// Tokens of [`byte_tokenizer`].
+pub const BYTES: usize = 257;
 
 /// A session as small as one can be, on the CPU.
 pub fn small(files: Files) -> Builder {
@@ -145,6 +162,11 @@ pub fn small(files: Files) -> Builder {
 fn settings(builder: Builder) -> Builder {
     let builder = builder.device(Device::Cpu).threads(1).kv_tokens(256).max_sequences(2).step_tokens(64);
     builder.memory_budget(BUDGET_BYTES).without_file_hashes().accept_unscrubbed_heap()
+}
+
+/// Whether errors are printed: for one input that is run again.
+fn prints() -> bool {
+    std::env::var_os("AMNESIC_FUZZ_PRINT").is_some()
 }
 
 /// Ends the process where an error puts the blame on nobody who made the input: the library failed.
@@ -160,6 +182,9 @@ pub fn typed<T>(result: amnesic::Result<T>) -> Option<T> {
     if blames_us || text.is_empty() || text.len() > 64 << 10 {
         eprintln!("{} bytes of an error: {:.1000}", text.len(), text);
         std::process::abort();
+    }
+    if prints() {
+        eprintln!("{text}");
     }
     None
 }

@@ -13,7 +13,7 @@
 //!
 //! # A whole test
 //! With `harness = false` for it in Cargo.toml, and `amnesic` with the feature `testing` among the dev-dependencies:
-//! ```no_run,standalone_crate
+//! ```no_run
 //! use amnesic::testing::{Tokenizer, forensics::{Findings, Needles, learn}};
 //! use amnesic::{Request, Session};
 //! use std::process::Command;
