@@ -151,12 +151,19 @@ impl EmbedRequest {
 
     /// Puts the checkpoint's prompt of this name before each text: `query` and `document` are common ones. By default that
     /// is the checkpoint's default prompt, if it has one.
+    ///
+    /// ```
+    /// # use amnesic::EmbedRequest;
+    /// let query = EmbedRequest::new(["What is a slice?"]).prompt_name("query");
+    /// let passage = EmbedRequest::new(["A slice is a view."]).prompt("passage: ");
+    /// # drop((query, passage));
+    /// ```
     pub fn prompt_name(mut self, name: impl Into<String>) -> Self {
         self.prompt = TextPrompt::Named(Secret::new(name.into()));
         self
     }
 
-    /// Puts this before each text: a model's instruction, or nothing.
+    /// Puts this before each text: a model's instruction, or nothing. [`EmbedRequest::prompt_name`] has an example.
     pub fn prompt(mut self, text: impl IntoText) -> Self {
         self.prompt = TextPrompt::Text(text.into_secret());
         self
@@ -164,12 +171,19 @@ impl EmbedRequest {
 
     /// Keeps the first values of each embedding only, before it is normalised: for models that were made for that
     /// (Matryoshka: Kusupati et al. 2022).
+    ///
+    /// ```
+    /// # use amnesic::EmbedRequest;
+    /// let request = EmbedRequest::new(["A slice is a view."]).dimensions(256).normalize(true);
+    /// # drop(request);
+    /// ```
     pub fn dimensions(mut self, count: usize) -> Self {
         self.dimensions = Some(count);
         self
     }
 
     /// Whether embeddings have length one; by default as the checkpoint says.
+    /// [`EmbedRequest::dimensions`] has an example.
     pub fn normalize(mut self, normalize: bool) -> Self {
         self.normalize = Some(normalize);
         self
@@ -178,6 +192,11 @@ impl EmbedRequest {
 
 impl RerankRequest {
     /// Takes the texts over. Those that are borrowed are copied, and stay their owner's; a `String` is overwritten.
+    ///
+    /// ```
+    /// let request = amnesic::RerankRequest::new("What is a slice?", ["A slice is a view", "A crate is a unit"]);
+    /// # drop(request);
+    /// ```
     pub fn new<T: IntoText>(query: impl IntoText, documents: impl IntoIterator<Item = T>) -> Self {
         Self {
             query: query.into_secret(),
@@ -188,7 +207,7 @@ impl RerankRequest {
     }
 
     /// Gives the model's scores as they are. By default they go through the activation that the checkpoint names, or a
-    /// sigmoid.
+    /// sigmoid. [`Session::rerank_with`](crate::Session::rerank_with) has an example.
     pub fn raw_scores(mut self) -> Self {
         self.raw = true;
         self

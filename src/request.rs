@@ -235,22 +235,45 @@ impl Request {
 
     /// Runs with one of the session's adapters ([`crate::Builder::adapter`]); without this with none. Requests with
     /// different ones share steps.
+    ///
+    /// ```no_run
+    /// use amnesic::{Request, Session};
+    ///
+    /// let session = Session::builder("models/default").adapter("polite", "adapters/polite").open()?;
+    /// let reply = session.generate(Request::prompt("Good morning").adapter("polite"))?;
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
     pub fn adapter(mut self, name: impl Into<String>) -> Self {
         self.adapter = Some(name.into());
         self
     }
 
     /// Continues `text`, encoded with the checkpoint's tokenizer and its special tokens (usually a BOS before it).
+    /// [`Session::generate`](crate::Session::generate) has an example.
     pub fn prompt(text: impl Into<String>) -> Self {
         Self { prompt: Prompt::Text(Secret::new(text.into())), ..Self::default() }
     }
 
     /// Continues token ids, as they are.
+    ///
+    /// ```
+    /// # use amnesic::Request;
+    /// let request = Request::tokens([1, 450, 11]);
+    /// # drop(request);
+    /// ```
     pub fn tokens(ids: impl Into<Vec<u32>>) -> Self {
         Self { prompt: Prompt::Tokens(Secret::new(ids.into())), ..Self::default() }
     }
 
     /// Answers a chat, put before the model with the checkpoint's own template.
+    ///
+    /// ```
+    /// use amnesic::{Request, system, user};
+    ///
+    /// let messages = [system("Answer in one sentence."), user("What is a slice?")];
+    /// let request = Request::chat(messages);
+    /// # drop(request);
+    /// ```
     pub fn chat(messages: impl IntoIterator<Item = Message>) -> Self {
         Self { prompt: Prompt::Chat(Arc::new(messages.into_iter().collect())), ..Self::default() }
     }
@@ -323,7 +346,7 @@ impl Request {
         self
     }
 
-    /// At most this many tokens, from 1.
+    /// At most this many tokens, from 1. [`Request::temperature`] has an example.
     pub fn max_tokens(mut self, count: usize) -> Self {
         (self.max_tokens, self.fills_context) = (Some(count), false);
         self
@@ -363,43 +386,64 @@ impl Request {
     }
 
     /// No end token before this many tokens. Stop strings are not held up.
+    ///
+    /// ```
+    /// # use amnesic::Request;
+    /// let request = Request::prompt("Once upon a time").min_tokens(20).max_tokens(100);
+    /// # drop(request);
+    /// ```
     pub fn min_tokens(mut self, count: usize) -> Self {
         self.sampling.min_tokens = Some(count);
         self
     }
 
     /// This many choices, 1 to [`Request::MAX_N`]. The prompt is computed once. Choice i draws with the seed plus i.
+    ///
+    /// ```
+    /// # use amnesic::Request;
+    /// let request = Request::prompt("Once upon a time").n(3).temperature(0.9); // three stories
+    /// # drop(request);
+    /// ```
     pub fn n(mut self, count: usize) -> Self {
         self.n = Some(count);
         self
     }
 
     /// 0 takes the most likely token each time; up to 2.
+    ///
+    /// ```
+    /// # use amnesic::Request;
+    /// let request = Request::prompt("Once upon a time").max_tokens(100).seed(7);
+    /// let request = request.temperature(0.8).top_k(40).top_p(0.95).min_p(0.05).typical_p(0.9);
+    /// # drop(request);
+    /// ```
     pub fn temperature(mut self, temperature: f32) -> Self {
         self.sampling.temperature = Some(temperature);
         self
     }
 
-    /// Draws among this many most likely tokens; 0 for all.
+    /// Draws among this many most likely tokens; 0 for all. [`Request::temperature`] has an example.
     pub fn top_k(mut self, count: usize) -> Self {
         self.sampling.top_k = Some(count);
         self
     }
 
     /// Draws among the most likely tokens whose probabilities first sum to `share`: above 0, up to 1.
+    /// [`Request::temperature`] has an example.
     pub fn top_p(mut self, share: f32) -> Self {
         self.sampling.top_p = Some(share);
         self
     }
 
     /// Draws among tokens at least `share` times as likely as the most likely one: 0 to 1.
+    /// [`Request::temperature`] has an example.
     pub fn min_p(mut self, share: f32) -> Self {
         self.sampling.min_p = Some(share);
         self
     }
 
     /// Draws among the tokens whose surprise is nearest to the mean, until their probabilities sum to `share`: above
-    /// 0, up to 1 for all.
+    /// 0, up to 1 for all. [`Request::temperature`] has an example.
     pub fn typical_p(mut self, share: f32) -> Self {
         self.sampling.typical_p = Some(share);
         self
@@ -407,24 +451,32 @@ impl Request {
 
     /// Divides the positive logits of tokens of the prompt and the reply by this, and multiplies the negative ones:
     /// 0.01 to 5, 1 for none.
+    ///
+    /// ```
+    /// # use amnesic::Request;
+    /// let request = Request::prompt("Once upon a time").repetition_penalty(1.1);
+    /// let request = request.presence_penalty(0.5).frequency_penalty(0.2);
+    /// # drop(request);
+    /// ```
     pub fn repetition_penalty(mut self, penalty: f32) -> Self {
         self.sampling.repetition_penalty = Some(penalty);
         self
     }
 
-    /// Takes this off the logits of tokens that the reply has: -2 to 2.
+    /// Takes this off the logits of tokens that the reply has: -2 to 2. [`Request::repetition_penalty`] has an example.
     pub fn presence_penalty(mut self, penalty: f32) -> Self {
         self.sampling.presence_penalty = Some(penalty);
         self
     }
 
     /// Takes this off the logits of tokens, as often as the reply has them: -2 to 2.
+    /// [`Request::repetition_penalty`] has an example.
     pub fn frequency_penalty(mut self, penalty: f32) -> Self {
         self.sampling.frequency_penalty = Some(penalty);
         self
     }
 
-    /// Makes tokens less likely that would go on with a sequence that was there before.
+    /// Makes tokens less likely that would go on with a sequence that was there before. [`Dry::new`] has an example.
     pub fn dry(mut self, dry: Dry) -> Self {
         self.sampling.dry = Some(dry);
         self
@@ -432,37 +484,55 @@ impl Request {
 
     /// Text at which repeated sequences begin anew for [`Request::dry`]: by default a line's end, a colon, a double
     /// quote and an asterisk. Up to [`Request::MAX_BREAKERS`].
+    ///
+    /// ```
+    /// # use amnesic::{Dry, Request};
+    /// let request = Request::prompt("Once upon a time").dry(Dry::new()).dry_breakers(["\n", "\n\n"]);
+    /// # drop(request);
+    /// ```
     pub fn dry_breakers<S: Into<String>>(mut self, texts: impl IntoIterator<Item = S>) -> Self {
         self.breakers = Some(texts.into_iter().map(|text| Secret::new(text.into())).collect());
         self
     }
 
     /// Adds `value` to the logit of a token: -100 makes it impossible, 100 nearly certain.
+    ///
+    /// ```
+    /// # use amnesic::Request;
+    /// let request = Request::prompt("Once upon a time").logit_bias(450, -100.0).logit_bias(11, 2.5);
+    /// # drop(request);
+    /// ```
     pub fn logit_bias(mut self, id: u32, value: f32) -> Self {
         self.logit_bias.push(id, value);
         self
     }
 
     /// The same seed gives the same reply, alone or in any batch. Without one a fresh seed is drawn, and the reply
-    /// tells it.
+    /// tells it. [`Request::temperature`] has an example.
     pub fn seed(mut self, seed: u64) -> Self {
         self.sampling.seed = Some(seed);
         self
     }
 
     /// Ends the reply before this text. Up to [`Request::MAX_STOPS`] of them.
+    ///
+    /// ```
+    /// # use amnesic::Request;
+    /// let request = Request::prompt("Once upon a time").stop("\n\n").stop_token(13).ignore_eos(true);
+    /// # drop(request);
+    /// ```
     pub fn stop(mut self, text: impl Into<String>) -> Self {
         self.stop.push(Secret::new(text.into()));
         self
     }
 
-    /// Ends the reply before this token, as the checkpoint's own end tokens do.
+    /// Ends the reply before this token, as the checkpoint's own end tokens do. [`Request::stop`] has an example.
     pub fn stop_token(mut self, id: u32) -> Self {
         self.stop_tokens.push(id);
         self
     }
 
-    /// Goes on behind the checkpoint's end tokens.
+    /// Goes on behind the checkpoint's end tokens. [`Request::stop`] has an example.
     pub fn ignore_eos(mut self, ignore: bool) -> Self {
         self.ignore_eos = ignore;
         self
@@ -470,18 +540,38 @@ impl Request {
 
     /// Tells the log probability of each token of the reply, and of the `top` likeliest ones in its place: 0 to
     /// [`Request::MAX_LOGPROBS`]. They are the model's own: before penalties, bias, grammar and temperature.
+    ///
+    /// ```
+    /// # use amnesic::Request;
+    /// # if !std::path::Path::new("models/default").is_dir() { return Ok(()); } // the package has no model
+    /// # let session = amnesic::Session::builder("models/default").accept_unscrubbed_heap().open()?;
+    /// let request = Request::prompt("A slice is").max_tokens(4).logprobs(2).prompt_logprobs(0);
+    /// let reply = session.generate(request)?;
+    /// assert_eq!(reply.choices()[0].logprobs().len(), reply.tokens().len());
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
     pub fn logprobs(mut self, top: usize) -> Self {
         self.logprobs = Some(top);
         self
     }
 
-    /// The same for the tokens of the prompt, from the second on.
+    /// The same for the tokens of the prompt, from the second on. [`Request::logprobs`] has an example.
     pub fn prompt_logprobs(mut self, top: usize) -> Self {
         self.prompt_logprobs = Some(top);
         self
     }
 
     /// What the reply must look like.
+    ///
+    /// ```
+    /// # use amnesic::{Request, ResponseFormat};
+    /// # if !std::path::Path::new("models/default").is_dir() { return Ok(()); } // the package has no model
+    /// # let session = amnesic::Session::builder("models/default").accept_unscrubbed_heap().open()?;
+    /// let form = ResponseFormat::regex("(safe|unsafe) (code|block)");
+    /// let reply = session.generate(Request::prompt("It is").response_format(form))?;
+    /// assert!(reply.text().contains("safe"));
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
     pub fn response_format(mut self, format: ResponseFormat) -> Self {
         self.format = format;
         self
@@ -528,7 +618,7 @@ impl Request {
         self
     }
 
-    /// Tools that a chat model may call.
+    /// Tools that a chat model may call. [`Request::tool_choice`] has an example.
     pub fn tools(mut self, tools: impl IntoIterator<Item = Tool>) -> Self {
         self.chat.tools = tools.into_iter().collect();
         self
@@ -591,6 +681,14 @@ impl Request {
     }
 
     /// The name of one of the checkpoint's chat templates; without it, the one that transformers takes.
+    ///
+    /// ```
+    /// use amnesic::{Request, user};
+    ///
+    /// let request = Request::chat([user("What is a slice?")]).chat_template("rag");
+    /// let request = request.template_variable("enable_thinking", false);
+    /// # drop(request);
+    /// ```
     pub fn chat_template(mut self, name: impl Into<String>) -> Self {
         self.chat.template = Some(Secret::new(name.into()));
         self
@@ -598,6 +696,7 @@ impl Request {
 
     /// A variable for the chat template, such as `enable_thinking`. Overwritten with the request; but what a template
     /// makes of it is held by the `minijinja` crate meanwhile, as its messages are.
+    /// [`Request::chat_template`] has an example.
     pub fn template_variable(mut self, name: impl Into<String>, value: impl Into<serde_json::Value>) -> Self {
         self.chat.set(name.into(), value.into());
         self
@@ -622,31 +721,59 @@ impl Request {
         self
     }
 
-    /// Guesses tokens ahead.
+    /// Guesses tokens ahead. [`Request::tenant`] has an example.
     pub fn speculate(mut self, speculation: Speculation) -> Self {
         self.speculation = Some(speculation);
         self
     }
 
     /// Who goes first.
+    ///
+    /// ```
+    /// use amnesic::{Priority, Request};
+    ///
+    /// let request = Request::prompt("Once upon a time").priority(Priority::High);
+    /// # drop(request);
+    /// ```
     pub fn priority(mut self, priority: Priority) -> Self {
         self.priority = priority;
         self
     }
 
     /// Ends the reply at this time, with what was produced so far, and [`crate::FinishReason::Deadline`].
+    ///
+    /// ```
+    /// # use std::time::{Duration, Instant};
+    /// # use amnesic::Request;
+    /// let request = Request::prompt("Once upon a time").deadline(Instant::now() + Duration::from_secs(5));
+    /// # drop(request);
+    /// ```
     pub fn deadline(mut self, at: Instant) -> Self {
         self.deadline = Some(at);
         self
     }
 
     /// A deadline, counted from when the session takes the request in.
+    ///
+    /// ```
+    /// # use amnesic::Request;
+    /// let request = Request::prompt("Once upon a time").timeout(std::time::Duration::from_secs(5));
+    /// # drop(request);
+    /// ```
     pub fn timeout(mut self, after: Duration) -> Self {
         self.timeout = Some(after);
         self
     }
 
     /// Ends the reply when the token is cancelled, with what was produced so far.
+    ///
+    /// ```
+    /// # use amnesic::{CancelToken, Request};
+    /// let token = CancelToken::new();
+    /// let request = Request::prompt("Once upon a time").cancel_token(&token);
+    /// token.cancel(); // from any thread
+    /// # drop(request);
+    /// ```
     pub fn cancel_token(mut self, token: &CancelToken) -> Self {
         self.cancel = Some(token.clone());
         self
@@ -654,6 +781,12 @@ impl Request {
 
     /// Tokens of a stream that may wait for its reader, from 1: with more, the request stands still until the reader
     /// has caught up, and its memory goes to others if they need it.
+    ///
+    /// ```
+    /// # use amnesic::Request;
+    /// let request = Request::prompt("Once upon a time").stream_buffer(64);
+    /// # drop(request);
+    /// ```
     pub fn stream_buffer(mut self, tokens: usize) -> Self {
         self.stream_buffer = Some(tokens);
         self
@@ -661,6 +794,12 @@ impl Request {
 
     /// A number of the caller's that the request's receipt will have, whether or not it is accepted. **It stands in logs:
     /// never derive it from content.**
+    ///
+    /// ```
+    /// # use amnesic::{Request, privacy::Nonce};
+    /// let request = Request::prompt("Once upon a time").nonce(Nonce::new([7; 32]));
+    /// # drop(request);
+    /// ```
     pub fn nonce(mut self, nonce: Nonce) -> Self {
         self.nonce = Some(nonce);
         self

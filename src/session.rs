@@ -56,6 +56,15 @@ pub struct Session {
 impl Session {
     /// Runs one request to its end.
     ///
+    /// ```
+    /// # use amnesic::Request;
+    /// # if !std::path::Path::new("models/default").is_dir() { return Ok(()); } // the package has no model
+    /// # let session = amnesic::Session::builder("models/default").accept_unscrubbed_heap().open()?;
+    /// let reply = session.generate(Request::prompt("A slice is").max_tokens(4))?;
+    /// println!("{} ({})", reply.text(), reply.finish_reason());
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// The request is wrong, the session is full ([`Error::Busy`]), or it is poisoned.
     pub fn generate(&self, request: Request) -> Result<Reply> {
@@ -66,6 +75,20 @@ impl Session {
     /// ends it, with what was produced so far.
     ///
     /// [`ControlFlow::Break`]: std::ops::ControlFlow::Break
+    ///
+    /// ```
+    /// # use amnesic::Request;
+    /// use std::ops::ControlFlow;
+    ///
+    /// # if !std::path::Path::new("models/default").is_dir() { return Ok(()); } // the package has no model
+    /// # let session = amnesic::Session::builder("models/default").accept_unscrubbed_heap().open()?;
+    /// let reply = session.generate_with(Request::prompt("A slice is").max_tokens(4), |piece| {
+    ///     print!("{}", piece.text());
+    ///     ControlFlow::Continue(())
+    /// })?;
+    /// assert!(reply.usage.completion_tokens <= 4);
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Session::generate`].
@@ -87,6 +110,19 @@ impl Session {
     /// Runs one request whose reply is a JSON text for `T`, and parses it on a thread of its own, whose stack is
     /// overwritten before this returns, as are, by the scrubbing allocator, the parts and messages that parsing made and
     /// dropped. What is in the value is the caller's.
+    ///
+    /// ```no_run
+    /// #[derive(serde::Deserialize, schemars::JsonSchema)]
+    /// struct City {
+    ///     name: String,
+    ///     people: u32,
+    /// }
+    ///
+    /// let session = amnesic::Session::open("models/default")?;
+    /// let city: City = session.generate_as(amnesic::Request::prompt("Oslo as JSON: ").max_tokens(100))?;
+    /// println!("{}: {}", city.name, city.people);
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Session::generate`]; [`Error::Incomplete`] if the reply ended before the JSON text did; [`Error::Thread`].
@@ -112,6 +148,16 @@ impl Session {
 
     /// Runs requests together; replies come in the same order. Each reply is the one that its request gets alone.
     ///
+    /// ```
+    /// # use amnesic::Request;
+    /// # if !std::path::Path::new("models/default").is_dir() { return Ok(()); } // the package has no model
+    /// # let session = amnesic::Session::builder("models/default").accept_unscrubbed_heap().open()?;
+    /// let requests = ["A trait", "A crate"].map(|text| Request::prompt(text).max_tokens(4));
+    /// let replies = session.generate_batch(requests)?;
+    /// assert_eq!(replies.len(), 2);
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::InBatch`] if a request is wrong, before any has run; or the session is full or poisoned.
     pub fn generate_batch(&self, requests: impl IntoIterator<Item = Request>) -> Result<Vec<Reply>> {
@@ -129,6 +175,16 @@ impl Session {
     ///
     /// Returns once the request is accepted: encoded and checked, on a thread of its own.
     ///
+    /// ```
+    /// # use amnesic::Request;
+    /// # if !std::path::Path::new("models/default").is_dir() { return Ok(()); } // the package has no model
+    /// # let session = amnesic::Session::builder("models/default").accept_unscrubbed_heap().open()?;
+    /// for piece in session.stream(Request::prompt("A slice is").max_tokens(4))? {
+    ///     print!("{}", piece?.text());
+    /// }
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Session::generate`], at once for a wrong request.
     pub fn stream(&self, request: Request) -> Result<Stream> {
@@ -137,6 +193,17 @@ impl Session {
     }
 
     /// A chat or a text of several turns, whose keys and values stay in the cache between them.
+    ///
+    /// ```
+    /// # use amnesic::Request;
+    /// # if !std::path::Path::new("models/default").is_dir() { return Ok(()); } // the package has no model
+    /// # let session = amnesic::Session::builder("models/default").accept_unscrubbed_heap().open()?;
+    /// let mut conversation = session.conversation();
+    /// conversation.generate(Request::prompt("A string is").max_tokens(4))?;
+    /// let reply = conversation.generate(Request::prompt(" A vector is").max_tokens(4))?;
+    /// assert!(reply.usage.cached_tokens > 0);
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
     pub fn conversation(&self) -> Conversation {
         Conversation::new(self.line.clone())
     }
@@ -147,6 +214,13 @@ impl Session {
     /// sentence-transformers; and for GGUF files of such encoders, and of decoders that name a `pooling_type`, whose embeddings
     /// have length one, as llama.cpp gives them by default.
     ///
+    /// ```no_run
+    /// let session = amnesic::Session::open("all-MiniLM-L6-v2")?;
+    /// let embeddings = session.embed(&["Ownership is Rust's", "A slice is a view"])?;
+    /// assert_eq!(embeddings.len(), 2);
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Session::embed_with`].
     pub fn embed<T: AsRef<str>>(&self, texts: &[T]) -> Result<Embeddings> {
@@ -155,6 +229,13 @@ impl Session {
 
     /// Embeds texts. Each embedding is the one that its text gets alone; texts of requests that run at the same time share
     /// steps.
+    ///
+    /// ```no_run
+    /// let session = amnesic::Session::open("Qwen3-Embedding-0.6B")?;
+    /// let request = amnesic::EmbedRequest::new(["What is a slice?"]).prompt_name("query").dimensions(256);
+    /// assert_eq!(session.embed_with(request)?.dimensions(), 256);
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
     ///
     /// # Errors
     /// The checkpoint is for something else ([`Error::WrongTask`]); the request is wrong, in [`Error::InBatch`] where that
@@ -212,6 +293,14 @@ impl Session {
 
     /// Scores documents against a query, with a cross-encoder: a checkpoint `ForSequenceClassification` with one label.
     ///
+    /// ```no_run
+    /// let session = amnesic::Session::open("ms-marco-MiniLM-L6-v2")?;
+    /// let ranking = session.rerank("What is a slice?", &["A slice is a view", "A crate is a unit"])?;
+    /// let (best, score) = ranking.best_first()[0];
+    /// println!("document {best}: {score}");
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Session::embed_with`].
     pub fn rerank<T: AsRef<str>>(&self, query: &str, documents: &[T]) -> Result<Ranking> {
@@ -219,6 +308,13 @@ impl Session {
     }
 
     /// Scores documents against a query. Each score is the one that its document gets alone.
+    ///
+    /// ```no_run
+    /// let session = amnesic::Session::open("ms-marco-MiniLM-L6-v2")?;
+    /// let request = amnesic::RerankRequest::new("What is a slice?", ["A slice is a view", "A crate is a unit"]);
+    /// assert_eq!(session.rerank_with(request.raw_scores())?.scores().len(), 2);
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Session::embed_with`].
@@ -240,6 +336,17 @@ impl Session {
     /// computed once and shared. Who is first, and how soon others follow, can be told from how long a request takes;
     /// so nothing private belongs into it. Only the prompt of `request`, its tools, template and adapter count; a
     /// request with another adapter shares nothing.
+    ///
+    /// ```
+    /// # use amnesic::Request;
+    /// # if !std::path::Path::new("models/default").is_dir() { return Ok(()); } // the package has no model
+    /// # let session = amnesic::Session::builder("models/default").accept_unscrubbed_heap().open()?;
+    /// let rules = "Answer in one sentence, and in words that a child knows. ";
+    /// let public = session.publish(Request::prompt(rules))?;
+    /// let request = Request::prompt(format!("{rules}What is a slice?")).shares(&public);
+    /// let reply = session.generate(request.max_tokens(4))?;
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
     ///
     /// # Errors
     /// The prompt is wrong.
@@ -332,6 +439,14 @@ impl Session {
     /// Ends the session: overwrites all its memory, reads it back, and reports. Holds no content. Requests that still
     /// run end with [`Error::Closed`].
     ///
+    /// ```
+    /// # if !std::path::Path::new("models/default").is_dir() { return Ok(()); } // the package has no model
+    /// # let session = amnesic::Session::builder("models/default").accept_unscrubbed_heap().open()?;
+    /// session.generate(amnesic::Request::prompt("A slice is").max_tokens(4))?;
+    /// println!("{}", session.close()?); // what was overwritten, what was read back as zero, what is not covered
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Poisoned`] if memory was not zero when read back.
     pub fn close(mut self) -> Result<ScrubReceipt> {
@@ -342,7 +457,7 @@ impl Session {
         }
     }
 
-    /// Where it computes, for people.
+    /// Where it computes, for people. [`Session::open`] has an example.
     pub fn device(&self) -> &str {
         &self.device
     }
@@ -350,6 +465,14 @@ impl Session {
     /// Why [`Device::Auto`](crate::Device::Auto) took the CPU: there is no driver or no device
     /// ([`Error::DeviceUnavailable`]), or the model does not fit ([`Error::Memory`]). None where another device was
     /// asked for or found.
+    ///
+    /// ```no_run
+    /// let session = amnesic::Session::open("models/default")?;
+    /// if let Some(why) = session.fell_back() {
+    ///     eprintln!("computing on {}: {why}", session.device());
+    /// }
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
     pub fn fell_back(&self) -> Option<&Error> {
         self.fell_back.as_ref()
     }
@@ -362,29 +485,56 @@ impl Session {
 
     /// The hashes of the files that it was opened from, and the quote over the key that signs its receipts: what the hashes
     /// in every receipt's [`Environment`](crate::privacy::Environment) are of.
+    ///
+    /// ```
+    /// # if !std::path::Path::new("models/default").is_dir() { return Ok(()); } // the package has no model
+    /// # let session = amnesic::Session::builder("models/default").accept_unscrubbed_heap().open()?;
+    /// for file in &session.evidence().files {
+    ///     println!("{}: {} bytes", file.name, file.bytes);
+    /// }
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
     pub fn evidence(&self) -> &Evidence {
         &self.evidence
     }
 
     /// Tokens, prompt and reply together, that one request may have; or a text to be embedded, special ones included.
+    /// [`Session::count_tokens`] has an example.
     pub fn context_length(&self) -> usize {
         self.context
     }
 
     /// Tokens in the model's vocabulary: the ids of [`Request::tokens`] are below it. A tokenizer may have more, which
     /// replies never have, and which are refused where a prompt has one.
+    ///
+    /// ```
+    /// # if !std::path::Path::new("models/default").is_dir() { return Ok(()); } // the package has no model
+    /// # let session = amnesic::Session::builder("models/default").accept_unscrubbed_heap().open()?;
+    /// let longest = (0..session.vocab_size() as u32).filter_map(|id| session.token_bytes(id)).map(<[u8]>::len).max();
+    /// assert!(longest > Some(1));
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
     pub fn vocab_size(&self) -> usize {
         self.vocab
     }
 
     /// The bytes that a token stands for, special or not; they need not be whole characters. None outside the
-    /// vocabulary, or without a tokenizer.
+    /// vocabulary, or without a tokenizer. [`Session::vocab_size`] has an example.
     pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
         let text = self.text.as_ref().filter(|_| (id as usize) < self.vocab)?;
         Some(text.pieces().bytes(id))
     }
 
     /// Whether a token is special: it is never part of a reply's text, unless a chat's format needs it.
+    ///
+    /// ```
+    /// # if !std::path::Path::new("models/default").is_dir() { return Ok(()); } // the package has no model
+    /// # let session = amnesic::Session::builder("models/default").accept_unscrubbed_heap().open()?;
+    /// let ids = session.tokenize("A slice")?;
+    /// let special = ids.ids().iter().filter(|id| session.is_special_token(**id)).count();
+    /// assert!(special < ids.len());
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
     pub fn is_special_token(&self, id: u32) -> bool {
         self.text.as_ref().is_some_and(|text| text.pieces().is_special(id))
     }
@@ -412,16 +562,31 @@ impl Session {
     }
 
     /// What its memory goes to.
+    ///
+    /// ```
+    /// # if !std::path::Path::new("models/default").is_dir() { return Ok(()); } // the package has no model
+    /// # let session = amnesic::Session::builder("models/default").accept_unscrubbed_heap().open()?;
+    /// println!("{} MiB, {} of them weights", session.memory().total_bytes() >> 20, session.memory().weights_bytes >> 20);
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
     pub fn memory(&self) -> MemoryPlan {
         self.memory
     }
 
-    /// What it has computed so far. Metadata: no content.
+    /// What it has computed so far. Metadata: no content. [`Session::load`] has an example.
     pub fn counters(&self) -> Counters {
         *self.line.shared.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What it has to do at the moment. Metadata: no content.
+    ///
+    /// ```
+    /// # if !std::path::Path::new("models/default").is_dir() { return Ok(()); } // the package has no model
+    /// # let session = amnesic::Session::builder("models/default").accept_unscrubbed_heap().open()?;
+    /// let (load, counters) = (session.load(), session.counters());
+    /// println!("{} run, {} wait; {} tokens in {} steps", load.running, load.waiting, counters.tokens, counters.steps);
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
     pub fn load(&self) -> Load {
         *self.line.shared.load.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -446,7 +611,7 @@ impl Drop for Session {
 
 impl Conversation {
     /// Goes on with a conversation that [`Conversation::export`] sealed. Its next turn computes what is in no cache any more,
-    /// and gives the tokens that it would have given, bit for bit.
+    /// and gives the tokens that it would have given, bit for bit. [`Conversation::export`] has an example.
     ///
     /// # Errors
     /// [`Error::Sealed`] with the reason: another key, changed bytes, another checkpoint, types or device, an adapter that

@@ -166,11 +166,36 @@ impl Stream {
     }
 
     /// Ends the request within one step; [`Stream::finish`] gives what was produced so far.
+    ///
+    /// ```
+    /// # if !std::path::Path::new("models/default").is_dir() { return Ok(()); } // the package has no model
+    /// # let session = amnesic::Session::builder("models/default").accept_unscrubbed_heap().open()?;
+    /// let mut stream = session.stream(amnesic::Request::prompt("A slice is").max_tokens(50))?;
+    /// while let Some(piece) = stream.next() {
+    ///     if piece?.text().contains('.') {
+    ///         stream.interrupt();
+    ///         break;
+    ///     }
+    /// }
+    /// println!("{}", stream.finish()?.text());
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
     pub fn interrupt(&self) {
         self.reader.iter().for_each(|reader| reader.mailbox.interrupt());
     }
 
     /// Keywords of the response format's schema that are not enforced: see [`Reply::not_enforced`].
+    ///
+    /// ```
+    /// # use amnesic::{Request, ResponseFormat};
+    /// # if !std::path::Path::new("models/default").is_dir() { return Ok(()); } // the package has no model
+    /// # let session = amnesic::Session::builder("models/default").accept_unscrubbed_heap().open()?;
+    /// let schema = serde_json::json!({ "type": "array", "uniqueItems": true });
+    /// let format = ResponseFormat::json_schema(schema).lenient();
+    /// let stream = session.stream(Request::prompt("[").response_format(format).max_tokens(4))?;
+    /// assert_eq!(stream.not_enforced(), ["uniqueItems"]);
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
     pub fn not_enforced(&self) -> Vec<&'static str> {
         self.reader.as_ref().map_or_else(Vec::new, |reader| reader.mailbox.not_enforced())
     }
@@ -188,6 +213,7 @@ impl Stream {
     }
 
     /// Waits for the end, and gives the whole reply: also the text that was streamed.
+    /// [`Stream::interrupt`] has an example.
     ///
     /// # Errors
     /// The session is closed or poisoned, or the error was already given by the iterator.

@@ -128,6 +128,7 @@ const NO_CONTENT: &[(&str, &str)] = &[
     ("Request::tenant", "a number that names whose request it is"),
     ("impl From<String> for Tenant (Tenant)", "a name that the application gave"),
     ("PublicKey::new", "a public key"),
+    ("Quote::new", "what a device signed: it stands in receipts"),
     ("Builder::adapter", "a setting of the session"),
     ("Builder::adapter_files", "a setting of the session"),
     ("Files::file", "a file of a checkpoint"),

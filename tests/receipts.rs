@@ -559,13 +559,13 @@ fn receipts_bind_the_files_and_the_settings() {
 #[cfg(feature = "signed-receipts")]
 #[test]
 fn a_quote_binds_the_signing_key() {
-    use amnesic::privacy::{AttestError, Attester, Ed25519Signer, Hex, Quote, report_data};
+    use amnesic::privacy::{AttestError, Attester, Ed25519Signer, Quote, report_data};
 
     struct Parrot(bool);
     impl Attester for Parrot {
         fn attest(&self, report_data: &[u8; 32]) -> Result<Quote, AttestError> {
             match self.0 {
-                true => Ok(Quote { format: "parrot".into(), document: Hex(report_data.to_vec()) }),
+                true => Ok(Quote::new("parrot", *report_data)),
                 false => Err(AttestError::NotAvailable("a parrot")),
             }
         }

@@ -15,6 +15,10 @@
 //! (TPM 2.0 Library parts 2 and 3; Intel TDX DCAP Quoting Library API, quotes of version 4 and 5; AMD 56860, attestation
 //! reports of version 2 to 5), and tests hold them against documents that they make and sign themselves.
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod bytes;
 pub mod snp;
 pub mod tdx;

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use amnesic::privacy::{AttestError, Attester, Hex, Quote};
+use amnesic::privacy::{AttestError, Attester, Quote};
 use p256::ecdsa::signature::Verifier;
 use sha2::{Digest, Sha256};
 
@@ -50,6 +50,7 @@ pub struct Attest {
 }
 
 /// A public key that quotes are checked with: that of an attestation key, once its certificate was checked.
+#[non_exhaustive]
 #[derive(Clone, Debug)]
 pub enum Key {
     /// Of RSA: modulus and exponent, most significant byte first.
@@ -227,8 +228,7 @@ impl<T: Read + Write + Send> Attester for Tpm<T> {
     fn attest(&self, report_data: &[u8; 32]) -> Result<Quote, AttestError> {
         let io = |source| AttestError::Io { file: self.device.clone(), source };
         let response = self.ask(&self.command(report_data)).map_err(io)?;
-        let document = Hex(quote(&response)?.to_vec());
-        Ok(Quote { format: FORMAT.to_owned(), document })
+        Ok(Quote::new(FORMAT, quote(&response)?))
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use amnesic::privacy::{AttestError, Attester, Hex, Quote};
+use amnesic::privacy::{AttestError, Attester, Quote};
 
 /// The kernel's folder of reports.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Attester for Tsm {
             "sev_guest" => "sev_snp",
             _ => return Err(AttestError::Malformed("be of tdx_guest or sev_guest")),
         };
-        Ok(Quote { format: format.to_owned(), document: Hex(document) })
+        Ok(Quote::new(format, document))
     }
 }
 

@@ -1,17 +1,14 @@
 //! Our tokenizer against the `tokenizers` crate, on texts that libFuzzer makes towards branches of either that were not
-//! taken yet. `fuzz/run` builds and runs it.
+//! taken yet.
 //!
 //! The first byte of an input chooses the tokenizer, the rest is the text. The tokenizers are those in the folder
 //! `AMNESIC_TOKENIZERS` (`tools/fetch_tokenizers`), else the repository's. The ids must be equal.
-
-#![no_main]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use amnesic::testing::Tokenizer;
-use libfuzzer_sys::fuzz_target;
 
 struct Pair {
     name: String,
@@ -22,8 +19,6 @@ struct Pair {
 fn pairs() -> &'static [Pair] {
     static PAIRS: OnceLock<Vec<Pair>> = OnceLock::new();
     PAIRS.get_or_init(|| {
-        // The crate panics on some texts, which is caught; libFuzzer's hook would end the run at each of them.
-        std::panic::set_hook(Box::new(|_| {}));
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tokenizers");
         let root = std::env::var_os("AMNESIC_TOKENIZERS").map_or(root, PathBuf::from);
         let mut folders: Vec<_> =
@@ -42,7 +37,7 @@ fn pair(folder: &Path) -> Pair {
     Pair { name: folder.display().to_string(), ours, theirs }
 }
 
-fuzz_target!(|input: &[u8]| {
+pub fn run(input: &[u8]) {
     let Some((&which, text)) = input.split_first() else { return };
     let pairs = pairs();
     let Pair { name, ours, theirs } = &pairs[which as usize % pairs.len()];
@@ -54,4 +49,4 @@ fuzz_target!(|input: &[u8]| {
         eprintln!("{name}: {text:?}: {ids:?} instead of {expected:?}");
         std::process::abort();
     }
-});
+}

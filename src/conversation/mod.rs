@@ -133,6 +133,14 @@ impl Conversation {
     }
 
     /// The chat's messages so far: a copy, which is opened for the caller and overwritten when he drops it.
+    ///
+    /// ```no_run
+    /// let session = amnesic::Session::open("path/to/a/chat/model")?;
+    /// let mut conversation = session.conversation();
+    /// conversation.generate(amnesic::Request::chat([amnesic::user("What is a slice?")]))?;
+    /// assert_eq!(conversation.messages().len(), 2);
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
     pub fn messages(&self) -> Messages {
         Messages(self.opened().map(|record| record.messages).unwrap_or_default())
     }
@@ -185,7 +193,7 @@ impl Conversation {
         }
     }
 
-    /// The next turn.
+    /// The next turn. [`Session::conversation`] has an example.
     ///
     /// # Errors
     /// As [`crate::Session::generate`]; then the turn has not been.
@@ -200,6 +208,18 @@ impl Conversation {
 
     /// The next turn, as it comes. If the stream is dropped before it is finished, the turn has not been, and the next one
     /// begins when it is over.
+    ///
+    /// ```
+    /// # if !std::path::Path::new("models/default").is_dir() { return Ok(()); } // the package has no model
+    /// # let session = amnesic::Session::builder("models/default").accept_unscrubbed_heap().open()?;
+    /// let mut conversation = session.conversation();
+    /// let mut stream = conversation.stream(amnesic::Request::prompt("A slice is").max_tokens(4))?;
+    /// while let Some(piece) = stream.next() {
+    ///     print!("{}", piece?.text());
+    /// }
+    /// stream.finish()?; // now the turn has been
+    /// # Ok::<(), amnesic::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`crate::Session::stream`].
@@ -400,11 +420,12 @@ pub struct ConversationStream<'a> {
 
 impl ConversationStream<'_> {
     /// Ends the turn within one step; [`ConversationStream::finish`] gives what was produced so far.
+    /// [`Stream::interrupt`] has an example.
     pub fn interrupt(&self) {
         self.stream.iter().for_each(Stream::interrupt);
     }
 
-    /// Waits for the end, and gives the whole reply.
+    /// Waits for the end, and gives the whole reply. [`Conversation::stream`] has an example.
     ///
     /// # Errors
     /// As [`Stream::finish`].
@@ -483,7 +504,7 @@ impl Public {
         Self { reuse, tokens }
     }
 
-    /// Tokens of the prompt. Whole blocks of 64 of them are shared.
+    /// Tokens of the prompt. Whole blocks of 64 of them are shared. [`Session::publish`] has an example of one.
     pub fn tokens(&self) -> usize {
         self.tokens
     }
@@ -495,6 +516,7 @@ impl Public {
 
 impl Request {
     /// Shares what the prompt has in common with a public one with all requests that name it.
+    /// [`Session::publish`](crate::Session::publish) has an example.
     pub fn shares(mut self, public: &Public) -> Self {
         self.prefix = Some(public.reuse());
         self

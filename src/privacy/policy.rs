@@ -8,12 +8,14 @@ use serde::{Serialize, Serializer};
 /// What becomes of the content of a request to a model. Fixed per class of models: see [`super::PolicyClass`].
 ///
 /// `Display` writes a sentence for the application's user, `Serialize` the same as fields.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "class", rename_all = "snake_case")]
 pub enum Policy {
     /// The model runs in this process: content is overwritten when the request ends.
     Local,
-    /// Content leaves for a provider.
+    /// Content leaves for a provider: [`Policy::of`] says which.
+    #[non_exhaustive]
     ThirdParty {
         /// [`Provider::NAME`].
         provider: &'static str,
@@ -74,6 +76,7 @@ impl fmt::Display for Policy {
 }
 
 /// How long a provider keeps content. `Display` continues "which ...".
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Retention {
@@ -113,6 +116,7 @@ impl fmt::Display for Retention {
 }
 
 /// Whether a provider trains models on content. `Display` continues "which ...".
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trains {

@@ -7,6 +7,7 @@ use crate::outcome::Usage;
 ///
 /// With [`crate::Builder::prices`] each reply tells its cost ([`Usage::cost_nano`]), and so do events, spans and
 /// metrics.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prices {
     /// For a token of the prompt that was computed.
@@ -20,6 +21,43 @@ pub struct Prices {
 }
 
 impl Prices {
+    /// Everything is free.
+    ///
+    /// ```
+    /// use amnesic::privacy::Prices;
+    ///
+    /// // 0.15 for a million tokens of the prompt, half of it where they were cached, and 0.60 for a million of the reply
+    /// let prices = Prices::new().prompt_token_nano(150).cached_token_nano(75).completion_token_nano(600);
+    /// assert_eq!(prices.request_nano, 0);
+    /// ```
+    pub const fn new() -> Self {
+        Self { prompt_token_nano: 0, cached_token_nano: 0, completion_token_nano: 0, request_nano: 0 }
+    }
+
+    /// Sets what a token of the prompt costs that was computed.
+    pub const fn prompt_token_nano(mut self, nano: u64) -> Self {
+        self.prompt_token_nano = nano;
+        self
+    }
+
+    /// Sets what a token of the prompt costs whose keys and values were there already.
+    pub const fn cached_token_nano(mut self, nano: u64) -> Self {
+        self.cached_token_nano = nano;
+        self
+    }
+
+    /// Sets what a generated token costs.
+    pub const fn completion_token_nano(mut self, nano: u64) -> Self {
+        self.completion_token_nano = nano;
+        self
+    }
+
+    /// Sets what a request costs that ended well, whatever its tokens.
+    pub const fn request_nano(mut self, nano: u64) -> Self {
+        self.request_nano = nano;
+        self
+    }
+
     /// What a request of this usage costs; what is more than [`u64::MAX`] is that.
     ///
     /// `request + (prompt - cached) * prompt_token + cached * cached_token + completion * completion_token`: a cached

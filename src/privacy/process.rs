@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::memory::heap;
 
 /// What [`forbid_core_dumps`] has achieved.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[must_use = "a handler of core dumps may still be started"]

@@ -84,6 +84,7 @@ impl Sampling {
 
 /// DRY, "don't repeat yourself" (p-e-w, text-generation-webui; llama.cpp): a token that would prolong a
 /// repetition of `length` tokens loses `multiplier * base ^ (length - allowed_length)`, from `allowed_length` on.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dry {
     /// Strength: 0, which is off, to 100.
@@ -96,10 +97,48 @@ pub struct Dry {
     pub range: usize,
 }
 
-impl Default for Dry {
-    /// The values that its author recommends.
-    fn default() -> Self {
+impl Dry {
+    /// The values that its author recommends: a multiplier of 0.8, a base of 1.75, an allowed length of 2, and all tokens.
+    ///
+    /// ```
+    /// use amnesic::{Dry, Request};
+    ///
+    /// let request = Request::prompt("Once upon a time").dry(Dry::new().multiplier(1.2).range(512));
+    /// # let _ = request;
+    /// ```
+    pub const fn new() -> Self {
         Self { multiplier: 0.8, base: 1.75, allowed_length: 2, range: 0 }
+    }
+
+    /// Sets the strength: 0, which is off, to 100.
+    pub const fn multiplier(mut self, multiplier: f32) -> Self {
+        self.multiplier = multiplier;
+        self
+    }
+
+    /// Sets the growth with each repeated token: 1 to 100.
+    pub const fn base(mut self, base: f32) -> Self {
+        self.base = base;
+        self
+    }
+
+    /// Sets the shortest repetition that is penalised: 1 to 1024 tokens.
+    pub const fn allowed_length(mut self, tokens: usize) -> Self {
+        self.allowed_length = tokens;
+        self
+    }
+
+    /// Sets how many of the last tokens of prompt and reply are looked at; 0 for all.
+    pub const fn range(mut self, tokens: usize) -> Self {
+        self.range = tokens;
+        self
+    }
+}
+
+impl Default for Dry {
+    /// [`Dry::new`].
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -165,7 +165,7 @@ fn write_checkpoint(folder: &Path) {
 
 fn builder(folder: &Path) -> Builder {
     let prices =
-        Prices { prompt_token_nano: 2, cached_token_nano: 1, completion_token_nano: 3, request_nano: 5 };
+        Prices::new().prompt_token_nano(2).cached_token_nano(1).completion_token_nano(3).request_nano(5);
     Session::builder(folder)
         .threads(2)
         .kv_tokens(4096)

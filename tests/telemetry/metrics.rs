@@ -118,12 +118,11 @@ fn metrics_arrive_with_their_names_units_and_attributes() {
         .build();
     let layer = tracing_opentelemetry::MetricsLayer::new(provider.clone());
     let subscriber = tracing_subscriber::registry().with(layer);
-    let prices = Prices {
-        prompt_token_nano: 100,
-        cached_token_nano: 10,
-        completion_token_nano: 1000,
-        request_nano: 7,
-    };
+    let prices = Prices::new()
+        .prompt_token_nano(100)
+        .cached_token_nano(10)
+        .completion_token_nano(1000)
+        .request_nano(7);
     let (first, second) = tracing::subscriber::with_default(subscriber, || {
         let builder = Session::builder(default_model()).threads(1).prices(prices);
         let session = builder.model_name(Alias::new("tiny/rust:1").unwrap()).open().unwrap();

@@ -12,7 +12,7 @@ use crate::common::{Recipe, default_model};
 use crate::recorder::Recorder;
 
 const PRICES: Prices =
-    Prices { prompt_token_nano: 100, cached_token_nano: 10, completion_token_nano: 1000, request_nano: 7 };
+    Prices::new().prompt_token_nano(100).cached_token_nano(10).completion_token_nano(1000).request_nano(7);
 
 fn builder() -> Builder {
     Session::builder(default_model()).threads(1).prices(PRICES)

@@ -82,6 +82,7 @@ pub struct Lockdown {
 }
 
 /// What to do about a restriction that the kernel cannot enforce.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Requirement {

@@ -26,6 +26,7 @@ pub trait Attester: Send + Sync {
 }
 
 /// A quote, as its maker's format has it.
+#[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Quote {
@@ -33,6 +34,18 @@ pub struct Quote {
     pub format: String,
     /// The document.
     pub document: Hex,
+}
+
+impl Quote {
+    /// A document in a format.
+    ///
+    /// ```
+    /// let quote = amnesic::privacy::Quote::new("tpm2", [0xff, 0x54, 0x43, 0x47]);
+    /// assert_eq!((quote.format.as_str(), quote.document.0.len()), ("tpm2", 4));
+    /// ```
+    pub fn new(format: impl Into<String>, document: impl Into<Vec<u8>>) -> Self {
+        Self { format: format.into(), document: Hex(document.into()) }
+    }
 }
 
 /// What a quote over a signing key has as its report data: SHA-256 over the text `amnesic signing key 2` and a line feed,

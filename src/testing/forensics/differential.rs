@@ -65,6 +65,7 @@ pub fn schedule(each: usize) -> Vec<Last> {
 }
 
 /// Which memory is looked at.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// All that is writable.
@@ -90,6 +91,7 @@ struct Snapshot {
 }
 
 /// Something that tells A from B: where it is, not what.
+#[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Separation {
     /// The mapping: its name in /proc/PID/maps, or whose stack it is.

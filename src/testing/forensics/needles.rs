@@ -25,6 +25,7 @@ const LEAST_BITS: f32 = 48.0;
 
 /// How far values may be from those that are looked for: computed again, in another order of additions or with other
 /// roundings, a row differs.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Tolerance {
     /// Not at all.
@@ -47,6 +48,7 @@ pub enum Tolerance {
 /// | `F16` | 2, 32 | 2, 2 |
 /// | `Bf16` | 4, 64 | 2, 4 |
 /// | `Int8` | 4, 64 | 1, 4 |
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cache {
     /// Single precision.
