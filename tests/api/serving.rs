@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::common::{Random, Recipe, default_model, resident};
+use crate::common::{Random, Recipe, default_model, in_a_process_of_its_own, resident};
 use amnesic::clock::Clock;
 use amnesic::privacy::Subject;
 use amnesic::testing::Gate;
@@ -527,6 +527,14 @@ fn drafts_with_another_vocabulary_are_refused() {
 
 #[test]
 fn ten_thousand_at_once_wait_within_the_plan() {
+    in_a_process_of_its_own(
+        module_path!(),
+        "ten_thousand_at_once_wait_within_the_plan",
+        ten_thousand_at_once,
+    );
+}
+
+fn ten_thousand_at_once() {
     let folder = folder();
     let session = builder(folder.path()).kv_tokens(2048).max_requests(10_000).open().unwrap();
     let requests = |count: u32| (0..count).map(|i| Request::tokens([i % 500, 3]).max_tokens(2));

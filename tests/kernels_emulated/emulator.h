@@ -93,15 +93,16 @@ struct Block {
     uint64_t seed = 0x2545f4914f6cdd1dull;
 };
 
-// Every use of `threadIdx` asks for it: a plain pointer at a fixed place beside the thread is there in one load.
+// Every use of `threadIdx` asks for it: a plain pointer at a fixed place beside the thread is there in one load. There is
+// little room for what lies so in a library that is loaded late: pointers, and not the block itself.
 inline thread_local Block *of_this_thread __attribute__((tls_model("initial-exec"))) = nullptr;
 
 inline Block &block() { return *of_this_thread; }
 
 inline Block &first_block() {
-    static thread_local Block block;
-    of_this_thread = &block;
-    return block;
+    static thread_local std::unique_ptr<Block> block{new Block};
+    of_this_thread = block.get();
+    return *block;
 }
 
 [[noreturn]] inline void stop(const char *why) {
