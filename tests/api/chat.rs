@@ -1,10 +1,11 @@
 //! Chats through a session: templates, conversations, calls of tools, reasoning, streams.
 
-use crate::common::default_model;
 use amnesic::{
     ConstrainFrom, Error, FinishReason, Message, PieceKind, Request, ResponseFormat, Role, Session, Tool,
     assistant, system, tool, user,
 };
+
+use crate::common::default_model;
 
 const TEMPLATE: &str = "\
 {%- if tools %}<|im_start|>system\nAnswer with <tool_call>{...}</tool_call>. Tools: {{ tools | tojson }}<|im_end|>\n{% endif %}

@@ -1,11 +1,12 @@
 //! Conversations that leave their session sealed and go on elsewhere, to the bit; and what refuses them.
 
-use crate::common::{default_model, fixture};
 use amnesic::testing::LogitsTap;
 use amnesic::{
     Builder, Conversation, Error, KvCache, Quantize, Reply, Request, Role, SealedReason, SealingKey, Session,
     assistant, system, user,
 };
+
+use crate::common::{default_model, fixture};
 
 fn builder() -> Builder {
     Session::builder(default_model()).threads(2).context_length(1024).kv_tokens(2048)

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::common::default_model;
 use amnesic::clock::Clock;
 use amnesic::testing::Gate;
 use amnesic::{CancelToken, Error, FinishReason, Reply, Request, ResponseFormat, Session, Speculation};
+
+use crate::common::default_model;
 
 /// Guards against hanging: a test that reaches it has failed.
 const PATIENCE: Duration = Duration::from_secs(120);

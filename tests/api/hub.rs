@@ -7,9 +7,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::common::fixture;
 use amnesic::{Error, Hub, Request, Session};
 use sha2::{Digest, Sha256};
+
+use crate::common::fixture;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 const OLDER: &str = "89abcdef0123456789abcdef0123456789abcdef";

@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::common::Recipe;
 use amnesic::privacy::{Nonce, NotCovered, Outcome, ReceiptHash, ScrubReceipt, Subject, verify_receipts};
 use amnesic::{
     Builder, CancelToken, EmbedRequest, Error, PoisonReason, Request, RerankRequest, ResponseFormat, Session,
 };
+
+use crate::common::Recipe;
 
 const VOCAB: usize = 704;
 

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::common::{Random, Recipe, default_model, in_a_process_of_its_own, resident};
 use amnesic::clock::Clock;
 use amnesic::privacy::Subject;
 use amnesic::testing::Gate;
@@ -13,6 +12,8 @@ use amnesic::{
     Builder, CancelToken, Dry, Error, FinishReason, Priority, Reply, Request, SamplingParams, Session,
     Speculation,
 };
+
+use crate::common::{Random, Recipe, default_model, in_a_process_of_its_own, resident};
 
 const VOCAB: usize = 512;
 

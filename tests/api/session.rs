@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::common::{Recipe, default_model, fixture};
 use amnesic::{Error, FinishReason, Progress, Request, Session};
+
+use crate::common::{Recipe, default_model, fixture};
 
 const VOCAB: usize = 704;
 

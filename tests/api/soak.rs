@@ -4,9 +4,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::{Random, Recipe, in_a_process_of_its_own};
 use amnesic::testing::forensics::Needles;
 use amnesic::{CancelToken, Error, Priority, Public, Request, ResponseFormat, Session, Speculation};
+
+use crate::common::{Random, Recipe, in_a_process_of_its_own};
 
 const VOCAB: usize = 704;
 const REQUESTS: usize = 10_000;

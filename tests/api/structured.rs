@@ -1,10 +1,11 @@
 //! Structured output through a session: every format, alone and in batches, with choices, guesses and streams.
 
-use crate::common::default_model;
 use amnesic::{
     Error, FinishReason, Reply, Request, ResponseFormat, Session, Speculation, Tool, ToolChoice, user,
 };
 use serde_json::{Value, json};
+
+use crate::common::default_model;
 
 fn session() -> Session {
     Session::builder(default_model()).threads(2).open().unwrap()

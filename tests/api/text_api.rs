@@ -6,9 +6,10 @@ mod vocabulary;
 
 use std::path::Path;
 
-use crate::common::Recipe;
 use amnesic::{Error, FinishReason, Request, ResponseFormat, Session, assistant, user};
 use serde_json::{Value, json};
+
+use crate::common::Recipe;
 
 const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n\
 {% if m.role == 'tool' %}<tool_response>{{ m.content }}</tool_response>{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}\

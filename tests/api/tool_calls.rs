@@ -3,12 +3,13 @@
 
 use std::path::Path;
 
-use crate::common::default_model;
 use amnesic::{
     ConstrainFrom, Error, FinishReason, PieceKind, Reply, Request, ResponseFormat, Session, Speculation,
     Tool, ToolCallParser, ToolChoice, tool, user,
 };
 use serde_json::{Value, json};
+
+use crate::common::default_model;
 
 /// The default model with a chat template, and with `marks` as tokens in the place of its last ones.
 fn folder(template: &str, marks: &[&str]) -> tempfile::TempDir {

@@ -8,11 +8,12 @@ use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::alone;
-use crate::common::fixture;
 use amnesic::testing::device::{self, Heard};
 use amnesic::testing::{Gate, LogitsTap, Tokenizer};
 use amnesic::{CancelToken, Device, EmbedRequest, FinishReason, Request, Session};
+
+use crate::alone;
+use crate::common::fixture;
 
 const CHILD: &str = "AMNESIC_SEARCH";
 

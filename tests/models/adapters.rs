@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::common::{Low, fixture, hold_logits, instruction_sets, read_f32s};
 use amnesic::testing::LogitsTap;
 use amnesic::{Builder, Device, Error, Quantize, Request, Session};
 use serde::Deserialize;
+
+use crate::common::{Low, fixture, hold_logits, instruction_sets, read_f32s};
 
 #[derive(Deserialize)]
 struct Expected {

@@ -4,11 +4,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use crate::common::{default_model, files_below, fixture};
 use amnesic::testing::LogitsTap;
 use amnesic::{Builder, Device, EmbedRequest, Error, Files, Request, Session};
 use candle_core::{DType, Device as Place, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
+
+use crate::common::{default_model, files_below, fixture};
 
 /// All files of a folder and of those in it, but for its own weights.
 fn files(folder: &Path) -> Files {

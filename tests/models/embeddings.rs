@@ -6,11 +6,12 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::common::{fixture, instruction_sets, read_f32s};
 use amnesic::{
     Builder, CancelToken, Device, EmbedRequest, Error, FinishReason, Quantize, RerankRequest, Session,
 };
 use serde::Deserialize;
+
+use crate::common::{fixture, instruction_sets, read_f32s};
 
 #[derive(Deserialize)]
 struct Expected {

@@ -7,10 +7,11 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::common::{Low, fixture, hold_logits, instruction_sets, read_f32s};
 use amnesic::testing::{LogitsTap, model_types};
 use amnesic::{Device, Request, Session};
 use serde::Deserialize;
+
+use crate::common::{Low, fixture, hold_logits, instruction_sets, read_f32s};
 
 #[derive(Deserialize)]
 struct Expected {

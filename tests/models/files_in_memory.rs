@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::common::{default_model, files_below, fixture};
 use amnesic::privacy::FileHash;
 use amnesic::testing::LogitsTap;
 use amnesic::{Builder, Conversation, Device, Error, Files, Request, SealingKey, Session, user};
+
+use crate::common::{default_model, files_below, fixture};
 
 /// All files of a folder, and of those in it.
 fn files(folder: &Path) -> Files {

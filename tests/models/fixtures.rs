@@ -5,10 +5,11 @@
 
 use std::path::Path;
 
-use crate::common::{fixture, fixtures, instruction_sets, read_f32s};
 use amnesic::testing::LogitsTap;
 use amnesic::{Device, KvCache, Quantize, Request, Session};
 use serde::Deserialize;
+
+use crate::common::{fixture, fixtures, instruction_sets, read_f32s};
 
 #[derive(Deserialize)]
 struct Expected {

@@ -8,10 +8,11 @@ mod vocabularies;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::common::{Low, fixture, hold_logits, instruction_sets, read_f32s};
 use amnesic::testing::{LogitsTap, Tokenizer};
 use amnesic::{Device, EmbedRequest, Error, Quantize, Request, Session};
 use serde::Deserialize;
+
+use crate::common::{Low, fixture, hold_logits, instruction_sets, read_f32s};
 
 #[derive(Deserialize)]
 struct Expected {

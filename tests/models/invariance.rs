@@ -4,9 +4,10 @@
 
 use std::path::Path;
 
-use crate::common::{Random, Recipe, fixture, instruction_sets};
 use amnesic::testing::LogitsTap;
 use amnesic::{KvCache, Quantize, Request, Session};
+
+use crate::common::{Random, Recipe, fixture, instruction_sets};
 
 const VOCAB: usize = 150;
 

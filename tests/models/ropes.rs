@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::common::{Low, fixture, hold_logits};
 use amnesic::testing::LogitsTap;
 use amnesic::{Device, Error, Request, Session};
 use serde::Deserialize;
 use tempfile::{TempDir, tempdir};
+
+use crate::common::{Low, fixture, hold_logits};
 
 #[derive(Deserialize)]
 struct Case {

@@ -8,12 +8,13 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use crate::common::{Recipe, fixture};
 use amnesic::testing::LogitsTap;
 use amnesic::{Builder, Error, Request, Session};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
+
+use crate::common::{Recipe, fixture};
 
 fn builder(folder: &Path) -> Builder {
     Session::builder(folder).threads(1).kv_tokens(256).max_sequences(2).step_tokens(32)

@@ -10,10 +10,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::common::{Random, fixture};
 use amnesic::testing::Tokenizer;
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+use crate::common::{Random, fixture};
 
 const FOLDERS: [&str; 4] = ["byte_level", "llama2_style", "llama3_style", "metaspace"];
 /// Above every id of the fixtures.
