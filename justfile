@@ -4,9 +4,9 @@ check:
 
 # Speed: the default model, the scrub, and a 0.5B checkpoint against the machine's read bandwidth.
 bench:
-    cargo bench --bench generate
-    cargo bench --features testing --bench scrub
-    cargo bench --features testing --bench roofline
+    cargo bench -p amnesic-benches --bench generate
+    cargo bench -p amnesic-benches --features testing --bench scrub
+    cargo bench -p amnesic-benches --features testing --bench roofline
 
 # Everything that needs a CUDA device, and speed beside other engines there (see docs/devices.md).
 gpu:

@@ -1,6 +1,6 @@
 //! What the machine can do at most: bytes read from memory a second, and arithmetic from registers alone.
 //!
-//! `cargo bench --bench ceilings -- --threads N --json`. Each figure is the best of some passes with all threads: a
+//! `cargo bench -p amnesic-benches --bench ceilings -- --threads N --json`. Each figure is the best of some passes with all threads: a
 //! ceiling, not an average.
 
 #[path = "support/bandwidth.rs"]

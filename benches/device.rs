@@ -1,7 +1,7 @@
 //! What a CUDA device can do and what our kernels get of it: copies, scrubs beside the driver's own memset, and products from
 //! one token to thousands beside those of cuBLASLt, where it is installed (alone on the device, in turn with ours).
 //!
-//! `cargo bench --all-features --bench device`, with `-- --quick` for fewer counts of tokens and `-- --json` for one JSON
+//! `cargo bench -p amnesic-benches --all-features --bench device`, with `-- --quick` for fewer counts of tokens and `-- --json` for one JSON
 //! object a line; without a device on the emulated one, whose times mean nothing.
 
 use std::error::Error;

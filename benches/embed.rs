@@ -1,4 +1,4 @@
-//! Texts embedded a second: `cargo bench --bench embed -- MODEL TEXTS [--rounds N] [--threads N] [--step-tokens N] [--json]`,
+//! Texts embedded a second: `cargo bench -p amnesic-benches --bench embed -- MODEL TEXTS [--rounds N] [--threads N] [--step-tokens N] [--json]`,
 //! where TEXTS is a file with one text a line. The first round is not counted.
 
 use std::error::Error;

@@ -1,7 +1,7 @@
 //! What forgetting costs: the share of a generation that goes into overwriting, the rate of overwriting, and the price of
 //! the scrubbing allocator.
 //!
-//! `cargo bench --features testing --bench forgetting -- [--model DIR] [--rounds N]`
+//! `cargo bench -p amnesic-benches --features testing --bench forgetting -- [--model DIR] [--rounds N]`
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
@@ -60,7 +60,7 @@ fn main() {
 
 fn options() -> Options {
     let mut parser = lexopt::Parser::from_env();
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/default");
+    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default");
     let mut options = Options { model: default, rounds: 5, child: None };
     while let Some(argument) = parser.next().expect("arguments are UTF-8") {
         use lexopt::prelude::*;

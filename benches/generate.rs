@@ -1,6 +1,6 @@
 //! Prefill, decode and opening, end to end through a session.
 //!
-//! `cargo bench --bench generate`; `AMNESIC_BENCH_MODEL=DIR` takes that checkpoint. Prompts are token ids, so
+//! `cargo bench -p amnesic-benches --bench generate`; `AMNESIC_BENCH_MODEL=DIR` takes that checkpoint. Prompts are token ids, so
 //! it needs no tokenizer.
 
 use std::path::{Path, PathBuf};
@@ -54,7 +54,7 @@ fn generation(criterion: &mut Criterion) {
 fn model() -> (&'static str, PathBuf) {
     match std::env::var_os("AMNESIC_BENCH_MODEL") {
         Some(folder) => ("bench_model", folder.into()),
-        None => ("default_model", Path::new(env!("CARGO_MANIFEST_DIR")).join("models/default")),
+        None => ("default_model", Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default")),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a block of the heap for secrets costs: taken, written a little, and given back, in the sizes that requests use. And
 //! what it costs to seal a block of the KV cache, which a conversation pays once after a turn and once before the next.
 //!
-//! `cargo bench --features testing --bench heap`. What it costs whole generations: `benches/generate.rs`, with and without.
+//! `cargo bench -p amnesic-benches --features testing --bench heap`. What it costs whole generations: `benches/generate.rs`, with and without.
 
 use std::hint::black_box;
 

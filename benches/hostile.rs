@@ -1,6 +1,6 @@
 //! How long plain requests wait for their tokens while somebody sends requests that are made to cost time.
 //!
-//! `cargo bench --bench hostile`; `--help` lists the options. For each kind of hostile request, two clients send short plain
+//! `cargo bench -p amnesic-benches --bench hostile`; `--help` lists the options. For each kind of hostile request, two clients send short plain
 //! ones, one after another, and note the longest time to a first token and between two tokens, while a third sends the hostile
 //! ones. Times are told in full steps: what a step takes that is filled with tokens of prompts, on this machine, now. The
 //! first line is without anybody hostile.
@@ -19,7 +19,7 @@ amnesic::install_scrubbing_allocator!();
 const HELP: &str = "\
 Measures how long plain requests wait beside hostile ones.
 
-Usage: cargo bench --bench hostile -- [OPTIONS]
+Usage: cargo bench -p amnesic-benches --bench hostile -- [OPTIONS]
 
   --model DIR        folder of the checkpoint, with a tokenizer [default: models/default]
   --sequences N      choices that run at once [default: 160]
@@ -232,7 +232,7 @@ impl Options {
     fn parse() -> std::result::Result<Option<Self>, lexopt::Error> {
         use lexopt::prelude::*;
         let mut options = Self {
-            model: PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/models/default")),
+            model: PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/default")),
             sequences: 160,
             step_tokens: 512,
             seconds: 3,

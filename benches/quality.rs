@@ -1,7 +1,7 @@
 //! What quantized weights and an int8 cache cost: perplexity, and the divergence of the predictions from those of the
 //! checkpoint as it is.
 //!
-//! `cargo bench --features testing --bench quality`: the default model on a text, `AMNESIC_QUALITY_TEXT=FILE` or else
+//! `cargo bench -p amnesic-benches --features testing --bench quality`: the default model on a text, `AMNESIC_QUALITY_TEXT=FILE` or else
 //! this repository's documents. `AMNESIC_BENCH_MODEL=DIR` adds a checkpoint, which needs no tokenizer: it is scored on
 //! tokens that it draws itself.
 
@@ -30,7 +30,7 @@ const PRECISIONS: [(&str, Option<Quantize>, KvCache); 6] = [
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let default = root.join("models/default");
     let text = match std::env::var_os("AMNESIC_QUALITY_TEXT") {
         Some(file) => std::fs::read_to_string(PathBuf::from(file))?,

@@ -1,7 +1,7 @@
 //! Decoding at batch 1 against what the memory can deliver: it reads every weight once a token, and little
 //! else matters.
 //!
-//! `cargo bench --features testing --bench roofline`; `AMNESIC_BENCH_MODEL=DIR` takes that checkpoint, else
+//! `cargo bench -p amnesic-benches --features testing --bench roofline`; `AMNESIC_BENCH_MODEL=DIR` takes that checkpoint, else
 //! random weights in the shape of a common model of half a billion parameters are written to a temporary
 //! folder.
 

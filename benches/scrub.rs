@@ -1,6 +1,6 @@
 //! How fast memory is overwritten: the library's scrub against a plain `fill(0)`.
 //!
-//! `cargo bench --features testing --bench scrub`
+//! `cargo bench -p amnesic-benches --features testing --bench scrub`
 
 use std::hint::black_box;
 

@@ -1,7 +1,7 @@
 //! Continuous batching against static batches of the same engine, on requests of mixed lengths; and the time between a
 //! reply's tokens while other prompts are computed.
 //!
-//! `cargo bench --bench serving -- --model DIR`; `--help` lists the options. Lengths are drawn as those of ShareGPT's
+//! `cargo bench -p amnesic-benches --bench serving -- --model DIR`; `--help` lists the options. Lengths are drawn as those of ShareGPT's
 //! conversations are spread: log-normal, prompts of 161 tokens and replies of 338 on average before they are cut (Kwon
 //! et al. 2023, figure 11a). Both ways serve the same requests with the same memory and places, one round after the
 //! other.
@@ -18,7 +18,7 @@ amnesic::install_scrubbing_allocator!();
 const HELP: &str = "\
 Measures continuous against static batches, and the time between tokens.
 
-Usage: cargo bench --bench serving -- [OPTIONS]
+Usage: cargo bench -p amnesic-benches --bench serving -- [OPTIONS]
 
   --model DIR        folder of the checkpoint [default: models/default]
   --requests N       requests [default: 96]
@@ -254,7 +254,7 @@ impl Options {
     fn parse() -> std::result::Result<Option<Self>, lexopt::Error> {
         use lexopt::prelude::*;
         let mut options = Self {
-            model: PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/models/default")),
+            model: PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/default")),
             requests: 96,
             sequences: 32,
             kv_tokens: 16_384,

@@ -1,7 +1,7 @@
 //! What telemetry costs a request: a span, three events, metrics; with nobody who listens, with a callback, and with
 //! `tracing-subscriber`'s registry and the layer that makes OpenTelemetry's metrics of it (without an exporter).
 //!
-//! `cargo bench --features testing --bench telemetry`
+//! `cargo bench -p amnesic-benches --features testing --bench telemetry`
 
 use std::hint::black_box;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Prefill and decode rates of one checkpoint, and the memory they took, to set beside those of other engines:
 //! `benches/peers` runs it.
 //!
-//! `cargo bench --bench throughput -- --model DIR`; `--help` lists the options. Prompts are token ids, so it needs no
+//! `cargo bench -p amnesic-benches --bench throughput -- --model DIR`; `--help` lists the options. Prompts are token ids, so it needs no
 //! tokenizer. No reply may end early: the checkpoint must have no end token, or random weights that never choose it.
 
 #[path = "support/status.rs"]
@@ -21,7 +21,7 @@ amnesic::install_scrubbing_allocator!();
 const HELP: &str = "\
 Measures prefill, decode and memory of one checkpoint.
 
-Usage: cargo bench --bench throughput -- --model DIR [OPTIONS]
+Usage: cargo bench -p amnesic-benches --bench throughput -- --model DIR [OPTIONS]
 
   --model DIR        folder of the checkpoint
   --quantize KIND    none, q8 or q4 [default: none]

@@ -1,6 +1,6 @@
 //! Our tokenizer beside the `tokenizers` crate: a megabyte of prose, of code and of many scripts, on one thread.
 //!
-//! `cargo bench --all-features --bench tokenize`. Takes `AMNESIC_TOKENIZERS` (`tools/fetch_tokenizers`), else the
+//! `cargo bench -p amnesic-benches --all-features --bench tokenize`. Takes `AMNESIC_TOKENIZERS` (`tools/fetch_tokenizers`), else the
 //! tokenizers of the repository. Asserts first that the ids are equal. The crate is measured as it comes, with its
 //! cache of words, and without, as a session that must keep nothing would have to use it.
 
@@ -14,7 +14,7 @@ amnesic::install_scrubbing_allocator!();
 const BYTES: usize = 1 << 20;
 
 fn main() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let folders: Vec<PathBuf> = match std::env::var_os("AMNESIC_TOKENIZERS") {
         Some(folder) => {
             let mut folders: Vec<_> =

@@ -2,7 +2,7 @@
 """Encode and decode texts with published tokenizers as transformers does, for a test to compare.
 
 usage: python tools/compare_texts.py FOLDER OUT.json
-       AMNESIC_TEXTS=OUT.json cargo test --test tokenizers as_transformers -- --nocapture
+       AMNESIC_TEXTS=OUT.json cargo test --test unscrubbed as_transformers -- --nocapture
 
 needs: transformers
 

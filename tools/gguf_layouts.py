@@ -6,7 +6,7 @@ usage: python tools/gguf_layouts.py LLAMA_CPP [NAME ...]
 
 LLAMA_CPP is a checkout of llama.cpp. Its `convert_hf_to_gguf.py` converts every checkpoint to f32; what it wrote is
 described, not kept: the metadata, and for each tensor the rows of the checkpoint's tensors that it consists of. From that
-`tests/gguf.rs` makes the same files again, and holds them to the logits that the checkpoints are held to. A checkpoint whose
+`tests/models/gguf.rs` makes the same files again, and holds them to the logits that the checkpoints are held to. A checkpoint whose
 model llama.cpp does not know, or whose configuration a GGUF file cannot say, is left out. gpt-oss's experts are blocks: the
 file that is made of tests/fixtures/quantized/mxfp4 is kept as tests/fixtures/gguf/gpt_oss.gguf.
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def ours():
     """The bench, built; and what it is called with."""
-    command = ["cargo", "bench", "--bench", "embed", "--no-run", "--message-format", "json"]
+    command = ["cargo", "bench", "-p", "amnesic-benches", "--bench", "embed", "--no-run", "--message-format", "json"]
     lines = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
     artifacts = [json.loads(line) for line in lines]
     return next(a["executable"] for a in artifacts if a.get("executable") and a["target"]["name"] == "embed")

@@ -272,7 +272,8 @@ def prompt(vocab, start, length):
 
 
 def build(options):
-    command = ["cargo", "bench", "--no-run", "--all-features", "--bench", "throughput", "--bench", "device"]
+    command = ["cargo", "bench", "--no-run", "-p", "amnesic", "-p", "amnesic-benches", "--all-features"]
+    command += ["--bench", "throughput", "--bench", "device"]
     command += ["--message-format", "json-render-diagnostics"]
     say("building")
     ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)

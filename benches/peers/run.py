@@ -166,7 +166,7 @@ def gguf(work, precision):
 def build_amnesic(work, with_candle):
     """Builds the benches, and gives their paths by name."""
     environment = {"CARGO_TARGET_DIR": str(work / "target")}
-    benches = ["bench", "--no-run", "--bench", "throughput", "--bench", "ceilings"]
+    benches = ["bench", "-p", "amnesic-benches", "--no-run", "--bench", "throughput", "--bench", "ceilings"]
     example = ["build", "--release", "-p", "amnesic-oracle", "--example", "candle_throughput"]
     programs = {}
     for arguments in [benches, example] if with_candle else [benches]:

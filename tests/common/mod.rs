@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test takes what it needs")]
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The folder of a committed checkpoint.
 pub fn fixture(name: &str) -> PathBuf {
@@ -87,6 +88,25 @@ pub fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
+}
+
+/// Runs a test in a process of its own, where no other test allocates, computes or is searched: the test calls this with its
+/// `module_path!()` and its name. That process is this program once more with this test alone, which then does `act`. The
+/// test fails if that process fails, or runs anything but this one test.
+pub fn in_a_process_of_its_own(module: &str, name: &str, act: impl FnOnce()) {
+    const CHILD: &str = "AMNESIC_TEST_ALONE";
+    let (_, module) = module.split_once("::").expect("tests that do so are in modules");
+    let test = format!("{module}::{name}");
+    if std::env::var_os(CHILD).is_some_and(|chosen| chosen == *test) {
+        return act();
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let output = command.args(["--exact", &test, "--nocapture"]).env(CHILD, &test).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    print!("{told}");
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "the process of {test}: {}", output.status);
+    assert!(told.contains("test result: ok. 1 passed; 0 failed"), "{test} did not run");
 }
 
 /// A random checkpoint to write: a small llama unless changed.

@@ -33,7 +33,7 @@ constexpr unsigned WARP = 32;
 constexpr size_t STACK = 64 * 1024;
 constexpr size_t SLOT = 64;
 
-enum class State { ready, at_block, at_warp, done };
+enum class State { ready, running, at_block, at_warp, done };
 
 struct Copy {
     void *to;
@@ -65,7 +65,6 @@ template <typename T> struct Queue {
 
 struct Fibre {
     jmp_buf at;
-    ucontext_t start;
     std::unique_ptr<char[]> stack{new char[STACK]};
     bool started = false;
     State state = State::ready;
@@ -82,6 +81,7 @@ struct Warp {
 
 struct Block {
     std::vector<Fibre> fibres;
+    std::vector<unsigned> ready;  // threads in this state, in no order
     std::vector<Warp> warps;
     std::vector<unsigned char> shared;
     unsigned threads = 0, waiting = 0, finished = 0, current = 0;
@@ -89,13 +89,20 @@ struct Block {
     void (*body)(const void *) = nullptr;
     const void *args = nullptr;
     jmp_buf scheduler;
-    ucontext_t home;
+    ucontext_t home, start;
     uint64_t seed = 0x2545f4914f6cdd1dull;
 };
 
-inline Block &block() {
-    static thread_local Block block;
-    return block;
+// Every use of `threadIdx` asks for it: a plain pointer at a fixed place beside the thread is there in one load. There is
+// little room for what lies so in a library that is loaded late: pointers, and not the block itself.
+inline thread_local Block *of_this_thread __attribute__((tls_model("initial-exec"))) = nullptr;
+
+inline Block &block() { return *of_this_thread; }
+
+inline Block &first_block() {
+    static thread_local std::unique_ptr<Block> block{new Block};
+    of_this_thread = block.get();
+    return *block;
 }
 
 [[noreturn]] inline void stop(const char *why) {
@@ -112,22 +119,29 @@ inline uint64_t random(Block &b) {
     return b.seed;
 }
 
-inline void enter() {
-    Block &b = block();
-    b.body(b.args);
-    Block &after = block();
-    Fibre &f = after.fibres[after.current];
-    if (!f.copies.empty()) stop("a copy was never waited for");
-    if (!f.products.empty()) stop("a product was never waited for");
-    f.state = State::done;
-    after.finished++;
-    _longjmp(after.scheduler, 1);
-}
-
 inline void yield() {
     Block &b = block();
     Fibre &f = b.fibres[b.current];
     if (_setjmp(f.at) == 0) _longjmp(b.scheduler, 1);
+}
+
+// What a fibre does for good: a thread of each block, since to start a fibre takes two system calls, and to go on none.
+[[noreturn]] inline void enter() {
+    for (;;) {
+        block().body(block().args);
+        Block &b = block();
+        Fibre &f = b.fibres[b.current];
+        if (!f.copies.empty()) stop("a copy was never waited for");
+        if (!f.products.empty()) stop("a product was never waited for");
+        f.state = State::done;
+        b.finished++;
+        yield();
+    }
+}
+
+inline void make_ready(Block &b, unsigned thread) {
+    b.fibres[thread].state = State::ready;
+    b.ready.push_back(thread);
 }
 
 inline unsigned lanes_of(const Block &b, unsigned warp) {
@@ -139,21 +153,22 @@ inline unsigned lanes_of(const Block &b, unsigned warp) {
 inline void release(Block &b) {
     if (b.waiting > 0 && b.waiting + b.finished == b.threads) {
         int site = 0;
-        for (Fibre &f : b.fibres)
-            if (f.state == State::at_block) {
-                if (site != 0 && f.site != site) stop("threads wait at different barriers");
-                site = f.site;
-                f.state = State::ready;
-            }
+        for (unsigned t = 0; t < b.threads; t++) {
+            const Fibre &f = b.fibres[t];
+            if (f.state != State::at_block) continue;
+            if (site != 0 && f.site != site) stop("threads wait at different barriers");
+            site = f.site;
+            make_ready(b, t);
+        }
         b.waiting = 0;
     }
 }
 
 inline void run_block(Block &b) {
+    b.ready.clear();
     for (unsigned t = 0; t < b.threads; t++) {
         Fibre &f = b.fibres[t];
-        f.started = false;
-        f.state = State::ready;
+        make_ready(b, t);
         f.meetings = 0;
         f.copies.clear();
         f.products.clear();
@@ -165,33 +180,28 @@ inline void run_block(Block &b) {
     std::memset(b.shared.data(), 0xff, b.shared.size());
     b.waiting = b.finished = 0;
     while (b.finished < b.threads) {
-        unsigned from = unsigned(random(b) % b.threads), chosen = b.threads;
-        for (unsigned i = 0; i < b.threads; i++) {
-            unsigned t = from + i < b.threads ? from + i : from + i - b.threads;
-            if (b.fibres[t].state == State::ready) {
-                chosen = t;
-                break;
-            }
-        }
-        if (chosen == b.threads) stop("threads wait for each other");
-        b.current = chosen;
-        Fibre &f = b.fibres[chosen];
+        if (b.ready.empty()) stop("threads wait for each other");
+        std::swap(b.ready[random(b) % b.ready.size()], b.ready.back());
+        b.current = b.ready.back();
+        b.ready.pop_back();
+        Fibre &f = b.fibres[b.current];
+        f.state = State::running;
         if (_setjmp(b.scheduler) == 0) {
             if (f.started) _longjmp(f.at, 1);
             f.started = true;
-            getcontext(&f.start);
-            f.start.uc_stack.ss_sp = f.stack.get();
-            f.start.uc_stack.ss_size = STACK;
-            f.start.uc_link = nullptr;
-            makecontext(&f.start, enter, 0);
-            swapcontext(&b.home, &f.start);
+            getcontext(&b.start);
+            b.start.uc_stack.ss_sp = f.stack.get();
+            b.start.uc_stack.ss_size = STACK;
+            b.start.uc_link = nullptr;
+            makecontext(&b.start, enter, 0);
+            swapcontext(&b.home, &b.start);
         }
         release(b);
     }
 }
 
 inline void run(void (*body)(const void *), const void *args, const unsigned *grid, unsigned threads, size_t shared) {
-    Block &b = block();
+    Block &b = first_block();
     b.body = body;
     b.args = args;
     b.threads = threads;
@@ -233,7 +243,7 @@ template <typename T> inline const unsigned char (*meet(const T &value, int site
         for (unsigned l = 0; l < lanes_of(b, warp); l++) {
             Fibre &other = b.fibres[warp * WARP + l];
             if (other.site != site) stop("lanes of a warp meet at different places");
-            other.state = State::ready;
+            if (l != lane) make_ready(b, warp * WARP + l);
         }
     } else {
         f.state = State::at_warp;

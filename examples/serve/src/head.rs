@@ -145,7 +145,7 @@ mod tests {
         }
     }
 
-    /// What is refused is tried over TCP, in `tests/hostile.rs`.
+    /// What is refused is tried over TCP, in `tests/api/hostile.rs`.
     #[tokio::test]
     async fn heads_that_say_one_thing_pass() {
         for head in [

@@ -14,6 +14,23 @@ use super::driver::{Address, Driver, Shape};
 use crate::error::{Error, Result};
 use crate::memory::{Arena, Layout};
 
+/// Whether tests on the emulated device, which takes long, do all of their cases: with `AMNESIC_EMULATED=all`, which `.ci/run`
+/// sets. Otherwise they do some, which launch every kernel.
+#[cfg(test)]
+pub fn does_all() -> bool {
+    std::env::var("AMNESIC_EMULATED").as_deref() == Ok("all")
+}
+
+/// Says what a test leaves out because of that; libtest would hide what a test prints that passes.
+#[cfg(test)]
+pub fn skipped(what: &str) {
+    use std::io::Write;
+    let test = std::thread::current();
+    let test = test.name().unwrap_or("a test");
+    let line = format!("skipped: {test}: {what} on the emulated device; AMNESIC_EMULATED=all runs them\n");
+    std::io::stderr().write_all(line.as_bytes()).expect("standard error is open");
+}
+
 type Kernel = unsafe extern "C" fn(*const c_void, *const u32, u32, usize);
 
 /// A device of two processors with the memory of an old graphics card.
@@ -156,6 +173,23 @@ fn load(library: &Path) -> *mut c_void {
     handle
 }
 
+/// Contraction would round products and sums once where a device rounds them twice. The pragmas are those for `unroll`.
+#[cfg(not(target_arch = "x86_64"))]
+const FLAGS: &[&str] =
+    &["-std=c++17", "-O3", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"];
+/// As elsewhere, and `fmaf` as the instruction that it is: without one it is a function, and products take most of a test.
+#[cfg(target_arch = "x86_64")]
+const FLAGS: &[&str] = &[
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-ffp-contract=off",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unknown-pragmas",
+];
+
 /// Compiles all sources, unless that was done before for just these.
 fn compile() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -168,6 +202,7 @@ fn compile() -> Vec<PathBuf> {
         .collect();
     files.sort();
     let mut hash = DefaultHasher::new();
+    FLAGS.hash(&mut hash);
     for file in &files {
         std::fs::read(file).expect("a source").hash(&mut hash);
     }
@@ -182,8 +217,7 @@ fn compile() -> Vec<PathBuf> {
             let new = library.with_extension(format!("{}.new", std::process::id()));
             let job = (!library.exists()).then(|| {
                 Command::new(&compiler)
-                    .args(["-std=c++17", "-O3", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"])
-                    .arg("-Wno-unknown-pragmas") // `unroll`
+                    .args(FLAGS)
                     .args(["-fPIC", "-shared", "-DAMNESIC_EMULATED", "-I"])
                     .arg(&emulator)
                     .args(["-x", "c++"])

@@ -343,7 +343,7 @@ fn write(folder: &Path, (rows, cols): (usize, usize), values: &[u8]) -> Result<T
 mod tests {
     use super::*;
 
-    /// Also what `tests/device_products.rs` holds devices to.
+    /// Also what `tests/devices/products.rs` holds devices to.
     #[test]
     fn products_are_those_of_plain_loops() {
         let folder = tempfile::tempdir().unwrap();
