@@ -94,31 +94,43 @@ macro_rules! common {
         impl $request {
             /// Refuses texts that are longer than the model takes ([`crate::Session::context_length`]). By default they are
             /// cut, as sentence-transformers does; how many were is in the reply.
+            ///
+            /// ```
+            /// use amnesic::{CancelToken, EmbedRequest, privacy::Nonce};
+            ///
+            /// let token = CancelToken::new();
+            /// let request = EmbedRequest::new(["A slice is a view."]).refuse_long_texts().nonce(Nonce::new([7; 32]));
+            /// let request = request.timeout(std::time::Duration::from_secs(5)).cancel_token(&token);
+            /// # drop(request);
+            /// ```
             pub fn refuse_long_texts(mut self) -> Self {
                 self.common.refuse_long = true;
                 self
             }
 
             /// Ends the request at this time with [`crate::Error::Interrupted`].
+            /// [`Request::deadline`](crate::Request::deadline) has an example.
             pub fn deadline(mut self, at: Instant) -> Self {
                 self.common.deadline = Some(at);
                 self
             }
 
             /// Ends the request so long after it was taken in with [`crate::Error::Interrupted`].
+            /// [`EmbedRequest::refuse_long_texts`] has an example.
             pub fn timeout(mut self, after: Duration) -> Self {
                 self.common.timeout = Some(after);
                 self
             }
 
             /// A number of the caller's that the request's receipt will have, whether or not it is accepted. **It stands in
-            /// logs: never derive it from content.**
+            /// logs: never derive it from content.** [`EmbedRequest::refuse_long_texts`] has an example.
             pub fn nonce(mut self, nonce: Nonce) -> Self {
                 self.common.nonce = Some(nonce);
                 self
             }
 
             /// Ends the request with [`crate::Error::Interrupted`] when the token is cancelled.
+            /// [`EmbedRequest::refuse_long_texts`] has an example.
             pub fn cancel_token(mut self, token: &CancelToken) -> Self {
                 self.common.cancel = Some(token.clone());
                 self
