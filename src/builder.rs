@@ -1098,7 +1098,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// As [`Builder::open`].
+    /// Returns the errors of [`Builder::open`].
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         Self::builder(folder).open()
     }

@@ -165,7 +165,7 @@ impl Client {
         let _ = self.worker.send(Message::Over(abouts.collect(), None));
     }
 
-    /// As [`Client::refused`], of a prompt that was to be public.
+    /// Has a receipt issued of a prompt that was to be public and was refused, like [`Client::refused`].
     pub fn publish_refused(&self, nonce: Option<Nonce>, began: SystemTime, error: &Error) {
         let subject = Subject::Publish { id: self.new_id() };
         let about = About::refused(subject, nonce, began, error.kind());

@@ -66,7 +66,7 @@ impl fmt::Debug for Hub {
 }
 
 impl Hub {
-    /// As the environment says.
+    /// What the environment says holds.
     pub fn new() -> Self {
         Self { endpoint: None, token: None, cache: None, offline: None, on_download: None }
     }

@@ -58,7 +58,7 @@ impl Identity {
         Ok(hasher.finalize().into())
     }
 
-    /// Of settings, each with its name.
+    /// The hash of settings, each with its name.
     pub fn of_settings(settings: &[(&str, String)]) -> Hash {
         let mut hasher = Sha256::new();
         for (name, value) in settings {

@@ -62,7 +62,7 @@ pub struct ModelInfo {
 }
 
 impl ModelInfo {
-    /// Of the model in `source`; `steps` are what it has behind its layers, and not among its weights.
+    /// What the model in `source` is; `steps` are what it has behind its layers, and not among its weights.
     ///
     /// # Errors
     /// Its configuration is malformed.

@@ -507,8 +507,8 @@ impl Request {
         self
     }
 
-    /// The same seed gives the same reply, alone or in any batch. Without one a fresh seed is drawn, and the reply
-    /// tells it. [`Request::temperature`] has an example.
+    /// Draws with this seed: the same seed gives the same reply, alone or in any batch. Without one a fresh seed is drawn, and
+    /// the reply tells it. [`Request::temperature`] has an example.
     pub fn seed(mut self, seed: u64) -> Self {
         self.sampling.seed = Some(seed);
         self
@@ -555,7 +555,7 @@ impl Request {
         self
     }
 
-    /// The same for the tokens of the prompt, from the second on. [`Request::logprobs`] has an example.
+    /// Log probabilities of the tokens of the prompt, from the second on. [`Request::logprobs`] has an example.
     pub fn prompt_logprobs(mut self, top: usize) -> Self {
         self.prompt_logprobs = Some(top);
         self
@@ -938,21 +938,21 @@ impl Request {
 }
 
 impl From<String> for Request {
-    /// As [`Request::prompt`].
+    /// A [`Request::prompt`] of this text.
     fn from(text: String) -> Self {
         Self::prompt(text)
     }
 }
 
 impl From<&str> for Request {
-    /// As [`Request::prompt`]; the text stays its owner's.
+    /// A [`Request::prompt`] of this text, which stays its owner's.
     fn from(text: &str) -> Self {
         Self { prompt: Prompt::Text(Secret::copy(text)), ..Self::default() }
     }
 }
 
 impl From<TokenIds> for Request {
-    /// As [`Request::tokens`].
+    /// A [`Request::tokens`] of these ids.
     fn from(ids: TokenIds) -> Self {
         Self { prompt: Prompt::Tokens(ids.0), ..Self::default() }
     }

@@ -182,7 +182,7 @@ pub struct Piece {
     pub(crate) call: Option<ToolCallDelta>,
     pub(crate) tokens: Secret<[u32]>,
     pub(crate) logprobs: Logprobs,
-    /// Of which choice it is, from 0.
+    /// The choice that it belongs to, from 0.
     pub choice: usize,
     /// What the text is.
     pub kind: PieceKind,

@@ -91,7 +91,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// As [`Session::generate`].
+    /// Returns the errors of [`Session::generate`].
     pub fn generate_with(
         &self,
         request: Request,
@@ -125,7 +125,8 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// As [`Session::generate`]; [`Error::Incomplete`] if the reply ended before the JSON text did; [`Error::Thread`].
+    /// Returns the errors of [`Session::generate`]; [`Error::Incomplete`] if the reply ended before the JSON text did;
+    /// [`Error::Thread`].
     ///
     /// # Panics
     /// If `T` panics while it is parsed.
@@ -186,7 +187,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// As [`Session::generate`], at once for a wrong request.
+    /// Returns the errors of [`Session::generate`], at once for a wrong request.
     pub fn stream(&self, request: Request) -> Result<Stream> {
         let mut readers = self.line.submit(vec![request], true).map_err(|(_, error)| error)?;
         Ok(Stream::new(readers.remove(0)))
@@ -222,7 +223,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// As [`Session::embed_with`].
+    /// Returns the errors of [`Session::embed_with`].
     pub fn embed<T: AsRef<str>>(&self, texts: &[T]) -> Result<Embeddings> {
         self.embed_with(EmbedRequest::new(texts.iter().map(AsRef::as_ref)))
     }
@@ -269,7 +270,8 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// As [`Session::embed_with`]; `dimensions` or `normalize` are set; the texts have more than 2^28 values together.
+    /// Returns the errors of [`Session::embed_with`], or `dimensions` or `normalize` are set, or the texts have more than 2^28
+    /// values together.
     pub fn hidden_states(&self, mut request: EmbedRequest) -> Result<HiddenStates> {
         request.hidden_states = true;
         let done = self.read_texts(request)?;
@@ -302,7 +304,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// As [`Session::embed_with`].
+    /// Returns the errors of [`Session::embed_with`].
     pub fn rerank<T: AsRef<str>>(&self, query: &str, documents: &[T]) -> Result<Ranking> {
         self.rerank_with(RerankRequest::new(query, documents.iter().map(AsRef::as_ref)))
     }
@@ -317,7 +319,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// As [`Session::embed_with`].
+    /// Returns the errors of [`Session::embed_with`].
     pub fn rerank_with(&self, request: RerankRequest) -> Result<Ranking> {
         let trace = self.line.telemetry.trace_texts(Operation::Rerank);
         let cancel = request.common.cancel.clone();
@@ -395,7 +397,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// As [`Session::tokenize`].
+    /// Returns the errors of [`Session::tokenize`].
     pub fn count_tokens(&self, request: impl Into<Request>) -> Result<usize> {
         self.line.ids(request.into()).map(|ids| ids.expose().len())
     }

@@ -34,7 +34,7 @@ impl Source {
     /// The shape of the model.
     ///
     /// # Errors
-    /// As [`Arch::open`].
+    /// Returns the errors of [`Arch::open`].
     pub fn arch(&self) -> Result<Arch> {
         match self {
             Self::Folder(folder) => Arch::open(&folder.join("config.json")),
@@ -45,7 +45,7 @@ impl Source {
     /// Its tensors.
     ///
     /// # Errors
-    /// As [`Checkpoint::open`].
+    /// Returns the errors of [`Checkpoint::open`].
     pub fn checkpoint(&self) -> Result<Checkpoint> {
         match self {
             Self::Folder(folder) => Checkpoint::open(folder),
@@ -56,7 +56,7 @@ impl Source {
     /// The tokenizer for a model of `vocab` tokens; none where there is none.
     ///
     /// # Errors
-    /// As [`Text::open`].
+    /// Returns the errors of [`Text::open`].
     pub fn text(&self, vocab: usize) -> Result<Option<Text>> {
         match self {
             Self::Folder(folder) => match store::exists(&folder.join("tokenizer.json")) {
@@ -73,7 +73,7 @@ impl Source {
     /// The tokenizer of a model that only reads texts: no token becomes text again.
     ///
     /// # Errors
-    /// As [`Text::open`].
+    /// Returns the errors of [`Text::open`].
     pub fn text_to_read(&self, vocab: usize) -> Result<Option<Text>> {
         match self {
             Self::Folder(folder) => match store::exists(&folder.join("tokenizer.json")) {
@@ -90,7 +90,7 @@ impl Source {
     /// The chat templates; none where there are none.
     ///
     /// # Errors
-    /// As [`Templates::open`].
+    /// Returns the errors of [`Templates::open`].
     pub fn templates(&self) -> Result<Option<Templates>> {
         match self {
             Self::Folder(folder) => Templates::open(folder),

@@ -15,7 +15,7 @@ use crate::response::{Choice, Piece, Reply, ToolCallDelta};
 #[derive(Debug)]
 pub(crate) struct Reader {
     mailbox: Arc<Mailbox>,
-    /// Of a chat: how the model writes reasoning and calls of tools.
+    /// How the model writes reasoning and calls of tools, if the request is a chat.
     style: Option<Style>,
     /// One for each choice of a chat.
     splitters: Vec<Splitter>,

@@ -64,7 +64,7 @@ impl KvType {
 /// [`Backend::gated`] write and [`Backend::linear`] and [`Backend::gated`] read, in a [`Form`] for who reads it.
 #[derive(Clone, Copy, Debug)]
 pub struct Buf {
-    /// Of an operand.
+    /// How the values of an operand are written.
     pub form: Form,
     region: Region,
     /// Values per row.
@@ -95,12 +95,12 @@ impl Buf {
         Some(Self { form: Form::F32, region: layout.region(bytes)?, cols, stride })
     }
 
-    /// The same operand in another form.
+    /// This operand in another form.
     pub fn of(self, form: Form) -> Self {
         Self { form, ..self }
     }
 
-    /// The same without its first `rows` rows.
+    /// This buffer without its first `rows` rows.
     pub fn skip(self, rows: usize) -> Self {
         let bytes = match self.form {
             Form::F32 => self.stride * size_of::<f32>(),
@@ -245,7 +245,7 @@ pub fn int8_scale(values: &[f32]) -> (f32, f32) {
     int8_scale_of(values.iter().fold(0.0_f32, |most, value| most.max(value.abs())))
 }
 
-/// The same for values whose largest magnitude is `largest`; below 1e-30 they become zeros.
+/// The scale of int8 values whose largest magnitude is `largest`; below 1e-30 they become zeros.
 #[inline(always)] // into kernels
 pub fn int8_scale_of(largest: f32) -> (f32, f32) {
     if largest < 1e-30 { (0.0, 0.0) } else { (largest / 127.0, 127.0 / largest) }
@@ -335,7 +335,7 @@ pub struct Norm<W> {
     pub eps: f32,
     /// One for each value of a row; or for each value of a piece, the same for all.
     pub weight: Option<W>,
-    /// As `weight`.
+    /// What is added; it has as many values as `weight`.
     pub bias: Option<W>,
 }
 

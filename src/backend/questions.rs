@@ -20,7 +20,7 @@ pub type List = (u32, u32);
 /// One choice. What is not asked for is zero.
 #[derive(Clone, Copy, Default)]
 pub struct Question {
-    /// Of the logits.
+    /// The row of logits.
     pub row: usize,
     /// The token is this one; the numbers below mean nothing.
     pub given: Option<u32>,
@@ -28,15 +28,15 @@ pub struct Question {
     pub logprobs: bool,
     /// The lists below say what comes before the temperature.
     pub changed: bool,
-    /// As `sample::Sampling`.
+    /// `Sampling::top_k`.
     pub top_k: u32,
-    /// Likewise.
+    /// `Sampling::top_p`.
     pub top_p: f32,
-    /// Likewise.
+    /// `Sampling::min_p`.
     pub min_p: f32,
-    /// Likewise.
+    /// `Sampling::typical_p`.
     pub typical_p: f32,
-    /// Likewise.
+    /// `Sampling::temperature`.
     pub temperature: f32,
     /// repetition, frequency and presence penalty.
     pub penalties: [f32; 3],

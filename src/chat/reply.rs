@@ -97,7 +97,7 @@ impl Style {
         Self { calls: None, ..self }
     }
 
-    /// The same style for the reply to `prompt`: the prompt's end, not the template's source, says whether the
+    /// This style for the reply to `prompt`: the prompt's end, not the template's source, says whether the
     /// reply begins within reasoning.
     #[must_use]
     pub fn after(self, prompt: &str) -> Self {

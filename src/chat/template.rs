@@ -121,7 +121,7 @@ impl Templates {
     /// The templates in what is `tokenizer_config.json` elsewhere.
     ///
     /// # Errors
-    /// As [`Templates::open`].
+    /// Returns the errors of [`Templates::open`].
     pub fn of(config: &Json) -> Result<Option<Self>> {
         let sources = fields(config)?;
         if sources.is_empty() {

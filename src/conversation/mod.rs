@@ -196,7 +196,7 @@ impl Conversation {
     /// The next turn. [`Session::conversation`] has an example.
     ///
     /// # Errors
-    /// As [`crate::Session::generate`]; then the turn has not been.
+    /// Returns the errors of [`crate::Session::generate`]; then the turn has not been.
     pub fn generate(&mut self, request: Request) -> Result<Reply> {
         self.wake(&request)?;
         let reply = self.next_turn(request, false).and_then(|(request, turn)| {
@@ -222,7 +222,7 @@ impl Conversation {
     /// ```
     ///
     /// # Errors
-    /// As [`crate::Session::stream`].
+    /// Returns the errors of [`crate::Session::stream`].
     pub fn stream(&mut self, request: Request) -> Result<ConversationStream<'_>> {
         self.wake(&request)?;
         let readers = self.next_turn(request, true).and_then(|(request, turn)| {
@@ -428,7 +428,7 @@ impl ConversationStream<'_> {
     /// Waits for the end, and gives the whole reply. [`Conversation::stream`] has an example.
     ///
     /// # Errors
-    /// As [`Stream::finish`].
+    /// Returns the errors of [`Stream::finish`].
     pub fn finish(mut self) -> Result<Reply> {
         let reply = self.stream.take().ok_or(Error::Closed)?.finish();
         let turn = self.turn;

@@ -180,7 +180,7 @@ struct Encoded {
     ids: Secret<[u32]>,
     /// What of it may be in the cache.
     prefix: Option<Prefix>,
-    /// Of a chat: how replies are written.
+    /// How replies to a chat are written.
     style: Option<Style>,
     /// What comes before the reply follows its format.
     thinking: Option<Thinking>,

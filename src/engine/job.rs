@@ -24,7 +24,7 @@ pub struct Job {
     pub outbox: Outbox,
     pub usage: Usage,
     pub accepted: Instant,
-    /// The same time on the calendar.
+    /// When it came, on the calendar.
     pub began: SystemTime,
     /// The caller's.
     pub nonce: Option<Nonce>,

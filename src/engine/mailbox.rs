@@ -36,7 +36,7 @@ const ABANDON: u8 = 2;
 struct State {
     choices: Vec<Output>,
     prompt_logprobs: Logprobs,
-    /// Of a chat: how the model writes reasoning and calls of tools.
+    /// How the model writes reasoning and calls of tools, if the request is a chat.
     style: Option<Style>,
     /// Keywords of the response format's schema that are not enforced.
     not_enforced: Vec<&'static str>,
@@ -118,7 +118,7 @@ impl Mailbox {
         }
     }
 
-    /// As [`Mailbox::next`], for a task that is woken.
+    /// Polls [`Mailbox::next`], for a task that is woken.
     #[cfg_attr(not(feature = "async"), expect(dead_code, reason = "only async streams poll"))]
     pub fn poll(&self, context: &Context<'_>) -> Poll<Option<Result<Fresh>>> {
         let mut state = self.lock();
@@ -173,7 +173,7 @@ impl Mailbox {
         self.lock().not_enforced.clone()
     }
 
-    /// Of a chat that was accepted: how the model writes reasoning and calls of tools.
+    /// How the model writes reasoning and calls of tools, if the request is a chat that was accepted.
     pub fn style(&self) -> Option<Style> {
         self.lock().style.clone()
     }

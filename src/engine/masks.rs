@@ -176,7 +176,7 @@ impl Guide {
     /// steps: what masks of one step take is added up.
     ///
     /// # Errors
-    /// As [`Matcher::accept`] and [`Matcher::mask`].
+    /// Returns the errors of [`Matcher::accept`] and [`Matcher::mask`].
     pub fn look(&mut self, step: u64) -> Result<()> {
         if self.fresh {
             return Ok(());
@@ -227,7 +227,7 @@ impl Guide {
     /// Takes the token that was drawn: now, or, where that may take long, with the next look.
     ///
     /// # Errors
-    /// As [`Matcher::accept`].
+    /// Returns the errors of [`Matcher::accept`].
     pub fn accept(&mut self, token: u32) -> Result<()> {
         if self.is_thought(token) {
             return Ok(()); // the mask for what follows is there

@@ -74,7 +74,7 @@ pub struct Models<B: Backend> {
     key: Option<SealingKey>,
     /// How often blocks were sealed.
     seals: u64,
-    /// Of each block which of those times was its last; 0 where it is not sealed.
+    /// Which of those times sealed each block last; 0 where it is not sealed.
     sealed: Vec<u64>,
 }
 

@@ -33,7 +33,7 @@ const MOST: usize = 16;
 pub struct Arrived {
     /// Since then their time runs.
     pub at: Instant,
-    /// The same on the calendar.
+    /// When that was, on the calendar.
     pub began: SystemTime,
     /// Tokens that the session had computed: where the scheduler's order begins for them.
     pub clock: u64,
@@ -108,7 +108,7 @@ impl Readers {
     /// used the lane before.
     ///
     /// # Errors
-    /// As [`Readers::take`].
+    /// Returns the errors of [`Readers::take`].
     pub fn rehearse(&self) -> Result<()> {
         for lane in [Lane::Quick, Lane::Slow] {
             let (done, wait) = sync_channel(1);

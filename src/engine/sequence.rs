@@ -152,7 +152,7 @@ impl Sequence {
         self.context_behind(0)
     }
 
-    /// The same behind the first `guesses` guesses, as if they were right; with the mask of the next token.
+    /// What the sampler looks at behind the first `guesses` guesses, as if they were right; with the mask of the next token.
     pub fn context_behind(&self, guesses: usize) -> Context<'_> {
         let common = &self.common;
         Context {

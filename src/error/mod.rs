@@ -304,9 +304,9 @@ pub enum DeviceReason {
     },
     /// Its compute capability is below 8.0: no bf16 in tensor cores.
     TooOld {
-        /// Of the capability.
+        /// The capability's first number.
         major: u32,
-        /// Of the capability.
+        /// The capability's second number.
         minor: u32,
     },
     /// The driver refused: the number is its `CUresult`.

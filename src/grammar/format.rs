@@ -28,7 +28,7 @@ pub(super) enum Kind {
     #[default]
     Text,
     JsonObject,
-    /// As JSON text; empty for a value that is nested too deep to be written out.
+    /// A schema as JSON text; empty for a value that is nested too deep to be written out.
     JsonSchema(Secret<[u8]>),
     Regex(Secret<str>),
     Lark(Secret<str>),

@@ -138,7 +138,7 @@ impl Matcher {
     /// Whether the reply may end here.
     ///
     /// # Errors
-    /// As [`Matcher::mask`].
+    /// Returns the errors of [`Matcher::mask`].
     pub fn is_complete(&mut self) -> Result<bool> {
         self.check()?;
         if self.is_stopped() {

@@ -185,7 +185,7 @@ impl Arena {
     /// The values of a region, to write.
     ///
     /// # Panics
-    /// As [`Arena::slice`].
+    /// Panics where [`Arena::slice`] does.
     pub fn slice_mut<T: Plain>(&mut self, region: Region) -> &mut [T] {
         // SAFETY: as above, and the arena is borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(self.pointer(region), region.bytes / size_of::<T>()) }
@@ -209,7 +209,7 @@ impl Arena {
     /// The first value's address; kernels that split a region between threads start from it.
     ///
     /// # Panics
-    /// As [`Arena::slice`].
+    /// Panics where [`Arena::slice`] does.
     pub fn pointer<T: Plain>(&self, region: Region) -> *mut T {
         let inside = region.offset.checked_add(region.bytes).is_some_and(|end| end <= self.bytes);
         assert!(inside && region.offset.is_multiple_of(align_of::<T>()), "the region is not of this arena");

@@ -43,7 +43,7 @@ pub const DEEP_STACK_BYTES: usize = 4 * 1024 * 1024;
 /// How far below the caller [`scrub_deep`] cleans.
 pub const DEEP_BYTES: usize = 3 * 1024 * 1024;
 
-/// As [`scrub_below`], for threads started with [`DEEP_STACK_BYTES`].
+/// Does what [`scrub_below`] does for threads started with [`DEEP_STACK_BYTES`].
 #[cfg_attr(feature = "testing", track_caller)]
 #[inline(never)]
 pub fn scrub_deep() -> Scrubbed {
@@ -68,7 +68,8 @@ pub fn tidy() {
 /// How far below the caller [`scrub_shallow`] cleans.
 const SHALLOW_BYTES: usize = 16 * 1024;
 
-/// As [`scrub_below`], on any thread, for what a cipher leaves: the application's threads have no more stack than they need.
+/// Does what [`scrub_below`] does on any thread, for what a cipher leaves: the application's threads have no more stack than
+/// they need.
 #[cfg_attr(feature = "testing", track_caller)]
 #[inline(never)]
 pub fn scrub_shallow() -> Scrubbed {

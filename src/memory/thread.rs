@@ -22,7 +22,7 @@ pub enum Depth {
 }
 
 impl Depth {
-    /// Of the whole stack.
+    /// Bytes of the whole stack.
     fn bytes(self) -> usize {
         match self {
             Self::Kernels => stack::THREAD_STACK_BYTES,

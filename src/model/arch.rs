@@ -85,7 +85,7 @@ pub struct Arch {
     pub logits_scale: f32,
     /// Soft-cap of logits.
     pub logits_cap: Option<f32>,
-    /// Of the MLP.
+    /// The activation of the MLP.
     pub activation: Activation,
     /// Whether the head is the embedding table; none where config.json leaves it to what the checkpoint has.
     pub tied: Option<bool>,
@@ -101,7 +101,7 @@ pub struct Arch {
     pub head_bias: bool,
     /// Experts, for the layers that have them.
     pub mixture: Option<Mixture>,
-    /// Of a checkpoint for classifying texts.
+    /// The classifier of a checkpoint that classifies texts.
     pub classifier: Option<ClassifierShape>,
     /// Tokens that end a reply, from config.json.
     pub eos: Vec<u32>,
@@ -131,7 +131,7 @@ pub struct LatentShape {
     pub q_rank: Option<usize>,
     /// Numbers in the latent of keys and values.
     pub rank: usize,
-    /// Of a head's query, those that do not turn.
+    /// Values of a head's query that do not turn.
     pub still: usize,
     /// And those that do.
     pub turning: usize,
@@ -179,16 +179,16 @@ pub struct NormShape {
 /// A norm of queries and keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadNormShape {
-    /// Of each head, one weight for all: (head_dim).
+    /// A norm of each head, with one weight for all: (head_dim).
     Head {
         /// Whether there is a bias too.
         bias: bool,
     },
-    /// Of each head, with weights of its own: (heads, head_dim).
+    /// A norm of each head, with weights of its own: (heads, head_dim).
     Heads,
-    /// The same in a tensor for each head.
+    /// A norm of each head, in a tensor for each.
     HeadsApart,
-    /// Of all heads together: (heads * head_dim).
+    /// One norm over all heads together: (heads * head_dim).
     Whole,
 }
 
@@ -213,10 +213,10 @@ impl Arch {
         Self::of(Json::open(file)?, |_| ())
     }
 
-    /// The same of an object that is read already; `adjust` changes the family's row.
+    /// Reads an object that is parsed already; `adjust` changes the family's row.
     ///
     /// # Errors
-    /// As [`Arch::open`].
+    /// Returns the errors of [`Arch::open`].
     pub fn of(mut json: Json, adjust: impl FnOnce(&mut Family)) -> Result<Self> {
         let found = json.text("model_type")?.unwrap_or("").to_owned();
         let Some(family) = families::find(&found) else {
@@ -457,7 +457,7 @@ fn lookup(json: &Json, family: &Family) -> Result<Option<LookupShape>> {
     Ok(Some(LookupShape { skipped, positions: Some(rows - skipped), types }))
 }
 
-/// Of a checkpoint whose `architectures` say that it classifies texts.
+/// The classifier of a checkpoint whose `architectures` say that it classifies texts.
 fn classifier(json: &Json, family: &Family) -> Result<Option<ClassifierShape>> {
     let names = json.field("architectures").and_then(serde_json::Value::as_array);
     let name = names.and_then(|names| names.first()?.as_str());

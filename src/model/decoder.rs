@@ -66,17 +66,17 @@ pub(super) struct Layer<W> {
     pub q: Linear<W>,
     pub k: Linear<W>,
     pub v: Linear<W>,
-    /// Of q, then of k.
+    /// The norms of each head of q, then of k.
     head_norms: Option<[Norm<W>; 2]>,
     o: Linear<W>,
     /// One score for each head.
     sinks: Option<W>,
-    /// Of what attention adds.
+    /// The norm of what attention adds.
     attention_post: Option<Norm<W>>,
     /// None where the MLP takes the input of the attention.
     mlp_norm: Option<Norm<W>>,
     feed: Feed<W>,
-    /// Of what the MLP adds.
+    /// The norm of what the MLP adds.
     mlp_post: Option<Norm<W>>,
     shape: LayerShape,
     /// What adapters add, by adapter and [`Site`].
@@ -197,7 +197,7 @@ struct Buffers {
 
 #[derive(Clone, Copy, Debug)]
 struct AdapterBuffers {
-    /// Of the largest rank.
+    /// As wide as the largest rank.
     low: Buf,
     low_operand: Buf,
     /// The first products of an MLP, apart.
@@ -211,7 +211,7 @@ struct MixtureBuffers {
     /// The operand of the router.
     deciding: Buf,
     routed: Routed,
-    /// Of the expert that all share.
+    /// The expert that all tokens share.
     shared: Option<Buf>,
     gate: Buf,
     gated: Buf,
@@ -272,7 +272,7 @@ impl Plan {
         Self::checked(arch, cache, limits, arch.layers, adapters).ok_or_else(too_large)
     }
 
-    /// The same where whole texts are computed in one step, and no logits are wanted.
+    /// Plans the buffers where whole texts are computed in one step, and no logits are wanted.
     ///
     /// # Errors
     /// The sizes overflow.
@@ -469,7 +469,7 @@ impl<B: Backend> Decoder<B> {
         backend.end();
     }
 
-    /// The same without logits: what the layers give, normed, for every row; in the buffer that is returned, (T, hidden).
+    /// Runs the layers without a head: what they give, normed, for every row, in the buffer that is returned, (T, hidden).
     /// `lookup` has a row of [`Decoder::lookup_row`] for each token.
     pub fn hidden(&self, backend: &mut B, batch: &Batch<'_>, lookup: &[u32]) -> Buf {
         let x = self.buffers.x;

@@ -39,7 +39,7 @@ pub struct Encoder<B: Backend> {
 pub struct EncoderPlan {
     plan: Plan,
     pooled: Buf,
-    /// Of each matrix: what it reads and what it gives.
+    /// What each matrix reads and what it gives.
     steps: Vec<[Buf; 2]>,
 }
 
@@ -175,7 +175,7 @@ impl<B: Backend> Encoder<B> {
         }
     }
 
-    /// As [`Decoder::lookup_row`].
+    /// See [`Decoder::lookup_row`].
     pub fn lookup_row(&self, position: usize, part: usize) -> u32 {
         self.decoder.lookup_row(position, part)
     }

@@ -11,7 +11,7 @@ pub enum Bias {
     Never,
     /// Yes.
     Always,
-    /// As this field of config.json says; by default, this.
+    /// This field of config.json says it; where it is absent, this value holds.
     If(&'static str, bool),
 }
 
@@ -39,7 +39,7 @@ pub enum Place {
     After,
     /// `x += attention(norm(x)) + mlp(norm(x))`, one norm for both.
     Parallel,
-    /// The same with two norms.
+    /// Attention and MLP read the same input through two norms.
     ParallelTwo,
 }
 
@@ -64,17 +64,17 @@ pub enum Places {
 pub enum HeadNorm {
     /// None.
     Never,
-    /// Of each head, one weight for all: (head_dim).
+    /// A norm of each head, with one weight for all: (head_dim).
     Head,
-    /// The same, where this flag is set.
+    /// A norm of each head, with one weight for all, where this flag is set.
     HeadIf(&'static str),
-    /// Of each head, where this flag is set; each with weights of its own: (heads, head_dim).
+    /// A norm of each head with weights of its own, where this flag is set: (heads, head_dim).
     Heads(&'static str),
-    /// The same in a tensor for each head: (head_dim).
+    /// A norm of each head in a tensor of its own, where this flag is set: (head_dim).
     HeadsApart(&'static str),
-    /// Of each head, where this flag is set, one weight and one bias for all: (head_dim).
+    /// A norm of each head with one weight and one bias for all, where this flag is set: (head_dim).
     HeadBiased(&'static str),
-    /// Of all heads together: (heads * head_dim).
+    /// One norm over all heads together: (heads * head_dim).
     Whole,
 }
 
@@ -101,7 +101,7 @@ pub enum Causal {
     Always,
     /// They see all of their text, and a window reaches as far ahead.
     Never,
-    /// As above if this flag is set; then the window is half as wide as the config says, on both sides.
+    /// They see all of their text if this flag is set; then the window is half as wide as the config says, on both sides.
     Unless(&'static str),
 }
 
@@ -145,7 +145,7 @@ pub enum Rotates {
     Sliding,
     /// None.
     Never,
-    /// As the list `no_rope_layers` says (1: rotates), or all but each last of `no_rope_layer_interval`.
+    /// The list `no_rope_layers` says it (1: rotates), or all rotate but each last of `no_rope_layer_interval`.
     Listed,
 }
 
@@ -235,11 +235,11 @@ pub enum Qkv {
     /// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys and values come from a latent that all heads
     /// share, and queries may come from another.
     Latent {
-        /// Of queries, where they have no latent.
+        /// The projection of queries, where they have no latent.
         q: &'static str,
-        /// Of queries: to the latent, its norm, from it.
+        /// The projections of queries that have one: to the latent, its norm, from it.
         q_latent: [&'static str; 3],
-        /// Of keys and values the same; to the latent, and to what of the key turns.
+        /// The projections of keys and values: to the latent and to what of the key turns, its norm, from it.
         kv_latent: [&'static str; 3],
     },
 }
@@ -305,7 +305,7 @@ pub enum Score {
 pub enum MixtureLayers {
     /// All.
     All,
-    /// As the list `mlp_layer_types` says (`dense` or `sparse`), or all from the number in this field on.
+    /// The list `mlp_layer_types` says it (`dense` or `sparse`), or all from the number in this field on.
     From(&'static str),
     /// Each last of `decoder_sparse_step`, but for those in `mlp_only_layers`.
     Steps,
@@ -320,7 +320,7 @@ pub enum Experts {
     Apart { prefix: &'static str, names: [&'static str; 3], biased: bool },
     /// In two tensors: (experts, 2 * inner, hidden) with gate before up, and (experts, hidden, inner).
     Joined { both: &'static str, down: &'static str },
-    /// As gpt-oss has them, with biases (experts, 2 * inner) and (experts, hidden); gate and up take turns.
+    /// The layout of gpt-oss, with biases (experts, 2 * inner) and (experts, hidden); gate and up take turns.
     InTurn { both: &'static str, down: &'static str },
 }
 
@@ -329,9 +329,9 @@ pub enum Experts {
 pub enum Shared {
     /// None.
     Never,
-    /// As wide as the field says.
+    /// It is as wide as the field says.
     Field { field: &'static str, names: (Inner, &'static str) },
-    /// As wide as so many others; none for none.
+    /// It is as wide as so many others; there is none for none.
     Times { field: &'static str, names: (Inner, &'static str) },
 }
 
@@ -346,7 +346,7 @@ pub struct Family {
     pub causal: Causal,
     /// Whether it gives embeddings only: there is no head.
     pub encodes: bool,
-    /// Of checkpoints `ForSequenceClassification`.
+    /// The classifier of checkpoints `ForSequenceClassification`.
     pub classifier: Option<Classifier>,
     /// Whether the first layer's attention has a norm before it.
     pub first_norm: bool,
@@ -361,7 +361,7 @@ pub struct Family {
     pub qkv_bias: Bias,
     pub o_bias: Bias,
     pub mlp_bias: Bias,
-    /// Of gate and up, where that differs from the last matrix's.
+    /// The bias of gate and up, where that differs from the last matrix's.
     pub up_bias: Option<Bias>,
     pub head_bias: Bias,
     /// The fields that name the activation, the first that is there; by default, this.
@@ -772,7 +772,7 @@ const GTE: Family = Family {
     ..BERT
 };
 
-/// The same with the `config.json` of its authors.
+/// GTE's encoder with the `config.json` of its authors.
 const NEW: Family = Family {
     model_type: "new",
     names: gte_names(

@@ -25,7 +25,7 @@ const EPS: f32 = 1e-6;
 pub struct Latent<W> {
     /// To the latent of queries, and its norm.
     pub q_latent: Option<(Linear<W>, Norm<W>)>,
-    /// Of the latent of keys and values.
+    /// The norm of the latent of keys and values.
     pub norm: Norm<W>,
     /// (heads * rank, still): from queries into the space of latents.
     pub fold: W,
@@ -83,7 +83,7 @@ impl<B: Backend> Loader<'_, B> {
     /// Takes a layer's in. `together`: what those are quantized to that read the same operand.
     ///
     /// # Errors
-    /// As [`Backend::upload`].
+    /// Returns the errors of [`Backend::upload`].
     pub fn latent(
         &mut self,
         weights: &LatentWeights,

@@ -88,7 +88,7 @@ fn max_tokens(json: &Json) -> Result<Option<usize>> {
     Ok(None)
 }
 
-/// As the tokenizer says, but no more than the model has positions before a rope's scaling: then sentence-transformers cuts
+/// The limit that the tokenizer has, but no more than the model has positions before a rope's scaling: sentence-transformers cuts
 /// there. Tokenizers without a limit are written with one of 1e30.
 fn tokenizer_tokens(folder: &Path) -> Result<Option<usize>> {
     let tokenizer = Json::open_if_there(&folder.join("tokenizer_config.json"))?;

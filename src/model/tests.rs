@@ -99,7 +99,7 @@ fn nothing_stays_in_any_family<B: Seen>(
     }
 }
 
-/// The same of requests with adapters, and without one beside them.
+/// Nothing stays of requests with adapters either, nor of one without beside them.
 #[test]
 fn nothing_of_a_step_stays_with_adapters() {
     nothing_stays_with_adapters(cpu);
@@ -153,7 +153,7 @@ fn nothing_stays_with_adapters<B: Seen>(open: fn(&Builder) -> B) {
     }
 }
 
-/// The same of a step that embeds or scores texts.
+/// Nothing stays of a step that embeds or scores texts.
 #[test]
 fn nothing_of_a_step_stays_in_any_encoder() {
     nothing_stays_in_any_encoder(cpu);

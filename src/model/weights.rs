@@ -90,7 +90,7 @@ impl Addition {
         Self { a, b, scale, factors }
     }
 
-    /// As [`Tensor::part`], of its outputs.
+    /// The [`Tensor::part`] of its outputs.
     fn part(&self, first: usize, group: usize, stride: usize, rows: usize) -> Self {
         let at = |row: usize| first + row / group * stride + row % group;
         let factors = self.factors.as_ref().map(|factors| (0..rows).map(|row| factors[at(row)]).collect());
@@ -203,7 +203,7 @@ pub struct LatentWeights {
     pub shape: LatentShape,
     /// To the latent of queries, and its norm.
     pub q_latent: Option<(LinearWeights, NormWeights)>,
-    /// Of the latent of keys and values.
+    /// The norm of the latent of keys and values.
     pub norm: NormWeights,
     /// (heads * still, rank): from the latent to keys.
     pub keys: Tensor,
@@ -1074,7 +1074,7 @@ impl Finder<'_> {
     }
 }
 
-/// As [`Tensor::part`], of a matrix and its bias.
+/// The [`Tensor::part`] of a matrix and of its bias.
 fn part(
     (weight, bias): &LinearWeights,
     first: usize,

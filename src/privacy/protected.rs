@@ -12,7 +12,7 @@ thread_local! {
     static TOP: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// Of the stack, how much may be in use where [`clean_stack`] works: beside it there is room for what it overwrites.
+/// How much of the stack may be in use where [`clean_stack`] works: beside it there is room for what it overwrites.
 const IN_USE_BYTES: usize = 256 * 1024;
 
 /// Runs `act` on a thread of its own, protected as the session's threads are, and waits for its result. For an

@@ -115,7 +115,7 @@ impl ModelAliases {
     /// What becomes of content that goes to the model that `name` leads to.
     ///
     /// # Errors
-    /// As [`ModelAliases::resolve`], but for the class.
+    /// Returns the errors of [`ModelAliases::resolve`], but for the class.
     pub fn policy(&self, name: &str) -> Result<Policy> {
         self.follow(Alias::new(name)?).map(|(class, _)| class.policy)
     }

@@ -221,7 +221,7 @@ fn session_closed(span: &Span, told: &SessionClosed) {
     );
 }
 
-/// Of a request that ended well. The fields that begin with `histogram.` and `monotonic_counter.` are metrics to
+/// Tells the metrics of a request that ended well. The fields that begin with `histogram.` and `monotonic_counter.` are metrics to
 /// `tracing-opentelemetry`, the others their attributes.
 fn metrics(told: &Ended) {
     let asked = &told.asked;
@@ -251,7 +251,7 @@ fn metrics(told: &Ended) {
     }
 }
 
-/// Of a request that did not end well.
+/// Tells how long a request took that did not end well.
 fn duration(asked: &Asked, seconds: f64, error: ErrorKind) {
     event!(
         target: "amnesic::metrics",

@@ -41,7 +41,7 @@ impl Sampler {
         questions.push(&Question { row, given: Some(token), logprobs: true, ..Question::default() });
     }
 
-    /// As the floors in [`super::filters::Filters::keep`], but for the sum of all weights.
+    /// The floor that [`super::filters::Filters::keep`] has, but for the sum of all weights.
     fn least(&self, sampling: &Sampling) -> f64 {
         match sampling.top_p < 1.0 {
             true => ((1.0 - f64::from(sampling.top_p)) / self.vocab as f64 / 2.0).ln(),
@@ -49,7 +49,7 @@ impl Sampler {
         }
     }
 
-    /// As [`super::change`].
+    /// Asks for what [`super::change`] does.
     fn ask_changes(
         &mut self,
         sampling: &Sampling,

@@ -119,7 +119,7 @@ fn logit(key: u64) -> f32 {
 
 /// The `count` smallest keys, sorted; fewer where more are banned.
 ///
-/// Of the blocks' largest logits, the `count`-th largest bounds the `count`-th largest of all from below.
+/// The most likely tokens. The `count`-th largest of the blocks' largest logits bounds the `count`-th largest of all from below.
 fn most_likely<'a>(
     logits: &[f32],
     count: usize,

@@ -1,6 +1,6 @@
 //! What the model thought of its tokens: logarithms of their probabilities.
 //!
-//! Of the raw logits, before bias, mask, penalties and temperature, as vLLM's default.
+//! They are those of the raw logits, before bias, mask, penalties and temperature: vLLM's default.
 
 use std::fmt;
 

@@ -46,7 +46,7 @@ pub fn search_free_memory(device: usize, patterns: &[Vec<u8>]) -> Result<(Vec<us
 /// The device is not to be had.
 ///
 /// # Panics
-/// As [`search_free_memory`].
+/// Panics where [`search_free_memory`] does.
 pub fn leave_behind(device: usize, pattern: &[u8]) -> Result<usize> {
     search::leave_behind(&Arc::new(Native::open(device)?), pattern)
 }
@@ -89,7 +89,7 @@ pub fn whisper_and_listen(device: usize, pattern: &[u8], clean: bool) -> Result<
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Rate {
-    /// Of what.
+    /// What was measured.
     pub what: String,
     /// The median time.
     pub time: Duration,
@@ -113,7 +113,7 @@ pub fn rates(device: usize, shape: (usize, usize), tokens: &[usize], folder: &Pa
     rates_on(Native::open(device)?, shape, tokens, (256 << 20, 20), folder)
 }
 
-/// The same on the emulated device, whose rates say nothing: to see that it works. In cuBLASLt's place are plain loops.
+/// Measures on the emulated device, whose rates say nothing: to see that it works. In cuBLASLt's place are plain loops.
 ///
 /// # Errors
 /// The memory is not to be had.

@@ -168,7 +168,7 @@ pub fn secret_memory_bytes() -> u64 {
 pub struct SecretBytes(Secret<[u8]>);
 
 impl SecretBytes {
-    /// Of so many bytes, all zero.
+    /// A secret of so many bytes, all zero.
     pub fn new(len: usize) -> Self {
         Self(Secret::with_capacity(len))
     }
@@ -196,7 +196,7 @@ pub fn seal_block(key: &crate::SealingKey, count: u64, bytes: &mut [u8]) {
 pub struct Telling(Arc<Telemetry>);
 
 impl Telling {
-    /// Of a model called `llama`; to `on_event` too, if there is one.
+    /// Telemetry of a model called `llama`; `on_event` is told, too, if there is one.
     pub fn new(on_event: Option<OnEvent>) -> Self {
         let model = Alias::new("llama").expect("a name");
         let clock = Arc::new(SystemClock);
@@ -221,7 +221,7 @@ impl Tokenizer {
     /// Opens the tokenizer in `folder`, or in a GGUF file, for a model of `vocab` tokens.
     ///
     /// # Errors
-    /// As [`crate::Session::open`].
+    /// Returns the errors of [`crate::Session::open`].
     ///
     /// # Panics
     /// If there is none.
@@ -232,7 +232,7 @@ impl Tokenizer {
     /// Opens the tokenizer in `folder`, or in a GGUF file, for a model that only reads: its decoder may be of any kind.
     ///
     /// # Errors
-    /// As [`crate::Session::open`].
+    /// Returns the errors of [`crate::Session::open`].
     ///
     /// # Panics
     /// If there is none.
@@ -326,7 +326,7 @@ impl Scorer {
     /// Opens with the builder's settings, for sequences of up to `tokens` tokens.
     ///
     /// # Errors
-    /// As [`Builder::open`].
+    /// Returns the errors of [`Builder::open`].
     pub fn open(builder: Builder, tokens: usize) -> Result<Self> {
         let builder = builder.max_sequences(tokens).step_tokens(tokens).kv_tokens(tokens);
         let parts = builder.parts()?;

@@ -105,7 +105,7 @@ impl Pieces {
         Ok(())
     }
 
-    /// Of no vocabulary: for a model that only reads.
+    /// The pieces of no vocabulary, for a model that only reads.
     pub fn none() -> Self {
         Self {
             bytes: Vec::new(),

@@ -117,10 +117,10 @@ impl Adapter {
         }))
     }
 
-    /// As [`Adapter::delta`], of a module that is an embedding table (rows, cols): there A is (rank, rows), B (cols, rank).
+    /// The [`Adapter::delta`] of a module that is an embedding table (rows, cols): there A is (rank, rows), B (cols, rank).
     ///
     /// # Errors
-    /// As [`Adapter::delta`].
+    /// Returns the errors of [`Adapter::delta`].
     pub fn embedding_delta(&self, module: &str, rows: usize, cols: usize) -> Result<Option<Delta>> {
         let name = |part: &str| format!("{module}.lora_embedding_{part}");
         let (a, b) = (name("A"), name("B"));

@@ -129,7 +129,7 @@ impl Tensor {
         }
     }
 
-    /// The same in bf16, if it is quantized to whole numbers.
+    /// This tensor in bf16, if it is quantized to whole numbers.
     pub fn dequantized(mut self) -> Self {
         match self.source {
             Source::Coded(_) => self.dtype = self.dtype.dequantized(),
@@ -142,7 +142,7 @@ impl Tensor {
         self
     }
 
-    /// The same for who has no use for [`Dtype::F8`].
+    /// This tensor for a reader that has no use for [`Dtype::F8`].
     pub fn in_sixteen_bits(self) -> Self {
         Self { dtype: self.dtype.worked_out(), ..self }
     }
@@ -189,7 +189,7 @@ impl Tensor {
         values
     }
 
-    /// As [`Tensor::values`].
+    /// See [`Tensor::values`].
     ///
     /// # Errors
     /// One is not finite.
@@ -222,7 +222,7 @@ impl Tensor {
         }
     }
 
-    /// Of the rows of this tensor the `rows` that come first in each `stride`, after `first`.
+    /// The `rows` rows of this tensor that come first in each `stride`, after `first`.
     ///
     /// # Panics
     /// If there are no such rows, or this is itself a part.
@@ -449,7 +449,7 @@ impl Checkpoint {
     /// The tensors of one file in `folder`, under the names that `plain` makes of theirs.
     ///
     /// # Errors
-    /// As [`Checkpoint::open`].
+    /// Returns the errors of [`Checkpoint::open`].
     pub fn open_file(folder: &Path, name: &str, plain: impl Fn(&str) -> Cow<'_, str>) -> Result<Self> {
         let mut this = Self::new(folder, None);
         this.add_as(&folder.join(name), plain)?;
@@ -525,7 +525,7 @@ impl Checkpoint {
     /// The matrix `{name}.weight`, or what the checkpoint's scheme has in its place.
     ///
     /// # Errors
-    /// As [`Checkpoint::tensor`].
+    /// Returns the errors of [`Checkpoint::tensor`].
     pub fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Tensor> {
         let coded = match &self.scheme {
             Some(scheme) => scheme.matrix(self, name, rows, cols)?,
@@ -541,7 +541,7 @@ impl Checkpoint {
     /// rows).
     ///
     /// # Errors
-    /// As [`Checkpoint::tensor`].
+    /// Returns the errors of [`Checkpoint::tensor`].
     pub fn gpt_oss(&self, name: &str, experts: usize, rows: usize, cols: usize) -> Result<Vec<Tensor>> {
         if !matches!(self.scheme, Some(Scheme::Mxfp4)) {
             let dtype = self.tensor(name, &[experts, cols, rows])?.dtype;
@@ -580,7 +580,7 @@ impl Checkpoint {
     /// A tensor of floating point.
     ///
     /// # Errors
-    /// As [`Checkpoint::raw`].
+    /// Returns the errors of [`Checkpoint::raw`].
     pub fn raw_floats(&self, name: &str, shape: &[usize]) -> Result<Raw> {
         use safetensors::Dtype as D;
         self.raw(name, shape, &[D::F32, D::F16, D::BF16])

@@ -51,7 +51,7 @@ impl Dtype {
         if self == Self::F8 { Self::Bf16 } else { self }
     }
 
-    /// Of a row of `cols` columns the bytes of those from `first`, a multiple of 32, to the next such.
+    /// The bytes of a row of `cols` columns from column `first`, a multiple of 32, to the next such.
     pub fn group(self, row: &[u8], first: usize, cols: usize) -> &[u8] {
         &row[self.row_bytes(first)..self.row_bytes(cols.min(first + GROUP))]
     }

@@ -27,18 +27,18 @@ pub fn read(file: &Path) -> Result<String> {
     of_values(file, read_text(file)?, MAX_VALUES)
 }
 
-/// As [`read`], of an index of shards.
+/// Reads an index of shards like [`read`].
 ///
 /// # Errors
-/// As [`read`].
+/// Returns the errors of [`read`].
 pub fn read_index(file: &Path) -> Result<String> {
     of_values(file, read_up_to(file, MAX_INDEX_BYTES)?, MAX_VALUES)
 }
 
-/// As [`read`], of a `tokenizer.json`.
+/// Reads a `tokenizer.json` like [`read`].
 ///
 /// # Errors
-/// As [`read`].
+/// Returns the errors of [`read`].
 pub fn read_tokenizer(file: &Path) -> Result<String> {
     of_values(file, read_up_to(file, MAX_TOKENIZER_BYTES)?, MAX_TOKENIZER_VALUES)
 }
@@ -124,12 +124,12 @@ impl Json {
     /// Parses `file`, which must hold an object.
     ///
     /// # Errors
-    /// As [`read`], or it is no JSON object.
+    /// Returns the errors of [`read`], or it is no JSON object.
     pub fn open(file: &Path) -> Result<Self> {
         Self::parse(file, &read(file)?)
     }
 
-    /// As [`Json::open`]; a missing file is an empty object.
+    /// Opens a file like [`Json::open`]; a missing one is an empty object.
     pub fn open_if_there(file: &Path) -> Result<Self> {
         if store::exists(file) { Self::open(file) } else { Self::parse(file, "{}") }
     }
@@ -209,7 +209,7 @@ impl Json {
         count.map(Some).ok_or_else(|| self.wrong(name, format!("a whole number from 0 to {max}")))
     }
 
-    /// As [`Json::count`]; none for a negative number too, which some files write for "no limit".
+    /// Reads a number like [`Json::count`]; none for a negative number too, which some files write for "no limit".
     pub fn count_unless_negative(&self, name: &str, max: usize) -> Result<Option<usize>> {
         match self.field(name).and_then(whole) {
             Some(number) if number < 0 => Ok(None),
@@ -224,7 +224,7 @@ impl Json {
         number.map(Some).ok_or_else(|| self.wrong(name, "a number"))
     }
 
-    /// As [`Json::positive`]; none for 0 too, where the reference asks whether the number is true.
+    /// Reads a number like [`Json::positive`]; none for 0 too, where the reference asks whether the number is true.
     pub fn positive_unless_zero(&self, name: &str) -> Result<Option<f64>> {
         match self.field(name).and_then(Value::as_f64) {
             Some(0.0) => Ok(None),
@@ -232,7 +232,7 @@ impl Json {
         }
     }
 
-    /// As [`Json::size`], and it must be there.
+    /// Reads a number like [`Json::size`], which must be there.
     pub fn required_size(&self, name: &str, max: usize) -> Result<usize> {
         self.size(name, max)?
             .ok_or_else(|| self.wrong(name, format!("a whole number from 1 to {max}; it is missing")))

@@ -49,7 +49,7 @@ impl Map {
         map.map(|map| Self(Source::Mapped(map))).map_err(Error::read(path))
     }
 
-    /// Of no file.
+    /// A map of no file.
     #[cfg(feature = "candle")]
     pub fn empty() -> Self {
         Self(Source::Held(Bytes::of(Vec::new())))

@@ -142,7 +142,7 @@ fn column_factors(tensor: &Tensor, low_rank: &LowRank, lengths: &[f32]) -> Vec<f
     lengths.iter().zip(squares).map(|(length, square)| f64::from(*length) / square.sqrt()).collect()
 }
 
-/// The same values, rounded to `dtype`.
+/// This tensor, rounded to `dtype`.
 pub fn rounded(tensor: &Tensor, dtype: Dtype) -> Tensor {
     Tensor::made(Arc::new(Made { from: tensor.clone(), low_rank: None }), tensor, dtype)
 }

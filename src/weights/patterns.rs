@@ -58,7 +58,7 @@ impl fmt::Debug for Pattern {
 mod tests {
     use super::*;
 
-    /// As `peft.utils.other.get_pattern_key` of PEFT 0.21 answers.
+    /// The answers are those of `peft.utils.other.get_pattern_key` of PEFT 0.21.
     #[test]
     fn patterns_match_as_peft_matches_them() {
         let name = "model.layers.1.self_attn.q_proj";

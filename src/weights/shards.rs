@@ -19,7 +19,7 @@ pub fn numbered(folder: &Path) -> Result<Option<Vec<PathBuf>>> {
     numbered_of(folder, &store::names(folder))
 }
 
-/// As [`numbered`], of a folder that has, or is to have, files of these names.
+/// Looks like [`numbered`] into a folder that has, or is to have, files of these names.
 ///
 /// # Errors
 /// One is missing.

@@ -216,7 +216,7 @@ pub fn list(folder: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// As [`list`]; of a folder that cannot be read, none.
+/// Lists like [`list`]; a folder that cannot be read has none.
 pub fn names(folder: &Path) -> Vec<String> {
     list(folder).unwrap_or_default()
 }

@@ -10,19 +10,19 @@ pub trait Tensors {
     /// The tensor `name`, of exactly `shape`.
     ///
     /// # Errors
-    /// As [`Checkpoint::tensor`].
+    /// Returns the errors of [`Checkpoint::tensor`].
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor>;
 
     /// The matrix `{name}.weight`, or what stands in its place.
     ///
     /// # Errors
-    /// As [`Checkpoint::tensor`].
+    /// Returns the errors of [`Checkpoint::tensor`].
     fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Tensor>;
 
     /// The matrices of gpt-oss's experts.
     ///
     /// # Errors
-    /// As [`Checkpoint::tensor`].
+    /// Returns the errors of [`Checkpoint::tensor`].
     fn gpt_oss(&self, name: &str, experts: usize, rows: usize, cols: usize) -> Result<Vec<Tensor>>;
 
     /// Whether there is a tensor `name`.

@@ -63,7 +63,7 @@ pub fn scratch_bytes(kv: &Kv) -> usize {
 /// Computes this part's items: every `count`-th one.
 ///
 /// # Safety
-/// As [`super::kernels::Kernels`].
+/// The caller keeps the contract of [`super::kernels::Kernels`].
 #[inline(always)]
 pub unsafe fn run<V: Vector>(job: &AttentionJob<'_>, part: Part) {
     let group = job.shape.heads / job.kv.kv_heads;

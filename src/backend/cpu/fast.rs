@@ -117,7 +117,7 @@ impl Cpu {
         self.run(rows * cols, &|part| unsafe { kernel(&job, part) });
     }
 
-    /// Of queries and keys; without values and the cache.
+    /// The job that rotates queries and keys, without values and the cache.
     fn rope_job<'a>(
         &mut self,
         batch: &Batch<'a>,
@@ -200,7 +200,7 @@ struct ExpertsJob<'a> {
     starts: *const u32,
     tokens: *const u8,
     kernels: Kernels,
-    /// Of x and inner.
+    /// The forms of x and of what is inside.
     forms: [Form; 2],
     activation: Activation,
     x: *mut u8,
@@ -270,7 +270,7 @@ impl ExpertsJob<'_> {
     }
 
     /// # Safety
-    /// As [`ExpertsJob::first`].
+    /// The caller keeps the contract of [`ExpertsJob::first`].
     unsafe fn second(&self, part: Part) {
         // SAFETY: the caller's contract is ours.
         unsafe {
@@ -350,7 +350,7 @@ impl HeadsJob<'_> {
     }
 
     /// # Safety
-    /// As [`HeadsJob::cut`].
+    /// The caller keeps the contract of [`HeadsJob::cut`].
     unsafe fn multiply(&self, part: Part) {
         let kept = self.from - self.ins;
         for (head, part) in (0..self.heads).map(|head| (head, part.turned(head))) {

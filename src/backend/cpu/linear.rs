@@ -106,7 +106,7 @@ unsafe impl Sync for LinearJob<'_> {}
 /// Computes this part's columns of the output.
 ///
 /// # Safety
-/// As [`super::kernels::Kernels`].
+/// The caller keeps the contract of [`super::kernels::Kernels`].
 #[inline(always)]
 pub unsafe fn linear(job: &LinearJob<'_>, part: Part) {
     let weight = &job.weight;
@@ -166,7 +166,7 @@ unsafe impl Sync for GatedJob<'_> {}
 /// Computes this part's columns of the output.
 ///
 /// # Safety
-/// As [`super::kernels::Kernels`].
+/// The caller keeps the contract of [`super::kernels::Kernels`].
 #[inline(always)]
 pub unsafe fn gated<V: Vector>(job: &GatedJob<'_>, part: Part) {
     let Some(up) = &job.up else {

@@ -24,7 +24,7 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// The same, with activations as CUDA devices multiply them: rounded to the type of the matrix, or to bf16 for whole
+    /// A reference whose activations are multiplied as CUDA devices do: rounded to the type of the matrix, or to bf16 for whole
     /// numbers.
     #[cfg(test)]
     pub fn short() -> Self {

@@ -3,7 +3,7 @@
 use super::memory::Memory;
 use crate::backend::{Groups, Routed, Routing, Scoring};
 
-/// As [`crate::backend::Backend::route`].
+/// The job of [`crate::backend::Backend::route`].
 pub fn route(memory: &mut Memory, rows: usize, routing: &Routing, correction: Option<&[f32]>, with: &Routed) {
     let (all, per_token) = (with.scores.cols, with.experts.cols);
     assert!(routing.per_token == per_token && per_token <= all, "route: more choices than experts");

@@ -133,7 +133,7 @@ unsafe impl Sync for ActivateJob {}
 unsafe impl Sync for CombineJob {}
 
 /// # Safety
-/// As [`super::kernels::Kernels`].
+/// The caller keeps the contract of [`super::kernels::Kernels`].
 #[inline(always)]
 pub unsafe fn norm<V: Vector>(job: &NormJob<'_>, part: Part) {
     for row in part.range(job.rows, 1) {
@@ -281,7 +281,7 @@ unsafe fn store_to<V: Vector>(values: V, to: *mut f32, col: usize, cols: usize) 
 }
 
 /// # Safety
-/// As [`super::kernels::Kernels`].
+/// The caller keeps the contract of [`super::kernels::Kernels`].
 #[inline(always)]
 pub unsafe fn scale<V: Vector>(job: &ScaleJob, part: Part) {
     for row in part.range(job.rows, 1) {
@@ -303,7 +303,7 @@ pub unsafe fn scale<V: Vector>(job: &ScaleJob, part: Part) {
 }
 
 /// # Safety
-/// As [`super::kernels::Kernels`].
+/// The caller keeps the contract of [`super::kernels::Kernels`].
 #[inline(always)]
 pub unsafe fn activate_rows<V: Vector>(job: &ActivateJob, part: Part) {
     for row in part.range(job.rows, 1) {
@@ -318,7 +318,7 @@ pub unsafe fn activate_rows<V: Vector>(job: &ActivateJob, part: Part) {
 }
 
 /// # Safety
-/// As [`super::kernels::Kernels`].
+/// The caller keeps the contract of [`super::kernels::Kernels`].
 #[inline(always)]
 pub unsafe fn combine<V: Vector>(job: &CombineJob, part: Part) {
     for row in part.range(job.rows, 1) {
@@ -352,7 +352,7 @@ unsafe fn combined<V: Vector>(job: &CombineJob, row: usize, col: usize) -> V {
 }
 
 /// # Safety
-/// As [`super::kernels::Kernels`]; places are rows of `from`.
+/// The caller keeps the contract of [`super::kernels::Kernels`]; places are rows of `from`.
 #[inline(always)]
 pub unsafe fn mix<V: Vector>(job: &MixJob, part: Part) {
     for row in part.range(job.rows, 1) {
@@ -378,7 +378,7 @@ pub unsafe fn mix<V: Vector>(job: &MixJob, part: Part) {
 }
 
 /// # Safety
-/// As [`super::kernels::Kernels`].
+/// The caller keeps the contract of [`super::kernels::Kernels`].
 #[inline(always)]
 pub unsafe fn convert<V: Vector>(job: &ConvertJob) {
     let strides = [Form::F32, job.operand].map(|operand| operand.row_bytes(job.cols));
@@ -395,7 +395,7 @@ pub unsafe fn convert<V: Vector>(job: &ConvertJob) {
 }
 
 /// # Safety
-/// As [`super::kernels::Kernels`]; positions are inside the rope table, slots inside the cache.
+/// The caller keeps the contract of [`super::kernels::Kernels`]; positions are inside the rope table, slots inside the cache.
 #[inline(always)]
 pub unsafe fn rope_store(job: &RopeJob<'_>, part: Part) {
     let [dim, value_dim] = [job.kv.head_dim, job.kv.value_dim];

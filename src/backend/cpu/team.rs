@@ -176,7 +176,7 @@ impl Team {
     /// Runs `job` once on each thread.
     ///
     /// # Panics
-    /// As [`Team::run`].
+    /// Panics where [`Team::run`] does.
     pub fn run_on_each(&mut self, job: &(dyn Fn(Part) + Sync)) {
         self.round(self.size(), true, job);
     }

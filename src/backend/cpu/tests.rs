@@ -893,7 +893,7 @@ fn wgmma_of_a_device_gives_the_same_bits() {
     }
 }
 
-/// As above, of attention: over several splits, with few rows (a warp for each) and with many (one for all).
+/// Attention over several splits, with few rows (a warp for each) and with many (one for all).
 #[test]
 fn attention_of_a_device_is_the_same_bits_in_any_chunks() {
     for (seed, cache) in [KvType::Bf16, KvType::F16, KvType::Int8, KvType::F32].into_iter().enumerate() {

@@ -108,7 +108,7 @@ const AHEAD: usize = 1024;
 /// Computes a tile.
 ///
 /// # Safety
-/// As [`super::kernels::Kernels`].
+/// The caller keeps the contract of [`super::kernels::Kernels`].
 #[inline(always)]
 pub unsafe fn run<V: Vector, P: Product<V>>(tile: &Tile) {
     let mut token = 0;
@@ -189,7 +189,7 @@ pub trait Widen<V: Vector> {
     /// One vector for each column; the rest is not looked at.
     ///
     /// # Safety
-    /// As [`Vector`].
+    /// The caller keeps the contract of [`Vector`].
     unsafe fn widen(from: *const u8) -> [V; 4];
 }
 

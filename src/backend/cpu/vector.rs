@@ -94,7 +94,7 @@ pub trait Vector: Copy {
         let _ = from;
     }
 
-    /// The same into the second-level cache.
+    /// Fetches a line into the second-level cache.
     #[inline(always)]
     unsafe fn prefetch_far(from: *const u8) {
         let _ = from;

@@ -49,7 +49,7 @@ impl Weight {
     /// Packs a matrix, on all threads; widens a vector.
     ///
     /// # Errors
-    /// As [`crate::backend::Backend::upload`].
+    /// Returns the errors of [`crate::backend::Backend::upload`].
     pub fn from_tensor(
         tensor: &Tensor,
         quantize: Option<Quantize>,

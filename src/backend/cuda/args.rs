@@ -22,13 +22,13 @@ macro_rules! args {
 }
 
 args! {
-    /// As in `matrix.cuh`.
+    /// `Matrix` of `matrix.cuh`.
     Matrix { data: Address, scales: Address, rows: u32, cols: u32, format: u32, stride: u32 }
-    /// As in `matrix.cuh`.
+    /// `Linear` of `matrix.cuh`.
     Linear { weight: Matrix, bias: Address }
-    /// As in `activation.cuh`.
+    /// `Activation` of `activation.cuh`.
     Activation { kind: u32, alpha: f32, limit: f32 }
-    /// As in `cache.cuh`.
+    /// `Cache` of `cache.cuh`.
     Cache {
         base: Address,
         block_bytes: u64,
@@ -122,7 +122,7 @@ args! {
         kind: u32,
         from: u32,
     }
-    /// As in `products.cuh`.
+    /// `Product` of `products.cuh`.
     Product { linear: Linear, out: Address, rows: u32, out_stride: u32 }
     LinearArgs {
         products: [Product; LinearArgs::MOST],
@@ -211,7 +211,7 @@ args! {
         vocab: u32,
         stride: u32,
     }
-    /// As in `memory.cu`.
+    /// `Place` of `memory.cu`.
     Place { at: Address, bytes: u64, middle: u64 }
     ScrubArgs { places: [Place; ScrubArgs::MOST], dirty: Address, count: u32 }
     VerifyArgs { at: Address, bytes: u64, dirty: Address }

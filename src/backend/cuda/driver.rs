@@ -66,7 +66,7 @@ pub trait Driver: Send + Sync + 'static {
     /// It came from [`Driver::alloc`] with that size, and is not used any more.
     unsafe fn free(&self, at: Address, bytes: usize);
 
-    /// As [`Driver::free`].
+    /// Gives back memory of the host, under the contract of [`Driver::free`].
     ///
     /// # Safety
     /// It came from [`Driver::alloc_host`] with that size, and is not used any more.

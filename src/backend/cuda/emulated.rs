@@ -98,7 +98,7 @@ impl Emulated {
         Self { has_wgmma: true, ..Self::default() }
     }
 
-    /// The same, on which a kernel does nothing.
+    /// A device with wgmma on which a kernel does nothing.
     #[cfg(test)]
     pub fn hopper_without(kernel: &'static str) -> Self {
         Self { has_wgmma: true, ..Self::without(kernel) }
@@ -177,7 +177,8 @@ fn load(library: &Path) -> *mut c_void {
 #[cfg(not(target_arch = "x86_64"))]
 const FLAGS: &[&str] =
     &["-std=c++17", "-O3", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"];
-/// As elsewhere, and `fmaf` as the instruction that it is: without one it is a function, and products take most of a test.
+/// The flags of every machine, and `fmaf` as the instruction that it is: without one it is a function, and products take most
+/// of a test.
 #[cfg(target_arch = "x86_64")]
 const FLAGS: &[&str] = &[
     "-std=c++17",

@@ -19,9 +19,9 @@ pub fn bucket(rows: usize) -> usize {
 pub struct Key {
     pub rows: usize,
     pub outputs: usize,
-    /// Of attention, which has a place in its grid for each.
+    /// Splits of attention, which has a place in its grid for each.
     pub splits: usize,
-    /// Of the addresses of what a step is told.
+    /// Changes with the addresses of what a step is told.
     pub generation: u64,
 }
 

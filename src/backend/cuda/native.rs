@@ -17,7 +17,7 @@ use crate::error::{DeviceReason, Error, Result};
 /// A source of kernels, compiled by `tools/build_kernels`.
 struct Module {
     ptx: &'static str,
-    /// The same for compute capability 9.0.
+    /// Machine code for compute capability 9.0.
     sm_90: &'static [u8],
 }
 

@@ -31,7 +31,7 @@ const WIDE_TOKENS: [usize; 3] = [32, 64, 128];
 /// Tokens up to which each row tile's block reads the activations for itself. From there on it would read more of them than
 /// of the weights.
 const SKINNY: usize = 16;
-/// The same for experts, whose tokens are counted on the device.
+/// That number for experts, whose tokens are counted on the device.
 const SKINNY_EXPERTS: usize = 64;
 
 /// Kernels by format (bf16, f16, q8, q4, f8) and by tokens that they take at once.
@@ -42,7 +42,7 @@ const NAMES: [[&str; 4]; 5] = [
     ["skinny_q4_8", "skinny_q4_16", "skinny_q4_32", "skinny_q4_64"],
     ["skinny_f8_8", "skinny_f8_16", "skinny_f8_32", "skinny_f8_64"],
 ];
-/// The same for pairs.
+/// The kernels of pairs of matrices, in the same order.
 const PAIRS: [[&str; 3]; 5] = [
     ["skinny_pair_bf16_8", "skinny_pair_bf16_16", "skinny_pair_bf16_32"],
     ["skinny_pair_f16_8", "skinny_pair_f16_16", "skinny_pair_f16_32"],
@@ -58,7 +58,7 @@ const WIDE: [[&str; 3]; 5] = [
     ["wide_q4_32", "wide_q4_64", "wide_q4_128"],
     ["wide_f8_32", "wide_f8_64", "wide_f8_128"],
 ];
-/// The same for pairs.
+/// The kernels of pairs of matrices, in the same order.
 const WIDE_PAIRS: [[&str; 3]; 5] = [
     ["wide_pair_bf16_32", "wide_pair_bf16_64", "wide_pair_bf16_128"],
     ["wide_pair_f16_32", "wide_pair_f16_64", "wide_pair_f16_128"],

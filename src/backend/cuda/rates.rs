@@ -99,7 +99,7 @@ impl Measured for Emulated {
 /// What is measured.
 #[derive(Clone, Copy, Debug)]
 pub enum What {
-    /// Of one piece of memory to another.
+    /// A copy of one piece of memory to another.
     Copy,
     /// An overwrite by the device's makers, of which nothing is read back.
     Set,
@@ -284,7 +284,7 @@ impl<D: Measured> Rates<D> {
         self.backend.linear(tokens, *x, &products);
     }
 
-    /// As [`Self::run`], with the library; false where there is none, or it does not do such a thing.
+    /// Runs it with the library; false where there is none, or it does not do such a thing.
     pub fn run_library(&mut self, what: &What) -> bool {
         let (&What::Product(0, tokens), Some(beside)) = (what, &self.beside) else { return false };
         for _ in 0..Self::AGAIN {

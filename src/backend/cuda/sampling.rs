@@ -33,9 +33,9 @@ pub struct Sampling<D: Driver> {
     keys: Region,
     answers: Region,
     told: Host<D>,
-    /// Of how many questions there may be something in the scratch.
+    /// How many questions may have left something in the scratch.
     used: usize,
-    /// Of how many there are answers.
+    /// How many questions have answers.
     answered: usize,
 }
 

@@ -19,7 +19,7 @@ const ROUNDS: usize = 4;
 /// Threads of a block of each kernel here.
 const THREADS: usize = 256;
 
-/// As in `listen.cu`.
+/// The struct of this name in `listen.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 struct ListenArgs {
@@ -28,7 +28,7 @@ struct ListenArgs {
     words: u32,
 }
 
-/// As in `listen.cu`.
+/// The struct of this name in `listen.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 struct WhisperArgs {
@@ -37,7 +37,7 @@ struct WhisperArgs {
     words: u32,
 }
 
-/// As in `listen.cu`.
+/// The struct of this name in `listen.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 struct SeekArgs {

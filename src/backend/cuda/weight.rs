@@ -19,7 +19,7 @@ const PIECE_BYTES: usize = 32 << 20;
 pub struct Weight<D: Driver> {
     memory: Memory<D>,
     matrix: args::Matrix,
-    /// Of a matrix.
+    /// The format of a matrix.
     format: Option<Format>,
     /// Rows; a vector has one.
     pub rows: usize,
@@ -125,7 +125,7 @@ impl<D: Driver> Weight<D> {
     /// Packs a matrix, on all processors of the host; widens a vector.
     ///
     /// # Errors
-    /// As [`crate::backend::Backend::upload`].
+    /// Returns the errors of [`crate::backend::Backend::upload`].
     pub fn from_tensor(
         driver: &Arc<D>,
         staging: &mut Staging<D>,
@@ -272,7 +272,7 @@ impl<D: Driver> Weight<D> {
 const TOO_LARGE: u8 = 1;
 const NOT_FINITE: u8 = 2;
 
-/// Of a tile's column: the lane of four that has it, its half, whether it is in the half's second eight, whether it is odd.
+/// Where a tile's column lies: the lane of four that has it, its half, whether it is in the half's second eight, whether it is odd.
 fn place(col: usize) -> (usize, usize, usize, usize) {
     (col % 8 / 2, col / 16, col % 16 / 8, col % 2)
 }

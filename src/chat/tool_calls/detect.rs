@@ -29,7 +29,7 @@ pub enum ToolCallParser {
     Pythonic,
     /// `<tool_call><function=name><parameter=key>value</parameter></function></tool_call>`; also `qwen3_xml`.
     Qwen3Coder,
-    /// The same between `<seed:tool_call>` and `</seed:tool_call>`.
+    /// That format between `<seed:tool_call>` and `</seed:tool_call>`.
     SeedOss,
     /// `<tool_call>name<arg_key>key</arg_key><arg_value>value</arg_value></tool_call>`; also `glm47`.
     Glm45,

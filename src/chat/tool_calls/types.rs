@@ -19,7 +19,7 @@ pub enum Type {
     Boolean,
     /// An object or an array.
     Container,
-    /// Of a type without a name here.
+    /// A type without a name here.
     Any,
     /// The schema names none.
     Untyped,

@@ -79,7 +79,7 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Of a request to this worker.
+    /// The ticket of a request to this worker.
     pub fn new(worker: Sender<Message>) -> Self {
         Self { cancelled: AtomicBool::new(false), worker }
     }
@@ -102,7 +102,7 @@ impl Interrupt for Ticket {
 pub enum Finish {
     /// The first values, perhaps of length one.
     Embedding { normalize: bool },
-    /// As it is, or its sigmoid.
+    /// The score as it is, or its sigmoid.
     Score { sigmoid: bool },
     /// The row of each token, before the rows of a text become one.
     HiddenStates,

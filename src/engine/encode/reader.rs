@@ -41,7 +41,7 @@ pub struct Settings {
     /// Values of a token's row.
     pub hidden: usize,
     pub normalize: bool,
-    /// Of a checkpoint that scores: its scores of a text, and whether a sigmoid belongs to them.
+    /// Scores of a text, if the checkpoint scores, and whether a sigmoid belongs to them.
     pub labels: usize,
     pub sigmoid: bool,
     pub include_prompt: bool,

@@ -33,7 +33,7 @@ pub struct Worker<B: Backend> {
     /// Tokens and texts of a step.
     limits: Limits,
     plan: StepPlan,
-    /// Of the step at hand: what is added to the embedding of each token, the rows of each text, whose it is.
+    /// What the step at hand adds to the embedding of each token, the rows of each text, and whose it is.
     lookup: Vec<u32>,
     rows: Vec<Range<u32>>,
     places: Vec<(usize, usize)>,

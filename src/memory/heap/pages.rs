@@ -62,13 +62,13 @@ pub struct Record {
     mapped: usize,
     secret: bool,
     locked: bool,
-    /// Of a slab of small blocks: their class, how many are free, and the next slab of the class that has free ones.
+    /// A slab of small blocks has their class, how many are free, and the next slab of the class that has free ones.
     pub class: u8,
     pub free: u16,
     pub next: u32,
-    /// Of a block that is a run: its size.
+    /// A block that is a run has its size.
     pub bytes: usize,
-    /// Of a slab of small blocks: a bit for each that is taken.
+    /// A slab of small blocks has a bit for each that is taken.
     pub taken: [u64; SLAB / super::ALIGN / 64],
 }
 
@@ -418,7 +418,7 @@ fn advise(start: *mut u8, bytes: usize) -> (bool, bool) {
 }
 
 /// # Safety
-/// As [`secretmem::map_over`].
+/// The caller keeps the contract of [`secretmem::map_over`].
 unsafe fn map_secret(start: *mut u8, bytes: usize) -> bool {
     #[cfg(target_os = "linux")]
     // SAFETY: the caller's promise.

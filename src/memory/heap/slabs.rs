@@ -36,7 +36,7 @@ pub struct Slot {
 pub struct Slabs {
     /// The first slab of each class that has free blocks; 0, which is a guard, where none has.
     with_free: [u32; CLASSES],
-    /// Of a generator whose numbers only choose blocks. Zero until first use.
+    /// The state of a generator whose numbers only choose blocks. Zero until first use.
     random: u64,
 }
 

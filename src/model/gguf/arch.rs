@@ -16,7 +16,7 @@ use crate::weights::gguf::{Gguf, Value};
 pub struct Row {
     /// `general.architecture`.
     pub arch: &'static str,
-    /// The same in config.json.
+    /// Its name in config.json.
     model_type: &'static str,
     /// Whether neighbours turn together, in the order of rows that the file has.
     interleaved: bool,

@@ -22,7 +22,7 @@ use super::{Capture, CaptureError, Purpose, contained};
 use crate::error::{Error, Result};
 use crate::outcome::RequestId;
 
-/// Of age's STREAM (<https://c2sp.org/age>).
+/// Bytes of a chunk of age's STREAM (<https://c2sp.org/age>).
 const CHUNK_BYTES: usize = 64 << 10;
 
 /// Most bytes of a capture before it is padded and sealed.

@@ -32,7 +32,7 @@ pub fn doctor() -> Diagnosis {
     doctor_for(0)
 }
 
-/// As [`doctor`], and tells whether `bytes` of memory can be locked against swapping. A session locks
+/// Looks like [`doctor`], and tells whether `bytes` of memory can be locked against swapping. A session locks
 /// [`kv_bytes`](crate::MemoryPlan::kv_bytes) and [`workspace_bytes`](crate::MemoryPlan::workspace_bytes) of its plan.
 pub fn doctor_for(bytes: u64) -> Diagnosis {
     if cfg!(not(target_os = "linux")) {

@@ -29,12 +29,12 @@ impl ReceiptHash {
     /// What the first receipt of all follows: zeros.
     pub const START: Self = Self([0; 32]);
 
-    /// Of these bytes.
+    /// The hash of these bytes.
     pub(crate) fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// Of what was hashed so far.
+    /// The hash of what was hashed so far.
     pub(crate) fn finish(hash: Sha256) -> Self {
         Self(hash.finalize().into())
     }

@@ -54,10 +54,10 @@ pub struct Environment {
     /// feed; in the order of their names. Absent if hashing was switched off.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
     pub weights_sha256: Option<ReceiptHash>,
-    /// The same of configuration files.
+    /// SHA-256 of the list of configuration files, in the same form.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
     pub configuration_sha256: Option<ReceiptHash>,
-    /// The same of the files of the tokenizer and of chat templates.
+    /// SHA-256 of the list of the files of the tokenizer and of chat templates, in the same form.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::present")]
     pub tokenizer_sha256: Option<ReceiptHash>,
     /// SHA-256 of the quote over the signing key, if there is one.

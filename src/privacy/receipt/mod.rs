@@ -54,7 +54,7 @@ pub struct ScrubReceipt {
     /// environment, nor a signature.
     #[serde(default = "version_one", skip_serializing_if = "is_one", deserialize_with = "later_version")]
     pub version: u32,
-    /// Of what.
+    /// What it is about.
     pub subject: Subject,
     /// How that ended.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]

@@ -70,7 +70,7 @@ pub fn schedule(each: usize) -> Vec<Last> {
 pub enum Scope {
     /// All that is writable.
     Writable,
-    /// Of that what the kernel would write to a core dump.
+    /// The part of that which the kernel would write to a core dump.
     Dumpable,
 }
 

@@ -31,7 +31,8 @@ const RECOMPUTED: Tolerance = Tolerance::Share(0.03);
 /// Text is not known here: add it by [`Needles::text`]. All that is computed is overwritten before this returns.
 ///
 /// # Errors
-/// As [`Builder::open`]; ids outside the vocabulary; a prompt or a reply that says too little: see [`Needles::ids`].
+/// Returns the errors of [`Builder::open`], or refuses ids outside the vocabulary, or a prompt or a reply that says too little:
+/// see [`Needles::ids`].
 pub fn learn(builder: Builder, prompt: &[u32], reply: &[u32]) -> Result<Needles> {
     std::thread::scope(|scope| {
         let learn = || thread::confined(Depth::Kernels, || from_weights(builder, prompt, reply));

@@ -1,6 +1,6 @@
 //! Needles made ready for a search: one look into a table for each byte, and a comparison where it says "perhaps".
 //!
-//! Of each needle one place is chosen, its anchor, where 16 bits can have few values: two bytes of an exact needle; the
+//! Each needle has one place that is looked for, its anchor, where 16 bits can have few values: two bytes of an exact needle; the
 //! lower half of an `f32` that is known well; a `bf16` within its bounds. A table of 64 Ki bits says of each two bytes
 //! of memory whether some anchor can be there. (A search for the first byte, as `memchr` does, stops too often with
 //! hundreds of needles; Aho-Corasick cannot look for numbers within bounds.)

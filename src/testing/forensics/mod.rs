@@ -76,7 +76,7 @@
 //! | [`Needles::keys`], [`Needles::values`] | the same, and as they lie packed in a KV cache: see [`Cache`] |
 //! | [`Needles::bytes`] | as they are, in parts of 64 |
 //!
-//! Of long content, 64 parts evenly spread are looked for. Parts that say too little to be no chance (few distinct
+//! In long content, 64 parts evenly spread are looked for. Parts that say too little to be no chance (few distinct
 //! values, numbers in a row) are left out; content that has no other is refused with a panic.
 //!
 //! # Not found

@@ -272,7 +272,7 @@ impl Needles {
         self
     }
 
-    /// The same, and whether there was a part that says enough.
+    /// Adds ids, and says whether there was a part that says enough.
     pub(super) fn add_ids(&mut self, name: &str, ids: &[u32]) -> bool {
         let parts: Vec<&[u32]> = parts_of(ids.len(), IDS_PART)
             .map(|part| &ids[part])
@@ -337,7 +337,7 @@ impl Needles {
         any
     }
 
-    /// As [`Needles::add_row`], in one form.
+    /// Adds a row like [`Needles::add_row`], in one form.
     pub(super) fn add_element(
         &mut self,
         name: &str,
@@ -356,7 +356,7 @@ impl Needles {
     /// model turns them.
     ///
     /// # Panics
-    /// As [`Needles::row`].
+    /// Panics where [`Needles::row`] does.
     pub fn keys(mut self, name: &str, head: &[f32], cache: Cache, tolerance: Tolerance) -> Self {
         assert!(
             self.add_keys(name, head, cache, tolerance),
@@ -375,7 +375,7 @@ impl Needles {
     /// One head's values of one position, behind one another and packed as in a cache of that type.
     ///
     /// # Panics
-    /// As [`Needles::row`].
+    /// Panics where [`Needles::row`] does.
     pub fn values(mut self, name: &str, head: &[f32], cache: Cache, tolerance: Tolerance) -> Self {
         assert!(
             self.add_values(name, head, cache, tolerance),

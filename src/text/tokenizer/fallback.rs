@@ -19,7 +19,7 @@ const SPOKEN: &str = "tokenizers::tokenizer::normalizer";
 /// The crate's tokenizer, and why it is used.
 pub struct Fallback {
     tokenizer: Tokenizer,
-    /// The same, which takes special tokens for text.
+    /// The tokenizer that takes special tokens for text.
     literal: Tokenizer,
     /// The component that is not done here.
     pub component: String,

@@ -43,7 +43,7 @@ pub fn read(
 }
 
 impl Merges {
-    /// Of a list in the order of the ranks.
+    /// The table of a list of merges in the order of their ranks.
     pub fn new(list: &[Merge], always_queue: bool) -> Self {
         let ranked =
             list.iter().zip(0..).map(|(&(left, right, result), rank)| (pair(left, right), rank, result));

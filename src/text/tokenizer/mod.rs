@@ -99,23 +99,23 @@ impl Text {
         Self::open_as(folder, vocab, true)
     }
 
-    /// As [`Text::open`], for a model that only reads: nothing is decoded, so the decoder may be of any kind.
+    /// Opens it like [`Text::open`], for a model that only reads: nothing is decoded, so the decoder may be of any kind.
     pub fn open_to_read(folder: &Path, vocab: usize) -> Result<Self> {
         Self::open_as(folder, vocab, false)
     }
 
-    /// As [`Text::open`], of a `tokenizer.json` that was read from `file` or made of what is in it.
+    /// Takes a `tokenizer.json` that was read from `file` or made of what is in it; otherwise like [`Text::open`].
     ///
     /// # Errors
-    /// As [`Text::open`].
+    /// Returns the errors of [`Text::open`].
     pub fn of(file: &Path, json: &str, vocab: usize) -> Result<Self> {
         Self::read(None, file, json, vocab, true)
     }
 
-    /// As [`Text::of`], for a model that only reads.
+    /// Takes it like [`Text::of`], for a model that only reads.
     ///
     /// # Errors
-    /// As [`Text::open`].
+    /// Returns the errors of [`Text::open`].
     pub fn of_to_read(file: &Path, json: &str, vocab: usize) -> Result<Self> {
         Self::read(None, file, json, vocab, false)
     }
@@ -267,11 +267,11 @@ impl Text {
         self.encode_parts(text, None, specials, ids)
     }
 
-    /// As [`Text::encode`], of a text in which nothing is a control token: what stands there as `<|im_end|>` is
+    /// Encodes like [`Text::encode`] a text in which nothing is a control token: what stands there as `<|im_end|>` is
     /// encoded as these characters.
     ///
     /// # Errors
-    /// As [`Text::encode`].
+    /// Returns the errors of [`Text::encode`].
     pub fn encode_literal(&self, text: &str, specials: bool, ids: &mut Secret<[u32]>) -> Result<()> {
         let whole = [0, u32::try_from(text.len()).map_err(|_| unencodable())?];
         self.encode_parts(text, Some(Literal::new(&whole, &self.controls, false)), specials, ids)
@@ -280,7 +280,7 @@ impl Text {
     /// [`Text::encode_literal`] of a text that is `literal`, else [`Text::encode`].
     ///
     /// # Errors
-    /// As [`Text::encode`].
+    /// Returns the errors of [`Text::encode`].
     pub fn encode_prompt(
         &self,
         text: &str,
@@ -297,7 +297,7 @@ impl Text {
     /// Appends the ids of a chat's prompt, of which the bytes in `ranges` (pairs of start and end) are literal.
     ///
     /// # Errors
-    /// As [`Text::encode`].
+    /// Returns the errors of [`Text::encode`].
     pub fn encode_chat(&self, text: &str, ranges: &Secret<[u32]>, ids: &mut Secret<[u32]>) -> Result<()> {
         let literal = Literal::new(ranges.expose(), &self.controls, true);
         self.encode_parts(text, Some(literal), false, ids)
@@ -365,11 +365,11 @@ impl Text {
         self.prefix.len()
     }
 
-    /// As [`Text::encode`] with special tokens, and with no more than `max` tokens in all: the text's last ones are left
+    /// Encodes like [`Text::encode`], with special tokens and no more than `max` tokens in all: the text's last ones are left
     /// out. Returns whether there were any.
     ///
     /// # Errors
-    /// As [`Text::encode`].
+    /// Returns the errors of [`Text::encode`].
     pub fn encode_cut(&self, text: &str, max: usize, ids: &mut Secret<[u32]>) -> Result<bool> {
         ids.extend(&self.prefix);
         let start = ids.expose().len();
@@ -385,7 +385,7 @@ impl Text {
     /// were left out: of the longer text first, as the `tokenizers` crate does (`LongestFirst`).
     ///
     /// # Errors
-    /// As [`Text::encode`].
+    /// Returns the errors of [`Text::encode`].
     pub fn encode_pair(
         &self,
         first: &str,

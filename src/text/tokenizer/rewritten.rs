@@ -15,7 +15,7 @@ pub struct Rewritten<'a> {
     at: usize,
     /// Bytes of the old text that come from the original's first character.
     old_first: usize,
-    /// The same of the new text.
+    /// Bytes of the new text that come from the original's first character.
     first: usize,
     /// Whether the next character may belong to them; from the first that does not nothing more is followed.
     follows: bool,

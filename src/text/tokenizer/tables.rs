@@ -17,7 +17,7 @@ pub struct Numbers {
 const FREE: u64 = u64::MAX;
 
 impl Numbers {
-    /// Of these; a later value replaces an earlier one of the same key.
+    /// A table of these entries; a later value replaces an earlier one of the same key.
     pub fn new(entries: Vec<(u64, u32, u32)>) -> Self {
         let slots = (entries.len() * 2).next_power_of_two().max(2);
         let mut this = Self { entries: vec![(FREE, 0, 0); slots], shift: 64 - slots.trailing_zeros() };
@@ -69,7 +69,7 @@ struct Entry {
 }
 
 impl Strings {
-    /// Of these; a later id replaces an earlier one of the same text. Empty texts are left out: none is looked up.
+    /// A table of these texts; a later id replaces an earlier one of the same text. Empty texts are left out: none is looked up.
     ///
     /// # Errors
     /// There are 4 GB of them, or more.
@@ -150,7 +150,7 @@ pub struct Trie {
 }
 
 impl Trie {
-    /// Of these texts; a later id replaces an earlier one of the same text.
+    /// A trie of these texts; a later id replaces an earlier one of the same text.
     pub fn new<'a>(texts: impl Iterator<Item = (&'a [u8], u32)>) -> Self {
         let mut edges = std::collections::HashMap::new();
         let mut tokens = vec![NONE];

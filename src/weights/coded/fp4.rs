@@ -39,7 +39,7 @@ pub struct Matrix {
     pub codes: Raw,
     /// (rows, groups), or [`blocked`].
     pub scales: Raw,
-    /// Of NVFP4: the factor of all scales.
+    /// The factor of all scales of NVFP4.
     pub factor: Option<f32>,
     /// Groups of a row, where scales are [`blocked`].
     pub blocked: Option<usize>,
@@ -88,7 +88,7 @@ pub fn nvfp4(names: Names, checkpoint: &Checkpoint, name: &str, rows: usize, col
 /// The matrix `name` in MXFP4.
 ///
 /// # Errors
-/// As [`nvfp4`].
+/// Returns the errors of [`nvfp4`].
 pub fn mxfp4(names: Names, checkpoint: &Checkpoint, name: &str, rows: usize, cols: usize) -> Found {
     use safetensors::Dtype as D;
     let codes = format!("{name}.{}", names.codes());

@@ -31,7 +31,7 @@ pub struct Gptq {
 /// How zeros are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Zeros {
-    /// As they are.
+    /// They are stored as they are.
     Plain,
     /// Less one, each wrapping for itself.
     LessOne,

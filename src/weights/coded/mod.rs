@@ -312,7 +312,7 @@ fn ask_beside(checkpoint: &Checkpoint, name: &str) {
     }
 }
 
-/// Of the shapes that a tensor may have, that which it has; else the first, for the error.
+/// The shape that a tensor has, of those that it may have; else the first, for the error.
 fn one_of(checkpoint: &Checkpoint, name: &str, shapes: &[&[usize]]) -> Vec<usize> {
     let found = shapes.iter().find(|shape| checkpoint.shape(name) == Some(**shape));
     found.unwrap_or(&shapes[0]).to_vec()

@@ -42,7 +42,7 @@ fn sign(code: u32, at: usize) -> f32 {
     if signs >> at & 1 == 1 { -1.0 } else { 1.0 }
 }
 
-/// The same in eight bits.
+/// The sign of a value, from eight bits.
 fn plain_sign(signs: u8, at: usize) -> f32 {
     if signs >> at & 1 == 1 { -1.0 } else { 1.0 }
 }

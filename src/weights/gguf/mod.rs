@@ -329,9 +329,9 @@ pub struct Stored {
     /// That of safetensors.
     pub name: String,
     pub kind: Kind,
-    /// Of blocks: bytes.
+    /// The type of elements; of blocks, bytes.
     pub dtype: safetensors::Dtype,
-    /// Of blocks: (rows, bytes of a row).
+    /// The shape; of blocks, (rows, bytes of a row).
     pub shape: Vec<usize>,
     /// Bytes of the file that holds it.
     pub range: Range<usize>,

@@ -125,7 +125,7 @@ pub unsafe fn configure() {
 /// Zeros this thread's tiles and gives them back: no content stays in them.
 ///
 /// # Safety
-/// As [`configure`].
+/// The caller keeps the contract of [`configure`].
 #[inline]
 pub unsafe fn release() {
     // SAFETY: the caller's contract.

@@ -23,7 +23,7 @@ pub struct Automaton {
 }
 
 impl Automaton {
-    /// Of the texts in which `pattern` matches somewhere.
+    /// The automaton of the texts in which `pattern` matches somewhere.
     pub fn search(pattern: &str) -> Option<Self> {
         let hir = regex_syntax::Parser::new().parse(&with_ascii_classes(pattern)).ok()?;
         let mut nodes = Nodes::default();

@@ -24,7 +24,7 @@ pub fn enforce(lockdown: &Lockdown) -> Result<Enforced, LockdownError> {
     enforce_on(Kernel::probe(), lockdown)
 }
 
-/// As [`enforce`], with a kernel that may pretend to have less than it has.
+/// Does what [`enforce`] does, with a kernel that may pretend to have less than it has.
 fn enforce_on(kernel: Kernel, lockdown: &Lockdown) -> Result<Enforced, LockdownError> {
     let mut locked_down = LOCKED_DOWN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if *locked_down {
