@@ -603,7 +603,7 @@ impl Builder {
                     kv_tokens: memory.kv_tokens as u64,
                     memory_bytes: memory.total_bytes(),
                 };
-                (&*session.line.telemetry, sizes)
+                (&*session.client.telemetry, sizes)
             },
         )
     }
@@ -1069,9 +1069,9 @@ impl Builder {
         let worker =
             spawn("amnesic-worker", Depth::Kernels, move || worker.run(&messages)).map_err(Error::Thread)?;
         let identity = Some(Arc::new(identity));
-        let line = Client { readers, worker: to_worker, shared, keys: Arc::default(), telemetry, identity };
+        let client = Client { readers, worker: to_worker, shared, keys: Arc::default(), telemetry, identity };
         Ok(Session {
-            line,
+            client,
             worker: Some(worker),
             memory,
             context,
@@ -1273,11 +1273,11 @@ impl Builder {
         }
         let worker =
             spawn("amnesic-worker", Depth::Kernels, move || worker.run(&messages)).map_err(Error::Thread)?;
-        let line =
+        let client =
             Client { readers, worker: to_worker, shared, keys: Arc::default(), telemetry, identity: None };
         let context = limits.context;
         Ok(Session {
-            line,
+            client,
             worker: Some(worker),
             memory,
             context,

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use crate::cancel::CancelToken;
 use crate::engine::encode::job::{Ask as TextsAsk, Done, Ticket, Wanted};
 use crate::engine::inspect::{self, Inspection};
-use crate::engine::intake::Ask;
+use crate::engine::intake::IntakeMessage;
 use crate::engine::mailbox::Outbox;
 use crate::engine::readers::Readers;
 use crate::engine::receipts::About;
@@ -92,7 +92,7 @@ impl Client {
         }
         let (answer, answered) = sync_channel(1);
         let closed = || Refusal::New(0, self.closed());
-        self.readers.take(Ask::Submit(jobs, answer)).map_err(|_| closed())?;
+        self.readers.take(IntakeMessage::Submit(jobs, answer)).map_err(|_| closed())?;
         let answer = answered.recv().map_err(|_| closed())?;
         answer.map_err(|(place, error)| Refusal::Known(place, error))?;
         Ok(readers.into_iter().map(|(mailbox, choices)| Reader::new(mailbox, choices)).collect())
@@ -107,7 +107,7 @@ impl Client {
         }
         let (answer, answered) = sync_channel(1);
         let ask = TextsAsk { wanted, trace: trace.clone(), ticket, answer };
-        let sent = self.readers.take(Ask::Texts(Box::new(ask))).map_err(|_| self.closed());
+        let sent = self.readers.take(IntakeMessage::Texts(Box::new(ask))).map_err(|_| self.closed());
         let done = sent.and_then(|()| answered.recv().map_err(|_| self.closed()));
         let done = done.inspect_err(|error| self.refused(&[nonce], began, 0, error)).flatten();
         // of one that was accepted the worker told
@@ -118,7 +118,7 @@ impl Client {
     pub fn inspect(&self, question: inspect::Question) -> Result<inspect::Answer> {
         let (answer, answered) = sync_channel(1);
         let inspection = Box::new(Inspection { question, answer });
-        self.readers.take(Ask::Inspect(inspection)).map_err(|_| self.closed())?;
+        self.readers.take(IntakeMessage::Inspect(inspection)).map_err(|_| self.closed())?;
         answered.recv().map_err(|_| self.closed())?
     }
 

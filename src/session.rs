@@ -12,7 +12,7 @@ use crate::conversation::{Conversation, Public};
 use crate::embed::{EmbedRequest, Embeddings, Ranking, RerankRequest};
 use crate::engine::encode::job::{Done, Wanted};
 use crate::engine::inspect::{self};
-use crate::engine::intake::Ask;
+use crate::engine::intake::IntakeMessage;
 use crate::engine::status::Load;
 use crate::engine::worker::Message;
 use crate::error::{Error, Result};
@@ -39,7 +39,7 @@ use crate::tokens::{SecretText, TokenIds};
 /// dropping does the same silently, and returns when all is scrubbed.
 #[derive(Debug)]
 pub struct Session {
-    pub(crate) line: Client,
+    pub(crate) client: Client,
     pub(crate) worker: Option<JoinHandle<ScrubReceipt>>,
     pub(crate) memory: MemoryPlan,
     pub(crate) context: usize,
@@ -68,7 +68,7 @@ impl Session {
     /// # Errors
     /// The request is wrong, the session is full ([`Error::Busy`]), or it is poisoned.
     pub fn generate(&self, request: Request) -> Result<Reply> {
-        self.line.submit(vec![request], false).map_err(|(_, error)| error)?.remove(0).reply()
+        self.client.submit(vec![request], false).map_err(|(_, error)| error)?.remove(0).reply()
     }
 
     /// Runs one request, and hands its pieces to `take` as they come, on the caller's thread. [`ControlFlow::Break`]
@@ -163,7 +163,7 @@ impl Session {
     /// [`Error::InBatch`] if a request is wrong, before any has run; or the session is full or poisoned.
     pub fn generate_batch(&self, requests: impl IntoIterator<Item = Request>) -> Result<Vec<Reply>> {
         let requests: Vec<Request> = requests.into_iter().collect();
-        let readers = self.line.submit(requests, false).map_err(|(index, error)| match error {
+        let readers = self.client.submit(requests, false).map_err(|(index, error)| match error {
             Error::Poisoned(_) | Error::Closed | Error::Busy { .. } => error,
             error => Error::InBatch { index, source: Box::new(error) },
         })?;
@@ -189,7 +189,7 @@ impl Session {
     /// # Errors
     /// Returns the errors of [`Session::generate`], at once for a wrong request.
     pub fn stream(&self, request: Request) -> Result<Stream> {
-        let mut readers = self.line.submit(vec![request], true).map_err(|(_, error)| error)?;
+        let mut readers = self.client.submit(vec![request], true).map_err(|(_, error)| error)?;
         Ok(Stream::new(readers.remove(0)))
     }
 
@@ -206,7 +206,7 @@ impl Session {
     /// # Ok::<(), amnesic::Error>(())
     /// ```
     pub fn conversation(&self) -> Conversation {
-        Conversation::new(self.line.clone())
+        Conversation::new(self.client.clone())
     }
 
     /// Embeds texts, with the checkpoint's own pooling and normalisation.
@@ -288,9 +288,9 @@ impl Session {
     }
 
     fn read_texts(&self, request: EmbedRequest) -> Result<Box<Done>> {
-        let trace = self.line.telemetry.trace_texts(Operation::Embeddings);
+        let trace = self.client.telemetry.trace_texts(Operation::Embeddings);
         let cancel = request.common.cancel.clone();
-        self.line.read(Wanted::Embeddings(request), trace, cancel)
+        self.client.read(Wanted::Embeddings(request), trace, cancel)
     }
 
     /// Scores documents against a query, with a cross-encoder: a checkpoint `ForSequenceClassification` with one label.
@@ -321,9 +321,9 @@ impl Session {
     /// # Errors
     /// Returns the errors of [`Session::embed_with`].
     pub fn rerank_with(&self, request: RerankRequest) -> Result<Ranking> {
-        let trace = self.line.telemetry.trace_texts(Operation::Rerank);
+        let trace = self.client.telemetry.trace_texts(Operation::Rerank);
         let cancel = request.common.cancel.clone();
-        let done = self.line.read(Wanted::Scores(request), trace, cancel)?;
+        let done = self.client.read(Wanted::Scores(request), trace, cancel)?;
         Ok(Ranking {
             scores: done.values,
             truncated: done.truncated,
@@ -353,16 +353,19 @@ impl Session {
     /// # Errors
     /// The prompt is wrong.
     pub fn publish(&self, request: Request) -> Result<Public> {
-        let (began, nonce) = (self.line.telemetry.clock.wall(), request.nonce);
+        let (began, nonce) = (self.client.telemetry.clock.wall(), request.nonce);
         let adapter = request.adapter.clone();
         let (answer, answered) = sync_channel(1);
-        let closed = || self.line.closed();
+        let closed = || self.client.closed();
         let sent = request.check().and_then(|()| {
-            self.line.readers.take(Ask::Encode(Box::new(request), answer)).map_err(|_| closed())?;
+            self.client
+                .readers
+                .take(IntakeMessage::Encode(Box::new(request), answer))
+                .map_err(|_| closed())?;
             answered.recv().map_err(|_| closed())
         });
-        let ids = sent.inspect_err(|error| self.line.publish_refused(nonce, began, error)).flatten()?;
-        Ok(Public::new(&self.line, ids, adapter))
+        let ids = sent.inspect_err(|error| self.client.publish_refused(nonce, began, error)).flatten()?;
+        Ok(Public::new(&self.client, ids, adapter))
     }
 
     /// The token ids of a request's prompt: those that [`Session::generate`] would compute, special tokens included. A text
@@ -382,7 +385,7 @@ impl Session {
     /// # Errors
     /// The request is wrong; there is no tokenizer or no chat template; the session is poisoned.
     pub fn tokenize(&self, request: impl Into<Request>) -> Result<TokenIds> {
-        self.line.ids(request.into()).map(TokenIds)
+        self.client.ids(request.into()).map(TokenIds)
     }
 
     /// How many token ids [`Session::tokenize`] gives: whether a chat fits into [`Session::context_length`].
@@ -399,7 +402,7 @@ impl Session {
     /// # Errors
     /// Returns the errors of [`Session::tokenize`].
     pub fn count_tokens(&self, request: impl Into<Request>) -> Result<usize> {
-        self.line.ids(request.into()).map(|ids| ids.expose().len())
+        self.client.ids(request.into()).map(|ids| ids.expose().len())
     }
 
     /// The text of token ids, from its start, as the checkpoint's decoder gives it; bytes that are no characters give
@@ -415,7 +418,7 @@ impl Session {
     /// # Errors
     /// An id is outside the vocabulary; there is no tokenizer; the session does not generate, or is poisoned.
     pub fn detokenize(&self, ids: &[u32], skip_special_tokens: bool) -> Result<SecretText> {
-        self.line.text(inspect::Question::Text { ids: Secret::<[u32]>::copy(ids), skip_special_tokens })
+        self.client.text(inspect::Question::Text { ids: Secret::<[u32]>::copy(ids), skip_special_tokens })
     }
 
     /// The prompt that a chat's template writes: what [`Session::generate`] would encode. Which of it is literal
@@ -435,7 +438,7 @@ impl Session {
     /// generate, or is poisoned.
     pub fn apply_chat_template(&self, request: Request) -> Result<SecretText> {
         request.check()?;
-        self.line.text(inspect::Question::Prompt(Box::new(request)))
+        self.client.text(inspect::Question::Prompt(Box::new(request)))
     }
 
     /// Ends the session: overwrites all its memory, reads it back, and reports. Holds no content. Requests that still
@@ -453,7 +456,7 @@ impl Session {
     /// [`Error::Poisoned`] if memory was not zero when read back.
     pub fn close(mut self) -> Result<ScrubReceipt> {
         let report = self.join()?;
-        match self.line.shared.poison.reason() {
+        match self.client.shared.poison.reason() {
             Some(reason) if reason.is_unscrubbed() => Err(Error::Poisoned(reason)),
             _ => Ok(report),
         }
@@ -577,7 +580,7 @@ impl Session {
 
     /// What it has computed so far. Metadata: no content. [`Session::load`] has an example.
     pub fn counters(&self) -> Counters {
-        *self.line.shared.counters.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.client.shared.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What it has to do at the moment. Metadata: no content.
@@ -590,12 +593,12 @@ impl Session {
     /// # Ok::<(), amnesic::Error>(())
     /// ```
     pub fn load(&self) -> Load {
-        *self.line.shared.load.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.client.shared.load.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn join(&mut self) -> Result<ScrubReceipt> {
         let worker = self.worker.take().ok_or(Error::Closed)?;
-        let Client { readers, worker: to_worker, shared, telemetry, .. } = &self.line;
+        let Client { readers, worker: to_worker, shared, telemetry, .. } = &self.client;
         let close = || {
             readers.close();
             let _ = to_worker.send(Message::Close); // one that has ended with a panic is joined all the same
@@ -619,6 +622,6 @@ impl Conversation {
     /// [`Error::Sealed`] with the reason: another key, changed bytes, another checkpoint, types or device, an adapter that
     /// this session lacks. Nothing says more of the content.
     pub fn import(session: &Session, sealed: &[u8], key: &SealingKey) -> Result<Self> {
-        Self::open_sealed(&session.line, sealed, key)
+        Self::open_sealed(&session.client, sealed, key)
     }
 }

@@ -23,7 +23,7 @@ constexpr uint32_t BANNED = 0xff800000;  // of minus infinity
 enum Flags : uint32_t { GIVEN = 1, CHANGED = 2, MASKED = 4, LOGPROBS = 8 };
 enum Status : uint32_t { CHOSEN = 1, NOT_FINITE = 2, NO_TOKEN = 3 };
 
-// As src/backend/questions.rs writes it: 32 words.
+// As src/backend/sample_batch.rs writes it: 32 words.
 struct Question {
     uint32_t row, flags, given, top;
     uint32_t top_k;
@@ -40,7 +40,7 @@ struct Question {
     uint32_t ban, bans;       // id
     uint32_t unused[4];
 };
-static_assert(sizeof(Question) == 128, "as src/backend/questions.rs");
+static_assert(sizeof(Question) == 128, "as src/backend/sample_batch.rs");
 
 // Likewise: 48 words.
 struct Answer {
@@ -50,7 +50,7 @@ struct Answer {
     uint32_t rank, count;
     uint32_t top[2 * MOST_TOP];  // id, logit
 };
-static_assert(sizeof(Answer) == 192, "as src/backend/questions.rs");
+static_assert(sizeof(Answer) == 192, "as src/backend/sample_batch.rs");
 
 struct SampleArgs {
     const float *logits;

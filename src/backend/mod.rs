@@ -9,9 +9,9 @@
 
 pub mod cpu;
 pub mod cuda;
-pub mod questions;
+pub mod sample_batch;
 
-use self::questions::Questions;
+use self::sample_batch::SampleBatch;
 use crate::error::Result;
 use crate::memory::ledger::NotCovered;
 use crate::memory::{Layout, Region, Scrubbed, arena::Closed};
@@ -61,11 +61,11 @@ impl KvType {
 /// A planned activation buffer: (rows, cols), row-major, at most `rows` of them in use in a step.
 ///
 /// Most hold f32. Those planned as operands are what [`Backend::norm`], [`Backend::attention`] and
-/// [`Backend::gated`] write and [`Backend::linear`] and [`Backend::gated`] read, in a [`Form`] for who reads it.
+/// [`Backend::gated`] write and [`Backend::linear`] and [`Backend::gated`] read, in an [`OperandType`] for who reads it.
 #[derive(Clone, Copy, Debug)]
 pub struct Buf {
     /// How the values of an operand are written.
-    pub form: Form,
+    pub form: OperandType,
     region: Region,
     /// Values per row.
     pub cols: usize,
@@ -92,18 +92,18 @@ impl Buf {
 
     fn with_stride(layout: &mut Layout, rows: usize, cols: usize, stride: usize) -> Option<Self> {
         let bytes = rows.checked_mul(stride)?.checked_mul(size_of::<f32>())?;
-        Some(Self { form: Form::F32, region: layout.region(bytes)?, cols, stride })
+        Some(Self { form: OperandType::F32, region: layout.region(bytes)?, cols, stride })
     }
 
     /// This operand in another form.
-    pub fn of(self, form: Form) -> Self {
+    pub fn of(self, form: OperandType) -> Self {
         Self { form, ..self }
     }
 
     /// This buffer without its first `rows` rows.
     pub fn skip(self, rows: usize) -> Self {
         let bytes = match self.form {
-            Form::F32 => self.stride * size_of::<f32>(),
+            OperandType::F32 => self.stride * size_of::<f32>(),
             form => form.row_bytes(self.cols),
         };
         let start = rows * bytes;
@@ -136,7 +136,7 @@ impl Buf {
 
 /// How an operand's values are written, for the matrices that they are multiplied with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum OperandType {
     /// Single precision.
     F32,
     /// bf16.
@@ -567,7 +567,7 @@ impl Attention {
     }
 }
 
-/// The values of one head in a [`Backend::by_head`].
+/// The values of one head in a [`Backend::per_head_linear`].
 struct HeadSizes {
     /// That are multiplied.
     ins: usize,
@@ -590,14 +590,14 @@ impl HeadSizes {
         assert!(rows == heads * outs && outs.is_multiple_of(LANES), "heads: rows differ");
         assert!(x.cols == heads * from && out.cols == heads * to, "heads: columns differ");
         assert!(pieces.cols == ins && from >= ins && from - ins + outs == to, "heads: columns differ");
-        assert!(x.form == Form::F32, "heads: x is not of f32");
+        assert!(x.form == OperandType::F32, "heads: x is not of f32");
         Self { ins, outs, from, to }
     }
 }
 
 /// What comes to the scores of an attention besides the products.
 #[derive(Debug)]
-pub struct ScoreBiases<'a, W> {
+pub struct AttentionBias<'a, W> {
     /// (heads): a score of each head that takes its part of the softmax and gives no value. Not with a soft-cap.
     pub sinks: Option<&'a W>,
     /// (heads, 2 * reach): what is added to the score of a key so many positions behind the query, from `-reach` on.
@@ -672,7 +672,7 @@ pub trait Backend: Send {
 
     /// How an operand has to be written that all of these matrices read. Whole numbers and floating point have no form in
     /// common.
-    fn form(&self, readers: &[&Self::Weight]) -> Form;
+    fn form(&self, readers: &[&Self::Weight]) -> OperandType;
 
     /// Bytes of what [`Backend::reserve`] takes besides the planned memory, at most. `logits`: rows and columns of those
     /// that tokens are chosen from.
@@ -681,7 +681,7 @@ pub trait Backend: Send {
         0
     }
 
-    /// Maps the planned memory, with what scratch it needs itself: for [`Backend::choose`] too, if there are `logits`.
+    /// Maps the planned memory, with what scratch it needs itself: for [`Backend::sample_on_device`] too, if there are `logits`.
     /// Called once, after all uploads and before any verb below.
     ///
     /// # Errors
@@ -720,7 +720,7 @@ pub trait Backend: Send {
     fn add_norm(&mut self, rows: usize, x: Buf, norm: &Norm<Self::Weight>, scale: f32, out: Buf);
 
     /// Normalises each `width` values of a row by themselves, in place.
-    fn norm_pieces(&mut self, rows: usize, x: Buf, norm: &Norm<Self::Weight>, width: usize);
+    fn group_norm_in_place(&mut self, rows: usize, x: Buf, norm: &Norm<Self::Weight>, width: usize);
 
     /// Every projection of `rows` rows of the operand `x`.
     fn linear(&mut self, rows: usize, x: Buf, projections: &[Projection<'_, Self::Weight>]);
@@ -732,10 +732,18 @@ pub trait Backend: Send {
     ///
     /// x and `out` are of f32. `pieces`, an operand in the weight's form with `ins` columns and `heads` rows for each, is
     /// what the product reads.
-    fn by_head(&mut self, rows: usize, x: Buf, heads: usize, weight: &Self::Weight, pieces: Buf, out: Buf);
+    fn per_head_linear(
+        &mut self,
+        rows: usize,
+        x: Buf,
+        heads: usize,
+        weight: &Self::Weight,
+        pieces: Buf,
+        out: Buf,
+    );
 
     /// `out = [a, b]`, row by row.
-    fn join(&mut self, rows: usize, parts: [Buf; 2], out: Buf);
+    fn concat(&mut self, rows: usize, parts: [Buf; 2], out: Buf);
 
     /// `out = activation(x * up^T)`; `x` and `out` are operands.
     fn activated(&mut self, rows: usize, x: Buf, activation: Activation, up: &Linear<Self::Weight>, out: Buf);
@@ -753,7 +761,7 @@ pub trait Backend: Send {
 
     /// `out = activation(gate) * up`, or without `up` the first factor; `out` is an operand. The same bits as
     /// [`Backend::gated`] and [`Backend::activated`] give for those products.
-    fn combine(&mut self, rows: usize, activation: Activation, gate: Buf, up: Option<Buf>, out: Buf);
+    fn act_and_mul(&mut self, rows: usize, activation: Activation, gate: Buf, up: Option<Buf>, out: Buf);
 
     /// Chooses experts for each row from `with.scores`, into all the buffers of `with` before `x`. `correction` (experts)
     /// is added to scores where they are compared; weights are without it. Of equals the first is chosen.
@@ -770,7 +778,7 @@ pub trait Backend: Send {
     );
 
     /// `out = sum of weight * what the expert gives`, or `out += scale *` that, in the order of the choice.
-    fn mix(&mut self, rows: usize, with: &Routed, add: Option<f32>, out: Buf);
+    fn moe_combine(&mut self, rows: usize, with: &Routed, add: Option<f32>, out: Buf);
 
     /// `out += sigmoid(gate) * x * scale`; `gate` has one column.
     fn add_gated(&mut self, rows: usize, x: Buf, gate: Buf, scale: f32, out: Buf);
@@ -795,7 +803,7 @@ pub trait Backend: Send {
         &mut self,
         batch: &Batch<'_>,
         shape: Attention,
-        biases: ScoreBiases<'_, Self::Weight>,
+        biases: AttentionBias<'_, Self::Weight>,
         q: Buf,
         out: Buf,
     );
@@ -815,14 +823,14 @@ pub trait Backend: Send {
     /// One row of a buffer, for the sampler to read.
     fn read(&mut self, buf: Buf, row: usize) -> &[f32];
 
-    /// Whether [`Backend::choose`] does anything.
-    fn chooses(&self) -> bool {
+    /// Whether [`Backend::sample_on_device`] does anything.
+    fn samples_on_device(&self) -> bool {
         false
     }
 
     /// Answers questions about rows of logits: chooses tokens, looks up log probabilities. To the bit as `sample::Sampler`
     /// does it, which does it where this is not called.
-    fn choose(&mut self, logits: Buf, questions: &mut Questions) {
+    fn sample_on_device(&mut self, logits: Buf, questions: &mut SampleBatch) {
         let _ = (logits, questions);
     }
 

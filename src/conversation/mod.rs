@@ -44,7 +44,7 @@ use record::Record;
 /// Dropping it overwrites all of it, and returns when that is done: a step later at most.
 #[derive(Debug)]
 pub struct Conversation {
-    line: Client,
+    client: Client,
     /// Its name in receipts.
     number: u64,
     reuse: PrefixHandle,
@@ -64,8 +64,8 @@ pub struct Conversation {
 }
 
 /// Something of a session's to go on from, of which there is nothing yet.
-fn nothing_kept(line: &Client) -> PrefixHandle {
-    let lease = line.keep(|_, _| None);
+fn nothing_kept(client: &Client) -> PrefixHandle {
+    let lease = client.keep(|_, _| None);
     PrefixHandle { lease, ids: Arc::default(), adapter: Arc::default(), public: false }
 }
 
@@ -114,12 +114,12 @@ impl std::ops::Deref for Messages {
 }
 
 impl Conversation {
-    pub(crate) fn new(line: Client) -> Self {
-        let began = line.telemetry.clock.wall();
-        let (reuse, key) = (nothing_kept(&line), SealingKey::random());
+    pub(crate) fn new(client: Client) -> Self {
+        let began = client.telemetry.clock.wall();
+        let (reuse, key) = (nothing_kept(&client), SealingKey::random());
         let (number, messages) = (reuse.lease.key, Arc::default());
         Self {
-            line,
+            client,
             number,
             reuse,
             messages,
@@ -171,7 +171,7 @@ impl Conversation {
     /// # Errors
     /// [`Error::WrongTask`] if the session does not generate; [`Error::Sealed`] if the system has no random numbers.
     pub fn export(&self, key: &SealingKey) -> Result<Vec<u8>> {
-        let identity = self.line.identity()?;
+        let identity = self.client.identity()?;
         let content = match &self.resting {
             Some(_) => self.open()?,
             None => record::encode(&[], &[], None),
@@ -200,7 +200,7 @@ impl Conversation {
     pub fn generate(&mut self, request: Request) -> Result<Reply> {
         self.wake(&request)?;
         let reply = self.next_turn(request, false).and_then(|(request, turn)| {
-            let readers = self.line.submit(vec![request], false).map_err(|(_, error)| error);
+            let readers = self.client.submit(vec![request], false).map_err(|(_, error)| error);
             Ok((readers?.remove(0).reply()?, turn))
         });
         self.settle(reply)
@@ -226,7 +226,7 @@ impl Conversation {
     pub fn stream(&mut self, request: Request) -> Result<ConversationStream<'_>> {
         self.wake(&request)?;
         let readers = self.next_turn(request, true).and_then(|(request, turn)| {
-            Ok((self.line.submit(vec![request], true).map_err(|(_, error)| error)?, turn))
+            Ok((self.client.submit(vec![request], true).map_err(|(_, error)| error)?, turn))
         });
         match readers {
             Ok((mut readers, turn)) => {
@@ -244,15 +244,15 @@ impl Conversation {
     /// The request with all that was before it.
     fn next_turn(&mut self, mut request: Request, stream: bool) -> Result<(Request, Turn)> {
         let turn = Turn::of(&request);
-        let began = self.line.telemetry.clock.wall();
+        let began = self.client.telemetry.clock.wall();
         let named = request.prefix.replace(self.reuse.clone());
         let wrong = match named {
             Some(_) => Err(Error::request("shares", "left out in a conversation")),
             None => request.check(),
         };
         if let Err(error) = wrong {
-            self.line.telemetry.trace(&request, stream).refused(error.kind());
-            self.line.refused(&[request.nonce], began, 0, &error);
+            self.client.telemetry.trace(&request, stream).refused(error.kind());
+            self.client.refused(&[request.nonce], began, 0, &error);
             return Err(error);
         }
         if matches!(request.prompt, Prompt::Chat(_))
@@ -260,7 +260,7 @@ impl Conversation {
         {
             let (all, new) = (Arc::get_mut(&mut self.messages), Arc::into_inner(new));
             let (Some(all), Some(new)) = (all, new) else {
-                self.line.refused(&[request.nonce], began, 0, &Error::Closed);
+                self.client.refused(&[request.nonce], began, 0, &Error::Closed);
                 return Err(Error::Closed);
             };
             // what this turn says of its messages holds in later ones, too, and for no message of an earlier one
@@ -306,7 +306,7 @@ impl Conversation {
         *ids = Secret::default();
         drop(ids);
         if !goes_on {
-            self.reuse = nothing_kept(&self.line);
+            self.reuse = nothing_kept(&self.client);
         }
     }
 
@@ -316,7 +316,7 @@ impl Conversation {
         self.streams = false;
         self.left = stream.leave();
         self.messages = Arc::default();
-        self.reuse = nothing_kept(&self.line);
+        self.reuse = nothing_kept(&self.client);
     }
 
     /// Waits until the turn whose stream was dropped is over: a step at most.
@@ -328,11 +328,11 @@ impl Conversation {
     fn wake(&mut self, request: &Request) -> Result<()> {
         self.until_left();
         if std::mem::take(&mut self.streams) {
-            self.reuse = nothing_kept(&self.line);
+            self.reuse = nothing_kept(&self.client);
         }
         if self.key.is_none() {
             let error = Error::Sealed(SealedReason::NoRandomNumbers);
-            self.line.refused(&[request.nonce], self.line.telemetry.clock.wall(), 0, &error);
+            self.client.refused(&[request.nonce], self.client.telemetry.clock.wall(), 0, &error);
             return Err(error);
         }
         if let Some(record) = self.opened() {
@@ -349,7 +349,7 @@ impl Conversation {
         let mut ids = self.reuse.ids.lock().unwrap_or_else(PoisonError::into_inner);
         let mut content = {
             let adapter = self.reuse.adapter.lock().unwrap_or_else(PoisonError::into_inner);
-            let hash = |name: &String| self.line.identity.as_ref().and_then(|all| all.adapter(name));
+            let hash = |name: &String| self.client.identity.as_ref().and_then(|all| all.adapter(name));
             let adapter = adapter.as_ref().and_then(|name| Some((name.as_str(), hash(name)?)));
             record::encode(&self.messages, ids.expose(), adapter)
         };
@@ -395,10 +395,10 @@ impl Drop for Conversation {
         self.messages = Arc::default();
         self.resting = None;
         self.reuse.ids.lock().unwrap_or_else(PoisonError::into_inner).truncate(0);
-        let (session, number, key) = (self.line.telemetry.session, self.number, self.reuse.lease.key);
+        let (session, number, key) = (self.client.telemetry.session, self.number, self.reuse.lease.key);
         let about = About::completed(Subject::Conversation { session, number }, None, self.began);
         let (done, answer) = sync_channel(1);
-        if self.line.worker.send(worker::Message::Forget(key, Some(about), Some(done))).is_ok() {
+        if self.client.worker.send(worker::Message::Forget(key, Some(about), Some(done))).is_ok() {
             let _ = answer.recv(); // a session that closes overwrites it too
         }
     }
@@ -496,9 +496,9 @@ pub struct Public {
 }
 
 impl Public {
-    pub(crate) fn new(line: &Client, ids: Secret<[u32]>, adapter: Option<String>) -> Self {
+    pub(crate) fn new(client: &Client, ids: Secret<[u32]>, adapter: Option<String>) -> Self {
         let tokens = ids.expose().len();
-        let lease = line.keep(|session, number| Some(Subject::Public { session, number }));
+        let lease = client.keep(|session, number| Some(Subject::Public { session, number }));
         let ids = Arc::new(Mutex::new(ids));
         let reuse = PrefixHandle { lease, ids, adapter: Arc::new(Mutex::new(adapter)), public: true };
         Self { reuse, tokens }

@@ -5,7 +5,7 @@ use super::plan::ScheduledSeq;
 use super::sequence::Sequence;
 use super::worker::Worker;
 use crate::backend::Backend;
-use crate::backend::questions::Questions;
+use crate::backend::sample_batch::SampleBatch;
 use crate::memory::scrub;
 use crate::sample::{Context, Sampler};
 
@@ -23,7 +23,7 @@ impl Numbers {
     }
 
     /// Those that were asked since there were `first`.
-    fn since(first: usize, questions: &Questions) -> Self {
+    fn since(first: usize, questions: &SampleBatch) -> Self {
         Self { first, count: questions.len() - first }
     }
 }
@@ -43,7 +43,7 @@ pub(super) struct Asked {
 pub(super) fn guesses<'a>(
     of: impl Iterator<Item = &'a Sequence>,
     sampler: &mut Sampler,
-    questions: &mut Questions,
+    questions: &mut SampleBatch,
 ) {
     questions.clear();
     for (row, sequence) in of.enumerate() {
@@ -55,7 +55,7 @@ pub(super) fn guesses<'a>(
 impl<B: Backend> Worker<B> {
     /// Whether the draft model's device samples.
     pub(super) fn asks_draft(&self) -> bool {
-        self.models.draft.as_ref().is_some_and(|draft| draft.chooses()) && !self.on_host()
+        self.models.draft.as_ref().is_some_and(|draft| draft.samples_on_device()) && !self.on_host()
     }
 
     fn on_host(&self) -> bool {
@@ -69,14 +69,14 @@ impl<B: Backend> Worker<B> {
     pub(super) fn ask(&mut self) {
         scrub::empty(&mut self.asked);
         self.questions.clear();
-        let on_device = !self.on_host() && self.models.main.chooses();
+        let on_device = !self.on_host() && self.models.main.samples_on_device();
         for place in 0..self.models.main.plan.len() {
             let scheduled = self.models.main.plan.sequence(place);
             let asked = if on_device { self.ask_about(scheduled) } else { Asked::default() };
             self.asked.push(asked);
         }
         if on_device {
-            self.models.main.choose(&mut self.questions);
+            self.models.main.sample_on_device(&mut self.questions);
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime};
 use super::inspect::Inspection;
 use super::job::Job;
 use super::mailbox::Outbox;
-use super::masks::Guide;
+use super::masks::GrammarState;
 use super::readers::{Arrived, Lane, Tell};
 use super::receipts::About;
 use super::scheduler::{Arrival, Id, Owner, Prefix};
@@ -59,7 +59,7 @@ pub struct Defaults {
 
 /// What callers ask for.
 #[derive(Debug)]
-pub enum Ask {
+pub enum IntakeMessage {
     /// Requests that come in together: all are accepted, or none; told once, an error with its place.
     Submit(Vec<(Request, Outbox, Trace)>, SyncSender<std::result::Result<(), (usize, Error)>>),
     /// The ids of a prompt that is to be public.
@@ -75,7 +75,7 @@ pub enum Ask {
 /// Bytes of prompts up to which they are read in the quick lane: a millisecond or two.
 const QUICK_BYTES: usize = 16 << 10;
 
-impl Ask {
+impl IntakeMessage {
     /// Where it is read. Decided by sizes alone.
     pub fn lane(&self) -> Lane {
         let quick = match self {
@@ -191,11 +191,11 @@ const BREAKERS: [&str; 4] = ["\n", ":", "\"", "*"];
 
 impl Intake {
     /// Reads what a caller asks. A caller that is gone has dropped what it asked for, and hears nothing.
-    pub fn read(&self, ask: Ask, arrived: Arrived) -> Tell {
+    pub fn read(&self, ask: IntakeMessage, arrived: Arrived) -> Tell {
         let worker = self.worker.clone();
         match ask {
-            Ask::Submit(requests, answer) => self.submit(requests, arrived, answer),
-            Ask::Encode(request, answer) => {
+            IntakeMessage::Submit(requests, answer) => self.submit(requests, arrived, answer),
+            IntakeMessage::Encode(request, answer) => {
                 let nonce = request.nonce;
                 let subject = Subject::Publish { id: self.id(self.shared.next_ids(1)) };
                 let ids = self.guarded(|| self.encode(&request).map(|encoded| encoded.ids));
@@ -209,8 +209,8 @@ impl Intake {
                     let _ = answer.send(ids);
                 })
             }
-            Ask::Inspect(inspection) => self.inspect(*inspection),
-            Ask::Texts(ask) => {
+            IntakeMessage::Inspect(inspection) => self.inspect(*inspection),
+            IntakeMessage::Texts(ask) => {
                 let asked = match ask.wanted {
                     super::encode::job::Wanted::Embeddings(_) => "embed",
                     super::encode::job::Wanted::Scores(_) => "rerank",
@@ -229,7 +229,7 @@ impl Intake {
                     let _ = answer.send(Err(error));
                 })
             }
-            Ask::Rehearse(lane, done) => {
+            IntakeMessage::Rehearse(lane, done) => {
                 // a panic, too, is for the request that meets it
                 let _ = catch_unwind(AssertUnwindSafe(|| self.rehearse(lane)));
                 Box::new(move |_| {
@@ -509,7 +509,7 @@ impl Intake {
         choices: usize,
         deadline: Option<Instant>,
         thinking: Option<Thinking>,
-    ) -> Result<Vec<Guide>> {
+    ) -> Result<Vec<GrammarState>> {
         let late = || deadline.is_some_and(|deadline| deadline <= self.clock.now());
         if format.is_text() || late() {
             return Ok(Vec::new());
@@ -519,7 +519,7 @@ impl Intake {
             return Ok(Vec::new());
         };
         outbox.set_not_enforced(std::mem::take(&mut begun.not_enforced));
-        let mut first = Guide::new(begun);
+        let mut first = GrammarState::new(begun);
         if let Some(thinking) = thinking {
             // a call of a tool ends the reply as well, unless the grammar is that of the call
             let holds = request.chat.tools.is_empty() || request.chat.calls.need_grammar();

@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 use std::time::{Instant, SystemTime};
 
 use super::mailbox::{End, Outbox};
-use super::masks::Guide;
+use super::masks::GrammarState;
 use super::receipts::About;
 use super::scheduler::Id;
 use crate::error::{Error, Result};
@@ -40,7 +40,7 @@ pub struct Job {
     /// Choices that run or wait.
     pub members: Vec<Id>,
     /// Choices that begin with the first one's first token, with their grammars.
-    pub unborn: Vec<(usize, Option<Box<Guide>>)>,
+    pub unborn: Vec<(usize, Option<Box<GrammarState>>)>,
     /// Whether threads of grammar masks have something of it: they are to forget it before its caller is told.
     pub guided: bool,
     pub reuse: Option<PrefixHandle>,

@@ -283,7 +283,7 @@ const WHOLE_CHARACTERS: &str = "the detokenizer gives whole characters";
 
 /// What the caller wants, as the worker sees it between steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum CallerState {
     /// The reply.
     Reply,
     /// An end, with what there is.
@@ -311,11 +311,11 @@ impl Outbox {
     }
 
     /// What the caller wants.
-    pub fn wish(&self) -> Wish {
+    pub fn wish(&self) -> CallerState {
         match self.0.ending.load(Ordering::SeqCst) {
-            NOTHING => Wish::Reply,
-            INTERRUPT => Wish::Interrupt,
-            _ => Wish::Abandon,
+            NOTHING => CallerState::Reply,
+            INTERRUPT => CallerState::Interrupt,
+            _ => CallerState::Abandon,
         }
     }
 

@@ -82,7 +82,7 @@ impl Pace {
 
 /// A reply's grammar, with the mask for its next token.
 #[derive(Debug)]
-pub struct Guide {
+pub struct GrammarState {
     matcher: Matcher,
     mask: Secret<[u32]>,
     /// Whether `mask` is that of the next token.
@@ -114,7 +114,7 @@ impl Before {
     }
 }
 
-impl Guide {
+impl GrammarState {
     /// At the start of a reply.
     pub fn new(begun: Begun) -> Self {
         let Begun { matcher, mask, took, not_enforced: _ } = begun;
@@ -293,7 +293,7 @@ impl Guide {
 #[derive(Debug)]
 pub struct Looked {
     pub id: Id,
-    pub guide: Box<Guide>,
+    pub guide: Box<GrammarState>,
     pub result: Result<()>,
 }
 
@@ -333,7 +333,7 @@ struct Ticket {
     waiting: [VecDeque<Look>; 2],
     /// Guides that nobody needs any more.
     #[expect(clippy::vec_box, reason = "they come as boxes, and go without being copied")]
-    spent: [Vec<Box<Guide>>; 2],
+    spent: [Vec<Box<GrammarState>>; 2],
     looked: Vec<Looked>,
     /// What ends the looks in progress; and how many there are, drops included.
     cancel: Vec<(Id, CancellationHandle)>,
@@ -349,7 +349,7 @@ struct Ticket {
 #[derive(Debug)]
 struct Look {
     id: Id,
-    guide: Box<Guide>,
+    guide: Box<GrammarState>,
     /// The step that could do with its mask.
     step: Option<u64>,
 }
@@ -359,7 +359,7 @@ enum Work {
     /// With the number of the step at hand.
     Look(Id, Look, u64),
     #[expect(clippy::vec_box, reason = "as above")]
-    Drop(Id, Vec<Box<Guide>>),
+    Drop(Id, Vec<Box<GrammarState>>),
     /// Overwrite its stack: a request ends that was on it.
     Clean,
 }
@@ -391,7 +391,7 @@ impl Masks {
 
     /// Has guides of sequences look, each with its request and its sequence. `awaited` where the step at hand could do with
     /// their masks.
-    pub fn look(&self, guides: impl IntoIterator<Item = (Id, Id, Box<Guide>)>, awaited: bool) {
+    pub fn look(&self, guides: impl IntoIterator<Item = (Id, Id, Box<GrammarState>)>, awaited: bool) {
         let mut state = self.queue.lock();
         let step = awaited.then_some(state.step);
         for (request, id, guide) in guides {
@@ -424,7 +424,7 @@ impl Masks {
     }
 
     /// Guides of `request` are not needed any more.
-    pub fn release(&self, request: Id, guides: impl IntoIterator<Item = Box<Guide>>) {
+    pub fn release(&self, request: Id, guides: impl IntoIterator<Item = Box<GrammarState>>) {
         let mut state = self.queue.lock();
         for guide in guides {
             state.give_up(request, guide);
@@ -465,7 +465,7 @@ impl State {
         }
     }
 
-    fn give_up(&mut self, request: Id, guide: Box<Guide>) {
+    fn give_up(&mut self, request: Id, guide: Box<GrammarState>) {
         let lane = guide.lane();
         self.ticket(request).spent[lane as usize].push(guide);
         self.take_place(request, lane);

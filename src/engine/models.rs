@@ -2,7 +2,7 @@
 
 use super::plan::StepPlan;
 use super::scheduler::{Id, Store};
-use crate::backend::questions::Questions;
+use crate::backend::sample_batch::SampleBatch;
 use crate::backend::{Backend, Counters};
 use crate::memory::ledger::{Accounts, HOST, Ledger, NotCovered};
 use crate::memory::seal::SealingKey;
@@ -39,14 +39,14 @@ impl<B: Backend> Model<B> {
         self.decoder.logits(&mut self.backend, row)
     }
 
-    /// Whether [`Model::choose`] does anything.
-    pub fn chooses(&self) -> bool {
-        self.backend.chooses()
+    /// Whether [`Model::sample_on_device`] does anything.
+    pub fn samples_on_device(&self) -> bool {
+        self.backend.samples_on_device()
     }
 
     /// Has the device answer questions about the logits of the last step.
-    pub fn choose(&mut self, questions: &mut Questions) {
-        self.decoder.choose(&mut self.backend, questions);
+    pub fn sample_on_device(&mut self, questions: &mut SampleBatch) {
+        self.decoder.sample_on_device(&mut self.backend, questions);
     }
 
     /// What was computed so far.
@@ -69,7 +69,7 @@ pub struct Models<B: Backend> {
     pub draft: Option<Model<B>>,
     pub ledger: Ledger,
     /// What was overwritten for sequences when they let blocks go, to be entered in their requests' accounts.
-    owed: Vec<(Id, Accounts)>,
+    pending_accounts: Vec<(Id, Accounts)>,
     /// None if the system had no random numbers: then blocks stay as they are.
     key: Option<SealingKey>,
     /// How often blocks were sealed.
@@ -82,14 +82,14 @@ impl<B: Backend> Models<B> {
     /// With nothing entered yet.
     pub fn new(main: Model<B>, draft: Option<Model<B>>) -> Self {
         let (key, ledger) = (SealingKey::random(), Ledger::default());
-        Self { main, draft, ledger, owed: Vec::new(), key, seals: 0, sealed: Vec::new() }
+        Self { main, draft, ledger, pending_accounts: Vec::new(), key, seals: 0, sealed: Vec::new() }
     }
 
     /// Hands out what is to be entered in accounts of requests. How much was overwritten tells how many guesses were right, so
     /// the entries are overwritten, too.
-    pub fn take_owed(&mut self, mut enter: impl FnMut(Id, &Accounts)) {
-        self.owed.iter().for_each(|(id, account)| enter(*id, account));
-        scrub::empty(&mut self.owed);
+    pub fn take_pending_accounts(&mut self, mut enter: impl FnMut(Id, &Accounts)) {
+        self.pending_accounts.iter().for_each(|(id, account)| enter(*id, account));
+        scrub::empty(&mut self.pending_accounts);
     }
 
     /// Each with its place in [`Accounts`].
@@ -173,7 +173,7 @@ impl<B: Backend> Store for Models<B> {
             self.ledger.scrubbed(*place, blocks.len() as u64, proof.as_ref());
         }
         let sum = Scrubbed::sum(proofs.into_iter().filter_map(|(_, proof)| proof));
-        self.owed.extend(whose.map(|id| (id, self.ledger.since(before))));
+        self.pending_accounts.extend(whose.map(|id| (id, self.ledger.since(before))));
         sum
     }
 

@@ -16,7 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime};
 
-use super::intake::Ask;
+use super::intake::IntakeMessage;
 use super::scheduler::Id;
 use super::worker::Shared;
 use crate::clock::Clock;
@@ -49,7 +49,7 @@ pub struct Arrived {
 pub type Tell = Box<dyn FnOnce(Scrubbed)>;
 
 /// Reads what callers ask for.
-pub type Read = dyn Fn(Ask, Arrived) -> Tell + Send + Sync;
+pub type Read = dyn Fn(IntakeMessage, Arrived) -> Tell + Send + Sync;
 
 /// What callers ask, on its way to the threads that read it.
 pub struct Readers {
@@ -78,7 +78,7 @@ struct State {
 
 #[derive(Default)]
 struct Places {
-    waiting: VecDeque<(Ask, Arrived)>,
+    waiting: VecDeque<(IntakeMessage, Arrived)>,
     threads: usize,
     /// How many of them read.
     busy: usize,
@@ -90,7 +90,7 @@ impl Readers {
     /// # Errors
     /// The system refuses a thread.
     pub fn start(
-        read: impl Fn(Ask, Arrived) -> Tell + Send + Sync + 'static,
+        read: impl Fn(IntakeMessage, Arrived) -> Tell + Send + Sync + 'static,
         shared: Arc<Shared>,
         clock: Arc<dyn Clock>,
         max_requests: usize,
@@ -112,7 +112,7 @@ impl Readers {
     pub fn rehearse(&self) -> Result<()> {
         for lane in [Lane::Quick, Lane::Slow] {
             let (done, wait) = sync_channel(1);
-            self.take(Ask::Rehearse(lane, done))?;
+            self.take(IntakeMessage::Rehearse(lane, done))?;
             wait.recv().map_err(|_| Error::Closed)?;
         }
         Ok(())
@@ -122,7 +122,7 @@ impl Readers {
     ///
     /// # Errors
     /// [`Error::Closed`]: the session's handle is gone.
-    pub fn take(&self, ask: Ask) -> Result<()> {
+    pub fn take(&self, ask: IntakeMessage) -> Result<()> {
         let lane = ask.lane();
         let mut state = self.lock();
         if state.closed {

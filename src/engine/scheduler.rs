@@ -137,7 +137,7 @@ impl Entry {
 
 /// A sequence's part in a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Turn {
+pub struct ScheduledTokens {
     pub id: Id,
     /// Tokens from its first uncached one on.
     pub tokens: usize,
@@ -171,7 +171,7 @@ pub struct Scheduler {
     owners: HashMap<Owner, usize>,
     /// Tokens computed so far.
     clock: u64,
-    turns: Vec<Turn>,
+    turns: Vec<ScheduledTokens>,
     preemptions: u64,
 }
 
@@ -299,7 +299,7 @@ impl Scheduler {
 
     /// Plans a step. Blocks are scrubbed and copied through `store` on the way; when this returns, every turn has its
     /// blocks, and nobody else may write to those it writes to.
-    pub fn plan(&mut self, store: &mut impl Store) -> &[Turn] {
+    pub fn plan(&mut self, store: &mut impl Store) -> &[ScheduledTokens] {
         self.admit(store);
         self.share();
         self.grow(store);
@@ -526,9 +526,9 @@ impl Scheduler {
                 prefill.push(place);
             }
             guesses += usize::from(turn == 1 && entry.may_guess() > 0);
-            self.turns.push(Turn { id: entry.rank.id, tokens: turn, drafts: 0 });
+            self.turns.push(ScheduledTokens { id: entry.rank.id, tokens: turn, drafts: 0 });
         }
-        let mut give = |turn: &mut Turn, entry: &Entry, most: usize, tokens: &mut usize| {
+        let mut give = |turn: &mut ScheduledTokens, entry: &Entry, most: usize, tokens: &mut usize| {
             let before = entry.cached + turn.tokens;
             let wanted = (entry.left() - turn.tokens).min(most).min(*tokens);
             let granted = wanted.min(entry.within(outputs + 1).saturating_sub(turn.tokens));
@@ -562,7 +562,7 @@ impl Scheduler {
     /// Gets blocks for every turn, in order of rank. Guesses are dropped rather than somebody's blocks taken for them.
     fn grow(&mut self, store: &mut impl Store) {
         let mut place = 0;
-        while let Some(&Turn { id, tokens, drafts }) = self.turns.get(place) {
+        while let Some(&ScheduledTokens { id, tokens, drafts }) = self.turns.get(place) {
             let rank = self.entry(id).rank;
             if drafts > 0 && self.wanted(id, tokens + drafts) > self.pool.free() {
                 self.turns[place].drafts = 0;

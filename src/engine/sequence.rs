@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::mailbox::Outbox;
-use super::masks::Guide;
+use super::masks::GrammarState;
 use super::scheduler::Id;
 use crate::memory::Secret;
 use crate::outcome::FinishReason;
@@ -51,7 +51,7 @@ pub struct Sequence {
     /// How often it had been admitted when that was counted.
     pub admissions: u64,
     /// The grammar that the reply follows. Boxed: it moves to the thread that computes masks and back.
-    pub guide: Option<Box<Guide>>,
+    pub guide: Option<Box<GrammarState>>,
     /// Whether it is with those threads at the moment: until it is back no token is chosen.
     pub away: bool,
     /// Whether, when it is back, it says if the token drawn last ends the reply.
@@ -85,7 +85,7 @@ impl Sequence {
     }
 
     /// Another choice of the same request, before either has a token.
-    pub fn fork(&self, choice: usize, guide: Option<Box<Guide>>, pieces: Option<&Pieces>) -> Self {
+    pub fn fork(&self, choice: usize, guide: Option<Box<GrammarState>>, pieces: Option<&Pieces>) -> Self {
         let mut ids = Secret::<[u32]>::default();
         ids.reserve(self.most_tokens());
         ids.extend(self.ids());

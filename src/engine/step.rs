@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::ask::{self, Asked};
 use super::masks::{Looked, Masks};
 use super::plan::{Rows, ScheduledSeq};
-use super::scheduler::{Id, Turn};
+use super::scheduler::{Id, ScheduledTokens};
 use super::sequence::Sequence;
 use super::speculate;
 use super::worker::{Ended, Worker};
@@ -25,7 +25,7 @@ impl<B: Backend> Worker<B> {
     #[inline(never)]
     pub(super) fn step(&mut self) {
         if self.deadline.is_some_and(|deadline| deadline <= self.clock.now()) {
-            self.look_around();
+            self.check_deadlines();
         }
         self.take_looked();
         self.schedule();
@@ -58,7 +58,7 @@ impl<B: Backend> Worker<B> {
         self.turns.clear();
         self.turns.extend(self.scheduler.plan(&mut self.models));
         self.shared.tokens.store(self.scheduler.clock(), Ordering::SeqCst);
-        self.settle_owed();
+        self.enter_pending_accounts();
         self.idle = self.turns.is_empty() && self.sequences.values().any(|sequence| sequence.away);
     }
 
@@ -203,7 +203,7 @@ impl<B: Backend> Worker<B> {
         while !asking.is_empty() {
             draft.plan.clear();
             let mut room = self.limits.step_tokens;
-            for Turn { id, .. } in &asking {
+            for ScheduledTokens { id, .. } in &asking {
                 let sequence = self.sequences.get_mut(id).expect("a scheduled sequence has not ended");
                 let (ids, from) = (sequence.ids_with_guesses(), sequence.draft_cached);
                 let end = ids.len().min(from + room);
@@ -227,7 +227,7 @@ impl<B: Backend> Worker<B> {
                 let drawn =
                     drawn.filter(|sequence| sequence.draft_cached == sequence.ids_with_guesses().len());
                 ask::guesses(drawn, &mut self.sampler, &mut self.questions);
-                draft.choose(&mut self.questions);
+                draft.sample_on_device(&mut self.questions);
             }
             let mut row = 0;
             asking.retain(|turn| {

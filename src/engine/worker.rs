@@ -9,13 +9,13 @@ use std::time::Instant;
 
 use super::ask::Asked;
 use super::job::Job;
-use super::mailbox::Wish;
-use super::masks::{Guide, Masks};
+use super::mailbox::CallerState;
+use super::masks::{GrammarState, Masks};
 use super::models::Models;
 use super::receipts::{About, Receipts};
-use super::scheduler::{Arrival, Id, Key, Scheduler, Turn};
+use super::scheduler::{Arrival, Id, Key, ScheduledTokens, Scheduler};
 use super::sequence::Sequence;
-use crate::backend::questions::Questions;
+use crate::backend::sample_batch::SampleBatch;
 use crate::backend::{Backend, Counters};
 use crate::clock::Clock;
 use crate::engine::status::Load;
@@ -122,12 +122,12 @@ pub struct Worker<B: Backend> {
     pub(super) deadline: Option<Instant>,
     pub(super) sampler: Sampler,
     /// For the device, about the rows of the step at hand.
-    pub(super) questions: Questions,
+    pub(super) questions: SampleBatch,
     /// Their numbers, for each sequence of the step.
     pub(super) asked: Vec<Asked>,
     /// None once everything had to go.
     pub(super) masks: Option<Masks>,
-    pub(super) turns: Vec<Turn>,
+    pub(super) turns: Vec<ScheduledTokens>,
     receipts: Receipts,
     #[cfg(feature = "debug-sampler")]
     pub debug_sampler: Option<crate::privacy::debug_sampler::DebugSampler>,
@@ -161,7 +161,7 @@ impl<B: Backend> Worker<B> {
             paused: Vec::new(),
             deadline: None,
             sampler: Sampler::new(vocab),
-            questions: Questions::default(),
+            questions: SampleBatch::default(),
             asked: Vec::with_capacity(limits.sequences),
             masks: Some(masks),
             turns: Vec::with_capacity(limits.sequences),
@@ -178,7 +178,7 @@ impl<B: Backend> Worker<B> {
         loop {
             match self.next(messages) {
                 Some(Message::Close) => return self.close(messages),
-                Some(message) => self.guarded(|this| this.hear(message)),
+                Some(message) => self.guarded(|this| this.handle(message)),
                 None => self.guarded(Self::step),
             }
             let any = !self.jobs.is_empty() || !self.leaving.is_empty();
@@ -222,7 +222,7 @@ impl<B: Backend> Worker<B> {
     }
 
     /// What it means that something was not zero.
-    fn doubt(&self) -> PoisonReason {
+    fn poison_reason(&self) -> PoisonReason {
         match self.models.failed() {
             true => PoisonReason::DeviceFailed,
             false => PoisonReason::ScrubFailed,
@@ -253,7 +253,7 @@ impl<B: Backend> Worker<B> {
     /// It is not inlined, like [`Worker::step`]: nothing cleans the frame of [`Worker::run`], in which it would leave what it
     /// moves.
     #[inline(never)]
-    fn hear(&mut self, message: Message) {
+    fn handle(&mut self, message: Message) {
         match message {
             Message::Accept(requests, proof) => {
                 let before = self.models.ledger.accounts;
@@ -270,7 +270,7 @@ impl<B: Backend> Worker<B> {
                 let account = self.models.ledger.since(before);
                 requests.into_iter().for_each(|about| drop(self.receipt(about, &account)));
             }
-            Message::Wake => self.look_around(),
+            Message::Wake => self.check_deadlines(),
             Message::Looked => self.take_looked(),
             Message::Forgotten(id, proof) => self.forgotten(id, proof.as_ref()),
             Message::Forget(key, about, done) => {
@@ -304,11 +304,11 @@ impl<B: Backend> Worker<B> {
         self.scheduler.arrive(id, arrival);
         self.deadline = self.deadline.into_iter().chain(job.deadline).min();
         let late = job.deadline.is_some_and(|deadline| deadline <= self.clock.now());
-        let over = late || job.outbox.wish() != Wish::Reply;
+        let over = late || job.outbox.wish() != CallerState::Reply;
         self.jobs.insert(id, job);
         self.sequences.insert(id, sequence);
         if over {
-            self.look_around(); // its wake came before it did, or its time ended while it was read
+            self.check_deadlines(); // its wake came before it did, or its time ended while it was read
         }
     }
 
@@ -317,17 +317,17 @@ impl<B: Backend> Worker<B> {
     }
 
     /// Looks for requests whose callers want an end, whose deadline has passed, or whose readers have caught up.
-    pub(super) fn look_around(&mut self) {
+    pub(super) fn check_deadlines(&mut self) {
         let now = self.clock.now();
         let mut ended = Vec::new();
         self.deadline = None;
         for (id, job) in &mut self.jobs {
             let late = job.deadline.is_some_and(|deadline| deadline <= now);
             let outcome = match job.outbox.wish() {
-                Wish::Abandon => Err(Error::Closed),
-                Wish::Interrupt => Ok(FinishReason::Cancelled),
-                Wish::Reply if late => Ok(FinishReason::Deadline),
-                Wish::Reply => {
+                CallerState::Abandon => Err(Error::Closed),
+                CallerState::Interrupt => Ok(FinishReason::Cancelled),
+                CallerState::Reply if late => Ok(FinishReason::Deadline),
+                CallerState::Reply => {
                     self.deadline = self.deadline.into_iter().chain(job.deadline).min();
                     continue;
                 }
@@ -397,7 +397,7 @@ impl<B: Backend> Worker<B> {
         self.scrub_steps(); // with what the cipher left on the stack
         let (account, took) = (self.models.ledger.since(before), self.clock.now() - began);
         if self.models.ledger.is_dirty() {
-            self.shared.poison.set(self.doubt());
+            self.shared.poison.set(self.poison_reason());
         }
         for (id, mut job) in over {
             ledger::add(&mut job.accounts, &account);
@@ -418,7 +418,7 @@ impl<B: Backend> Worker<B> {
         self.models.ledger.scrubbed(HOST, 1, proof);
         let account = self.models.ledger.since(before);
         if self.models.ledger.is_dirty() {
-            self.shared.poison.set(self.doubt());
+            self.shared.poison.set(self.poison_reason());
         }
         let Some(mut job) = self.leaving.remove(&id) else { return }; // everything had to go
         ledger::add(&mut job.accounts, &account);
@@ -434,7 +434,7 @@ impl<B: Backend> Worker<B> {
     }
 
     /// Grammars of a request are not needed any more. Dropping one may take long, so it is not done here.
-    fn release(masks: Option<&Masks>, request: Id, guides: impl IntoIterator<Item = Box<Guide>>) {
+    fn release(masks: Option<&Masks>, request: Id, guides: impl IntoIterator<Item = Box<GrammarState>>) {
         let mut guides = guides.into_iter().peekable();
         if let Some(masks) = masks.filter(|_| guides.peek().is_some()) {
             masks.release(request, guides);
@@ -487,7 +487,7 @@ impl<B: Backend> Worker<B> {
     }
 
     /// Takes a choice out; what it leaves in the cache is overwritten, or kept for its conversation.
-    fn remove(&mut self, id: Id) -> Option<Box<Guide>> {
+    fn remove(&mut self, id: Id) -> Option<Box<GrammarState>> {
         let mut sequence = self.sequences.remove(&id)?;
         let job = self.jobs.get_mut(&sequence.job).expect("a member's job");
         job.members.retain(|member| *member != id);
@@ -497,7 +497,7 @@ impl<B: Backend> Worker<B> {
         }
         self.scheduler.end(id, keep, &mut self.models);
         let job = self.jobs.get_mut(&sequence.job).expect("a member's job");
-        self.models.take_owed(|_, account| ledger::add(&mut job.accounts, account));
+        self.models.take_pending_accounts(|_, account| ledger::add(&mut job.accounts, account));
         self.paused.retain(|paused| *paused != id);
         sequence.guide.take()
     }
@@ -510,9 +510,9 @@ impl<B: Backend> Worker<B> {
     }
 
     /// Enters what sequences that gave way let go.
-    pub(super) fn settle_owed(&mut self) {
+    pub(super) fn enter_pending_accounts(&mut self) {
         let Self { models, sequences, jobs, .. } = self;
-        models.take_owed(|id, account| {
+        models.take_pending_accounts(|id, account| {
             let job = sequences.get(&id).and_then(|sequence| jobs.get_mut(&sequence.job));
             job.into_iter().for_each(|job| ledger::add(&mut job.accounts, account));
         });
@@ -556,7 +556,7 @@ impl<B: Backend> Worker<B> {
         // of conversations that outlive the session's handle
         while let Ok(message) = messages.try_recv() {
             if matches!(message, Message::Over(..) | Message::Forget(..)) {
-                self.guarded(|this| this.hear(message));
+                self.guarded(|this| this.handle(message));
             }
         }
         let left: Vec<Ended> = self.sequences.keys().map(|id| (*id, Err(Error::Closed))).collect();
@@ -567,7 +567,7 @@ impl<B: Backend> Worker<B> {
         leaving.into_iter().for_each(|job| self.tell_scrubbed(job));
         let gaps = [self.models.not_covered(), self.text_gaps()].concat();
         let requests = self.models.ledger.requests;
-        let doubt = self.doubt();
+        let doubt = self.poison_reason();
         let (devices, clean) = self.models.close();
         if !clean {
             self.shared.poison.set(doubt);

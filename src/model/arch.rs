@@ -4,14 +4,14 @@ use std::path::Path;
 
 use super::families::{
     self, Bias, Causal, EmbedScale, FAMILIES, Family, HeadNorm, HeadStep, KvHeads, LogitsScale,
-    MixtureLayers, MixtureRow, Places, Qkv, Rotates, Scale, Score, Shared, Window,
+    MixtureLayers, MixtureRow, Places, Qkv, RopeLayers, Scale, Score, Shared, Window,
 };
 use super::rope::{self, Rope};
 use crate::backend::{Activation, Groups, LANES, NormKind, Pooling, Routing, Scoring};
 use crate::error::{Error, Result};
 use crate::weights::json::{Json, whole};
 
-pub use super::families::Place;
+pub use super::families::NormPlacement;
 
 /// Bounds far above any model; with them no product of sizes below overflows 64 bits.
 const MAX_WIDTH: usize = 1 << 20;
@@ -62,7 +62,7 @@ pub struct Arch {
     /// Norms of the residual stream.
     pub norm: NormShape,
     /// Where they are.
-    pub place: Place,
+    pub place: NormPlacement,
     /// Norms of queries and keys.
     pub head_norm: Option<HeadNormShape>,
     /// The rotary embeddings that layers name.
@@ -100,7 +100,7 @@ pub struct Arch {
     /// Whether the head has a bias.
     pub head_bias: bool,
     /// Experts, for the layers that have them.
-    pub mixture: Option<Mixture>,
+    pub mixture: Option<Moe>,
     /// The classifier of a checkpoint that classifies texts.
     pub classifier: Option<ClassifierShape>,
     /// Tokens that end a reply, from config.json.
@@ -109,7 +109,7 @@ pub struct Arch {
 
 /// A mixture of experts.
 #[derive(Clone, Copy, Debug)]
-pub struct Mixture {
+pub struct Moe {
     /// Its row in the table of families.
     pub row: MixtureRow,
     /// Experts.
@@ -278,7 +278,7 @@ impl Arch {
             Places::Always(place) => place,
             Places::If(field, default, place) => match json.flag(field, default)? {
                 true => place,
-                false => Place::Pre,
+                false => NormPlacement::Pre,
             },
         };
         let causal = causal(json, family)?;
@@ -580,7 +580,7 @@ fn first_size(json: &Json, fields: &[&str], max: usize) -> Result<usize> {
     json.required_size(fields[0], max)
 }
 
-fn mixture(json: &Json, row: &MixtureRow) -> Result<Mixture> {
+fn mixture(json: &Json, row: &MixtureRow) -> Result<Moe> {
     let experts = first_size(json, row.experts, MAX_EXPERTS)?;
     let per_token = first_size(json, row.per_token, MAX_EXPERTS)?;
     if per_token > experts {
@@ -626,7 +626,7 @@ fn mixture(json: &Json, row: &MixtureRow) -> Result<Mixture> {
             _ => return Err(json.wrong(field, format!("so that all have at most {MAX_WIDTH} values"))),
         },
     };
-    Ok(Mixture { row: *row, experts, inner, routing, shared })
+    Ok(Moe { row: *row, experts, inner, routing, shared })
 }
 
 /// Per layer: whether it has experts.
@@ -729,11 +729,11 @@ fn windows(json: &Json, family: &Family, layers: usize) -> Result<Vec<Option<usi
 fn rotates(json: &Json, family: &Family, windows: &[Option<usize>]) -> Result<Vec<bool>> {
     let layers = windows.len();
     match family.rotates {
-        Rotates::All => Ok(vec![true; layers]),
-        Rotates::Never => Ok(vec![false; layers]),
-        Rotates::Sliding if windows.iter().all(Option::is_none) => Ok(vec![true; layers]),
-        Rotates::Sliding => Ok(windows.iter().map(Option::is_some).collect()),
-        Rotates::Listed => {
+        RopeLayers::All => Ok(vec![true; layers]),
+        RopeLayers::Never => Ok(vec![false; layers]),
+        RopeLayers::Sliding if windows.iter().all(Option::is_none) => Ok(vec![true; layers]),
+        RopeLayers::Sliding => Ok(windows.iter().map(Option::is_some).collect()),
+        RopeLayers::Listed => {
             let Some(list) = json.field("no_rope_layers") else {
                 let interval = json.size("no_rope_layer_interval", MAX_LAYERS)?.unwrap_or(4);
                 return Ok((0..layers).map(|layer| !(layer + 1).is_multiple_of(interval)).collect());

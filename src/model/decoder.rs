@@ -22,16 +22,16 @@
 //! ```
 //! Operands are written by one verb for the matrix product of the next, in the form that the backend's kernels want.
 
-use super::arch::{Arch, HeadNormShape, LayerShape, LookupShape, Place};
+use super::arch::{Arch, HeadNormShape, LayerShape, LookupShape, NormPlacement};
 use super::latent::{Latent, LatentBuffers};
 use super::weights::{
     AdapterNeeds, Addition, Additions, FeedWeights, LayerWeights, LinearWeights, LookupWeights,
     MixtureWeights, MlpWeights, NormWeights, Site, Weights,
 };
-use crate::backend::questions::Questions;
+use crate::backend::sample_batch::SampleBatch;
 use crate::backend::{
-    Attention, BLOCK, Backend, Batch, Buf, Cap, Expert, Form, Kv, KvType, Linear, Norm, NormKind, Projection,
-    Quantize, Rope, Routed, ScoreBiases, Span,
+    Attention, AttentionBias, BLOCK, Backend, Batch, Buf, Cap, Expert, Kv, KvType, Linear, Norm, NormKind,
+    OperandType, Projection, Quantize, Rope, Routed, Span,
 };
 use crate::error::{Error, Result};
 use crate::memory::Layout;
@@ -75,7 +75,7 @@ pub(super) struct Layer<W> {
     attention_post: Option<Norm<W>>,
     /// None where the MLP takes the input of the attention.
     mlp_norm: Option<Norm<W>>,
-    feed: Feed<W>,
+    feed: FeedForward<W>,
     /// The norm of what the MLP adds.
     mlp_post: Option<Norm<W>>,
     shape: LayerShape,
@@ -91,7 +91,7 @@ struct LowRank<W> {
     scale: f32,
     rank: usize,
     /// What b reads.
-    form: Form,
+    form: OperandType,
     /// DoRA: what the sum becomes then, `factors * (sum - bias) + bias`.
     factors: Option<Norm<W>>,
 }
@@ -132,7 +132,7 @@ impl<W> LowRank<W> {
         let add = Some(self.scale * factor);
         backend.linear(rows, low, &[Projection { add, ..to(&self.b, out) }]);
         if let Some(factors) = &self.factors {
-            backend.norm_pieces(rows, out, factors, out.cols);
+            backend.group_norm_in_place(rows, out, factors, out.cols);
         }
     }
 }
@@ -141,21 +141,21 @@ impl<W> LowRank<W> {
 #[derive(Clone, Copy, Debug)]
 struct Forms {
     /// q, k and v.
-    attention: Form,
+    attention: OperandType,
     /// q: of the latent of queries, where they have one.
-    q: Form,
-    o: Form,
+    q: OperandType,
+    o: OperandType,
     /// The first products of the MLP or of experts.
-    feed: Form,
+    feed: OperandType,
     /// The last ones.
-    down: Form,
+    down: OperandType,
 }
 
 /// What is behind the attention.
 #[derive(Debug)]
-enum Feed<W> {
+enum FeedForward<W> {
     One(Mlp<W>),
-    Mixture(Mixture<W>),
+    Moe(Moe<W>),
 }
 
 #[derive(Debug)]
@@ -167,15 +167,15 @@ struct Mlp<W> {
 }
 
 #[derive(Debug)]
-struct Mixture<W> {
+struct Moe<W> {
     router: Linear<W>,
     correction: Option<W>,
     experts: Vec<Expert<W>>,
     shared: Option<Mlp<W>>,
     shared_gate: Option<Linear<W>>,
     /// What reads the operand that decides, and that of the shared expert's last product.
-    router_form: Form,
-    shared_form: Form,
+    router_form: OperandType,
+    shared_form: OperandType,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -225,7 +225,7 @@ pub struct Decoder<B: Backend> {
     /// What is added to embeddings: see [`Decoder::lookup_row`].
     lookup: Option<B::Weight>,
     embed_norm: Option<Norm<B::Weight>>,
-    /// (heads, 2 * reach): [`crate::backend::ScoreBiases`].
+    /// (heads, 2 * reach): [`crate::backend::AttentionBias`].
     distances: Option<B::Weight>,
     layers: Vec<Layer<B::Weight>>,
     norm: Norm<B::Weight>,
@@ -233,7 +233,7 @@ pub struct Decoder<B: Backend> {
     head_bias: Option<B::Weight>,
     ropes: Vec<Rope<B::Weight>>,
     /// What reads the last operand.
-    head_form: Form,
+    head_form: OperandType,
     /// What adapters add to embeddings: the first matrix is a table.
     embed_adapters: Vec<Option<LowRank<B::Weight>>>,
     /// What adapters add to logits.
@@ -303,7 +303,9 @@ impl Plan {
             },
             inner: Buf::plan_operand(&mut layout, tokens, arch.intermediate)?,
             branch: match arch.place {
-                Place::Post | Place::Both => Some(Buf::plan(&mut layout, tokens, arch.hidden)?),
+                NormPlacement::Post | NormPlacement::Both => {
+                    Some(Buf::plan(&mut layout, tokens, arch.hidden)?)
+                }
                 _ => None,
             },
             mixture: match &arch.mixture {
@@ -475,7 +477,7 @@ impl<B: Backend> Decoder<B> {
         let x = self.buffers.x;
         self.layers(backend, batch, lookup);
         if self.norm.kind != NormKind::Identity {
-            backend.norm_pieces(batch.ids.len(), x, &self.norm, x.cols);
+            backend.group_norm_in_place(batch.ids.len(), x, &self.norm, x.cols);
         }
         x
     }
@@ -501,7 +503,7 @@ impl<B: Backend> Decoder<B> {
             backend.add_embed(lookup, table, x);
         }
         if let Some(norm) = &self.embed_norm {
-            backend.norm_pieces(batch.ids.len(), x, norm, x.cols);
+            backend.group_norm_in_place(batch.ids.len(), x, norm, x.cols);
         }
         for (index, layer) in self.layers.iter().enumerate() {
             self.layer(backend, batch, if self.one_layer { 0 } else { index }, layer);
@@ -545,7 +547,7 @@ impl<B: Backend> Decoder<B> {
             scale: arch.attention_scale,
             softcap: arch.softcap,
         };
-        let biases = ScoreBiases { sinks: layer.sinks.as_ref(), distances: self.distances.as_ref() };
+        let biases = AttentionBias { sinks: layer.sinks.as_ref(), distances: self.distances.as_ref() };
         let att = match &layer.latent {
             None => {
                 let att = att.of(o);
@@ -554,7 +556,7 @@ impl<B: Backend> Decoder<B> {
             }
             Some(latent) => {
                 backend.attention(batch, shape, biases, q, att);
-                self.unfold(backend, rows, latent, att, o)
+                self.expand_v(backend, rows, latent, att, o)
             }
         };
         if arch.place.is_parallel() {
@@ -566,12 +568,12 @@ impl<B: Backend> Decoder<B> {
             self.norm_feed(backend, rows, layer);
         }
         match &layer.feed {
-            Feed::One(mlp) => {
+            FeedForward::One(mlp) => {
                 let inner = self.buffers.inner.of(down);
                 self.first(backend, batch, layer, mlp, fed, inner);
                 self.add(backend, batch, layer, Site::Down, inner);
             }
-            Feed::Mixture(mixture) => self.mixture(backend, rows, layer, mixture),
+            FeedForward::Moe(mixture) => self.mixture(backend, rows, layer, mixture),
         }
     }
 
@@ -604,17 +606,24 @@ impl<B: Backend> Decoder<B> {
         for (site, x, buf) in [(Site::Q, asked, queries), (Site::K, xb, turning), (Site::V, xb, v)] {
             self.adapt(backend, batch.spans, layer, site, (x, buf), 1.0);
         }
-        backend.norm_pieces(rows, v, &latent.norm, v.cols);
-        backend.join(rows, [turning, v], k);
-        let pieces = buffers.pieces.narrow(latent.shape.still).of(latent.fold_form);
-        backend.by_head(rows, queries, self.arch.heads, &latent.fold, pieces, q);
+        backend.group_norm_in_place(rows, v, &latent.norm, v.cols);
+        backend.concat(rows, [turning, v], k);
+        let pieces = buffers.pieces.narrow(latent.shape.still).of(latent.absorb_k_form);
+        backend.per_head_linear(rows, queries, self.arch.heads, &latent.absorb_k, pieces, q);
     }
 
     /// The values of what attention gives, as an operand.
-    fn unfold(&self, backend: &mut B, rows: usize, latent: &Latent<B::Weight>, att: Buf, form: Form) -> Buf {
+    fn expand_v(
+        &self,
+        backend: &mut B,
+        rows: usize,
+        latent: &Latent<B::Weight>,
+        att: Buf,
+        form: OperandType,
+    ) -> Buf {
         let LatentBuffers { pieces, values, out, .. } = self.buffers.latent.expect("planned with the shape");
-        let pieces = pieces.narrow(latent.shape.rank).of(latent.unfold_form);
-        backend.by_head(rows, att, self.arch.heads, &latent.unfold, pieces, values);
+        let pieces = pieces.narrow(latent.shape.rank).of(latent.expand_v_form);
+        backend.per_head_linear(rows, att, self.arch.heads, &latent.expand_v, pieces, values);
         let out = out.of(form);
         backend.norm(rows, values, &Norm::identity(), out);
         out
@@ -696,8 +705,8 @@ impl<B: Backend> Decoder<B> {
                 self.adapt(backend, batch.spans, layer, Site::Up, (x, up), 1.0);
                 self.adapt(backend, batch.spans, layer, Site::Gate, (x, gate), 1.0);
                 match mlp.gate {
-                    Some(_) => backend.combine(rows, self.arch.activation, gate, Some(up), out),
-                    None => backend.combine(rows, self.arch.activation, up, None, out),
+                    Some(_) => backend.act_and_mul(rows, self.arch.activation, gate, Some(up), out),
+                    None => backend.act_and_mul(rows, self.arch.activation, up, None, out),
                 }
             }
             _ => self.inner(backend, rows, x, mlp, out),
@@ -711,7 +720,7 @@ impl<B: Backend> Decoder<B> {
             for (norm, buf) in norms.iter().zip([q, k]) {
                 let width =
                     if arch.head_norm == Some(HeadNormShape::Whole) { buf.cols } else { arch.head_dim };
-                backend.norm_pieces(rows, buf, norm, width);
+                backend.group_norm_in_place(rows, buf, norm, width);
             }
         }
     }
@@ -723,7 +732,7 @@ impl<B: Backend> Decoder<B> {
         if layer.mlp_norm.is_some() || attention != feed {
             backend.norm(rows, x, norm, xb.of(feed));
         }
-        if let (Feed::Mixture(of), Some(buffers)) = (&layer.feed, mixture) {
+        if let (FeedForward::Moe(of), Some(buffers)) = (&layer.feed, mixture) {
             backend.norm(rows, x, norm, buffers.deciding.of(of.router_form));
         }
     }
@@ -738,7 +747,7 @@ impl<B: Backend> Decoder<B> {
     }
 
     /// Adds what the experts give to the residual stream. Their operand is written.
-    fn mixture(&self, backend: &mut B, rows: usize, layer: &Layer<B::Weight>, mixture: &Mixture<B::Weight>) {
+    fn mixture(&self, backend: &mut B, rows: usize, layer: &Layer<B::Weight>, mixture: &Moe<B::Weight>) {
         let (Buffers { x, xb, branch, .. }, arch) = (self.buffers, &self.arch);
         let (post, Forms { feed, down, .. }) = (layer.mlp_post.as_ref(), layer.forms);
         let (buffers, shape) =
@@ -752,7 +761,7 @@ impl<B: Backend> Decoder<B> {
         // what is normed is gathered first
         let branch = branch.filter(|_| post.is_some());
         let (out, scale) = branch.map_or((x, arch.residual_scale), |branch| (branch, 1.0));
-        backend.mix(rows, routed, branch.is_none().then_some(scale), out);
+        backend.moe_combine(rows, routed, branch.is_none().then_some(scale), out);
         if let (Some(shared), Some(inner)) = (&mixture.shared, buffers.shared) {
             let inner = inner.of(mixture.shared_form);
             self.inner(backend, rows, xb, shared, inner);
@@ -777,8 +786,8 @@ impl<B: Backend> Decoder<B> {
         let (x, scale, rows) = (self.buffers.x, self.arch.residual_scale, batch.ids.len());
         let (linear, post) = match (site, &layer.feed) {
             (Site::O, _) => (&layer.o, layer.attention_post.as_ref()),
-            (_, Feed::One(mlp)) => (&mlp.down, layer.mlp_post.as_ref()),
-            (_, Feed::Mixture(_)) => unreachable!("experts are summed up otherwise"),
+            (_, FeedForward::One(mlp)) => (&mlp.down, layer.mlp_post.as_ref()),
+            (_, FeedForward::Moe(_)) => unreachable!("experts are summed up otherwise"),
         };
         match (post, self.buffers.branch) {
             (Some(norm), Some(branch)) => {
@@ -794,8 +803,8 @@ impl<B: Backend> Decoder<B> {
                 self.adapt(backend, batch.spans, layer, site, (from, x), scale);
             }
         }
-        if let (Some(norm), Place::After) = (post, self.arch.place) {
-            backend.norm_pieces(rows, x, norm, x.cols);
+        if let (Some(norm), NormPlacement::After) = (post, self.arch.place) {
+            backend.group_norm_in_place(rows, x, norm, x.cols);
         }
     }
 
@@ -836,8 +845,8 @@ impl<B: Backend> Decoder<B> {
     }
 
     /// Has the device answer questions about the logits of the last step.
-    pub fn choose(&self, backend: &mut B, questions: &mut Questions) {
-        backend.choose(self.buffers.logits, questions);
+    pub fn sample_on_device(&self, backend: &mut B, questions: &mut SampleBatch) {
+        backend.sample_on_device(self.buffers.logits, questions);
     }
 
     /// The embedding table.
@@ -979,7 +988,7 @@ impl<B: Backend> Loader<'_, B> {
         let attention_norm = weights.attention_norm.as_ref().map(|norm| self.norm(norm)).transpose()?;
         let mlp_norm = match (&weights.mlp_norm, self.arch.place) {
             (Some(norm), _) => Some(self.norm(norm)?),
-            (None, Place::Parallel) => None,
+            (None, NormPlacement::Parallel) => None,
             (None, _) => Some(Norm::identity()),
         };
         let head_norms = match &weights.head_norms {
@@ -1061,15 +1070,15 @@ impl<B: Backend> Loader<'_, B> {
     fn low_rank(
         &mut self,
         addition: &Addition,
-        form: Option<Form>,
+        form: Option<OperandType>,
         bias: Option<&Tensor>,
     ) -> Result<LowRank<B::Weight>> {
         let (a, quantize) = match form {
             None => (addition.a.clone(), None),
-            Some(Form::F32) => (rounded(&addition.a, Dtype::F32), None),
-            Some(Form::Bf16) => (rounded(&addition.a, Dtype::Bf16), None),
-            Some(Form::F16) => (rounded(&addition.a, Dtype::F16), None),
-            Some(Form::Bytes) => (addition.a.clone(), Some(Quantize::Q8)),
+            Some(OperandType::F32) => (rounded(&addition.a, Dtype::F32), None),
+            Some(OperandType::Bf16) => (rounded(&addition.a, Dtype::Bf16), None),
+            Some(OperandType::F16) => (rounded(&addition.a, Dtype::F16), None),
+            Some(OperandType::Bytes) => (addition.a.clone(), Some(Quantize::Q8)),
         };
         let a = self.linear(&(a, None), quantize)?;
         let b = self.linear(&(addition.b.clone(), None), None)?;
@@ -1096,7 +1105,7 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     /// With the forms of its two operands.
-    fn feed(&mut self, weights: &FeedWeights) -> Result<(Feed<B::Weight>, [Form; 2])> {
+    fn feed(&mut self, weights: &FeedWeights) -> Result<(FeedForward<B::Weight>, [OperandType; 2])> {
         match weights {
             FeedWeights::One(mlp) => {
                 let first = self.together([&mlp.up].into_iter().chain(&mlp.gate));
@@ -1104,9 +1113,9 @@ impl<B: Backend> Loader<'_, B> {
                 let first = [&mlp.up].into_iter().chain(&mlp.gate).map(|linear| &linear.weight);
                 let forms = [first.collect(), vec![&mlp.down.weight]];
                 let forms = forms.map(|readers: Vec<_>| self.backend.form(&readers));
-                Ok((Feed::One(mlp), forms))
+                Ok((FeedForward::One(mlp), forms))
             }
-            FeedWeights::Mixture(mixture) => self.mixture(mixture),
+            FeedWeights::Moe(mixture) => self.mixture(mixture),
         }
     }
 
@@ -1120,7 +1129,7 @@ impl<B: Backend> Loader<'_, B> {
         Ok(Mlp { gate, up: self.linear(up, first)?, down: self.linear(down, last)? })
     }
 
-    fn mixture(&mut self, weights: &MixtureWeights) -> Result<(Feed<B::Weight>, [Form; 2])> {
+    fn mixture(&mut self, weights: &MixtureWeights) -> Result<(FeedForward<B::Weight>, [OperandType; 2])> {
         let tables = for_tables(self.quantize);
         let router = self.linear(&weights.router, tables)?;
         let correction = match &weights.correction {
@@ -1156,9 +1165,9 @@ impl<B: Backend> Loader<'_, B> {
         let deciding: Vec<_> =
             [&router].into_iter().chain(&shared_gate).map(|linear| &linear.weight).collect();
         let router_form = backend.form(&deciding);
-        let shared_form = shared.as_ref().map_or(Form::F32, |mlp| backend.form(&[&mlp.down.weight]));
-        let mixture = Mixture { router, correction, experts, shared, shared_gate, router_form, shared_form };
-        Ok((Feed::Mixture(mixture), forms))
+        let shared_form = shared.as_ref().map_or(OperandType::F32, |mlp| backend.form(&[&mlp.down.weight]));
+        let mixture = Moe { router, correction, experts, shared, shared_gate, router_form, shared_form };
+        Ok((FeedForward::Moe(mixture), forms))
     }
 }
 

@@ -14,7 +14,7 @@ use super::decoder::{Decoder, Limits, Loader, Plan, too_large};
 use super::sentence::Sentence;
 use super::weights::{LinearWeights, StepWeights, Weights};
 use crate::backend::{
-    Activation, Backend, Batch, Buf, Form, KvType, Linear, Norm, Pooling, Projection, Quantize,
+    Activation, Backend, Batch, Buf, KvType, Linear, Norm, OperandType, Pooling, Projection, Quantize,
 };
 use crate::error::{Error, Result};
 use crate::weights::Checkpoint;
@@ -22,7 +22,7 @@ use crate::weights::Checkpoint;
 /// What is behind the pooling.
 #[derive(Debug)]
 enum Step<W> {
-    Dense { linear: Linear<W>, form: Form, x: Buf, out: Buf, activation: Option<Activation> },
+    Dense { linear: Linear<W>, form: OperandType, x: Buf, out: Buf, activation: Option<Activation> },
     Norm(Norm<W>),
 }
 
@@ -160,7 +160,7 @@ impl<B: Backend> Encoder<B> {
         let (rows, mut at) = (texts.len(), self.pooled);
         for step in &self.steps {
             match step {
-                Step::Norm(norm) => backend.norm_pieces(rows, at, norm, at.cols),
+                Step::Norm(norm) => backend.group_norm_in_place(rows, at, norm, at.cols),
                 Step::Dense { linear, form, x, out, activation } => {
                     let x = x.of(*form);
                     backend.norm(rows, at, &Norm::identity(), x);

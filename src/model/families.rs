@@ -28,7 +28,7 @@ pub enum KvHeads {
 
 /// Where the norms of a layer are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum NormPlacement {
     /// `x += branch(norm(x))`.
     Pre,
     /// `x += norm(branch(x))`.
@@ -43,7 +43,7 @@ pub enum Place {
     ParallelTwo,
 }
 
-impl Place {
+impl NormPlacement {
     /// Whether attention and MLP are given the same residual stream.
     pub fn is_parallel(self) -> bool {
         matches!(self, Self::Parallel | Self::ParallelTwo)
@@ -54,9 +54,9 @@ impl Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Places {
     /// Always there.
-    Always(Place),
-    /// If this flag is set (by default: this), there; else [`Place::Pre`].
-    If(&'static str, bool, Place),
+    Always(NormPlacement),
+    /// If this flag is set (by default: this), there; else [`NormPlacement::Pre`].
+    If(&'static str, bool, NormPlacement),
 }
 
 /// A norm of queries and keys.
@@ -138,7 +138,7 @@ pub enum HeadStep {
 
 /// Which layers rotate queries and keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rotates {
+pub enum RopeLayers {
     /// All.
     All,
     /// Those with a sliding window; all where none has one.
@@ -367,7 +367,7 @@ pub struct Family {
     /// The fields that name the activation, the first that is there; by default, this.
     pub activation: (&'static [&'static str], Activation),
     pub window: Window,
-    pub rotates: Rotates,
+    pub rotates: RopeLayers,
     /// Whether neighbours turn together.
     pub interleaved: bool,
     /// The part of a head that turns, where config.json has no `partial_rotary_factor`.
@@ -453,7 +453,7 @@ const LLAMA: Family = Family {
     }),
     first_norm: true,
     norm: RMS,
-    places: Places::Always(Place::Pre),
+    places: Places::Always(NormPlacement::Pre),
     head_norm: HeadNorm::Never,
     head_norm_last: false,
     kv_heads: KvHeads::Field("num_key_value_heads"),
@@ -465,7 +465,7 @@ const LLAMA: Family = Family {
     head_bias: Bias::Never,
     activation: (&["hidden_act"], Activation::Silu),
     window: Window::Never,
-    rotates: Rotates::All,
+    rotates: RopeLayers::All,
     interleaved: false,
     partial: 1.0,
     theta: (10_000.0, None),
@@ -506,7 +506,7 @@ const GEMMA: Family = Family {
 const GEMMA2: Family = Family {
     model_type: "gemma2",
     names: SANDWICH_NAMES,
-    places: Places::Always(Place::Both),
+    places: Places::Always(NormPlacement::Both),
     window: Window::Pattern("", 2),
     scale: Scale::RootOf("query_pre_attn_scalar"),
     caps: [Some("attn_logit_softcapping"), Some("final_logit_softcapping")],
@@ -517,7 +517,7 @@ const OLMO2: Family = Family {
     model_type: "olmo2",
     names: POST_NAMES,
     norm: NormRow { eps: 1e-5, ..RMS },
-    places: Places::Always(Place::Post),
+    places: Places::Always(NormPlacement::Post),
     head_norm: HeadNorm::Whole,
     mlp_bias: Bias::Never,
     ..LLAMA
@@ -548,7 +548,7 @@ const GLM: Family = Family {
 const COHERE: Family = Family {
     model_type: "cohere",
     norm: NormRow { bias: false, ..LAYER_NORM },
-    places: Places::Always(Place::Parallel),
+    places: Places::Always(NormPlacement::Parallel),
     head_norm: HeadNorm::Heads("use_qk_norm"),
     mlp_bias: Bias::Never,
     interleaved: true,
@@ -695,12 +695,12 @@ const BERT: Family = Family {
         ],
     }),
     norm: NormRow { eps: 1e-12, ..LAYER_NORM },
-    places: Places::Always(Place::After),
+    places: Places::Always(NormPlacement::After),
     qkv_bias: Bias::Always,
     o_bias: Bias::Always,
     mlp_bias: Bias::Always,
     activation: (&["hidden_act"], Activation::Gelu),
-    rotates: Rotates::Never,
+    rotates: RopeLayers::Never,
     tied: true,
     variant: Some(absolute),
     ..LLAMA
@@ -766,7 +766,7 @@ const GTE: Family = Family {
         ],
     }),
     up_bias: Some(Bias::Never),
-    rotates: Rotates::All,
+    rotates: RopeLayers::All,
     theta: (160_000.0, None),
     variant: None,
     ..BERT
@@ -822,7 +822,7 @@ pub const FAMILIES: &[Family] = &[
             ..LLAMA_NAMES
         },
         norm: LAYER_NORM,
-        places: Places::Always(Place::Parallel),
+        places: Places::Always(NormPlacement::Parallel),
         head_norm: HeadNorm::HeadBiased("qk_layernorm"),
         qkv_bias: Bias::Always,
         o_bias: Bias::Always,
@@ -841,7 +841,7 @@ pub const FAMILIES: &[Family] = &[
     },
     OLMO2,
     Family { model_type: "olmo3", window: Window::Pattern("", 4), ..OLMO2 },
-    Family { model_type: "smollm3", rotates: Rotates::Listed, window: Window::Upper, tied: true, ..LLAMA },
+    Family { model_type: "smollm3", rotates: RopeLayers::Listed, window: Window::Upper, tied: true, ..LLAMA },
     GRANITE,
     Family {
         model_type: "starcoder2",
@@ -859,7 +859,7 @@ pub const FAMILIES: &[Family] = &[
         model_type: "stablelm",
         names: Names { head_norms: ["self_attn.q_layernorm", "self_attn.k_layernorm"], ..LLAMA_NAMES },
         norm: LAYER_NORM,
-        places: Places::If("use_parallel_residual", false, Place::Parallel),
+        places: Places::If("use_parallel_residual", false, NormPlacement::Parallel),
         head_norm: HeadNorm::HeadsApart("qk_layernorm"),
         qkv_bias: Bias::If("use_qkv_bias", false),
         o_bias: Bias::Never,
@@ -881,7 +881,7 @@ pub const FAMILIES: &[Family] = &[
             ..LLAMA_NAMES
         },
         norm: LAYER_NORM,
-        places: Places::If("use_parallel_residual", true, Place::ParallelTwo),
+        places: Places::If("use_parallel_residual", true, NormPlacement::ParallelTwo),
         qkv_bias: Bias::If("attention_bias", true),
         o_bias: Bias::If("attention_bias", true),
         mlp_bias: Bias::Always,
@@ -894,7 +894,7 @@ pub const FAMILIES: &[Family] = &[
         model_type: "cohere2",
         head_norm: HeadNorm::Never,
         window: Window::Pattern("sliding_window_pattern", 4),
-        rotates: Rotates::Sliding,
+        rotates: RopeLayers::Sliding,
         ..COHERE
     },
     GLM,
@@ -907,17 +907,17 @@ pub const FAMILIES: &[Family] = &[
             ..GLM.names
         },
         norm: NormRow { eps: 1e-5, ..RMS },
-        places: Places::Always(Place::Both),
+        places: Places::Always(NormPlacement::Both),
         ..GLM
     },
     Family {
         model_type: "exaone4",
         names: POST_NAMES,
         norm: NormRow { eps: 1e-5, ..RMS },
-        places: Places::Always(Place::Post),
+        places: Places::Always(NormPlacement::Post),
         head_norm: HeadNorm::Head,
         window: Window::Pattern("sliding_window_pattern", 4),
-        rotates: Rotates::Sliding,
+        rotates: RopeLayers::Sliding,
         ..MISTRAL
     },
     Family {
@@ -971,7 +971,7 @@ pub const FAMILIES: &[Family] = &[
             ..LLAMA_NAMES
         },
         norm: NormRow { eps_field: "layer_norm_epsilon", ..LAYER_NORM },
-        places: Places::If("parallel_attn", true, Place::Parallel),
+        places: Places::If("parallel_attn", true, NormPlacement::Parallel),
         inner: ("ffn_hidden_size", 4),
         qkv_bias: Bias::If("bias", false),
         o_bias: Bias::If("bias", false),
@@ -1367,7 +1367,7 @@ fn falcon(json: &Json, row: &mut Family) -> Result<()> {
     row.kv_heads = if json.flag("new_decoder_architecture", false)? {
         let two = json.size("num_ln_in_parallel_attn", 2)?.unwrap_or(2) == 2;
         if two {
-            row.places = Places::Always(Place::ParallelTwo);
+            row.places = Places::Always(NormPlacement::ParallelTwo);
             row.names = Names { attention_norm: "ln_attn", mlp_norm: "ln_mlp", ..row.names };
         }
         KvHeads::Field("num_kv_heads")

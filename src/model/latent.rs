@@ -2,7 +2,7 @@
 //! value, and with the part of the key that turns the key, of one head for all.
 //!
 //! A head's key is `[turning, K * latent]`, its value `V * latent`. So `q * (K * latent)` is `(K^T * q) * latent`, and the sum of
-//! `p * V * latent` is V times the sum of `p * latent`: queries are folded before, what attention gives is unfolded after,
+//! `p * V * latent` is V times the sum of `p * latent`: `absorb_k` is applied to queries before, `expand_v` to what attention gives after,
 //! and neither keys nor values of heads are ever made. The cache of DeepSeek-V2 holds 1,088 numbers a position and
 //! layer (the latent twice, as it is packed for both sides), and not 40,960.
 
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::arch::LatentShape;
 use super::decoder::Loader;
 use super::weights::{LatentWeights, NormWeights};
-use crate::backend::{Backend, Buf, Form, Linear, Norm, Quantize};
+use crate::backend::{Backend, Buf, Linear, Norm, OperandType, Quantize};
 use crate::error::Result;
 use crate::memory::Layout;
 use crate::weights::Tensor;
@@ -27,12 +27,12 @@ pub struct Latent<W> {
     pub q_latent: Option<(Linear<W>, Norm<W>)>,
     /// The norm of the latent of keys and values.
     pub norm: Norm<W>,
-    /// (heads * rank, still): from queries into the space of latents.
-    pub fold: W,
-    /// (heads * value, rank): from there to values.
-    pub unfold: W,
-    pub fold_form: Form,
-    pub unfold_form: Form,
+    /// MLA weight absorption: each head's query is multiplied with its slice of `kv_b_proj`. (heads * rank, still).
+    pub absorb_k: W,
+    /// The other slices of `kv_b_proj`: from latents to values. (heads * value, rank).
+    pub expand_v: W,
+    pub absorb_k_form: OperandType,
+    pub expand_v_form: OperandType,
     pub shape: LatentShape,
 }
 
@@ -45,7 +45,7 @@ pub struct LatentBuffers {
     pub queries: Buf,
     /// (T, turning): the part of the key that turns.
     pub turning: Buf,
-    /// (heads * T, still or rank): what is folded or unfolded, as an operand.
+    /// (heads * T, still or rank): what is multiplied with either, as an operand.
     pub pieces: Buf,
     /// (T, heads * value), and as an operand.
     pub values: Buf,
@@ -98,16 +98,16 @@ impl<B: Backend> Loader<'_, B> {
         };
         // both are of one stored matrix
         let quantize = self.together([&(keys.clone(), None)]);
-        let fold = self.backend.upload(&folded(weights)?, quantize)?;
+        let absorb_k = self.backend.upload(&folded(weights)?, quantize)?;
         (self.loaded)(keys.bytes());
-        let unfold = self.matrix(values, quantize)?;
+        let expand_v = self.matrix(values, quantize)?;
         Ok(Latent {
             q_latent,
             norm: norm_of(self, norm)?,
-            fold_form: self.backend.form(&[&fold]),
-            unfold_form: self.backend.form(&[&unfold]),
-            fold,
-            unfold,
+            absorb_k_form: self.backend.form(&[&absorb_k]),
+            expand_v_form: self.backend.form(&[&expand_v]),
+            absorb_k,
+            expand_v,
             shape: *shape,
         })
     }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use super::arch::{
-    Arch, ClassifierShape, HeadNormShape, LatentShape, LayerShape, LookupShape, Mixture, Place,
+    Arch, ClassifierShape, HeadNormShape, LatentShape, LayerShape, LookupShape, Moe, NormPlacement,
 };
 use super::decoder::for_tables;
 use super::families::{Experts, HeadStep, Inner, Qkv, Shared};
@@ -232,7 +232,7 @@ impl LatentWeights {
 #[derive(Debug)]
 pub enum FeedWeights {
     One(Box<MlpWeights>),
-    Mixture(Box<MixtureWeights>),
+    Moe(Box<MixtureWeights>),
 }
 
 /// The tensors of an MLP.
@@ -270,7 +270,7 @@ impl FeedWeights {
     fn routers(&self) -> impl Iterator<Item = &Tensor> {
         let mixture = match self {
             Self::One(_) => None,
-            Self::Mixture(mixture) => Some(mixture),
+            Self::Moe(mixture) => Some(mixture),
         };
         let both =
             mixture.into_iter().flat_map(|mixture| [&mixture.router].into_iter().chain(&mixture.shared_gate));
@@ -280,7 +280,7 @@ impl FeedWeights {
     fn iter(&self) -> Box<dyn Iterator<Item = &Tensor> + '_> {
         match self {
             Self::One(mlp) => Box::new(mlp.iter()),
-            Self::Mixture(mixture) => {
+            Self::Moe(mixture) => {
                 let MixtureWeights { router, correction, experts, shared, shared_gate } = mixture.as_ref();
                 let mlps = experts.iter().chain(shared).flat_map(MlpWeights::iter);
                 Box::new(linears([router].into_iter().chain(shared_gate)).chain(correction).chain(mlps))
@@ -852,12 +852,12 @@ impl Finder<'_> {
             sinks: (!names.sinks.is_empty())
                 .then(|| self.tensor(&format!("{}{}", self.layer, names.sinks), &[arch.heads])),
             mlp_norm: match arch.place {
-                Place::Parallel => None,
+                NormPlacement::Parallel => None,
                 _ => self.norm_if(names.mlp_norm),
             },
             mlp_post: self.norm_if(names.mlp_post),
             feed: match &arch.mixture {
-                Some(mixture) if shape.mixture => FeedWeights::Mixture(Box::new(self.mixture(mixture))),
+                Some(mixture) if shape.mixture => FeedWeights::Moe(Box::new(self.mixture(mixture))),
                 _ => {
                     let mlp = self.mlp(
                         "",
@@ -892,7 +892,7 @@ impl Finder<'_> {
         MlpWeights { gate, up, down: named(down, hidden, width, biases[1]) }
     }
 
-    fn mixture(&self, mixture: &Mixture) -> MixtureWeights {
+    fn mixture(&self, mixture: &Moe) -> MixtureWeights {
         let (hidden, row) = (self.arch.hidden, &mixture.row);
         let (experts, width) = (mixture.experts, mixture.inner);
         let correction = (!row.correction.is_empty()).then(|| {

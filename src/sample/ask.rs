@@ -2,7 +2,7 @@
 
 use super::settings::Sampling;
 use super::{Context, Sampler, changes, dry, penalties, rng};
-use crate::backend::questions::{List, Question, Questions};
+use crate::backend::sample_batch::{List, SampleBatch, SampleQuery};
 use crate::memory::Secret;
 
 impl Sampler {
@@ -14,9 +14,9 @@ impl Sampler {
         sampling: &Sampling,
         context: &Context<'_>,
         logprobs: bool,
-        questions: &mut Questions,
+        questions: &mut SampleBatch,
     ) {
-        let mut question = Question {
+        let mut question = SampleQuery {
             row,
             logprobs,
             top_k: u32::try_from(sampling.top_k).unwrap_or(u32::MAX),
@@ -27,7 +27,7 @@ impl Sampler {
             penalties: [sampling.repetition_penalty, sampling.frequency_penalty, sampling.presence_penalty],
             draw: rng::uniform(sampling.seed, context.generated() as u64),
             least: self.least(sampling),
-            ..Question::default()
+            ..SampleQuery::default()
         };
         if changes(sampling, context) {
             question.changed = true;
@@ -37,8 +37,8 @@ impl Sampler {
     }
 
     /// Asks for what [`Sampler::logprobs`] would say of `token`, which is in the vocabulary.
-    pub fn ask_logprobs(row: usize, token: u32, questions: &mut Questions) {
-        questions.push(&Question { row, given: Some(token), logprobs: true, ..Question::default() });
+    pub fn ask_logprobs(row: usize, token: u32, questions: &mut SampleBatch) {
+        questions.push(&SampleQuery { row, given: Some(token), logprobs: true, ..SampleQuery::default() });
     }
 
     /// The floor that [`super::filters::Filters::keep`] has, but for the sum of all weights.
@@ -54,7 +54,7 @@ impl Sampler {
         &mut self,
         sampling: &Sampling,
         context: &Context<'_>,
-        question: &mut Question,
+        question: &mut SampleQuery,
         lists: &mut Secret<[u32]>,
     ) {
         let vocab = self.vocab;

@@ -6,7 +6,7 @@ use std::fmt;
 
 use super::Sampler;
 use super::softmax::{Scale, finite, largest};
-use crate::backend::questions::Answer;
+use crate::backend::sample_batch::Answer;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
 

@@ -102,7 +102,7 @@ impl Request {
 impl Session {
     /// Grammars compiled so far.
     pub fn grammars_compiled(&self) -> u64 {
-        self.line.shared.compiled.load(std::sync::atomic::Ordering::SeqCst)
+        self.client.shared.compiled.load(std::sync::atomic::Ordering::SeqCst)
     }
 }
 

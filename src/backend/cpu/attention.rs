@@ -15,7 +15,7 @@ use super::operand::write_group;
 use super::team::Part;
 use super::tile::{BLOCKS, MOST, ROWS, Tile};
 use super::vector::{LANES, Vector};
-use crate::backend::{Attention, BLOCK, Form, Kv, KvType, Side, Span};
+use crate::backend::{Attention, BLOCK, Kv, KvType, OperandType, Side, Span};
 
 const _: () = assert!(BLOCK == ROWS, "the scores of a block are one tile");
 
@@ -29,16 +29,16 @@ pub struct AttentionJob<'a> {
     pub shape: Attention,
     /// One score for each head.
     pub sinks: Option<&'a [f32]>,
-    /// (heads, 2 * reach): see [`crate::backend::ScoreBiases`].
+    /// (heads, 2 * reach): see [`crate::backend::AttentionBias`].
     pub distances: Option<&'a [f32]>,
     pub q: *const f32,
     /// Written as this.
-    pub operand: Form,
+    pub operand: OperandType,
     pub out: *mut u8,
     pub out_stride: usize,
     /// The tile for the cache, and what its other side has to be.
     pub tile: TileFn,
-    pub tile_operand: Form,
+    pub tile_operand: OperandType,
     pub at_once: usize,
     /// [`scratch_bytes`] for each part.
     pub scratch: *mut u8,
@@ -48,15 +48,15 @@ pub struct AttentionJob<'a> {
 unsafe impl Sync for AttentionJob<'_> {}
 
 /// Whether rows of values this long can be written as `operand` at once: a group of int8 must not span two heads.
-pub fn writes(operand: Form, value_dim: usize) -> bool {
-    operand != Form::Bytes || value_dim.is_multiple_of(GROUP)
+pub fn writes(operand: OperandType, value_dim: usize) -> bool {
+    operand != OperandType::Bytes || value_dim.is_multiple_of(GROUP)
 }
 
 /// Bytes of scratch that one part needs.
 pub fn scratch_bytes(kv: &Kv) -> usize {
     let planes = kv.value_dim.div_ceil(ROWS);
     // tiles may read MOST rows from any row on
-    let operands = 2 * MOST * (Form::F32.row_bytes(kv.head_dim) + Form::F32.row_bytes(BLOCK));
+    let operands = 2 * MOST * (OperandType::F32.row_bytes(kv.head_dim) + OperandType::F32.row_bytes(BLOCK));
     operands + MOST * (ROWS + planes * ROWS + 1 + LANES) * size_of::<f32>()
 }
 
@@ -124,8 +124,8 @@ impl Scratch {
         // SAFETY: the pieces add up to `scratch_bytes`.
         unsafe {
             let q = job.scratch.add(part.index * scratch_bytes(&job.kv));
-            let p = q.add(2 * MOST * Form::F32.row_bytes(dim));
-            let scores = p.add(2 * MOST * Form::F32.row_bytes(BLOCK)).cast::<f32>();
+            let p = q.add(2 * MOST * OperandType::F32.row_bytes(dim));
+            let scores = p.add(2 * MOST * OperandType::F32.row_bytes(BLOCK)).cast::<f32>();
             let mixed = scores.add(MOST * ROWS);
             let max = mixed.add(planes * MOST * ROWS);
             let q_stride = job.tile_operand.row_bytes(dim);
@@ -352,19 +352,19 @@ unsafe fn finish<V: Vector>(job: &AttentionJob<'_>, scratch: &Scratch, span: &Sp
     unsafe {
         let out = job.out.add((span.row + token) * job.out_stride);
         let factor = V::splat(1.0 / V::load(scratch.sum.add(row * LANES)).sum());
-        if job.operand == Form::Bytes {
+        if job.operand == OperandType::Bytes {
             for col in (0..dim).step_by(GROUP) {
                 let values = [mixed(scratch, row, col, factor), mixed(scratch, row, col + LANES, factor)];
                 write_group(job.operand, out, (head * dim + col) / GROUP, values);
             }
             return;
         }
-        let bytes = if job.operand == Form::Bf16 { 2 } else { 4 };
+        let bytes = if job.operand == OperandType::Bf16 { 2 } else { 4 };
         for col in (0..dim).step_by(LANES) {
             let mut lanes = [0_u8; LANES * 4];
             let values = mixed(scratch, row, col, factor);
             match job.operand {
-                Form::Bf16 => values.store_bf16(lanes.as_mut_ptr()),
+                OperandType::Bf16 => values.store_bf16(lanes.as_mut_ptr()),
                 _ => values.store(lanes.as_mut_ptr().cast()),
             }
             let count = LANES.min(dim - col) * bytes;

@@ -15,8 +15,8 @@ use super::rows::{ActivateJob, CombineJob, ConvertJob, MixJob, NormJob, NormTo, 
 use super::team::{Part, Team};
 use super::weight::Weight;
 use crate::backend::{
-    Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, Form, HeadSizes, Kv, Linear,
-    Norm, NormKind, Pooling, Projection, Quantize, Rope, Routed, Routing, ScoreBiases,
+    Activation, Attention, AttentionBias, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, HeadSizes, Kv,
+    Linear, Norm, NormKind, OperandType, Pooling, Projection, Quantize, Rope, Routed, Routing,
 };
 use crate::error::Result;
 use crate::memory::ledger::NotCovered;
@@ -201,7 +201,7 @@ struct ExpertsJob<'a> {
     tokens: *const u8,
     kernels: Kernels,
     /// The forms of x and of what is inside.
-    forms: [Form; 2],
+    forms: [OperandType; 2],
     activation: Activation,
     x: *mut u8,
     x_stride: usize,
@@ -227,7 +227,14 @@ impl ExpertsJob<'_> {
         })
     }
 
-    fn input(&self, x: *const u8, x_stride: usize, form: Form, tokens: usize, weight: &Weight) -> Input {
+    fn input(
+        &self,
+        x: *const u8,
+        x_stride: usize,
+        form: OperandType,
+        tokens: usize,
+        weight: &Weight,
+    ) -> Input {
         let format = weight.format().expect("products are with matrices");
         Input { x, x_stride, tokens, tile: self.kernels.tile(format, form), at_once: self.kernels.tokens }
     }
@@ -290,7 +297,7 @@ impl ExpertsJob<'_> {
     }
 }
 
-/// The pieces of rows, each through its head's matrix: [`Backend::by_head`]. All heads are one job, as all experts are.
+/// The pieces of rows, each through its head's matrix: [`Backend::per_head_linear`]. All heads are one job, as all experts are.
 struct HeadsJob<'a> {
     rows: usize,
     heads: usize,
@@ -301,7 +308,7 @@ struct HeadsJob<'a> {
     ins: usize,
     /// (heads, rows) operands.
     input: Input,
-    operand: Form,
+    operand: OperandType,
     pieces: *mut u8,
     weight: Matrix<'a>,
     outs: usize,
@@ -409,10 +416,10 @@ impl Backend for Cpu {
         Weight::from_tensor(tensor, quantize, &self.kernels, &mut self.team)
     }
 
-    fn form(&self, readers: &[&Weight]) -> Form {
+    fn form(&self, readers: &[&Weight]) -> OperandType {
         let of =
             |weight: &&Weight| self.kernels.operand(weight.format().expect("products are with matrices"));
-        let form = readers.iter().map(of).reduce(|a, b| if a == b { a } else { Form::F32 });
+        let form = readers.iter().map(of).reduce(|a, b| if a == b { a } else { OperandType::F32 });
         form.expect("somebody reads it")
     }
 
@@ -475,7 +482,7 @@ impl Backend for Cpu {
         self.normalise(rows, x, norm, x.cols, to);
     }
 
-    fn norm_pieces(&mut self, rows: usize, x: Buf, norm: &Norm<Weight>, width: usize) {
+    fn group_norm_in_place(&mut self, rows: usize, x: Buf, norm: &Norm<Weight>, width: usize) {
         let to = NormTo::Rows { out: self.at(x, rows) };
         self.normalise(rows, x, norm, width, to);
     }
@@ -502,7 +509,7 @@ impl Backend for Cpu {
         self.run_tiles(work, &|part| jobs.iter().flatten().for_each(|job| unsafe { kernel(job, part) }));
     }
 
-    fn by_head(&mut self, rows: usize, x: Buf, heads: usize, weight: &Weight, pieces: Buf, out: Buf) {
+    fn per_head_linear(&mut self, rows: usize, x: Buf, heads: usize, weight: &Weight, pieces: Buf, out: Buf) {
         let HeadSizes { ins, outs, from, to } =
             HeadSizes::of(heads, [weight.rows, weight.cols], x, pieces, out);
         self.counters.weight_bytes += weight.bytes();
@@ -529,8 +536,8 @@ impl Backend for Cpu {
         self.run_tiles(rows * heads * ins * outs, &|part| unsafe { job.multiply(part) });
     }
 
-    fn join(&mut self, rows: usize, parts: [Buf; 2], out: Buf) {
-        self.memory.join(rows, parts, out);
+    fn concat(&mut self, rows: usize, parts: [Buf; 2], out: Buf) {
+        self.memory.concat(rows, parts, out);
     }
 
     fn activated(&mut self, rows: usize, x: Buf, activation: Activation, up: &Linear<Weight>, out: Buf) {
@@ -549,7 +556,7 @@ impl Backend for Cpu {
         self.inner(rows, x, activation, gate, Some(up), out);
     }
 
-    fn combine(&mut self, rows: usize, activation: Activation, gate: Buf, up: Option<Buf>, out: Buf) {
+    fn act_and_mul(&mut self, rows: usize, activation: Activation, gate: Buf, up: Option<Buf>, out: Buf) {
         let operand = out.form;
         assert!(gate.cols == out.cols && up.is_none_or(|up| up.cols == out.cols), "MLP: columns differ");
         let job = CombineJob {
@@ -619,7 +626,7 @@ impl Backend for Cpu {
         self.run_tiles(work, &|part| unsafe { job.second(part) });
     }
 
-    fn mix(&mut self, rows: usize, with: &Routed, add: Option<f32>, out: Buf) {
+    fn moe_combine(&mut self, rows: usize, with: &Routed, add: Option<f32>, out: Buf) {
         assert_eq!(with.out.cols, out.cols, "mix: columns differ");
         let count = with.experts.cols;
         let job = MixJob {
@@ -688,7 +695,7 @@ impl Backend for Cpu {
         &mut self,
         batch: &Batch<'_>,
         shape: Attention,
-        biases: ScoreBiases<'_, Weight>,
+        biases: AttentionBias<'_, Weight>,
         q: Buf,
         out: Buf,
     ) {
@@ -699,7 +706,7 @@ impl Backend for Cpu {
         let work = batch.spans.iter().map(|span| span.rows * (span.position + span.rows) * q.cols).sum();
         let operand = out.form;
         // a group of int8 that spans two heads is written once both are there
-        let written = if writes(operand, kv.value_dim) { operand } else { Form::F32 };
+        let written = if writes(operand, kv.value_dim) { operand } else { OperandType::F32 };
         let (tile, tile_operand) = self.kernels.cache_tile(kv.cache);
         let scratch = self.scratch.expect("planned with the arena");
         let job = AttentionJob {

@@ -8,7 +8,7 @@ use super::linear::{GatedJob, LinearJob};
 use super::rows::{ActivateJob, CombineJob, ConvertJob, MixJob, NormJob, RopeJob, ScaleJob};
 use super::team::Part;
 use super::tile::Tile;
-use crate::backend::{Form, KvType};
+use crate::backend::{KvType, OperandType};
 use crate::weights::Dtype;
 
 /// Multiplies a tile.
@@ -51,35 +51,35 @@ pub struct Kernels {
 
 impl Kernels {
     /// What x has to be for weights of `format`.
-    pub fn operand(&self, format: Format) -> Form {
+    pub fn operand(&self, format: Format) -> OperandType {
         match format {
-            Format::Bf16 if self.bf16_pairs.is_some() => Form::Bf16,
-            Format::F32 | Format::F16 | Format::Bf16 => Form::F32,
-            Format::Q8 | Format::Q4 => Form::Bytes,
+            Format::Bf16 if self.bf16_pairs.is_some() => OperandType::Bf16,
+            Format::F32 | Format::F16 | Format::Bf16 => OperandType::F32,
+            Format::Q8 | Format::Q4 => OperandType::Bytes,
         }
     }
 
     /// The tile for weights of `format` and x in `operand`.
-    pub fn tile(&self, format: Format, operand: Form) -> TileFn {
+    pub fn tile(&self, format: Format, operand: OperandType) -> TileFn {
         match (format, operand) {
-            (Format::F32, Form::F32) => self.f32,
-            (Format::F16, Form::F32) => self.f16,
-            (Format::Bf16, Form::F32) => self.bf16,
-            (Format::Bf16, Form::Bf16) => self.bf16_pairs.expect("an operand of bf16 is for its tile"),
-            (Format::Q8, Form::Bytes) => self.q8,
-            (Format::Q4, Form::Bytes) => self.q4,
+            (Format::F32, OperandType::F32) => self.f32,
+            (Format::F16, OperandType::F32) => self.f16,
+            (Format::Bf16, OperandType::F32) => self.bf16,
+            (Format::Bf16, OperandType::Bf16) => self.bf16_pairs.expect("an operand of bf16 is for its tile"),
+            (Format::Q8, OperandType::Bytes) => self.q8,
+            (Format::Q4, OperandType::Bytes) => self.q4,
             _ => unreachable!("no tile for {format:?} weights and {operand:?}"),
         }
     }
 
     /// The tile for cached keys and values, and what their other side has to be.
-    pub fn cache_tile(&self, cache: KvType) -> (TileFn, Form) {
+    pub fn cache_tile(&self, cache: KvType) -> (TileFn, OperandType) {
         match (cache, self.bf16_pairs) {
-            (KvType::F32, _) => (self.f32, Form::F32),
-            (KvType::F16, _) => (self.f16, Form::F32),
-            (KvType::Bf16, Some(tile)) => (tile, Form::Bf16),
-            (KvType::Bf16, None) => (self.bf16, Form::F32),
-            (KvType::Int8, _) => (self.bytes, Form::F32),
+            (KvType::F32, _) => (self.f32, OperandType::F32),
+            (KvType::F16, _) => (self.f16, OperandType::F32),
+            (KvType::Bf16, Some(tile)) => (tile, OperandType::Bf16),
+            (KvType::Bf16, None) => (self.bf16, OperandType::F32),
+            (KvType::Int8, _) => (self.bytes, OperandType::F32),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::operand::write_group;
 use super::team::Part;
 use super::tile::{BLOCKS, MOST, ROWS, Tile};
 use super::vector::{LANES, Vector};
-use crate::backend::{Activation, Form};
+use crate::backend::{Activation, OperandType};
 
 /// A packed matrix, and how it is multiplied.
 #[derive(Clone, Copy, Debug)]
@@ -155,7 +155,7 @@ pub struct GatedJob<'a> {
     pub activation: Activation,
     pub gate: Matrix<'a>,
     pub up: Option<Matrix<'a>>,
-    pub operand: Form,
+    pub operand: OperandType,
     pub out: *mut u8,
     pub out_stride: usize,
 }

@@ -72,7 +72,7 @@ impl Memory {
     }
 
     /// Copies rows of two buffers to the rows of one, behind each other.
-    pub fn join(&mut self, rows: usize, parts: [Buf; 2], out: Buf) {
+    pub fn concat(&mut self, rows: usize, parts: [Buf; 2], out: Buf) {
         assert_eq!(parts[0].cols + parts[1].cols, out.cols, "join: columns differ");
         for row in 0..rows {
             let mut first = 0;

@@ -13,12 +13,12 @@
 
 use super::format::GROUP;
 use super::vector::{LANES, Vector};
-use crate::backend::{Form, int8_scale_of};
+use crate::backend::{OperandType, int8_scale_of};
 
 /// Bytes of a group of int8.
 pub const RECORD: usize = 8 + GROUP;
 
-impl Form {
+impl OperandType {
     /// Bytes of a row of `cols` columns: never more than those of padded f32.
     pub fn row_bytes(self, cols: usize) -> usize {
         let groups = cols.div_ceil(GROUP);
@@ -35,23 +35,23 @@ impl Form {
 /// # Safety
 /// The row has the group; the instruction set is there.
 #[inline(always)]
-pub unsafe fn write_group<V: Vector>(operand: Form, row: *mut u8, group: usize, values: [V; 2]) {
+pub unsafe fn write_group<V: Vector>(operand: OperandType, row: *mut u8, group: usize, values: [V; 2]) {
     let [low, high] = values;
     // SAFETY: the caller's contract.
     unsafe {
         match operand {
-            Form::F32 => {
+            OperandType::F32 => {
                 let to = row.cast::<f32>().add(group * GROUP);
                 low.store(to);
                 high.store(to.add(LANES));
             }
-            Form::Bf16 => {
+            OperandType::Bf16 => {
                 let to = row.add(group * GROUP * 2);
                 low.store_bf16(to);
                 high.store_bf16(to.add(LANES * 2));
             }
-            Form::F16 => unreachable!("no matrix of the CPU asks for it"),
-            Form::Bytes => {
+            OperandType::F16 => unreachable!("no matrix of the CPU asks for it"),
+            OperandType::Bytes => {
                 let largest = V::magnitude(values);
                 let (scale, inverse) = int8_scale_of(largest);
                 let inverse = V::splat(inverse);
@@ -67,13 +67,13 @@ pub unsafe fn write_group<V: Vector>(operand: Form, row: *mut u8, group: usize, 
 
 /// The value of one column, for tests.
 #[cfg(test)]
-pub fn value(operand: Form, row: &[u8], col: usize) -> f32 {
+pub fn value(operand: OperandType, row: &[u8], col: usize) -> f32 {
     use crate::weights::Dtype;
     match operand {
-        Form::F32 => Dtype::F32.read(&row[col * 4..][..4]),
-        Form::Bf16 => Dtype::Bf16.read(&row[col * 2..][..2]),
-        Form::F16 => Dtype::F16.read(&row[col * 2..][..2]),
-        Form::Bytes => {
+        OperandType::F32 => Dtype::F32.read(&row[col * 4..][..4]),
+        OperandType::Bf16 => Dtype::Bf16.read(&row[col * 2..][..2]),
+        OperandType::F16 => Dtype::F16.read(&row[col * 2..][..2]),
+        OperandType::Bytes => {
             let record = &row[col / GROUP * RECORD..][..RECORD];
             Dtype::F32.read(&record[..4]) * f32::from(record[8 + col % GROUP] as i8)
         }

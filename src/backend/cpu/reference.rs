@@ -6,8 +6,9 @@ use super::format::{GROUP, quantize4, quantize8};
 use super::memory::Memory;
 use super::route::route;
 use crate::backend::{
-    Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, Form, Kv, KvType, Linear, Norm,
-    NormKind, Pooling, Projection, Quantize, Rope, Routed, Routing, ScoreBiases, Side, int8_scale,
+    Activation, Attention, AttentionBias, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, Kv, KvType,
+    Linear, Norm, NormKind, OperandType, Pooling, Projection, Quantize, Rope, Routed, Routing, Side,
+    int8_scale,
 };
 use crate::error::{Error, Result};
 use crate::memory::ledger::NotCovered;
@@ -338,8 +339,8 @@ impl Backend for Reference {
         Ok(Weight { rows: values.len() / cols.max(1), cols, data: Data::Table(values), rounded: Rounded::No })
     }
 
-    fn form(&self, _: &[&Weight]) -> Form {
-        Form::F32 // what whole numbers are multiplied with is rounded as it is read
+    fn form(&self, _: &[&Weight]) -> OperandType {
+        OperandType::F32 // what whole numbers are multiplied with is rounded as it is read
     }
 
     fn reserve(&mut self, layout: Layout, kv: Kv, _: Option<Buf>) -> Result<()> {
@@ -390,7 +391,7 @@ impl Backend for Reference {
         }
     }
 
-    fn norm_pieces(&mut self, rows: usize, x: Buf, norm: &Norm<Weight>, width: usize) {
+    fn group_norm_in_place(&mut self, rows: usize, x: Buf, norm: &Norm<Weight>, width: usize) {
         for row in 0..rows {
             for (index, piece) in self.f32_mut(x, row).chunks_mut(width).enumerate() {
                 let before = Secret::new(piece.to_vec());
@@ -414,7 +415,7 @@ impl Backend for Reference {
         }
     }
 
-    fn by_head(&mut self, rows: usize, x: Buf, heads: usize, weight: &Weight, _: Buf, out: Buf) {
+    fn per_head_linear(&mut self, rows: usize, x: Buf, heads: usize, weight: &Weight, _: Buf, out: Buf) {
         self.counters.weight_bytes += weight.bytes();
         let (ins, outs) = (weight.cols, weight.rows / heads);
         let (from, to) = (x.cols / heads, out.cols / heads);
@@ -431,8 +432,8 @@ impl Backend for Reference {
         }
     }
 
-    fn join(&mut self, rows: usize, parts: [Buf; 2], out: Buf) {
-        self.memory.join(rows, parts, out);
+    fn concat(&mut self, rows: usize, parts: [Buf; 2], out: Buf) {
+        self.memory.concat(rows, parts, out);
     }
 
     fn activated(&mut self, rows: usize, x: Buf, activation: Activation, up: &Linear<Weight>, out: Buf) {
@@ -466,7 +467,7 @@ impl Backend for Reference {
         }
     }
 
-    fn combine(&mut self, rows: usize, activation: Activation, gate: Buf, up: Option<Buf>, out: Buf) {
+    fn act_and_mul(&mut self, rows: usize, activation: Activation, gate: Buf, up: Option<Buf>, out: Buf) {
         for row in 0..rows {
             for col in 0..out.cols {
                 let gate = f64::from(self.f32(gate, row)[col]);
@@ -516,7 +517,7 @@ impl Backend for Reference {
         }
     }
 
-    fn mix(&mut self, rows: usize, with: &Routed, add: Option<f32>, out: Buf) {
+    fn moe_combine(&mut self, rows: usize, with: &Routed, add: Option<f32>, out: Buf) {
         for row in 0..rows {
             for col in 0..out.cols {
                 let mut sum = 0.0;
@@ -587,11 +588,11 @@ impl Backend for Reference {
         &mut self,
         batch: &Batch<'_>,
         shape: Attention,
-        biases: ScoreBiases<'_, Weight>,
+        biases: AttentionBias<'_, Weight>,
         q: Buf,
         out: Buf,
     ) {
-        let ScoreBiases { sinks, distances } = biases;
+        let AttentionBias { sinks, distances } = biases;
         for span in batch.spans {
             for i in 0..span.rows {
                 for head in 0..shape.heads {

@@ -8,7 +8,7 @@ use super::format::GROUP;
 use super::operand::write_group;
 use super::team::Part;
 use super::vector::{LANES, Vector};
-use crate::backend::{Activation, BLOCK, Cap, Form, Kv, KvType, NormKind, Side, int8_scale};
+use crate::backend::{Activation, BLOCK, Cap, Kv, KvType, NormKind, OperandType, Side, int8_scale};
 
 /// Normalises pieces of rows: [`crate::backend::Norm`].
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ pub struct NormJob<'a> {
 #[derive(Clone, Copy, Debug)]
 pub enum NormTo {
     /// Rows of an operand; then a piece is a whole row.
-    Operand { operand: Form, out: *mut u8, stride: usize },
+    Operand { operand: OperandType, out: *mut u8, stride: usize },
     /// Added to rows of `cols`, times `scale`.
     Sum { out: *mut f32, scale: f32 },
     /// Written to rows of `cols`, which may be those of x.
@@ -94,7 +94,7 @@ pub struct ConvertJob {
     pub rows: usize,
     pub cols: usize,
     pub at: *mut u8,
-    pub operand: Form,
+    pub operand: OperandType,
 }
 
 /// An activation of values, in place.
@@ -114,7 +114,7 @@ pub struct CombineJob {
     pub gate: *const f32,
     pub up: Option<*const f32>,
     pub activation: Activation,
-    pub operand: Form,
+    pub operand: OperandType,
     pub out: *mut u8,
     pub out_stride: usize,
 }
@@ -381,7 +381,7 @@ pub unsafe fn mix<V: Vector>(job: &MixJob, part: Part) {
 /// The caller keeps the contract of [`super::kernels::Kernels`].
 #[inline(always)]
 pub unsafe fn convert<V: Vector>(job: &ConvertJob) {
-    let strides = [Form::F32, job.operand].map(|operand| operand.row_bytes(job.cols));
+    let strides = [OperandType::F32, job.operand].map(|operand| operand.row_bytes(job.cols));
     for row in 0..job.rows {
         for group in 0..job.cols.div_ceil(GROUP) {
             // SAFETY: the caller's contract. What is written ends before what is yet to be read.

@@ -20,8 +20,8 @@ use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::emulated::{self, Emulated};
 use crate::backend::cuda::native::Native;
 use crate::backend::{
-    Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Expert, Groups, Kv, KvType, Linear, Norm,
-    NormKind, Pooling, Projection, Quantize, Rope, Routed, Routing, ScoreBiases, Scoring, Span,
+    Activation, Attention, AttentionBias, BLOCK, Backend, Batch, Buf, Cap, Expert, Groups, Kv, KvType,
+    Linear, Norm, NormKind, Pooling, Projection, Quantize, Rope, Routed, Routing, Scoring, Span,
 };
 use crate::memory::Layout;
 use crate::sample::rng::uniform;
@@ -528,7 +528,7 @@ impl Body for Pieces {
         fill(&mut backend, bufs[0], x);
         fill(&mut backend, bufs[1], &self.before);
         let norm = self.norm.norm(&mut backend);
-        backend.norm_pieces(rows, bufs[0], &norm, self.width);
+        backend.group_norm_in_place(rows, bufs[0], &norm, self.width);
         let whole = Norm { kind: self.norm.kind, eps: 1e-5, weight: None, bias: None };
         backend.add_norm(rows, bufs[0], &whole, 0.25, bufs[1]);
         backend.scale(rows, bufs[1], 1.5, self.cap);
@@ -699,7 +699,7 @@ impl Attend {
                 let scale = (self.head_dim as f32).sqrt().recip();
                 let (heads, window, softcap) = (self.heads, self.window, self.softcap);
                 let shape = Attention { layer: 1, heads, causal: self.causal, window, scale, softcap };
-                let biases = ScoreBiases { sinks: sinks.as_ref(), distances: distances.as_ref() };
+                let biases = AttentionBias { sinks: sinks.as_ref(), distances: distances.as_ref() };
                 backend.attention(&batch, shape, biases, bufs[0], bufs[3]);
                 (0..rows).flat_map(|row| backend.operand(bufs[3], row)).collect::<Vec<f32>>()
             };
@@ -780,8 +780,8 @@ impl Body for ByHead {
         let bufs = reserve(&mut backend, &shapes, NO_CACHE);
         let pieces = bufs[1].of(backend.form(&[&weight]));
         fill(&mut backend, bufs[0], &self.x);
-        backend.by_head(rows, bufs[0], heads, &weight, pieces, bufs[2]);
-        backend.join(rows, [bufs[2], bufs[0]], bufs[3]);
+        backend.per_head_linear(rows, bufs[0], heads, &weight, pieces, bufs[2]);
+        backend.concat(rows, [bufs[2], bufs[0]], bufs[3]);
         read(&mut backend, bufs[3], rows)
     }
 }
@@ -935,7 +935,7 @@ fn attention_is_the_same_bits_in_any_chunks() {
 }
 
 /// Tokens to their experts and back, and an expert behind a gate.
-struct Mixture {
+struct Moe {
     rows: usize,
     x: Vec<f32>,
     scores: Vec<f32>,
@@ -951,7 +951,7 @@ struct Mixture {
     add: Option<f32>,
 }
 
-impl Body for Mixture {
+impl Body for Moe {
     fn run<B: Testable>(&self, mut backend: B) -> Vec<f32> {
         let [inner, hidden] = self.experts[0][0].shape[..] else { unreachable!() };
         let (rows, count) = (self.rows, self.routing.per_token);
@@ -996,7 +996,7 @@ impl Body for Mixture {
             (count..=experts.len().min(rows * count)).contains(&(read_experts as usize)),
             "{read_experts}"
         );
-        backend.mix(rows, &routed, self.add, out);
+        backend.moe_combine(rows, &routed, self.add, out);
         fill(&mut backend, gated, &self.before);
         backend.add_gated(rows, out, gate, 0.7, gated);
         let mut all = read(&mut backend, gated, rows);
@@ -1026,7 +1026,7 @@ fn experts_agree_with_the_reference() {
         let mut x = source.values(rows * hidden);
         let pairs = as_bf16(&mut x, dtype, quantize);
         let scoring = [Scoring::Softmax, Scoring::Sigmoid, Scoring::Chosen, Scoring::Mixer { jitter: 0.2 }];
-        let body = Mixture {
+        let body = Moe {
             rows,
             x,
             scores: source.values(rows * all),

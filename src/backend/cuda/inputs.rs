@@ -28,8 +28,8 @@ pub enum Input {
     Outputs,
     /// Texts to be pooled: first row, and the one behind the last.
     Texts,
-    /// Questions about logits.
-    Questions,
+    /// SampleBatch about logits.
+    SampleBatch,
     /// Their lists.
     Lists,
 }
@@ -90,7 +90,7 @@ impl<D: Driver> Inputs<D> {
             if let Some(there) = slot.take() {
                 self.overwrite(&there);
             }
-            self.generation += u64::from(!matches!(input, Input::Questions | Input::Lists));
+            self.generation += u64::from(!matches!(input, Input::SampleBatch | Input::Lists));
             let bytes = (4 * count).next_power_of_two().max(4096);
             let both = Host::new(&self.driver, bytes)
                 .and_then(|host| Ok((host, Memory::new(&self.driver, bytes, "what a step is told")?)));

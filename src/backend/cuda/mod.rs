@@ -46,10 +46,10 @@ pub(crate) use self::products::wgmma_agrees;
 use self::products::{Multiply, Several, To, product};
 use self::sampling::Sampling;
 use self::weight::{Staging, Weight};
-use super::questions::Questions;
+use super::sample_batch::SampleBatch;
 use super::{
-    Activation, Attention, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, Form, HeadSizes, Kv, KvType,
-    LANES, Linear, Norm, NormKind, Pooling, Projection, Quantize, Rope, Routed, Routing, ScoreBiases,
+    Activation, Attention, AttentionBias, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, HeadSizes, Kv,
+    KvType, LANES, Linear, Norm, NormKind, OperandType, Pooling, Projection, Quantize, Rope, Routed, Routing,
     Scoring, Side,
 };
 use crate::error::{Error, Result};
@@ -127,18 +127,18 @@ impl<D: Driver> std::fmt::Debug for Cuda<D> {
 /// Bytes from one row of a buffer to the next.
 fn row_bytes(buf: Buf) -> usize {
     match buf.form {
-        Form::F32 => buf.stride * size_of::<f32>(),
+        OperandType::F32 => buf.stride * size_of::<f32>(),
         form => form.row_bytes(buf.cols),
     }
 }
 
 /// Numbers of forms, as in `common.cuh`.
-fn form(form: Form) -> u32 {
+fn form(form: OperandType) -> u32 {
     match form {
-        Form::F32 => 0,
-        Form::Bf16 => 1,
-        Form::F16 => 2,
-        Form::Bytes => unreachable!("no matrix of this backend asks for it"),
+        OperandType::F32 => 0,
+        OperandType::Bf16 => 1,
+        OperandType::F16 => 2,
+        OperandType::Bytes => unreachable!("no matrix of this backend asks for it"),
     }
 }
 
@@ -604,9 +604,9 @@ impl<D: Driver> Backend for Cuda<D> {
         Weight::from_table(&self.driver, &mut self.staging, &values, cols)
     }
 
-    fn form(&self, readers: &[&Weight<D>]) -> Form {
+    fn form(&self, readers: &[&Weight<D>]) -> OperandType {
         let forms = readers.iter().map(|weight| weight.form());
-        forms.reduce(|a, b| if a == b { a } else { Form::F32 }).expect("somebody reads it")
+        forms.reduce(|a, b| if a == b { a } else { OperandType::F32 }).expect("somebody reads it")
     }
 
     fn scratch_bytes(logits: Option<(usize, usize)>) -> u64 {
@@ -718,7 +718,7 @@ impl<D: Driver> Backend for Cuda<D> {
         self.normalise(rows, x, norm, x.cols, out, Some(scale));
     }
 
-    fn norm_pieces(&mut self, rows: usize, x: Buf, norm: &Norm<Weight<D>>, width: usize) {
+    fn group_norm_in_place(&mut self, rows: usize, x: Buf, norm: &Norm<Weight<D>>, width: usize) {
         self.normalise(rows, x, norm, width, x, None);
     }
 
@@ -743,14 +743,22 @@ impl<D: Driver> Backend for Cuda<D> {
                 cols: x.cols,
                 tokens: rows,
                 x: (x, self.at(x, rows)),
-                out_form: Form::F32,
+                out_form: OperandType::F32,
                 to: like.add.map_or(To::Set, To::Add),
                 several: Several::ONE,
             });
         }
     }
 
-    fn by_head(&mut self, rows: usize, x: Buf, heads: usize, weight: &Weight<D>, pieces: Buf, out: Buf) {
+    fn per_head_linear(
+        &mut self,
+        rows: usize,
+        x: Buf,
+        heads: usize,
+        weight: &Weight<D>,
+        pieces: Buf,
+        out: Buf,
+    ) {
         let HeadSizes { ins, outs, from, to } =
             HeadSizes::of(heads, [weight.rows, weight.cols], x, pieces, out);
         self.counters.weight_bytes += weight.bytes();
@@ -777,7 +785,7 @@ impl<D: Driver> Backend for Cuda<D> {
             cols: ins,
             tokens: rows,
             x: (pieces, args.pieces),
-            out_form: Form::F32,
+            out_form: OperandType::F32,
             to: To::Set,
             several: Several {
                 count: heads,
@@ -789,7 +797,7 @@ impl<D: Driver> Backend for Cuda<D> {
         });
     }
 
-    fn join(&mut self, rows: usize, parts: [Buf; 2], out: Buf) {
+    fn concat(&mut self, rows: usize, parts: [Buf; 2], out: Buf) {
         assert_eq!(parts[0].cols + parts[1].cols, out.cols, "join: columns differ");
         self.copy_rows(rows, 0, parts[0], (out, 0));
         self.copy_rows(rows, 0, parts[1], (out, parts[0].cols));
@@ -811,7 +819,7 @@ impl<D: Driver> Backend for Cuda<D> {
         self.inner(rows, x, activation, gate, Some(up), out);
     }
 
-    fn combine(&mut self, rows: usize, activation: Activation, gate: Buf, up: Option<Buf>, out: Buf) {
+    fn act_and_mul(&mut self, rows: usize, activation: Activation, gate: Buf, up: Option<Buf>, out: Buf) {
         assert!(gate.cols == out.cols && up.is_none_or(|up| up.cols == out.cols), "MLP: columns differ");
         let args = CombineArgs {
             gate: self.at(gate, rows),
@@ -926,13 +934,13 @@ impl<D: Driver> Backend for Cuda<D> {
             cols: with.inner.cols,
             tokens: rows,
             x: (with.inner, self.at(with.inner, pairs)),
-            out_form: Form::F32,
+            out_form: OperandType::F32,
             to: To::Set,
             several: Several { from_table: 2, ..several },
         });
     }
 
-    fn mix(&mut self, rows: usize, with: &Routed, add: Option<f32>, out: Buf) {
+    fn moe_combine(&mut self, rows: usize, with: &Routed, add: Option<f32>, out: Buf) {
         assert_eq!(with.out.cols, out.cols, "mix: columns differ");
         let count = with.experts.cols;
         let args = MixArgs {
@@ -1001,12 +1009,12 @@ impl<D: Driver> Backend for Cuda<D> {
         &mut self,
         batch: &Batch<'_>,
         shape: Attention,
-        biases: ScoreBiases<'_, Weight<D>>,
+        biases: AttentionBias<'_, Weight<D>>,
         q: Buf,
         out: Buf,
     ) {
         let (rows, kv) = (batch.ids.len(), self.kv());
-        let ScoreBiases { sinks, distances } = biases;
+        let AttentionBias { sinks, distances } = biases;
         let reach = distances.map(|distances| distances.rows * distances.cols / shape.heads / 2);
         shape.check(batch, &kv, [q, out], sinks.map(|sinks| sinks.cols), reach);
         let longest = batch.spans.iter().map(|span| span.rows).max().unwrap_or(0);
@@ -1144,11 +1152,11 @@ impl<D: Driver> Backend for Cuda<D> {
         unsafe { std::slice::from_raw_parts(self.arena().host.at().add(at).cast::<f32>(), buf.cols) }
     }
 
-    fn chooses(&self) -> bool {
+    fn samples_on_device(&self) -> bool {
         self.arena().sampling.is_some()
     }
 
-    fn choose(&mut self, logits: Buf, questions: &mut Questions) {
+    fn sample_on_device(&mut self, logits: Buf, questions: &mut SampleBatch) {
         self.answer(logits, questions);
     }
 
@@ -1314,14 +1322,14 @@ impl<D: Driver> Cuda<D> {
         for (values, row) in values.chunks(buf.cols).zip(bytes.chunks_mut(stride)) {
             for (col, &value) in values.iter().enumerate() {
                 match buf.form {
-                    Form::F32 => row[4 * col..][..4].copy_from_slice(&value.to_le_bytes()),
-                    Form::Bf16 => {
+                    OperandType::F32 => row[4 * col..][..4].copy_from_slice(&value.to_le_bytes()),
+                    OperandType::Bf16 => {
                         row[2 * col..][..2].copy_from_slice(&half::bf16::from_f32(value).to_le_bytes())
                     }
-                    Form::F16 => {
+                    OperandType::F16 => {
                         row[2 * col..][..2].copy_from_slice(&half::f16::from_f32(value).to_le_bytes())
                     }
-                    Form::Bytes => unreachable!("as in `form`"),
+                    OperandType::Bytes => unreachable!("as in `form`"),
                 }
             }
         }
@@ -1341,7 +1349,7 @@ impl<D: Driver> Cuda<D> {
             self.driver.synchronize();
             std::slice::from_raw_parts(host.at(), stride)
         };
-        let padded = buf.cols..stride / if buf.form == Form::F32 { 4 } else { 2 };
+        let padded = buf.cols..stride / if buf.form == OperandType::F32 { 4 } else { 2 };
         let value = |col| super::cpu::operand::value(buf.form, bytes, col);
         assert!(padded.into_iter().all(|col| value(col) == 0.0), "what is behind an operand is not zero");
         (0..buf.cols).map(value).collect()

@@ -11,7 +11,7 @@ use super::args::{self, LinearArgs};
 use super::driver::{Address, Driver, Host, Memory};
 use super::weight::Format;
 use super::{Cuda, form, row_bytes, shape, small};
-use crate::backend::{Activation, Buf, Form, LANES};
+use crate::backend::{Activation, Buf, LANES, OperandType};
 use crate::error::Result;
 use crate::memory::Layout;
 use crate::sample::rng::uniform;
@@ -115,7 +115,7 @@ pub struct Multiply<'a> {
     /// Rows of activations: of each head; of all experts.
     pub tokens: usize,
     pub x: (Buf, Address),
-    pub out_form: Form,
+    pub out_form: OperandType,
     pub to: To,
     pub several: Several,
 }
@@ -211,7 +211,7 @@ impl<D: Driver> Cuda<D> {
             let grid = [job.rows().div_ceil(8), job.tokens.div_ceil(4).min(1 << 15), job.count()];
             return self.launch(name, shape(grid, 256, 0), &job.args());
         }
-        let converted = job.x.0.form == Form::F32; // such are read by one kernel alone
+        let converted = job.x.0.form == OperandType::F32; // such are read by one kernel alone
         let most = if job.of_experts() { SKINNY_EXPERTS } else { SKINNY };
         if converted || job.expected() <= most { self.skinny(job) } else { self.wide(job) }
     }
@@ -306,8 +306,8 @@ pub fn wgmma_agrees<D: Driver>(driver: &Arc<D>) -> Result<bool> {
                 format: if half { Format::F16 } else { Format::Bf16 },
                 cols: COLS,
                 tokens: TOKENS,
-                x: (buf.of(if half { Form::F16 } else { Form::Bf16 }), x.at()),
-                out_form: Form::F32,
+                x: (buf.of(if half { OperandType::F16 } else { OperandType::Bf16 }), x.at()),
+                out_form: OperandType::F32,
                 to: To::Set,
                 several: Several::ONE,
             };

@@ -11,7 +11,7 @@ use super::emulated::Emulated;
 use super::native::Native;
 use super::weight::Weight;
 use super::{Cuda, row_bytes};
-use crate::backend::{Backend, Buf, Form, Kv, KvType, Projection, Quantize};
+use crate::backend::{Backend, Buf, Kv, KvType, OperandType, Projection, Quantize};
 use crate::error::Result;
 use crate::memory::Layout;
 use crate::sample::rng;
@@ -219,7 +219,7 @@ impl<D: Measured> Rates<D> {
     /// The library, with its own matrices: ours are packed.
     fn beside(&self, random: &[u8], most: usize) -> Result<Option<Beside<D>>> {
         let x = self.weights[0].1;
-        assert!(x.form == Form::Bf16, "the first format is bf16");
+        assert!(x.form == OperandType::Bf16, "the first format is bf16");
         let stride = row_bytes(x) / size_of::<half::bf16>();
         let Some(library) = D::library(&self.driver, self.shape, stride, &self.tokens) else {
             return Ok(None);

@@ -8,7 +8,7 @@ use super::driver::{Driver, Host};
 use super::inputs::Input;
 use super::{Asked, Cuda, shape, small};
 use crate::backend::Buf;
-use crate::backend::questions::{ANSWER, QUESTION, Questions};
+use crate::backend::sample_batch::{ANSWER, QUESTION, SampleBatch};
 use crate::error::{Error, Result};
 use crate::memory::{Layout, Region, scrub};
 
@@ -16,7 +16,7 @@ use crate::memory::{Layout, Region, scrub};
 const THREADS: usize = 512;
 /// Bytes of shared memory of a block there.
 const SHARED: usize = 52 * 1024;
-/// Questions of a launch, at most.
+/// SampleBatch of a launch, at most.
 const AT_ONCE: usize = 64;
 /// The scratch is no larger than this, but for one question.
 const SCRATCH_BYTES: usize = 128 << 20;
@@ -25,7 +25,7 @@ const ANSWER_BYTES: usize = ANSWER * size_of::<u32>();
 /// The scratch, and where answers arrive.
 #[derive(Debug)]
 pub struct Sampling<D: Driver> {
-    /// Questions of a launch.
+    /// SampleBatch of a launch.
     at_once: usize,
     /// Logits that were changed: (questions, vocab).
     rows: Region,
@@ -39,7 +39,7 @@ pub struct Sampling<D: Driver> {
     answered: usize,
 }
 
-/// Questions of a launch about `rows` rows of so many bytes.
+/// SampleBatch of a launch about `rows` rows of so many bytes.
 fn at_once(rows: usize, row: usize) -> usize {
     (SCRATCH_BYTES / (3 * row.max(1))).clamp(1, rows.clamp(1, AT_ONCE))
 }
@@ -83,7 +83,7 @@ impl<D: Driver> Sampling<D> {
 
 impl<D: Driver> Cuda<D> {
     /// Answers questions about rows of logits, so many at once.
-    pub(super) fn answer(&mut self, logits: Buf, questions: &mut Questions) {
+    pub(super) fn answer(&mut self, logits: Buf, questions: &mut SampleBatch) {
         let count = questions.len();
         let Some(sampling) = self.arena().sampling.as_ref().filter(|_| count > 0) else { return };
         let (at_once, rows, keys, answers) =
@@ -94,7 +94,7 @@ impl<D: Driver> Cuda<D> {
         let rows_asked = questions.words().iter().step_by(QUESTION).map(|&row| row as usize + 1);
         let args = SampleArgs {
             logits: self.at(logits, rows_asked.max().unwrap_or(0)),
-            questions: self.input(Input::Questions, questions.words().iter().copied()),
+            questions: self.input(Input::SampleBatch, questions.words().iter().copied()),
             lists: self.input(Input::Lists, questions.lists.expose().iter().copied()),
             answers: self.address(answers),
             rows: self.address(rows),

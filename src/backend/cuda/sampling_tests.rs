@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Cuda;
 use super::emulated::Emulated;
-use crate::backend::questions::Questions;
+use crate::backend::sample_batch::SampleBatch;
 use crate::backend::{Backend, Buf, Kv, KvType};
 use crate::memory::Layout;
 use crate::sample::{Context, Dry, LogitBias, Logprobs, Sampler, Sampling, rng};
@@ -158,7 +158,7 @@ fn record(logprobs: &Logprobs) -> Vec<u32> {
 /// Asks for the choices of all these at once, and compares.
 fn compare(backend: &mut Cuda<Emulated>, logits: Buf, cases: &[Case], what: &str) -> [usize; 4] {
     let mut sampler = Sampler::new(logits.cols);
-    let mut questions = Questions::default();
+    let mut questions = SampleBatch::default();
     backend.set_operand(logits, &cases.iter().flat_map(|case| case.logits.clone()).collect::<Vec<_>>());
     for (row, case) in cases.iter().enumerate() {
         match case.given {
@@ -166,7 +166,7 @@ fn compare(backend: &mut Cuda<Emulated>, logits: Buf, cases: &[Case], what: &str
             None => sampler.ask(row, &case.sampling, &case.context(), row % 2 == 0, &mut questions),
         }
     }
-    backend.choose(logits, &mut questions);
+    backend.sample_on_device(logits, &mut questions);
     let mut seen = [0; 4];
     for (row, case) in cases.iter().enumerate() {
         let what = || format!("{what}, row {row}: {:?} {:?} {:?}", case.sampling, case.context(), case.given);

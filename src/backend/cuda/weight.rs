@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use super::args;
 use super::driver::{Driver, Host, Memory};
 use crate::backend::cpu::format::{self, GROUP};
-use crate::backend::{Form, LANES, Quantize};
+use crate::backend::{LANES, OperandType, Quantize};
 use crate::error::{Error, Result};
 use crate::weights::{Dtype, Tensor};
 
@@ -249,11 +249,11 @@ impl<D: Driver> Weight<D> {
     }
 
     /// How activations come to it: in its own type; whole numbers are multiplied with bf16.
-    pub fn form(&self) -> Form {
+    pub fn form(&self) -> OperandType {
         match self.format() {
-            Format::F32 => Form::F32,
-            Format::F16 => Form::F16,
-            Format::Bf16 | Format::Q8 | Format::Q4 | Format::F8 => Form::Bf16,
+            Format::F32 => OperandType::F32,
+            Format::F16 => OperandType::F16,
+            Format::Bf16 | Format::Q8 | Format::Q4 | Format::F8 => OperandType::Bf16,
         }
     }
 

@@ -71,13 +71,13 @@ struct Encoded {
 
 impl Reader {
     /// Reads what a caller asks. A caller that is gone has dropped what it asked for, and hears nothing.
-    pub fn read(&self, ask: intake::Ask, arrived: Arrived) -> Tell {
+    pub fn read(&self, ask: intake::IntakeMessage, arrived: Arrived) -> Tell {
         match ask {
-            intake::Ask::Texts(ask) => self.take(*ask, arrived),
-            intake::Ask::Inspect(inspection) => {
+            intake::IntakeMessage::Texts(ask) => self.take(*ask, arrived),
+            intake::IntakeMessage::Inspect(inspection) => {
                 inspection.answer(&self.worker, |wanted| self.guarded(|| self.inspected(wanted)))
             }
-            intake::Ask::Submit(requests, answer) => {
+            intake::IntakeMessage::Submit(requests, answer) => {
                 if arrived.room.is_ok() {
                     self.shared.requests.fetch_sub(requests.len(), Ordering::SeqCst);
                 }
@@ -95,7 +95,7 @@ impl Reader {
                     let _ = answer.send(Err((0, error)));
                 })
             }
-            intake::Ask::Encode(request, answer) => {
+            intake::IntakeMessage::Encode(request, answer) => {
                 let error = self.settings.wrong_task("generate");
                 let subject = Subject::Publish { id: self.id(self.shared.next_ids(1)) };
                 let about = About::refused(subject, request.nonce, arrived.began, error.kind());
@@ -106,7 +106,7 @@ impl Reader {
                     let _ = answer.send(Err(error));
                 })
             }
-            intake::Ask::Rehearse(_, done) => {
+            intake::IntakeMessage::Rehearse(_, done) => {
                 // what it refuses, or panics at, a request is told of
                 let read = || self.text.as_ref().map(|text| text.encode("a", true, &mut Secret::default()));
                 let _ = catch_unwind(AssertUnwindSafe(|| drop(read())));

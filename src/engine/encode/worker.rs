@@ -91,7 +91,7 @@ impl<B: Backend> Worker<B> {
         loop {
             match self.next(messages) {
                 Some(Message::Close) => return self.close(messages),
-                Some(message) => self.guarded(|this| this.hear(message)),
+                Some(message) => self.guarded(|this| this.handle(message)),
                 None => self.guarded(Self::step),
             }
             if self.shared.poison.reason().is_some_and(PoisonReason::is_unscrubbed) && !self.jobs.is_empty() {
@@ -122,7 +122,7 @@ impl<B: Backend> Worker<B> {
     }
 
     /// What it means that something was not zero.
-    fn doubt(&self) -> PoisonReason {
+    fn poison_reason(&self) -> PoisonReason {
         match self.backend.failed() {
             true => PoisonReason::DeviceFailed,
             false => PoisonReason::ScrubFailed,
@@ -148,7 +148,7 @@ impl<B: Backend> Worker<B> {
 
     /// It is not inlined, since nothing cleans the frame of [`Worker::run`]; nor is it in the worker that generates.
     #[inline(never)]
-    fn hear(&mut self, message: Message) {
+    fn handle(&mut self, message: Message) {
         match message {
             Message::Texts(mut job, proof) => {
                 let before = self.ledger.accounts;
@@ -281,7 +281,7 @@ impl<B: Backend> Worker<B> {
         let account = self.ledger.since(before);
         let took = self.clock.now() - began;
         if self.ledger.is_dirty() {
-            self.shared.poison.set(self.doubt());
+            self.shared.poison.set(self.poison_reason());
         }
         for mut job in over.drain(..) {
             ledger::add(&mut job.accounts, &account);
@@ -345,7 +345,7 @@ impl<B: Backend> Worker<B> {
         // of conversations that outlive the session's handle
         while let Ok(message) = messages.try_recv() {
             if matches!(message, Message::Over(..) | Message::Forget(..)) {
-                self.guarded(|this| this.hear(message));
+                self.guarded(|this| this.handle(message));
             }
         }
         for job in &mut self.jobs {

@@ -187,7 +187,7 @@ impl Simulation {
         self.check_blocks();
     }
 
-    fn check(&mut self, turns: &[Turn]) {
+    fn check(&mut self, turns: &[ScheduledTokens]) {
         let limits = self.scheduler.limits;
         let tokens: usize = turns.iter().map(|turn| turn.tokens + turn.drafts).sum();
         assert!(tokens <= limits.step_tokens && turns.len() <= limits.sequences);
@@ -232,7 +232,7 @@ impl Simulation {
     }
 
     /// What a model would do: writes the turn's cells, reads all before them, draws tokens.
-    fn compute(&mut self, turn: Turn) {
+    fn compute(&mut self, turn: ScheduledTokens) {
         let entry = self.scheduler.entry(turn.id);
         let (table, cached) = (entry.table.clone(), entry.cached);
         let sequence = self.sequences.get_mut(&turn.id).unwrap();
@@ -461,7 +461,7 @@ fn who_has_many_sequences_gives_way_with_the_last_ones() {
     let mut scheduler = Scheduler::new(limits(5, 8, 256));
     let mut cells = Cells(vec![0; 5 * BLOCK]);
     let arrival = |owner| Arrival { known: 65, outputs_from: 64, owner, ..Arrival::default() };
-    let ids = |turns: &[Turn]| turns.iter().map(|turn| turn.id).collect::<Vec<_>>();
+    let ids = |turns: &[ScheduledTokens]| turns.iter().map(|turn| turn.id).collect::<Vec<_>>();
     // one request with two choices, and one tenant with two requests: two blocks each
     for tenant in [None, Some(Owner::Tenant(7))] {
         scheduler.arrive(1, arrival(tenant));
@@ -514,7 +514,7 @@ fn a_conversation_continues_its_blocks_and_others_do_not() {
 /// All turns of a session in which sequence 1 guesses and `right` of four guesses are right each time, until it has 60
 /// tokens from when sequence 2 comes; that is in the third step, and `other` says whose it is. It stays for ten tokens; then
 /// others come and go, 3, 4 and so on, each for one.
-fn turns_beside(right: usize, other: Owner) -> Vec<Vec<Turn>> {
+fn turns_beside(right: usize, other: Owner) -> Vec<Vec<ScheduledTokens>> {
     let mut scheduler = Scheduler::new(Limits { context: 10_000, ..limits(40, 8, 64) });
     let mut cells = Cells(vec![0; 40 * BLOCK]);
     let arrival = |owner| Arrival { known: 8, outputs_from: 7, owner: Some(owner), ..Arrival::default() };

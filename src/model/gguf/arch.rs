@@ -7,8 +7,8 @@
 use crate::backend::NormKind;
 use crate::error::{Error, Result};
 use crate::model::families::{
-    self, Bias, Experts, Family, HeadNorm, Inner, KvHeads, MixtureLayers, Names, Place, Places, Qkv, Scale,
-    Score, Shared,
+    self, Bias, Experts, Family, HeadNorm, Inner, KvHeads, MixtureLayers, Names, NormPlacement, Places, Qkv,
+    Scale, Score, Shared,
 };
 use crate::weights::gguf::{Gguf, Value};
 
@@ -193,7 +193,8 @@ impl Gguf {
     /// The three shapes of Falcon, which config.json tells apart by flags.
     fn falcon(&self, family: &mut Family) {
         let two = self.has_part("attn_norm_2.weight");
-        family.places = Places::Always(if two { Place::ParallelTwo } else { Place::Parallel });
+        family.places =
+            Places::Always(if two { NormPlacement::ParallelTwo } else { NormPlacement::Parallel });
         if two {
             family.names = Names { attention_norm: "ln_attn", mlp_norm: "ln_mlp", ..family.names };
         }

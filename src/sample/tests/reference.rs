@@ -3,7 +3,7 @@
 use super::*;
 
 /// What is asked of both.
-struct Question {
+struct SampleQuery {
     logits: Vec<f32>,
     sampling: Sampling,
     ids: Vec<u32>,
@@ -15,7 +15,7 @@ struct Question {
 }
 
 /// The token, or none if all are banned.
-fn answer(question: &Question) -> Option<u32> {
+fn answer(question: &SampleQuery) -> Option<u32> {
     let sampling = &question.sampling;
     let logits = changed(question);
     let mut tokens: Vec<(u32, f32)> =
@@ -73,8 +73,8 @@ fn answer(question: &Question) -> Option<u32> {
 }
 
 /// The logits before the temperature.
-fn changed(question: &Question) -> Vec<f32> {
-    let Question { logits, sampling, ids, prompt, .. } = question;
+fn changed(question: &SampleQuery) -> Vec<f32> {
+    let SampleQuery { logits, sampling, ids, prompt, .. } = question;
     let reply = &ids[*prompt..];
     let dry = lost_to_dry(question);
     let mut changed = Vec::new();
@@ -104,7 +104,7 @@ fn changed(question: &Question) -> Vec<f32> {
 }
 
 /// What each token loses to DRY: every place compared with the end, one token after another.
-fn lost_to_dry(question: &Question) -> Vec<f64> {
+fn lost_to_dry(question: &SampleQuery) -> Vec<f64> {
     let mut lost = vec![0.0; question.logits.len()];
     let Some(dry) = question.sampling.dry else { return lost };
     let range = if dry.range == 0 { question.ids.len() } else { dry.range };
@@ -123,7 +123,7 @@ fn lost_to_dry(question: &Question) -> Vec<f64> {
 }
 
 /// Everything at random, from nothing set to all of it.
-fn question(case: u64) -> Question {
+fn question(case: u64) -> SampleQuery {
     let mut draws = (0..).map(|i| uniform(case, i));
     let mut draw = move || draws.next().unwrap();
     let vocab = [1_usize, 2, 7, 33, 200, 1000, 4000][(draw() * 7.0) as usize];
@@ -162,7 +162,7 @@ fn question(case: u64) -> Question {
     let words = if case % 8 == 4 { vocab / 40 } else { vocab.div_ceil(32) };
     let mask = (case.is_multiple_of(4))
         .then(|| (0..words).map(|_| (uniform(case, 77) * 4e9) as u32 | 1 << 7).collect());
-    Question { logits, sampling, ids, prompt, end_tokens, bias, mask, breakers }
+    SampleQuery { logits, sampling, ids, prompt, end_tokens, bias, mask, breakers }
 }
 
 #[test]

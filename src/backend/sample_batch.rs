@@ -19,7 +19,7 @@ pub type List = (u32, u32);
 
 /// One choice. What is not asked for is zero.
 #[derive(Clone, Copy, Default)]
-pub struct Question {
+pub struct SampleQuery {
     /// The row of logits.
     pub row: usize,
     /// The token is this one; the numbers below mean nothing.
@@ -56,16 +56,16 @@ pub struct Question {
     pub bans: List,
 }
 
-/// Questions of a step, and their answers.
+/// SampleBatch of a step, and their answers.
 #[derive(Debug, Default)]
-pub struct Questions {
+pub struct SampleBatch {
     heads: Secret<[u32]>,
     /// What the questions' lists are in.
     pub lists: Secret<[u32]>,
     answers: Secret<[u32]>,
 }
 
-impl Questions {
+impl SampleBatch {
     /// Starts over.
     pub fn clear(&mut self) {
         self.heads.truncate(0);
@@ -79,8 +79,8 @@ impl Questions {
     }
 
     /// Adds one.
-    pub fn push(&mut self, question: &Question) {
-        let Question { row, given, top_k, penalties, bias, mask, seen, repeats, bans, .. } = *question;
+    pub fn push(&mut self, question: &SampleQuery) {
+        let SampleQuery { row, given, top_k, penalties, bias, mask, seen, repeats, bans, .. } = *question;
         let flags = [given.is_some(), question.changed, mask.is_some(), question.logprobs];
         let flags = flags.into_iter().rev().fold(0, |flags, flag| flags << 1 | u32::from(flag));
         let shares = [question.top_p, question.min_p, question.typical_p, question.temperature];
@@ -124,7 +124,7 @@ impl Questions {
         Answer(self.answers.expose()[number * ANSWER..].first_chunk().expect("each question has one"))
     }
 
-    /// Overwrites all of it. Where there is none, [`Questions::clear`] did.
+    /// Overwrites all of it. Where there is none, [`SampleBatch::clear`] did.
     pub fn scrub(&mut self) -> Option<Scrubbed> {
         (self.len() > 0).then(|| self.heads.wipe().and(self.lists.wipe()).and(self.answers.wipe()))
     }
