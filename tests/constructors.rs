@@ -129,6 +129,8 @@ const NO_CONTENT: &[(&str, &str)] = &[
     ("impl From<String> for Tenant (Tenant)", "a name that the application gave"),
     ("PublicKey::new", "a public key"),
     ("Quote::new", "what a device signed: it stands in receipts"),
+    ("BlockPool::let_go", "numbers of blocks"),
+    ("BlockPool::take", "numbers of blocks"),
     ("Builder::adapter", "a setting of the session"),
     ("Builder::adapter_files", "a setting of the session"),
     ("Files::file", "a file of a checkpoint"),

@@ -8,6 +8,9 @@ use crate::public_items::{self, Item, Kind};
 
 /// Types with texts, lists or handles of their own that hold nothing of a request.
 const NO_CONTENT: &[(&str, &str)] = &[
+    ("testing::BlockPool", "numbers of blocks"),
+    ("testing::CleanBlocks", "numbers of blocks"),
+    ("testing::DeadBlocks", "numbers of blocks"),
     ("Builder", "a setting of the session; shown all the same"),
     ("Download", "names and sizes of a checkpoint's files"),
     ("Files", "names and lengths of a checkpoint's files"),
