@@ -299,11 +299,12 @@ impl<B: Backend> Worker<B> {
     /// Overwrites what steps since the last scrub left. Nothing of a request outlives a step but its results.
     fn scrub_steps(&mut self) {
         let (tokens, texts) = self.dirty.take();
-        let (regions, proof) = self.backend.scrub_steps(self.encoder.used(tokens, texts));
-        self.ledger.scrubbed(MODEL, regions, &proof);
         let blocks = &self.table[..std::mem::take(&mut self.dirty_blocks)];
         let proof = self.backend.scrub_blocks(blocks);
         self.ledger.scrubbed(MODEL, blocks.len() as u64, proof.as_ref());
+        // last, since it cleans this thread's stack too
+        let (regions, proof) = self.backend.scrub_steps(self.encoder.used(tokens, texts));
+        self.ledger.scrubbed(MODEL, regions, &proof);
         self.ledger.scrubbed(HOST, 1, &self.plan.scrub());
     }
 
