@@ -11,7 +11,7 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens`, or the end of the context.
     Length,
-    /// It ended like [`FinishReason::Stop`], and the text holds calls of the request's tools: [`Choice::tool_calls`].
+    /// It ended like [`FinishReason::Stop`], and the text holds calls of the request's tools: [`crate::Choice::tool_calls`].
     ToolCalls,
     /// The request's [`crate::CancelToken`].
     Cancelled,

@@ -555,7 +555,7 @@ impl Session {
         &self.model
     }
 
-    /// The names of its adapters, as [`Builder::adapter`] was given them.
+    /// The names of its adapters, as [`crate::Builder::adapter`] was given them.
     ///
     /// ```no_run
     /// let session = amnesic::Session::builder("models/default").adapter("polite", "adapters/polite").open()?;

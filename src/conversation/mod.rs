@@ -193,7 +193,7 @@ impl Conversation {
         }
     }
 
-    /// The next turn. [`Session::conversation`] has an example.
+    /// The next turn. [`crate::Session::conversation`] has an example.
     ///
     /// # Errors
     /// Returns the errors of [`crate::Session::generate`]; then the turn has not been.
@@ -504,7 +504,7 @@ impl Public {
         Self { reuse, tokens }
     }
 
-    /// Tokens of the prompt. Whole blocks of 64 of them are shared. [`Session::publish`] has an example of one.
+    /// Tokens of the prompt. Whole blocks of 64 of them are shared. [`crate::Session::publish`] has an example of one.
     pub fn tokens(&self) -> usize {
         self.tokens
     }

@@ -54,7 +54,7 @@ impl ModelAliases {
     /// Adds a name.
     ///
     /// # Errors
-    /// [`Error::ModelAlias`]: the name is in use, was removed and is of another class, or there are too many.
+    /// [`crate::Error::ModelAlias`]: the name is in use, was removed and is of another class, or there are too many.
     pub fn insert<C: PolicyClass>(&mut self, name: Alias, model: Model<C>) -> Result<()> {
         self.check_room(name)?;
         self.set(name, Class::of::<C>(), Target::Model(Box::new(model)))
@@ -63,7 +63,7 @@ impl ModelAliases {
     /// Lets a name lead to another model of its class.
     ///
     /// # Errors
-    /// [`Error::ModelAlias`]: the name is unknown, or of another class.
+    /// [`crate::Error::ModelAlias`]: the name is unknown, or of another class.
     pub fn repoint<C: PolicyClass>(&mut self, name: Alias, model: Model<C>) -> Result<()> {
         self.entry(name)?;
         self.set(name, Class::of::<C>(), Target::Model(Box::new(model)))
@@ -72,7 +72,7 @@ impl ModelAliases {
     /// Lets `name`, new or of the same class, lead to wherever the name `to` leads.
     ///
     /// # Errors
-    /// [`Error::ModelAlias`]: `to` is unknown, of another class, or leads to `name`; or there are too many names.
+    /// [`crate::Error::ModelAlias`]: `to` is unknown, of another class, or leads to `name`; or there are too many names.
     pub fn chain(&mut self, name: Alias, to: Alias) -> Result<()> {
         let class = self.entry(to)?.class;
         let mut next = Some(to);
@@ -94,7 +94,7 @@ impl ModelAliases {
     /// Takes a name out of use: it, and those that lead to it, are unknown until they are set again, in their class.
     ///
     /// # Errors
-    /// [`Error::ModelAlias`]: the name is unknown.
+    /// [`crate::Error::ModelAlias`]: the name is unknown.
     pub fn remove(&mut self, name: Alias) -> Result<()> {
         self.entry(name)?;
         self.entries.get_mut(&name).expect("looked up above").target = None;
@@ -104,8 +104,8 @@ impl ModelAliases {
     /// The model that `name` leads to, of class `C`.
     ///
     /// # Errors
-    /// [`Error::ModelAlias`]: the name is unknown, or of another class, which the error names.
-    /// [`Error::Request`]: it is no [`Alias`].
+    /// [`crate::Error::ModelAlias`]: the name is unknown, or of another class, which the error names.
+    /// [`crate::Error::Request`]: it is no [`Alias`].
     pub fn resolve<C: PolicyClass>(&self, name: &str) -> Result<&Model<C>> {
         let (class, model) = self.follow(Alias::new(name)?)?;
         let crossing = || AliasReason::OtherClass { class: class.name(), wanted: Class::of::<C>().name() };
