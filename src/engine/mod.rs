@@ -23,6 +23,5 @@ pub mod sequence;
 pub mod speculate;
 pub mod status;
 mod step;
-#[cfg(feature = "testing")]
 mod thinking;
 pub mod worker;

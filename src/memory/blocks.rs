@@ -58,6 +58,7 @@ pub struct DeadBlocks(Vec<u32>);
 
 impl DeadBlocks {
     /// Their numbers.
+    #[cfg(test)]
     pub fn numbers(&self) -> &[u32] {
         &self.0
     }
