@@ -17,7 +17,7 @@ use crate::engine::worker::{Message, Shared};
 use crate::error::{Error, ErrorKind};
 use crate::memory::ledger::{self, Accounts, HOST, Ledger, NotCovered};
 use crate::memory::poison::PoisonReason;
-use crate::memory::{registers, workspace::Dirty};
+use crate::memory::{registers, stack, workspace::Dirty};
 use crate::model::decoder::{Limits, blocks_for};
 use crate::model::encoder::Encoder;
 use crate::privacy::receipt::{DeviceReceipt, ScrubReceipt};
@@ -33,6 +33,8 @@ pub struct Worker<B: Backend> {
     /// Tokens and texts of a step.
     limits: Limits,
     plan: StepPlan,
+    /// Whether it scrubbed since the stack was cleaned.
+    scrubbed_steps: bool,
     /// What the step at hand adds to the embedding of each token, the rows of each text, and whose it is.
     lookup: Vec<u32>,
     rows: Vec<Range<u32>>,
@@ -69,6 +71,7 @@ impl<B: Backend> Worker<B> {
             pooling,
             limits,
             plan: StepPlan::new(limits),
+            scrubbed_steps: false,
             lookup: Vec::with_capacity(limits.step_tokens),
             rows: Vec::with_capacity(limits.sequences),
             places: Vec::with_capacity(limits.sequences),
@@ -98,6 +101,10 @@ impl<B: Backend> Worker<B> {
                 self.fail_all();
             }
             self.show_load();
+            // what the scrub and the receipts leave on the stack holds no content, but it would hide some that is left
+            if std::mem::take(&mut self.scrubbed_steps) {
+                let _ = stack::scrub_below();
+            }
         }
     }
 
@@ -298,6 +305,7 @@ impl<B: Backend> Worker<B> {
 
     /// Overwrites what steps since the last scrub left. Nothing of a request outlives a step but its results.
     fn scrub_steps(&mut self) {
+        self.scrubbed_steps = true;
         let (tokens, texts) = self.dirty.take();
         let blocks = &self.table[..std::mem::take(&mut self.dirty_blocks)];
         let proof = self.backend.scrub_blocks(blocks);
