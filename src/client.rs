@@ -172,7 +172,7 @@ impl Client {
         let _ = self.worker.send(Message::Over(vec![about], None));
     }
 
-    pub fn new_id(&self) -> RequestId {
+    fn new_id(&self) -> RequestId {
         RequestId { session: self.telemetry.session, count: self.shared.next_ids(1) }
     }
 

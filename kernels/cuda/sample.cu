@@ -23,7 +23,7 @@ constexpr uint32_t BANNED = 0xff800000;  // of minus infinity
 enum Flags : uint32_t { GIVEN = 1, CHANGED = 2, MASKED = 4, LOGPROBS = 8 };
 enum Status : uint32_t { CHOSEN = 1, NOT_FINITE = 2, NO_TOKEN = 3 };
 
-// As src/backend/sample_batch.rs writes it: 32 words.
+// A query of 32 words, which src/backend/sample_batch.rs writes.
 struct Question {
     uint32_t row, flags, given, top;
     uint32_t top_k;

@@ -9,7 +9,7 @@
 use std::arch::asm;
 
 /// Proof that bytes were overwritten with zeros, and of what was seen when some of them were read back. Only this file
-/// makes one, once they are; there is none for no bytes at all.
+/// makes one, once they are.
 #[must_use = "hand it to whoever releases the memory, or to the ledger"]
 #[derive(Debug)]
 pub struct Scrubbed {

@@ -197,7 +197,7 @@ struct Buffers {
 
 #[derive(Clone, Copy, Debug)]
 struct AdapterBuffers {
-    /// As wide as the largest rank.
+    /// The products with A: it has the columns of the largest rank.
     low: Buf,
     low_operand: Buf,
     /// The first products of an MLP, apart.

@@ -2,14 +2,12 @@
 //! waited for stands at a gate until the others are done.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
-use amnesic::clock::Clock;
 use amnesic::testing::Gate;
 use amnesic::{CancelToken, Error, FinishReason, Reply, Request, ResponseFormat, Session, Speculation};
 
-use crate::common::default_model;
+use crate::common::{Hands, default_model};
 
 /// Guards against hanging: a test that reaches it has failed.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -199,23 +197,9 @@ fn a_grammar_is_compiled_once_for_all_choices() {
     assert_eq!(session.grammars_compiled() - before, 1 + 3 + 3);
 }
 
-/// A clock that a test moves on.
-#[derive(Clone, Debug)]
-struct Hands(Arc<Mutex<Duration>>, Instant);
-
-impl Clock for Hands {
-    fn now(&self) -> Instant {
-        self.1 + *self.0.lock().unwrap()
-    }
-
-    fn wall(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH
-    }
-}
-
 #[test]
 fn time_runs_while_a_request_is_read_and_while_its_mask_is_late() {
-    let hands = Hands(Arc::default(), Instant::now());
+    let hands = Hands::new();
     let session = Session::builder(default_model()).threads(2).clock(hands.clone()).open().unwrap();
     let minute = Duration::from_secs(60);
     let (reading, mask) = (Gate::default(), Gate::default());
@@ -223,7 +207,7 @@ fn time_runs_while_a_request_is_read_and_while_its_mask_is_late() {
         let read = scope.spawn(|| session.generate(guided(1).timeout(minute).stop_reading(&reading)));
         let compiled = session.grammars_compiled();
         assert!(reading.wait(PATIENCE));
-        *hands.0.lock().unwrap() += 2 * minute;
+        hands.turn(2 * minute);
         reading.open();
         let reply = read.join().unwrap().unwrap();
         assert_eq!((reply.finish_reason(), reply.tokens().len()), (FinishReason::Deadline, 0));
@@ -231,7 +215,7 @@ fn time_runs_while_a_request_is_read_and_while_its_mask_is_late() {
 
         let late = scope.spawn(|| session.generate(guided(1).timeout(minute).n(3).stop_mask(2, &mask)));
         assert!(mask.wait(PATIENCE));
-        *hands.0.lock().unwrap() += 2 * minute;
+        hands.turn(2 * minute);
         session.generate(plain(2)).unwrap(); // the steps of which look at the time
         assert!(!late.is_finished(), "its caller was told while a thread still had its grammar");
         mask.open();

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use amnesic::clock::Clock;
 use amnesic::privacy::Subject;
@@ -13,7 +13,7 @@ use amnesic::{
     Speculation,
 };
 
-use crate::common::{Random, Recipe, default_model, in_a_process_of_its_own, resident};
+use crate::common::{Hands, Random, Recipe, default_model, in_a_process_of_its_own, resident};
 
 const VOCAB: usize = 512;
 
@@ -315,24 +315,10 @@ fn a_cancel_token_ends_requests_with_what_there_is() {
     assert_eq!(after.finish_reason(), FinishReason::Length);
 }
 
-/// A clock that a test moves.
-#[derive(Debug, Clone)]
-struct Hands(Arc<Mutex<Duration>>, Instant);
-
-impl Clock for Hands {
-    fn now(&self) -> Instant {
-        self.1 + *self.0.lock().unwrap()
-    }
-
-    fn wall(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH
-    }
-}
-
 #[test]
 fn a_deadline_ends_a_request_with_what_there_is() {
     let folder = folder();
-    let hands = Hands(Arc::default(), Instant::now());
+    let hands = Hands::new();
     let session =
         builder(folder.path()).kv_tokens(16_384).max_sequences(1).clock(hands.clone()).open().unwrap();
     let long =
@@ -344,7 +330,7 @@ fn a_deadline_ends_a_request_with_what_there_is() {
         while session.counters().steps < 20 {
             std::thread::yield_now();
         }
-        *hands.0.lock().unwrap() += Duration::from_secs(61);
+        hands.turn(Duration::from_secs(61));
         (one.join().unwrap().unwrap(), two)
     });
     assert_eq!((two.finish_reason(), two.tokens().len()), (FinishReason::Deadline, 0));

@@ -51,8 +51,8 @@ fn seconds(session: &Session, request: Request) -> f64 {
     began.elapsed().as_secs_f64()
 }
 
-/// The same of the first request of its kind in a session that is opened for it, after another tenant's request of that kind
-/// (where it was `used`) or a plain one; until its first token, or its fifth.
+/// Opens a session and measures the seconds until the first or the fifth token of a request, which comes after another tenant's
+/// request of its kind (where that was `used`) or a plain one.
 ///
 /// Code that the processor ran just now is faster, whoever ran it: its branches are predicted, and its instructions are in a
 /// cache that no reading of data sweeps. So `elsewhere`, a session of the same process, does five times what is measured, in

@@ -3,6 +3,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use amnesic::clock::Clock;
 
 /// The folder of a committed checkpoint.
 pub fn fixture(name: &str) -> PathBuf {
@@ -107,6 +111,30 @@ pub fn in_a_process_of_its_own(module: &str, name: &str, act: impl FnOnce()) {
     eprint!("{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "the process of {test}: {}", output.status);
     assert!(told.contains("test result: ok. 1 passed; 0 failed"), "{test} did not run");
+}
+
+/// A clock that a test turns. Clones are the same clock.
+#[derive(Clone, Debug)]
+pub struct Hands(Arc<Mutex<Duration>>, Instant);
+
+impl Hands {
+    pub fn new() -> Self {
+        Self(Arc::default(), Instant::now())
+    }
+
+    pub fn turn(&self, by: Duration) {
+        *self.0.lock().unwrap() += by;
+    }
+}
+
+impl Clock for Hands {
+    fn now(&self) -> Instant {
+        self.1 + *self.0.lock().unwrap()
+    }
+
+    fn wall(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH
+    }
 }
 
 /// A random checkpoint to write: a small llama unless changed.

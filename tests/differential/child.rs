@@ -3,8 +3,7 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use amnesic::clock::Clock;
 use amnesic::testing::Gate;
@@ -15,26 +14,13 @@ use amnesic::{
 use super::search::canary;
 use super::search::cells::{Cell, Ending, Way};
 use super::shapes::{Content, GATE, REPLY_TOKENS, request};
+use crate::common::Hands;
 
 /// What a child says, each with a number: a run is over; the process of that number stands in the middle of one, and is to
 /// be looked at.
 pub const DONE: u8 = b'd';
 pub const IN_DUMP: u8 = b'c';
 pub const IN_FORK: u8 = b'f';
-
-/// A clock that a test turns.
-#[derive(Clone, Debug)]
-struct Hands(Arc<Mutex<Duration>>, Instant);
-
-impl Clock for Hands {
-    fn now(&self) -> Instant {
-        self.1 + *self.0.lock().unwrap()
-    }
-
-    fn wall(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH
-    }
-}
 
 /// A request on its way to the child.
 pub fn encode(content: &Content) -> Vec<u8> {
@@ -85,7 +71,7 @@ struct Child {
 pub fn run(cell: Cell, fault: &str, folder: &Path) {
     // the parent reads all of this process's memory, and could not read what lies in memfd_secret
     amnesic::testing::without_secret_memory();
-    let child = Child { cell, clock: Hands(Arc::default(), Instant::now()), folder: folder.to_owned() };
+    let child = Child { cell, clock: Hands::new(), folder: folder.to_owned() };
     // what panics is told nobody, with its time and thread
     std::panic::set_hook(Box::new(|info| {
         let message = info.payload().downcast_ref::<&str>().copied().unwrap_or_default();
@@ -226,7 +212,7 @@ impl Child {
         assert!(gate.wait(Duration::from_secs(60)), "the request did not come to its middle");
         match self.cell.ending {
             Ending::Cancel => token.cancel(),
-            Ending::Deadline => *self.clock.0.lock().unwrap() += Duration::from_secs(60),
+            Ending::Deadline => self.clock.turn(Duration::from_secs(60)),
             Ending::Core => {
                 say(IN_DUMP, std::process::id());
                 receive(1).unwrap();

@@ -5,8 +5,7 @@
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use amnesic::clock::Clock;
 use amnesic::testing::Gate;
@@ -17,6 +16,7 @@ use amnesic::{
 
 use super::canary::{self, Kind, Known, REPLY_TOKENS, canary};
 use super::process::{Told, ask_for_core, search_fork};
+use crate::common::Hands;
 
 /// How a request ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,30 +148,10 @@ impl Cell {
     }
 }
 
-/// A clock that a test turns.
-#[derive(Clone, Debug)]
-struct Hands(Arc<Mutex<Duration>>, Instant);
-
-impl Hands {
-    fn turn(&self) {
-        *self.0.lock().unwrap() += Duration::from_secs(60);
-    }
-}
-
-impl Clock for Hands {
-    fn now(&self) -> Instant {
-        self.1 + *self.0.lock().unwrap()
-    }
-
-    fn wall(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH
-    }
-}
-
 /// A cell in its child process.
 pub fn child(cell: Cell, folder: &Path) -> Told {
     let known = Known::load(folder, cell.kind());
-    let clock = Hands(Arc::default(), Instant::now());
+    let clock = Hands::new();
     let builder = match cell.ending {
         Ending::OutOfMemory => canary::builder(folder).context_length(384).kv_tokens(448),
         _ => canary::builder(folder),
@@ -280,7 +260,7 @@ impl Middle<'_> {
         told.alive = self.known.needles.search_self().unwrap();
         match self.cell.ending {
             Ending::Cancel if self.cell.way != Way::Stream => self.token.cancel(),
-            Ending::Deadline => self.clock.turn(),
+            Ending::Deadline => self.clock.turn(Duration::from_secs(60)),
             Ending::Fork => told.forked = search_fork(&self.known.needles),
             Ending::Core => ask_for_core(),
             Ending::OutOfMemory => {

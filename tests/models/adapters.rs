@@ -9,14 +9,7 @@ use amnesic::{Builder, Device, Error, Quantize, Request, Session};
 use serde::Deserialize;
 
 use crate::common::{Low, fixture, hold_logits, instruction_sets, read_f32s};
-
-#[derive(Deserialize)]
-struct Expected {
-    prompt: Vec<u32>,
-    greedy: Vec<u32>,
-    low_max_abs: f64,
-    low_rms: f64,
-}
+use crate::expected::ExpectedOne;
 
 /// The names of the checkpoints that there are adapters for.
 fn checkpoints() -> Vec<String> {
@@ -32,7 +25,7 @@ fn adapters(name: &str) -> PathBuf {
     fixture(&format!("adapters/{name}"))
 }
 
-fn expected(folder: &Path) -> BTreeMap<String, Expected> {
+fn expected(folder: &Path) -> BTreeMap<String, ExpectedOne> {
     serde_json::from_str(&std::fs::read_to_string(folder.join("expected.json")).unwrap()).unwrap()
 }
 
@@ -46,12 +39,12 @@ fn beside(name: &str) -> Builder {
     plain(name).adapter("all", folder.join("all")).adapter("some", folder.join("some"))
 }
 
-fn greedy(expected: &Expected) -> Request {
+fn greedy(expected: &ExpectedOne) -> Request {
     Request::tokens(expected.prompt.clone()).max_tokens(expected.greedy.len()).temperature(0.0)
 }
 
 /// Tokens and logits of a request are those of the reference.
-fn hold(session: &Session, request: Request, expected: &Expected, reference: &[f32], what: &str) {
+fn hold(session: &Session, request: Request, expected: &ExpectedOne, reference: &[f32], what: &str) {
     let tap = LogitsTap::default();
     let reply = session.generate(request.tap_logits(&tap)).unwrap();
     assert_eq!(reply.tokens(), expected.greedy, "{what}: greedy tokens");
@@ -193,7 +186,7 @@ fn nothing_is_shared_between_adapters() {
 #[derive(Deserialize)]
 struct Further {
     #[serde(flatten)]
-    expected: Expected,
+    expected: ExpectedOne,
     /// Whether it can stay beside the weights.
     beside: bool,
 }

@@ -9,17 +9,9 @@ use std::path::Path;
 
 use amnesic::testing::{LogitsTap, model_types};
 use amnesic::{Device, Request, Session};
-use serde::Deserialize;
 
 use crate::common::{Low, fixture, hold_logits, instruction_sets, read_f32s};
-
-#[derive(Deserialize)]
-struct Expected {
-    prompts: Vec<Vec<u32>>,
-    greedy: Vec<Vec<u32>>,
-    low_max_abs: Vec<f64>,
-    low_rms: Vec<f64>,
-}
+use crate::expected::Expected;
 
 /// Names of the checkpoints in a folder of fixtures, sorted, with their `model_type`.
 fn checkpoints(folder: &str) -> Vec<(String, String)> {

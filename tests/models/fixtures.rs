@@ -7,17 +7,9 @@ use std::path::Path;
 
 use amnesic::testing::LogitsTap;
 use amnesic::{Device, KvCache, Quantize, Request, Session};
-use serde::Deserialize;
 
 use crate::common::{fixture, fixtures, instruction_sets, read_f32s};
-
-#[derive(Deserialize)]
-struct Expected {
-    prompts: Vec<Vec<u32>>,
-    greedy: Vec<Vec<u32>>,
-    low_max_abs: Vec<f64>,
-    low_rms: Vec<f64>,
-}
+use crate::expected::Expected;
 
 /// One body, every backend.
 fn hold_all(device: Device, chunk: usize) {

@@ -13,14 +13,7 @@ use amnesic::{Device, EmbedRequest, Error, Quantize, Request, Session};
 use serde::Deserialize;
 
 use crate::common::{Low, fixture, hold_logits, instruction_sets, read_f32s};
-
-#[derive(Deserialize)]
-struct Expected {
-    prompt: Vec<u32>,
-    greedy: Vec<u32>,
-    low_max_abs: f64,
-    low_rms: f64,
-}
+use crate::expected::ExpectedOne;
 
 fn models() -> Vec<PathBuf> {
     let entries = std::fs::read_dir(fixture("gguf")).unwrap();
@@ -35,7 +28,7 @@ fn models() -> Vec<PathBuf> {
 /// bits.
 fn hold(folder: &Path, device: Device, dequantize: bool) {
     let expected = std::fs::read_to_string(folder.join("expected.json")).unwrap();
-    let expected: Expected = serde_json::from_str(&expected).unwrap();
+    let expected: ExpectedOne = serde_json::from_str(&expected).unwrap();
     let builder = Session::builder(folder.join("model.gguf")).device(device).context_length(128);
     let builder = if dequantize { builder.dequantize() } else { builder };
     let session = builder.open().unwrap_or_else(|error| panic!("{}: {error}", folder.display()));

@@ -8,6 +8,8 @@ mod candle;
 mod common;
 mod embeddings;
 #[cfg(feature = "testing")]
+mod expected;
+#[cfg(feature = "testing")]
 mod families;
 #[cfg(feature = "testing")]
 mod files_in_memory;
