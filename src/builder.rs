@@ -22,6 +22,7 @@ use crate::engine::receipts::{Receipts, Ties};
 use crate::engine::worker::{Shared, Worker};
 use crate::error::{Error, Result};
 use crate::identity::Identity;
+use crate::memory::BufferLimits;
 use crate::memory::thread::{self, Depth, spawn};
 use crate::memory_plan::MemoryPlan;
 use crate::model::arch::Arch;
@@ -646,8 +647,9 @@ impl Builder {
             }
             Device::Auto => {
                 let fitting = Native::open(0).and_then(|driver| {
-                    let memory = self.memory_plan::<Cuda<Native>>(&found);
-                    self.check_memory(&memory, &device_memory(&driver)).map(|()| Arc::new(driver))
+                    let room = device_memory(&driver);
+                    let memory = self.memory_plan::<Cuda<Native>>(&found, room.buffers)?;
+                    self.check_memory(&memory, &room).map(|()| Arc::new(driver))
                 });
                 let why = match fitting {
                     Ok(driver) => {
@@ -678,11 +680,11 @@ impl Builder {
     where
         B::Weight: 'static,
     {
-        let memory = self.memory_plan::<B>(&found);
+        let memory = self.memory_plan::<B>(&found, room.buffers)?;
         self.check_memory(&memory, room)?;
         match found {
-            Found::Encoder(parts) => self.start_encoder(*parts, memory, backend()?),
-            Found::Decoder(parts) => self.start(*parts, memory, backend),
+            Found::Encoder(parts) => self.start_encoder(*parts, (memory, room.buffers), backend()?),
+            Found::Decoder(parts) => self.start(*parts, (memory, room.buffers), backend),
         }
     }
 
@@ -735,8 +737,8 @@ impl Builder {
         let options = Options { encodes: true, merged: merged.as_ref(), ..self.options() };
         let mut weights = Weights::find(&arch, &checkpoint, options)?;
         let steps = encoder::steps(&arch, &mut weights, &checkpoint, &sentence)?;
-        let plan = EncoderPlan::new(&arch, self.cache_type(weights.dtype()), limits, &steps)?;
-        Ok(Ok(EncoderParts { source, arch, sentence, weights, steps, plan, limits }))
+        let cache = self.cache_type(weights.dtype());
+        Ok(Ok(EncoderParts { source, arch, sentence, weights, steps, cache, limits }))
     }
 
     /// Tokens and texts of a step: a text is computed in one.
@@ -781,8 +783,8 @@ impl Builder {
         let beside = adapters.iter().map(|(_, folder)| Adapter::open(folder)).collect::<Result<Vec<_>>>()?;
         let options = Options { merged: merged.as_ref(), beside: &beside, ..self.options() };
         let weights = Weights::find(&arch, &source.checkpoint()?, options)?;
-        let plan = Plan::new(&arch, self.cache_type(weights.dtype()), limits, weights.adapters_need())?;
-        Ok(Parts { source, arch, weights, plan, limits })
+        let cache = self.cache_type(weights.dtype());
+        Ok(Parts { source, arch, weights, cache, limits })
     }
 
     fn options(&self) -> Options<'static> {
@@ -827,18 +829,19 @@ impl Builder {
     }
 
     /// What the memory goes to on `B`.
-    fn memory_plan<B: Backend>(&self, found: &Found) -> MemoryPlan {
+    fn memory_plan<B: Backend>(&self, found: &Found, buffers: BufferLimits) -> Result<MemoryPlan> {
         let (parts, draft) = match found {
             Found::Encoder(parts) => {
-                let EncoderParts { weights, steps, plan, limits, .. } = &**parts;
+                let EncoderParts { weights, steps, limits, .. } = &**parts;
+                let plan = parts.plan::<B>(buffers)?;
                 let of_steps = steps.iter().flat_map(StepWeights::iter);
                 let steps_bytes: u64 = of_steps.map(|tensor| B::weight_bytes(tensor, None)).sum();
-                return MemoryPlan {
+                return Ok(MemoryPlan {
                     weights_bytes: weights.bytes::<B>(self.quantize) + steps_bytes,
                     kv_bytes: plan.kv_bytes(),
                     workspace_bytes: plan.bytes() - plan.kv_bytes() + B::scratch_bytes(None),
                     kv_tokens: limits.blocks * crate::backend::BLOCK,
-                };
+                });
             }
             Found::Decoder(parts) => (&parts.0, parts.1.as_ref()),
         };
@@ -848,13 +851,14 @@ impl Builder {
             workspace_bytes: 0,
             kv_tokens: parts.limits.blocks * crate::backend::BLOCK,
         };
-        for Parts { weights, plan, arch, limits, .. } in [parts].into_iter().chain(draft) {
+        for parts in [parts].into_iter().chain(draft) {
+            let (Parts { weights, arch, limits, .. }, plan) = (parts, parts.plan::<B>(buffers)?);
             memory.weights_bytes += weights.bytes::<B>(self.quantize);
             memory.kv_bytes += plan.kv_bytes();
             let scratch_bytes = B::scratch_bytes(Some((limits.outputs, arch.vocab)));
             memory.workspace_bytes += plan.bytes() - plan.kv_bytes() + scratch_bytes;
         }
-        memory
+        Ok(memory)
     }
 
     /// # Errors
@@ -957,7 +961,7 @@ impl Builder {
     fn start<B: Backend + 'static>(
         mut self,
         (parts, draft): (Parts, Option<Parts>),
-        memory: MemoryPlan,
+        (memory, buffers): (MemoryPlan, BufferLimits),
         backend: impl Fn() -> Result<B>,
     ) -> Result<Session>
     where
@@ -990,7 +994,8 @@ impl Builder {
         let mut progress =
             Progress { done_bytes: 0, total_bytes: all.map(|parts| parts.weights.file_bytes()).sum() };
         let mut load = |parts: Parts| {
-            let Parts { arch, weights, plan, limits, .. } = parts;
+            let plan = parts.plan::<B>(buffers)?;
+            let Parts { arch, weights, limits, .. } = parts;
             let loaded = |bytes| {
                 progress.done_bytes += bytes;
                 self.progress.iter().for_each(|call| call(progress));
@@ -1187,13 +1192,14 @@ impl Builder {
     fn start_encoder<B: Backend + 'static>(
         mut self,
         parts: EncoderParts,
-        memory: MemoryPlan,
+        (memory, buffers): (MemoryPlan, BufferLimits),
         mut backend: B,
     ) -> Result<Session>
     where
         B::Weight: 'static,
     {
-        let EncoderParts { source, arch, sentence, weights, steps, plan, limits } = parts;
+        let plan = parts.plan::<B>(buffers)?;
+        let EncoderParts { source, arch, sentence, weights, steps, limits, .. } = parts;
         let about = ModelInfo::of(&source, &arch, &weights, &steps)?;
         let kv_cache = self.cache_type(weights.dtype());
         let of_steps: Vec<&Tensor> = steps.iter().flat_map(StepWeights::iter).collect();
@@ -1323,14 +1329,17 @@ struct Room {
     /// None where nobody says.
     bytes: Option<u64>,
     whose: String,
+    /// What it wants of buffers.
+    buffers: BufferLimits,
 }
 
 fn host_memory() -> Room {
-    Room { bytes: available_bytes(), whose: "the system".into() }
+    Room { bytes: available_bytes(), whose: "the system".into(), buffers: BufferLimits::default() }
 }
 
 fn device_memory(driver: &impl Driver) -> Room {
-    Room { bytes: Some(driver.free_bytes()), whose: driver.name().into() }
+    let (bytes, whose) = (Some(driver.free_bytes()), driver.name().into());
+    Room { bytes, whose, buffers: BufferLimits::default() }
 }
 
 /// What a folder has.
@@ -1354,8 +1363,18 @@ pub(crate) struct EncoderParts {
     pub sentence: Sentence,
     pub weights: Weights,
     pub steps: Vec<StepWeights>,
-    pub plan: EncoderPlan,
+    pub cache: KvType,
     pub limits: Limits,
+}
+
+impl EncoderParts {
+    /// Its memory on a device.
+    ///
+    /// # Errors
+    /// The sizes overflow, or a buffer is larger than the device's can be.
+    pub fn plan<B: Backend>(&self, device: BufferLimits) -> Result<EncoderPlan> {
+        EncoderPlan::new::<B>(&self.arch, self.cache, self.limits, &self.steps, device)
+    }
 }
 
 /// What loading hands to the device.
@@ -1363,6 +1382,16 @@ pub(crate) struct Parts {
     pub source: Source,
     pub arch: Arch,
     pub weights: Weights,
-    pub plan: Plan,
+    pub cache: KvType,
     pub limits: Limits,
+}
+
+impl Parts {
+    /// Its memory on a device.
+    ///
+    /// # Errors
+    /// The sizes overflow, or a buffer is larger than the device's can be.
+    pub fn plan<B: Backend>(&self, device: BufferLimits) -> Result<Plan> {
+        Plan::new::<B>(&self.arch, self.cache, self.limits, self.weights.adapters_need(), device)
+    }
 }

@@ -19,6 +19,7 @@ constexpr uint32_t PART = VALUES * QUERIES + 2 * QUERIES;  // floats of a split'
 
 struct Span {
     uint32_t row, rows, position, table;
+    uint32_t bidirectional;  // else its rows see positions up to their own
 };
 
 struct AttentionArgs {
@@ -32,7 +33,7 @@ struct AttentionArgs {
     float *parts;            // of splits; none: a warp goes through all of them
     uint32_t layer, heads;
     uint32_t q_stride, out_stride, out_form;  // floats; bytes
-    uint32_t causal, window;  // no window: 2^31
+    uint32_t window;  // none: 2^31
     uint32_t reach;
     float scale, softcap;  // 0: none
     uint32_t tiles, pieces, splits;  // of a span, at most; of a value; at most
@@ -49,9 +50,9 @@ struct Tile {
 };
 
 INLINE void seen(const AttentionArgs &a, const Span &span, uint32_t position, uint32_t &first, uint32_t &last) {
-    last = a.causal ? position : span.position + span.rows - 1;
+    last = span.bidirectional ? span.position + span.rows - 1 : position;
     first = position + 1 > a.window ? position + 1 - a.window : 0;
-    if (!a.causal && last > position + a.window - 1) last = position + a.window - 1;
+    if (span.bidirectional && last > position + a.window - 1) last = position + a.window - 1;
 }
 
 // Grid: (tiles of a span / warps of a block, kv_heads * parts of a group of heads * pieces, spans * splits).

@@ -3,7 +3,7 @@
 use super::plan::StepPlan;
 use super::scheduler::{Id, Store};
 use crate::backend::sample_batch::SampleBatch;
-use crate::backend::{Backend, Counters};
+use crate::backend::{Backend, Counters, Fence, Mask};
 use crate::memory::ledger::{Accounts, HOST, Ledger, NotCovered};
 use crate::memory::seal::SealingKey;
 use crate::memory::{Scrubbed, registers, scrub, workspace::Dirty};
@@ -16,27 +16,38 @@ pub struct Model<B: Backend> {
     decoder: Decoder<B>,
     /// The step at hand.
     pub plan: StepPlan,
+    /// The fence of that step, once it is submitted.
+    fence: Option<Fence>,
     dirty: Dirty,
 }
 
 impl<B: Backend> Model<B> {
     /// Ready for its first step.
     pub fn new(backend: B, decoder: Decoder<B>, limits: Limits) -> Self {
-        Self { backend, decoder, plan: StepPlan::new(limits), dirty: Dirty::default() }
+        Self { backend, decoder, plan: StepPlan::new(limits), fence: None, dirty: Dirty::default() }
     }
 
-    /// Runs the step.
+    /// Which positions the rows of a sequence see.
+    pub fn mask(&self) -> Mask {
+        self.decoder.mask()
+    }
+
+    /// Submits the step.
     pub fn forward(&mut self) {
         self.plan.pad(|rows| self.backend.padded_rows(rows));
         let batch = self.plan.batch();
         self.dirty.mark(batch.ids.len(), batch.outputs.len());
-        self.decoder.forward(&mut self.backend, &batch);
+        self.fence = Some(self.decoder.forward(&mut self.backend, &batch));
         registers::clear(); // small jobs run on this thread alone
     }
 
     /// The logits of output `row` of the last step: (vocab).
+    ///
+    /// # Panics
+    /// If there was none.
     pub fn logits(&mut self, row: usize) -> &[f32] {
-        self.decoder.logits(&mut self.backend, row)
+        let fence = self.fence.as_ref().expect("a step was submitted");
+        self.decoder.logits(&mut self.backend, fence, row)
     }
 
     /// Whether [`Model::sample_on_device`] does anything.
@@ -45,8 +56,12 @@ impl<B: Backend> Model<B> {
     }
 
     /// Has the device answer questions about the logits of the last step.
+    ///
+    /// # Panics
+    /// If there was none.
     pub fn sample_on_device(&mut self, questions: &mut SampleBatch) {
-        self.decoder.sample_on_device(&mut self.backend, questions);
+        let fence = self.fence.as_ref().expect("a step was submitted");
+        self.decoder.sample_on_device(&mut self.backend, fence, questions);
     }
 
     /// What was computed so far.

@@ -2,7 +2,7 @@
 //! the worker. Its buffers are allocated when the session opens.
 
 use super::scheduler::Id;
-use crate::backend::{BLOCK, Batch, Span};
+use crate::backend::{BLOCK, Batch, Mask, Span};
 use crate::memory::{Scrubbed, Secret, scrub};
 use crate::model::decoder::{Limits, blocks_for};
 
@@ -23,6 +23,8 @@ pub struct Rows<'a> {
     pub logits_from: usize,
     /// The adapter that it runs with.
     pub adapter: Option<u32>,
+    /// Which positions its rows see.
+    pub mask: Mask,
 }
 
 /// A sequence's part in a step.
@@ -68,6 +70,7 @@ pub struct StepPlan {
     spans: Vec<Span>,
     blocks: Vec<u32>,
     logits_rows: Vec<u32>,
+    position_types: Vec<u32>,
     /// Rows at most, of which each may be a sequence with logits.
     most: usize,
 }
@@ -83,6 +86,7 @@ impl StepPlan {
             spans: Vec::with_capacity(limits.sequences),
             blocks: Vec::with_capacity(limits.blocks),
             logits_rows: Vec::with_capacity(limits.outputs),
+            position_types: Vec::with_capacity(limits.step_tokens),
             most: limits.step_tokens.min(limits.sequences).min(limits.outputs),
         }
     }
@@ -94,8 +98,8 @@ impl StepPlan {
     }
 
     fn empty_lists(&mut self) {
-        let Self { sequences, positions, slots, blocks, logits_rows, spans, .. } = self;
-        for list in [positions, slots, blocks, logits_rows] {
+        let Self { sequences, positions, slots, blocks, logits_rows, position_types, spans, .. } = self;
+        for list in [positions, slots, blocks, logits_rows, position_types] {
             scrub::empty(list);
         }
         scrub::empty(spans);
@@ -104,14 +108,14 @@ impl StepPlan {
 
     /// Adds rows of a sequence.
     pub fn add(&mut self, add: Rows<'_>) {
-        let Rows { id, ids, guesses, position, table, logits_from, adapter } = add;
+        let Rows { id, ids, guesses, position, table, logits_from, adapter, mask } = add;
         let (row, rows) = (self.positions.len(), ids.len());
         let end = position + rows;
         let logits = end.saturating_sub(logits_from.max(position));
         let first_logits = self.logits_rows.len();
         let tokens = rows - guesses;
         self.sequences.push(ScheduledSeq { id, position, tokens, guesses, first_logits, logits });
-        self.spans.push(Span { row, rows, position, table: self.blocks.len(), adapter });
+        self.spans.push(Span { row, rows, position, table: self.blocks.len(), adapter, mask });
         self.ids.extend(ids);
         self.blocks.extend(&table[..blocks_for(end)]);
         for position in position..end {
@@ -119,6 +123,11 @@ impl StepPlan {
             self.slots.push(table[position / BLOCK] * BLOCK as u32 + (position % BLOCK) as u32);
         }
         self.logits_rows.extend((row + rows - logits..row + rows).map(|row| row as u32));
+    }
+
+    /// Adds the rows of the table of positions and parts that the rows added last get, where the model has such a table.
+    pub fn add_position_types(&mut self, rows: impl Iterator<Item = u32>) {
+        self.position_types.extend(rows);
     }
 
     /// Pads a step in which each sequence has one token and a row of logits to as many rows as `padded_rows` says, with
@@ -159,6 +168,7 @@ impl StepPlan {
             spans: &self.spans,
             blocks: &self.blocks,
             outputs: &self.logits_rows,
+            position_types: &self.position_types,
         }
     }
 
@@ -177,7 +187,16 @@ mod tests {
 
     fn single(id: &u32, position: usize) -> Rows<'_> {
         let (ids, table) = (std::slice::from_ref(id), &[2, 9]);
-        Rows { id: 0, ids, guesses: 0, position, table, logits_from: position, adapter: None }
+        Rows {
+            id: 0,
+            ids,
+            guesses: 0,
+            position,
+            table,
+            logits_from: position,
+            adapter: None,
+            mask: Mask::Causal,
+        }
     }
 
     #[test]
@@ -194,6 +213,7 @@ mod tests {
             table: &table,
             logits_from: 64,
             adapter: None,
+            mask: Mask::Causal,
         });
         // half of a prompt has no logits
         let ids = [1, 2];
@@ -205,6 +225,7 @@ mod tests {
             table: &table,
             logits_from: 9,
             adapter: Some(3),
+            mask: Mask::Bidirectional,
         });
         let expected =
             ScheduledSeq { id: 4, position: 62, tokens: 4, guesses: 1, first_logits: 0, logits: 3 };
@@ -218,6 +239,7 @@ mod tests {
             (batch.blocks, batch.spans[1].table, batch.spans[1].adapter),
             (&[2, 9, 2][..], 2, Some(3))
         );
+        assert_eq!([0, 1].map(|span| batch.spans[span].mask), [Mask::Causal, Mask::Bidirectional]);
     }
 
     #[test]

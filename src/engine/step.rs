@@ -64,6 +64,7 @@ impl<B: Backend> Worker<B> {
 
     /// Works out the rows of all who take part.
     fn plan_step(&mut self) {
+        let mask = self.models.main.mask();
         let plan = &mut self.models.main.plan;
         plan.clear();
         for turn in &self.turns {
@@ -77,6 +78,7 @@ impl<B: Backend> Worker<B> {
                 table: &entry.table,
                 logits_from: entry.outputs_from,
                 adapter: sequence.common.adapter,
+                mask,
             });
         }
         scrub::empty(&mut self.turns);
@@ -200,6 +202,7 @@ impl<B: Backend> Worker<B> {
                 asking.push(*turn);
             }
         }
+        let mask = draft.mask();
         while !asking.is_empty() {
             draft.plan.clear();
             let mut room = self.limits.step_tokens;
@@ -217,6 +220,7 @@ impl<B: Backend> Worker<B> {
                         table: &self.scheduler.entry(*id).table,
                         logits_from: ids.len() - 1,
                         adapter: None,
+                        mask,
                     });
                 }
                 sequence.draft_cached = end;

@@ -1,80 +1,18 @@
 //! One locked mapping per session and device: all activations, KV blocks and logits live in it.
 //!
-//! Sizes are planned first ([`Layout`]), mapped once, handed out as [`Region`]s. The mapping has a guard page on
+//! Sizes are planned first ([`Layout`]), mapped once, used by [`Region`]s; buffers of the plan lie behind one another. The
+//! mapping has a guard page on
 //! either side, stays out of core dumps (`MADV_DONTDUMP`), reads as zeros in forked children (`MADV_WIPEONFORK`),
 //! and is locked in memory where the limits allow. Dropping it overwrites every byte before it is unmapped.
 #![expect(unsafe_code, reason = "maps memory and hands out slices of it")]
 
 use std::io;
+use std::ops::Range;
 use std::ptr::NonNull;
 
+use super::layout::{Layout, Region};
 use super::ledger::{Memory, NotCovered};
 use super::scrub::{Plain, Scrubbed, is_zero, scrub};
-
-/// Every region starts on a cache line, so that no two share one.
-const ALIGN: usize = 64;
-
-/// A planned part of an arena. Plain numbers: it borrows nothing, and the arena checks it at each use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Region {
-    offset: usize,
-    bytes: usize,
-}
-
-impl Region {
-    /// Length in bytes.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// `bytes` of this region, from `start` on.
-    ///
-    /// # Panics
-    /// If they are not inside it.
-    pub fn part(&self, start: usize, bytes: usize) -> Region {
-        assert!(
-            start.checked_add(bytes).is_some_and(|end| end <= self.bytes),
-            "a part lies outside its region"
-        );
-        Region { offset: self.offset + start, bytes }
-    }
-
-    /// Byte of the arena at which it starts.
-    pub fn offset(&self) -> usize {
-        self.offset
-    }
-
-    fn overlaps(&self, other: &Region) -> bool {
-        self.offset < other.offset + other.bytes && other.offset < self.offset + self.bytes
-    }
-}
-
-/// The plan of an arena, made before any memory is mapped.
-#[derive(Clone, Debug, Default)]
-pub struct Layout {
-    bytes: usize,
-    regions: usize,
-}
-
-impl Layout {
-    /// Plans a region; `None` when the sum overflows.
-    pub fn region(&mut self, bytes: usize) -> Option<Region> {
-        let region = Region { offset: self.bytes, bytes };
-        self.bytes = self.bytes.checked_add(bytes)?.checked_next_multiple_of(ALIGN)?;
-        self.regions += 1;
-        Some(region)
-    }
-
-    /// Regions planned so far.
-    pub fn regions(&self) -> usize {
-        self.regions
-    }
-
-    /// Bytes planned so far.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-}
 
 /// What an arena reports when it is closed.
 #[derive(Debug)]
@@ -92,6 +30,8 @@ pub struct Closed {
 pub struct Arena {
     base: NonNull<u8>,
     bytes: usize,
+    /// Where each buffer of the plan lies.
+    buffers: Vec<Range<usize>>,
     regions: usize,
     guard: usize,
     mlocked: bool,
@@ -110,7 +50,7 @@ impl Arena {
     /// The mapping itself failed. A refused lock is no error: it is reported by [`Arena::close`].
     pub fn new(layout: &Layout) -> io::Result<Self> {
         let guard = page_bytes();
-        let bytes = layout.bytes.max(1).next_multiple_of(guard);
+        let bytes = layout.bytes().max(1).next_multiple_of(guard);
         let all = bytes.checked_add(2 * guard).ok_or(io::ErrorKind::OutOfMemory)?;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         // SAFETY: a new private mapping at an address of the kernel's choice.
@@ -128,8 +68,13 @@ impl Arena {
             return Err(error);
         }
         let base = NonNull::new(base).expect("mmap never returns a mapping at null");
+        let buffers = layout.buffers().iter().scan(0, |end, &bytes| {
+            *end += bytes;
+            Some(*end - bytes..*end)
+        });
+        let (buffers, regions) = (buffers.collect(), layout.regions());
         let mut arena =
-            Self { base, bytes, regions: layout.regions, guard, mlocked: false, not_covered: Vec::new() };
+            Self { base, bytes, buffers, regions, guard, mlocked: false, not_covered: Vec::new() };
         arena.protect();
         Ok(arena)
     }
@@ -179,7 +124,7 @@ impl Arena {
     /// If the region is not of this arena's size.
     pub fn slice<T: Plain>(&self, region: Region) -> &[T] {
         // SAFETY: `pointer` checked the bounds and the alignment; the arena is borrowed shared.
-        unsafe { std::slice::from_raw_parts(self.pointer(region), region.bytes / size_of::<T>()) }
+        unsafe { std::slice::from_raw_parts(self.pointer(region), region.bytes() / size_of::<T>()) }
     }
 
     /// The values of a region, to write.
@@ -188,7 +133,7 @@ impl Arena {
     /// Panics where [`Arena::slice`] does.
     pub fn slice_mut<T: Plain>(&mut self, region: Region) -> &mut [T] {
         // SAFETY: as above, and the arena is borrowed mutably.
-        unsafe { std::slice::from_raw_parts_mut(self.pointer(region), region.bytes / size_of::<T>()) }
+        unsafe { std::slice::from_raw_parts_mut(self.pointer(region), region.bytes() / size_of::<T>()) }
     }
 
     /// One region to read and another to write at once.
@@ -200,8 +145,8 @@ impl Arena {
         // SAFETY: both inside the mapping and disjoint; the arena is borrowed mutably for both.
         unsafe {
             (
-                std::slice::from_raw_parts(self.pointer(read), read.bytes / size_of::<R>()),
-                std::slice::from_raw_parts_mut(self.pointer(write), write.bytes / size_of::<W>()),
+                std::slice::from_raw_parts(self.pointer(read), read.bytes() / size_of::<R>()),
+                std::slice::from_raw_parts_mut(self.pointer(write), write.bytes() / size_of::<W>()),
             )
         }
     }
@@ -211,16 +156,27 @@ impl Arena {
     /// # Panics
     /// Panics where [`Arena::slice`] does.
     pub fn pointer<T: Plain>(&self, region: Region) -> *mut T {
-        let inside = region.offset.checked_add(region.bytes).is_some_and(|end| end <= self.bytes);
-        assert!(inside && region.offset.is_multiple_of(align_of::<T>()), "the region is not of this arena");
-        // SAFETY: just checked to be inside the mapping.
-        unsafe { self.base.as_ptr().add(region.offset).cast() }
+        let start = self.buffers.get(region.buffer()).and_then(|buffer| {
+            let end = region.offset().checked_add(region.bytes())?;
+            (end <= buffer.len()).then_some(buffer.start + region.offset())
+        });
+        let start = start.filter(|start| start.is_multiple_of(align_of::<T>()));
+        let start = start.expect("the region is not of this arena");
+        // SAFETY: just checked to be inside a buffer, and so inside the mapping.
+        unsafe { self.base.as_ptr().add(start).cast() }
     }
 
-    /// All of it.
+    /// All bytes of it.
     #[cfg(any(test, feature = "testing"))]
-    pub fn all(&self) -> Region {
-        Region { offset: 0, bytes: self.bytes }
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: all of the mapping, which is initialised; the arena is borrowed shared.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.bytes) }
+    }
+
+    /// All bytes of it, to write.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: all of the mapping, which is initialised; the arena is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.bytes) }
     }
 
     /// Overwrites a region.
@@ -232,19 +188,19 @@ impl Arena {
     /// Overwrites the whole arena.
     #[cfg_attr(feature = "testing", track_caller)]
     pub fn scrub_all(&mut self) -> Scrubbed {
-        self.scrub(Region { offset: 0, bytes: self.bytes })
+        scrub(self.bytes_mut())
     }
 
     /// Whether all of it is zeros.
     #[cfg(test)]
     pub fn is_zero(&self) -> bool {
-        self.slice::<u8>(Region { offset: 0, bytes: self.bytes }).iter().all(|&byte| byte == 0)
+        self.bytes().iter().all(|&byte| byte == 0)
     }
 
     /// Overwrites the whole arena, reads it back, and gives the memory up.
     pub fn close(mut self) -> Closed {
         let scrubbed = self.scrub_all();
-        let all = self.slice::<u8>(Region { offset: 0, bytes: self.bytes });
+        let all = &*self.bytes_mut();
         // By chunks, so that the report says how much is zero when not all is.
         let verified =
             all.chunks(1 << 20).filter(|chunk| is_zero(chunk)).map(|chunk| chunk.len() as u64).sum();
@@ -268,6 +224,7 @@ fn page_bytes() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::layout::BufferLimits;
 
     fn arena() -> (Arena, Region, Region) {
         let mut layout = Layout::default();
@@ -279,7 +236,7 @@ mod tests {
     #[test]
     fn regions_are_disjoint_aligned_and_zero() {
         let (mut arena, one, two) = arena();
-        assert!(!one.overlaps(&two) && two.offset % ALIGN == 0);
+        assert!(!one.overlaps(&two) && two.offset() % 64 == 0);
         assert!(is_zero(arena.slice::<u8>(two)));
         arena.slice_mut::<u8>(one).fill(1);
         assert!(is_zero(arena.slice::<u8>(two)));
@@ -320,10 +277,14 @@ mod tests {
     }
 
     #[test]
-    fn an_overflowing_plan_is_refused() {
-        let mut layout = Layout::default();
-        layout.region(64).unwrap();
-        assert!(layout.region(usize::MAX - 64).is_none());
+    fn buffers_of_a_plan_lie_behind_one_another() {
+        let mut layout = Layout::new(BufferLimits { alignment: 64, largest_bytes: 128 });
+        let [one, two] = [100, 128].map(|bytes| layout.region(bytes).unwrap());
+        let mut arena = Arena::new(&layout).unwrap();
+        arena.slice_mut::<u8>(two).fill(1);
+        assert!(two.buffer() == 1 && is_zero(arena.slice::<u8>(one)));
+        assert_eq!(arena.bytes().iter().position(|&byte| byte == 1), Some(128));
+        assert!(!arena.scrub(two).is_dirty() && arena.is_zero());
     }
 
     #[cfg(target_os = "linux")]

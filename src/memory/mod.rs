@@ -1,7 +1,7 @@
 //! The ground floor: memory that is scrubbed.
 //!
 //! Lives here: overwriting ([`mod@scrub`]), owners that overwrite when they let go ([`secret`], [`json`]), the locked arena
-//! ([`arena`]) and what divides it ([`blocks`], [`workspace`]), the account of it all ([`ledger`]), the sticky
+//! ([`arena`]), its plan ([`layout`]) and what divides it ([`blocks`], [`workspace`]), the account of it all ([`ledger`]), the sticky
 //! failure flag ([`poison`]), the stack cleaner ([`stack`]) and the encryption of what rests ([`seal`]).
 //!
 //! **Invariant:** nothing here knows a model, a request or a device. A region is scrubbed when it is released,
@@ -12,6 +12,7 @@ pub mod blocks;
 mod buffer;
 pub mod heap;
 pub mod json;
+pub mod layout;
 pub mod ledger;
 pub mod poison;
 pub mod registers;
@@ -22,6 +23,7 @@ pub mod stack;
 pub mod thread;
 pub mod workspace;
 
-pub use arena::{Arena, Layout, Region};
+pub use arena::Arena;
+pub use layout::{BufferLimits, Layout, Region};
 pub use scrub::{Scrubbed, scrub};
 pub use secret::Secret;

@@ -7,7 +7,8 @@ use super::families::{
     MixtureLayers, MixtureRow, Places, Qkv, RopeLayers, Scale, Score, Shared, Window,
 };
 use super::rope::{self, Rope};
-use crate::backend::{Activation, Groups, LANES, NormKind, Pooling, Routing, Scoring};
+use crate::backend::packed::LANES;
+use crate::backend::{Activation, Groups, NormKind, Pooling, Routing, Scoring};
 use crate::error::{Error, Result};
 use crate::weights::json::{Json, whole};
 

@@ -14,9 +14,11 @@ use super::decoder::{Decoder, Limits, Loader, Plan, too_large};
 use super::sentence::Sentence;
 use super::weights::{LinearWeights, StepWeights, Weights};
 use crate::backend::{
-    Activation, Backend, Batch, Buf, KvType, Linear, Norm, OperandType, Pooling, Projection, Quantize,
+    Activation, Backend, Batch, Buf, Fence, KvType, Linear, Mask, Norm, OperandType, Pointwise, Pooling,
+    Projection, Quantize,
 };
 use crate::error::{Error, Result};
+use crate::memory::BufferLimits;
 use crate::weights::Checkpoint;
 
 /// What is behind the pooling.
@@ -84,8 +86,14 @@ impl EncoderPlan {
     ///
     /// # Errors
     /// The sizes overflow.
-    pub fn new(arch: &Arch, cache: KvType, limits: Limits, steps: &[StepWeights]) -> Result<Self> {
-        let plan = Plan::of_one_layer(arch, cache, limits)?;
+    pub fn new<B: Backend>(
+        arch: &Arch,
+        cache: KvType,
+        limits: Limits,
+        steps: &[StepWeights],
+        device: BufferLimits,
+    ) -> Result<Self> {
+        let plan = Plan::of_one_layer::<B>(arch, cache, limits, device)?;
         Self::checked(plan, arch, limits, steps).ok_or_else(too_large)
     }
 
@@ -135,7 +143,7 @@ impl<B: Backend> Encoder<B> {
             StepWeights::Dense(linear, activation) => {
                 // as exact as tables: there is one of each
                 let linear = loader.linear(linear, quantize.map(|_| Quantize::Q8))?;
-                let form = loader.backend.form(&[&linear.weight]);
+                let form = loader.backend.operand_type(&[&linear.weight]);
                 let &[x, out] = bufs.next().expect("planned for each");
                 Ok(Step::Dense { linear, form, x, out, activation: *activation })
             }
@@ -145,29 +153,32 @@ impl<B: Backend> Encoder<B> {
         Ok(Self { decoder, steps, pooled: plan.pooled })
     }
 
-    /// Runs one step. `lookup` has a row of [`Encoder::lookup_row`] for each token; `texts` are the rows that count of
-    /// each text, and their results are in rows `0..` of what [`Encoder::read`] reads.
+    /// Runs one step. [`Batch::position_types`] has a row of [`Encoder::position_type`] for each token; `texts` are the rows that
+    /// count of each text, and their results are in rows `0..` of what [`Encoder::read`] reads.
     pub fn forward(
         &self,
         backend: &mut B,
         batch: &Batch<'_>,
-        lookup: &[u32],
         texts: &[Range<u32>],
         pooling: Pooling,
-    ) {
-        let x = self.decoder.hidden(backend, batch, lookup);
+    ) -> Fence {
+        backend.submit(batch, |backend| self.record(backend, batch, texts, pooling))
+    }
+
+    fn record(&self, backend: &mut B, batch: &Batch<'_>, texts: &[Range<u32>], pooling: Pooling) {
+        let x = self.decoder.hidden(backend, batch);
         backend.pool(texts, pooling, x, self.pooled);
         let (rows, mut at) = (texts.len(), self.pooled);
         for step in &self.steps {
             match step {
-                Step::Norm(norm) => backend.group_norm_in_place(rows, at, norm, at.cols),
+                Step::Norm(norm) => backend.norm(rows, at, norm, at.cols, at),
                 Step::Dense { linear, form, x, out, activation } => {
                     let x = x.of(*form);
-                    backend.norm(rows, at, &Norm::identity(), x);
+                    backend.norm(rows, at, &Norm::identity(), at.cols, x);
                     let (weight, bias) = (&linear.weight, linear.bias.as_ref());
                     backend.linear(rows, x, &[Projection { weight, bias, out: *out, add: None }]);
                     if let Some(activation) = activation {
-                        backend.activate(rows, *out, *activation);
+                        backend.pointwise(rows, *out, Pointwise::Activate(*activation));
                     }
                     at = *out;
                 }
@@ -175,9 +186,14 @@ impl<B: Backend> Encoder<B> {
         }
     }
 
-    /// See [`Decoder::lookup_row`].
-    pub fn lookup_row(&self, position: usize, part: usize) -> u32 {
-        self.decoder.lookup_row(position, part)
+    /// Which positions the rows of a text see.
+    pub fn mask(&self) -> Mask {
+        self.decoder.mask()
+    }
+
+    /// See [`Decoder::position_type`].
+    pub fn position_type(&self, position: usize, part: usize) -> u32 {
+        self.decoder.position_type(position, part)
     }
 
     fn last(&self) -> Buf {
@@ -193,14 +209,14 @@ impl<B: Backend> Encoder<B> {
         self.last().cols
     }
 
-    /// What the last step gave the text.
-    pub fn read<'a>(&self, backend: &'a mut B, text: usize) -> &'a [f32] {
-        backend.read(self.last(), text)
+    /// What a step gave the text.
+    pub fn read<'a>(&self, backend: &'a mut B, fence: &Fence, text: usize) -> &'a [f32] {
+        backend.read(fence, self.last(), text)
     }
 
-    /// What the layers of the last step gave a token.
-    pub fn read_hidden<'a>(&self, backend: &'a mut B, row: usize) -> &'a [f32] {
-        backend.read(self.decoder.hidden_rows(), row)
+    /// What the layers of a step gave a token.
+    pub fn read_hidden<'a>(&self, backend: &'a mut B, fence: &Fence, row: usize) -> &'a [f32] {
+        backend.read(fence, self.decoder.hidden_rows(), row)
     }
 
     /// The buffers that a step of `tokens` rows of `texts` texts writes to, each with its rows.

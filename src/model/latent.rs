@@ -104,8 +104,8 @@ impl<B: Backend> Loader<'_, B> {
         Ok(Latent {
             q_latent,
             norm: norm_of(self, norm)?,
-            absorb_k_form: self.backend.form(&[&absorb_k]),
-            expand_v_form: self.backend.form(&[&expand_v]),
+            absorb_k_form: self.backend.operand_type(&[&absorb_k]),
+            expand_v_form: self.backend.operand_type(&[&expand_v]),
             absorb_k,
             expand_v,
             shape: *shape,

@@ -8,7 +8,8 @@ use super::encoder::Encoder;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::emulated::{self, Emulated};
-use crate::backend::{Backend, Batch, Pooling, Span};
+use crate::backend::{Backend, Batch, Mask, Pooling, Span};
+use crate::memory::BufferLimits;
 use crate::{Builder, Quantize, Session};
 
 /// A backend whose memory can be looked at.
@@ -75,12 +76,13 @@ fn nothing_stays_in_any_family<B: Seen>(
             let builder = Session::builder(&folder).max_sequences(5).step_tokens(23).kv_tokens(64);
             let parts = builder.parts().unwrap();
             let mut backend = open(&builder);
+            let plan = parts.plan::<B>(BufferLimits::default()).unwrap();
             let decoder =
-                Decoder::new(parts.arch, &parts.weights, parts.plan, quantize, &mut backend, |_| ()).unwrap();
+                Decoder::new(parts.arch, &parts.weights, plan, quantize, &mut backend, |_| ()).unwrap();
             let ids: Vec<u32> = (0..23).map(|i| 3 + i * 7 % 97).collect();
             let positions: Vec<u32> = (0..23).collect();
             let blocks: Vec<u32> = (0..blocks_for(23) as u32).collect();
-            let spans = [Span { row: 0, rows: 23, position: 0, table: 0, adapter: None }];
+            let spans = [Span { row: 0, rows: 23, position: 0, table: 0, adapter: None, mask: Mask::Causal }];
             let batch = Batch {
                 ids: &ids,
                 positions: &positions,
@@ -88,8 +90,9 @@ fn nothing_stays_in_any_family<B: Seen>(
                 spans: &spans,
                 blocks: &blocks,
                 outputs: &[4, 22],
+                position_types: &[],
             };
-            decoder.forward(&mut backend, &batch);
+            let _ = decoder.forward(&mut backend, &batch);
             assert!(!backend.is_zero(), "{}: nothing was computed", folder.display());
             let _ = backend.scrub_steps(decoder.used(23, 2));
             assert!(!backend.is_zero(), "{}: nothing was cached", folder.display());
@@ -130,12 +133,13 @@ fn nothing_stays_with_adapters<B: Seen>(open: fn(&Builder) -> B) {
         let builder = builder.adapter("all", &folders[0]).adapter("some", &folders[1]);
         let parts = builder.parts().unwrap();
         let mut backend = open(&builder);
-        let decoder =
-            Decoder::new(parts.arch, &parts.weights, parts.plan, None, &mut backend, |_| ()).unwrap();
+        let plan = parts.plan::<B>(BufferLimits::default()).unwrap();
+        let decoder = Decoder::new(parts.arch, &parts.weights, plan, None, &mut backend, |_| ()).unwrap();
         let ids: Vec<u32> = (0..20).map(|i| 3 + i * 7 % 97).collect();
         let positions: Vec<u32> = (0..7).chain(0..8).chain(0..5).collect();
         let slots: Vec<u32> = (0..7).chain(64..72).chain(128..133).collect();
-        let span = |row, rows, table, adapter| Span { row, rows, position: 0, table, adapter };
+        let span =
+            |row, rows, table, adapter| Span { row, rows, position: 0, table, adapter, mask: Mask::Causal };
         let spans = [span(0, 7, 0, Some(1)), span(7, 8, 1, None), span(15, 5, 2, Some(0))];
         let batch = Batch {
             ids: &ids,
@@ -144,8 +148,9 @@ fn nothing_stays_with_adapters<B: Seen>(open: fn(&Builder) -> B) {
             spans: &spans,
             blocks: &[0, 1, 2],
             outputs: &[6, 14, 19],
+            position_types: &[],
         };
-        decoder.forward(&mut backend, &batch);
+        let _ = decoder.forward(&mut backend, &batch);
         assert!(!backend.is_zero(), "{}: nothing was computed", folder.display());
         let _ = backend.scrub_steps(decoder.used(20, 3));
         let _ = backend.scrub_blocks(&[0, 1, 2]);
@@ -168,15 +173,18 @@ fn nothing_stays_in_any_encoder<B: Seen>(open: fn(&Builder) -> B) {
         let parts = builder.encoder_parts().unwrap().expect("an encoder");
         let mut backend = open(&builder);
         let weights = (&parts.weights, &parts.steps[..]);
-        let encoder = Encoder::new(parts.arch, weights, parts.plan, None, &mut backend, |_| ()).unwrap();
+        let plan = parts.plan::<B>(BufferLimits::default()).unwrap();
+        let encoder = Encoder::new(parts.arch, weights, plan, None, &mut backend, |_| ()).unwrap();
         // two texts, each in a block of its own
         let ids: Vec<u32> = (0..25).map(|i| 5 + i * 7 % 60).collect();
         let positions: Vec<u32> = (0..15).chain(0..10).collect();
         let slots: Vec<u32> = (0..15).chain(64..74).collect();
         let spans = [
-            Span { row: 0, rows: 15, position: 0, table: 0, adapter: None },
-            Span { row: 15, rows: 10, position: 0, table: 1, adapter: None },
+            Span { row: 0, rows: 15, position: 0, table: 0, adapter: None, mask: encoder.mask() },
+            Span { row: 15, rows: 10, position: 0, table: 1, adapter: None, mask: encoder.mask() },
         ];
+        let position_types: Vec<u32> =
+            positions.iter().map(|&at| encoder.position_type(at as usize, 0)).collect();
         let batch = Batch {
             ids: &ids,
             positions: &positions,
@@ -184,9 +192,9 @@ fn nothing_stays_in_any_encoder<B: Seen>(open: fn(&Builder) -> B) {
             spans: &spans,
             blocks: &[0, 1],
             outputs: &[],
+            position_types: &position_types,
         };
-        let lookup: Vec<u32> = positions.iter().map(|&at| encoder.lookup_row(at as usize, 0)).collect();
-        encoder.forward(&mut backend, &batch, &lookup, &[0..15, 15..25], Pooling::Mean);
+        let _ = encoder.forward(&mut backend, &batch, &[0..15, 15..25], Pooling::Mean);
         assert!(!backend.is_zero(), "{}: nothing was computed", folder.display());
         let _ = backend.scrub_steps(encoder.used(25, 2));
         assert!(!backend.is_zero(), "{}: nothing was cached", folder.display());

@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use crate::backend::cpu::Cpu;
-use crate::backend::{Batch, Span};
+use crate::backend::{Batch, Mask, Span};
 use crate::builder::Builder;
 use crate::clock::SystemClock;
 use crate::error::Result;
-use crate::memory::Secret;
 use crate::memory::scrub::faults;
+use crate::memory::{BufferLimits, Secret};
 use crate::model::decoder::{Decoder, blocks_for};
 use crate::outcome::{RequestId, Timing, Usage};
 use crate::privacy::trace::{OnEvent, Telemetry};
@@ -332,8 +332,8 @@ impl Scorer {
         let parts = builder.parts()?;
         let weights_bytes = parts.weights.bytes::<Cpu>(builder.quantize);
         let mut backend = Cpu::new(builder.thread_count()?, builder.instruction_set()?)?;
-        let decoder =
-            Decoder::new(parts.arch, &parts.weights, parts.plan, builder.quantize, &mut backend, |_| ())?;
+        let plan = parts.plan::<Cpu>(BufferLimits::default())?;
+        let decoder = Decoder::new(parts.arch, &parts.weights, plan, builder.quantize, &mut backend, |_| ())?;
         Ok(Self { backend, decoder, weights_bytes })
     }
 
@@ -349,7 +349,8 @@ impl Scorer {
     pub fn score(&mut self, ids: &[u32], mut take: impl FnMut(usize, &[f32])) {
         let blocks: Vec<u32> = (0..blocks_for(ids.len()) as u32).collect();
         let positions: Vec<u32> = (0..ids.len() as u32).collect();
-        let spans = [Span { row: 0, rows: ids.len(), position: 0, table: 0, adapter: None }];
+        let spans =
+            [Span { row: 0, rows: ids.len(), position: 0, table: 0, adapter: None, mask: Mask::Causal }];
         let batch = Batch {
             ids,
             positions: &positions,
@@ -357,10 +358,11 @@ impl Scorer {
             spans: &spans,
             blocks: &blocks,
             outputs: &positions,
+            position_types: &[],
         };
-        self.decoder.forward(&mut self.backend, &batch);
+        let fence = self.decoder.forward(&mut self.backend, &batch);
         for row in 0..ids.len() {
-            take(row, self.decoder.logits(&mut self.backend, row));
+            take(row, self.decoder.logits(&mut self.backend, &fence, row));
         }
     }
 }

@@ -346,6 +346,7 @@ struct alignas(16) uint4 {
 #define KERNEL(name, threads, Args)                                                                       \
     static void name##_body(const Args &a);                                                               \
     static void name##_enter(const void *a) { name##_body(*(const Args *)a); }                            \
+    extern "C" unsigned emulated_bytes_##name() { return sizeof(Args); }                                  \
     extern "C" void emulated_##name(const void *a, const unsigned *grid, unsigned block, size_t shared) { \
         emulator::run(name##_enter, a, grid, block, shared);                                              \
     }                                                                                                     \

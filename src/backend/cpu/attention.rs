@@ -15,7 +15,8 @@ use super::operand::write_group;
 use super::team::Part;
 use super::tile::{BLOCKS, MOST, ROWS, Tile};
 use super::vector::{LANES, Vector};
-use crate::backend::{Attention, BLOCK, Kv, KvType, OperandType, Side, Span};
+use crate::backend::packed::PackedKv;
+use crate::backend::{Attention, BLOCK, KvType, OperandType, Side, Span};
 
 const _: () = assert!(BLOCK == ROWS, "the scores of a block are one tile");
 
@@ -24,7 +25,7 @@ const _: () = assert!(BLOCK == ROWS, "the scores of a block are one tile");
 pub struct AttentionJob<'a> {
     pub spans: &'a [Span],
     pub blocks: &'a [u32],
-    pub kv: Kv,
+    pub kv: PackedKv,
     pub cache: *const u8,
     pub shape: Attention,
     /// One score for each head.
@@ -53,7 +54,7 @@ pub fn writes(operand: OperandType, value_dim: usize) -> bool {
 }
 
 /// Bytes of scratch that one part needs.
-pub fn scratch_bytes(kv: &Kv) -> usize {
+pub fn scratch_bytes(kv: &PackedKv) -> usize {
     let planes = kv.value_dim.div_ceil(ROWS);
     // tiles may read MOST rows from any row on
     let operands = 2 * MOST * (OperandType::F32.row_bytes(kv.head_dim) + OperandType::F32.row_bytes(BLOCK));

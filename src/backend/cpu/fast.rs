@@ -6,17 +6,21 @@ use std::sync::Mutex;
 
 use super::attention::{AttentionJob, scratch_bytes, writes};
 use super::detect::Isa;
+use super::experts::ExpertsJob;
+use super::heads::HeadsJob;
 use super::kernels::Kernels;
-use super::linear::{GatedJob, Input, LinearJob, Matrix};
+use super::linear::{GatedJob, Input, LinearJob};
 use super::memory::Memory;
 use super::pool::pool;
 use super::route::route;
 use super::rows::{ActivateJob, CombineJob, ConvertJob, MixJob, NormJob, NormTo, RopeJob, ScaleJob};
 use super::team::{Part, Team};
-use super::weight::Weight;
+use super::weight::{Weight, bias_of};
+use crate::backend::packed::{HeadSizes, PackedKv};
 use crate::backend::{
-    Activation, Attention, AttentionBias, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, HeadSizes, Kv,
-    Linear, Norm, NormKind, OperandType, Pooling, Projection, Quantize, Rope, Routed, Routing,
+    Activation, Attention, AttentionBias, BLOCK, Batch, Buf, Counters, DeviceMemory, EmbedBy, Expert, Fence,
+    Kv, KvShape, Linear, Norm, OperandType, Ops, Pointwise, Pooling, Projection, Quantize, Rope, Routed,
+    Routing,
 };
 use crate::error::Result;
 use crate::memory::ledger::NotCovered;
@@ -121,21 +125,21 @@ impl Cpu {
     fn rope_job<'a>(
         &mut self,
         batch: &Batch<'a>,
-        q: Buf,
+        q: Option<Buf>,
         k: Buf,
         rope: Option<&'a Rope<Weight>>,
     ) -> RopeJob<'a> {
         let (rows, kv) = (batch.positions.len(), self.memory.kv());
         assert!(
-            k.cols == kv.kv_heads * kv.head_dim && q.cols.is_multiple_of(kv.head_dim),
+            k.cols == kv.kv_heads * kv.head_dim && q.is_none_or(|q| q.cols.is_multiple_of(kv.head_dim)),
             "rope: columns differ"
         );
         assert!(rope.is_none_or(|rope| rope.dims <= kv.head_dim), "rope: more than a head");
         RopeJob {
             positions: batch.positions,
             slots: batch.slots,
-            q: self.at(q, rows),
-            q_cols: q.cols,
+            q: q.map_or(std::ptr::NonNull::dangling().as_ptr(), |q| self.at(q, rows)),
+            q_cols: q.map_or(0, |q| q.cols),
             k: self.at(k, rows),
             v: std::ptr::null(),
             rope: rope.map(|rope| rope.table.table()),
@@ -147,10 +151,24 @@ impl Cpu {
         }
     }
 
+    /// That job, with the values and where keys and values go.
+    fn store_job<'a>(&mut self, job: RopeJob<'a>, batch: &Batch<'_>, layer: usize, v: Buf) -> RopeJob<'a> {
+        let (rows, kv) = (batch.positions.len(), self.memory.kv());
+        assert!(
+            v.cols == kv.kv_heads * kv.value_dim && batch.slots.len() == rows && layer < kv.layers,
+            "rope: rows or layer differ"
+        );
+        for &slot in batch.slots {
+            let _ = kv.block(slot / BLOCK as u32); // panics outside the cache
+        }
+        RopeJob { layer, v: self.at(v, rows), cache: Some(self.memory.arena().pointer(kv.region)), ..job }
+    }
+
     fn rotate(&mut self, job: RopeJob<'_>) {
         let kernel = self.kernels.rope_store;
+        let cols = job.q_cols.max(job.kv.kv_heads * job.kv.head_dim);
         // SAFETY: as in `normalise`.
-        self.run(job.positions.len() * job.q_cols, &|part| unsafe { kernel(&job, part) });
+        self.run(job.positions.len() * cols, &|part| unsafe { kernel(&job, part) });
     }
 
     /// The first products of an MLP.
@@ -190,200 +208,6 @@ impl Cpu {
     }
 }
 
-/// The rows of each expert through it. All experts are one job: their parts go to threads in turn, so that what does
-/// not divide evenly falls on all of them.
-struct ExpertsJob<'a> {
-    experts: &'a [Expert<Weight>],
-    /// Experts of a token.
-    count: usize,
-    places: *const u32,
-    starts: *const u32,
-    tokens: *const u8,
-    kernels: Kernels,
-    /// The forms of x and of what is inside.
-    forms: [OperandType; 2],
-    activation: Activation,
-    x: *mut u8,
-    x_stride: usize,
-    inner: *mut u8,
-    inner_stride: usize,
-    out: *mut f32,
-}
-
-// SAFETY: the parts of a job write disjoint columns of an expert's rows; the rest is read.
-unsafe impl Sync for ExpertsJob<'_> {}
-
-impl ExpertsJob<'_> {
-    /// The experts that have rows, their first ones and how many, and which part of each this is.
-    ///
-    /// # Safety
-    /// `starts` has one more than there are experts.
-    unsafe fn of_part(&self, part: Part) -> impl Iterator<Item = (&Expert<Weight>, usize, usize, Part)> {
-        // SAFETY: the caller's contract.
-        let starts = unsafe { std::slice::from_raw_parts(self.starts, self.experts.len() + 1) };
-        let with_rows = self.experts.iter().zip(starts.windows(2)).filter(|(_, rows)| rows[0] < rows[1]);
-        with_rows.enumerate().map(move |(turn, (expert, rows))| {
-            (expert, rows[0] as usize, (rows[1] - rows[0]) as usize, part.turned(turn))
-        })
-    }
-
-    fn input(
-        &self,
-        x: *const u8,
-        x_stride: usize,
-        form: OperandType,
-        tokens: usize,
-        weight: &Weight,
-    ) -> Input {
-        let format = weight.format().expect("products are with matrices");
-        Input { x, x_stride, tokens, tile: self.kernels.tile(format, form), at_once: self.kernels.tokens }
-    }
-
-    /// Copies each token to its experts' rows.
-    ///
-    /// # Safety
-    /// The buffers have the rows that `places` names, each once.
-    unsafe fn order(&self, pairs: usize, part: Part) {
-        for pair in part.range(pairs, 1) {
-            // SAFETY: the caller's contract.
-            unsafe {
-                let to = self.x.add(*self.places.add(pair) as usize * self.x_stride);
-                let from = self.tokens.add(pair / self.count * self.x_stride);
-                std::ptr::copy_nonoverlapping(from, to, self.x_stride);
-            }
-        }
-    }
-
-    /// # Safety
-    /// The buffers have the rows that `starts` names; the instruction set is there.
-    unsafe fn first(&self, part: Part) {
-        // SAFETY: the caller's contract is ours.
-        unsafe {
-            for (expert, start, rows, part) in self.of_part(part) {
-                let [gate, up] = [&expert.gate, &expert.up];
-                let x = self.x.add(start * self.x_stride);
-                let job = GatedJob {
-                    input: self.input(x, self.x_stride, self.forms[0], rows, &gate.weight),
-                    activation: self.activation,
-                    gate: gate.weight.matrix(bias_of(&gate.weight, gate.bias.as_ref())),
-                    up: Some(up.weight.matrix(bias_of(&up.weight, up.bias.as_ref()))),
-                    operand: self.forms[1],
-                    out: self.inner.add(start * self.inner_stride),
-                    out_stride: self.inner_stride,
-                };
-                (self.kernels.gated)(&job, part);
-            }
-        }
-    }
-
-    /// # Safety
-    /// The caller keeps the contract of [`ExpertsJob::first`].
-    unsafe fn second(&self, part: Part) {
-        // SAFETY: the caller's contract is ours.
-        unsafe {
-            for (expert, start, rows, part) in self.of_part(part) {
-                let weight = &expert.down.weight;
-                let x = self.inner.add(start * self.inner_stride);
-                let job = LinearJob {
-                    input: self.input(x, self.inner_stride, self.forms[1], rows, weight),
-                    weight: weight.matrix(bias_of(weight, expert.down.bias.as_ref())),
-                    out: self.out.add(start * weight.rows),
-                    out_stride: weight.rows,
-                    add: None,
-                };
-                (self.kernels.linear)(&job, part);
-            }
-        }
-    }
-}
-
-/// The pieces of rows, each through its head's matrix: [`Backend::per_head_linear`]. All heads are one job, as all experts are.
-struct HeadsJob<'a> {
-    rows: usize,
-    heads: usize,
-    x: *const f32,
-    x_stride: usize,
-    /// Values of a head's piece of x, and those of them that are multiplied.
-    from: usize,
-    ins: usize,
-    /// (heads, rows) operands.
-    input: Input,
-    operand: OperandType,
-    pieces: *mut u8,
-    weight: Matrix<'a>,
-    outs: usize,
-    out: *mut f32,
-    out_stride: usize,
-    /// Values of a head's piece of `out`.
-    to: usize,
-    kernels: Kernels,
-}
-
-// SAFETY: the parts of a job write disjoint rows or columns of a head; the rest is read.
-unsafe impl Sync for HeadsJob<'_> {}
-
-impl HeadsJob<'_> {
-    /// Writes the pieces as operands, and copies what is not multiplied.
-    ///
-    /// # Safety
-    /// The buffers have the sizes that are named; the instruction set is there.
-    unsafe fn cut(&self, part: Part) {
-        let stride = self.input.x_stride;
-        for (head, part) in (0..self.heads).map(|head| (head, part.turned(head))) {
-            // SAFETY: the caller's contract.
-            unsafe {
-                let x = self.x.add(head * self.from);
-                let out = self.pieces.add(head * self.rows * stride);
-                let job = NormJob {
-                    rows: self.rows,
-                    cols: self.ins,
-                    width: self.ins,
-                    x,
-                    x_stride: self.x_stride,
-                    kind: NormKind::Identity,
-                    eps: 0.0,
-                    weight: None,
-                    bias: None,
-                    to: NormTo::Operand { operand: self.operand, out, stride },
-                };
-                (self.kernels.norm)(&job, part);
-                for row in part.range(self.rows, 1) {
-                    let kept = x.add(row * self.x_stride + self.ins);
-                    let out = self.out.add(row * self.out_stride + head * self.to);
-                    std::ptr::copy_nonoverlapping(kept, out, self.from - self.ins);
-                }
-            }
-        }
-    }
-
-    /// # Safety
-    /// The caller keeps the contract of [`HeadsJob::cut`].
-    unsafe fn multiply(&self, part: Part) {
-        let kept = self.from - self.ins;
-        for (head, part) in (0..self.heads).map(|head| (head, part.turned(head))) {
-            // SAFETY: the caller's contract.
-            unsafe {
-                let x = self.input.x.add(head * self.rows * self.input.x_stride);
-                let job = LinearJob {
-                    input: Input { x, tokens: self.rows, ..self.input },
-                    weight: self.weight.of_head(head, self.outs),
-                    out: self.out.add(head * self.to + kept),
-                    out_stride: self.out_stride,
-                    add: None,
-                };
-                (self.kernels.linear)(&job, part);
-            }
-        }
-    }
-}
-
-/// The values of a bias, checked to be as many as the matrix has rows.
-fn bias_of<'a>(weight: &Weight, bias: Option<&'a Weight>) -> Option<&'a [f32]> {
-    let bias = bias.map(Weight::table);
-    assert!(bias.is_none_or(|bias| bias.len() == weight.rows), "bias: columns differ");
-    bias
-}
-
 impl Cpu {
     /// Cleans the stacks of its threads, and the scratch that they keep.
     fn scrub_threads(&mut self) -> Scrubbed {
@@ -401,26 +225,27 @@ impl Cpu {
     }
 }
 
-impl Backend for Cpu {
+impl DeviceMemory for Cpu {
     type Weight = Weight;
 
     fn name(&self) -> String {
         format!("cpu ({}, {} threads)", self.isa.name, self.team.size())
     }
 
+    fn arithmetic(&self) -> &'static str {
+        self.isa.arithmetic()
+    }
+
     fn weight_bytes(tensor: &Tensor, quantize: Option<Quantize>) -> u64 {
         Weight::bytes_for(tensor, quantize)
     }
 
-    fn upload(&mut self, tensor: &Tensor, quantize: Option<Quantize>) -> Result<Weight> {
-        Weight::from_tensor(tensor, quantize, &self.kernels, &mut self.team)
+    fn kv_block_bytes(shape: &KvShape) -> Option<usize> {
+        PackedKv::block_bytes(shape)
     }
 
-    fn form(&self, readers: &[&Weight]) -> OperandType {
-        let of =
-            |weight: &&Weight| self.kernels.operand(weight.format().expect("products are with matrices"));
-        let form = readers.iter().map(of).reduce(|a, b| if a == b { a } else { OperandType::F32 });
-        form.expect("somebody reads it")
+    fn upload(&mut self, tensor: &Tensor, quantize: Option<Quantize>) -> Result<Weight> {
+        Weight::from_tensor(tensor, quantize, &self.kernels, &mut self.team)
     }
 
     fn upload_table(&mut self, values: Vec<f32>, cols: usize) -> Result<Weight> {
@@ -428,63 +253,120 @@ impl Backend for Cpu {
     }
 
     fn reserve(&mut self, mut layout: Layout, kv: Kv, _: Option<Buf>) -> Result<()> {
-        self.scratch = layout.region(scratch_bytes(&kv) * self.team.size());
+        self.scratch = layout.region(scratch_bytes(&PackedKv::of(kv)) * self.team.size());
         self.memory.reserve(&layout, kv)
     }
 
-    fn embed(&mut self, ids: &[u32], table: &Weight, scale: f32, out: Buf) {
+    fn submit(&mut self, batch: &Batch<'_>, record: impl FnOnce(&mut Self)) -> Fence {
         self.counters.steps += 1;
-        self.counters.tokens += ids.len() as u64;
-        self.look_up(ids, table, out);
-        if scale != 1.0 {
-            for row in 0..ids.len() {
-                let values: &mut [f32] = self.memory.arena().slice_mut(out.row(row));
-                values.iter_mut().for_each(|value| *value *= scale);
-            }
-        }
+        self.counters.tokens += batch.tokens() as u64;
+        record(self);
+        self.memory.submissions.next()
     }
 
-    fn look_up(&mut self, ids: &[u32], table: &Weight, out: Buf) {
+    fn read(&mut self, fence: &Fence, buf: Buf, row: usize) -> &[f32] {
+        self.memory.submissions.check(fence);
+        self.memory.arena().slice(buf.row(row))
+    }
+
+    fn copy_block(&mut self, from: u32, to: u32) {
+        self.memory.copy_block(from, to);
+    }
+
+    fn with_block(&mut self, block: u32, act: &mut dyn FnMut(&mut [u8])) {
+        self.memory.with_block(block, act);
+    }
+
+    fn scrub_steps(&mut self, used: impl Iterator<Item = (Buf, usize)>) -> (u64, Scrubbed) {
+        let (regions, rows) = self.memory.scrub_rows(used);
+        let threads = self.scrub_threads();
+        (regions + 1, rows.into_iter().fold(threads, Scrubbed::and))
+    }
+
+    fn scrub_blocks(&mut self, blocks: &[u32]) -> Option<Scrubbed> {
+        self.memory.scrub_blocks(blocks)
+    }
+
+    fn scrub_all(&mut self) -> Option<Scrubbed> {
+        self.memory.scrub_all()
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn protection(&self) -> (u64, Vec<NotCovered>) {
+        self.memory.protection()
+    }
+
+    fn close(self) -> Option<Closed> {
+        let Self { memory, team, .. } = self;
+        drop(team); // its stacks are unmapped
+        memory.into_arena().map(|arena| arena.close())
+    }
+}
+
+impl Ops for Cpu {
+    const FUSES_GATED: bool = true;
+
+    fn operand_type(&self, readers: &[&Weight]) -> OperandType {
+        let of =
+            |weight: &&Weight| self.kernels.operand(weight.format().expect("products are with matrices"));
+        let form = readers.iter().map(of).reduce(|a, b| if a == b { a } else { OperandType::F32 });
+        form.expect("somebody reads it")
+    }
+
+    fn embed(&mut self, batch: &Batch<'_>, by: EmbedBy, table: &Weight, scale: f32, add: bool, out: Buf) {
+        let ids = batch.rows_of_table(by);
         assert!(
             out.cols == table.cols && ids.iter().all(|&id| (id as usize) < table.rows),
             "ids outside the table"
         );
         for (row, &id) in ids.iter().enumerate() {
-            let out = self.memory.arena().slice_mut(out.row(row));
+            let out: &mut [f32] = self.memory.arena().slice_mut(out.row(row));
+            if add {
+                let values = &table.table()[id as usize * table.cols..][..table.cols];
+                out.iter_mut().zip(values).for_each(|(out, value)| *out += value * scale);
+                continue;
+            }
             self.counters.weight_bytes += table.read_row(id as usize, out);
+            if scale != 1.0 {
+                out.iter_mut().for_each(|value| *value *= scale);
+            }
         }
     }
 
-    fn add_embed(&mut self, ids: &[u32], table: &Weight, out: Buf) {
-        let rows = table.table().chunks_exact(out.cols);
-        assert!(
-            out.cols == table.cols && ids.iter().all(|&id| (id as usize) < rows.len()),
-            "ids outside the table"
-        );
-        for (row, &id) in ids.iter().enumerate() {
-            let values = &table.table()[id as usize * out.cols..][..out.cols];
-            let out = self.memory.arena().slice_mut(out.row(row));
-            out.iter_mut().zip(values).for_each(|(out, value): (&mut f32, _)| *out += value);
-        }
-    }
-
-    fn norm(&mut self, rows: usize, x: Buf, norm: &Norm<Weight>, out: Buf) {
+    fn norm(&mut self, rows: usize, x: Buf, norm: &Norm<Weight>, width: usize, out: Buf) {
         assert_eq!(x.cols, out.cols, "norm: columns differ");
-        let operand = out.form;
-        let to =
-            NormTo::Operand { operand, out: self.at(out, rows).cast(), stride: operand.row_bytes(out.cols) };
-        self.normalise(rows, x, norm, x.cols, to);
-    }
-
-    fn add_norm(&mut self, rows: usize, x: Buf, norm: &Norm<Weight>, scale: f32, out: Buf) {
-        assert_eq!(x.cols, out.cols, "norm: columns differ");
-        let to = NormTo::Sum { out: self.at(out, rows), scale };
-        self.normalise(rows, x, norm, x.cols, to);
-    }
-
-    fn group_norm_in_place(&mut self, rows: usize, x: Buf, norm: &Norm<Weight>, width: usize) {
-        let to = NormTo::Rows { out: self.at(x, rows) };
+        let to = if x.region == out.region {
+            NormTo::Rows { out: self.at(x, rows) }
+        } else {
+            assert_eq!(width, x.cols, "norm: an operand of pieces of rows");
+            let operand = out.form;
+            NormTo::Operand { operand, out: self.at(out, rows).cast(), stride: operand.row_bytes(out.cols) }
+        };
         self.normalise(rows, x, norm, width, to);
+    }
+
+    fn add(&mut self, rows: usize, x: Buf, gate: Option<Buf>, scale: f32, out: Buf) {
+        let Some(gate) = gate else {
+            return self.add_norm(rows, x, &Norm::identity(), scale, out);
+        };
+        assert!(x.cols == out.cols && gate.cols == 1, "gate: columns differ");
+        let job = MixJob {
+            rows,
+            cols: out.cols,
+            count: 1,
+            from: self.at(x, rows),
+            places: None,
+            weights: self.at(gate, rows),
+            sigmoid: true,
+            add: Some(scale),
+            out: self.at(out, rows),
+        };
+        let kernel = self.kernels.mix;
+        // SAFETY: as in `normalise`.
+        self.run(rows * out.cols, &|part| unsafe { kernel(&job, part) });
     }
 
     fn linear(&mut self, rows: usize, x: Buf, projections: &[Projection<'_, Weight>]) {
@@ -540,22 +422,6 @@ impl Backend for Cpu {
         self.memory.concat(rows, parts, out);
     }
 
-    fn activated(&mut self, rows: usize, x: Buf, activation: Activation, up: &Linear<Weight>, out: Buf) {
-        self.inner(rows, x, activation, up, None, out);
-    }
-
-    fn gated(
-        &mut self,
-        rows: usize,
-        x: Buf,
-        activation: Activation,
-        gate: &Linear<Weight>,
-        up: &Linear<Weight>,
-        out: Buf,
-    ) {
-        self.inner(rows, x, activation, gate, Some(up), out);
-    }
-
     fn act_and_mul(&mut self, rows: usize, activation: Activation, gate: Buf, up: Option<Buf>, out: Buf) {
         let operand = out.form;
         assert!(gate.cols == out.cols && up.is_none_or(|up| up.cols == out.cols), "MLP: columns differ");
@@ -572,6 +438,22 @@ impl Backend for Cpu {
         let kernel = self.kernels.combine;
         // SAFETY: as in `normalise`.
         self.run(rows * out.cols, &|part| unsafe { kernel(&job, part) });
+    }
+
+    fn pointwise(&mut self, rows: usize, x: Buf, function: Pointwise) {
+        let (cols, at) = (x.cols, self.at(x, rows));
+        match function {
+            Pointwise::Scale(scale, cap) => {
+                let (kernel, job) = (self.kernels.scale, ScaleJob { rows, cols, x: at, scale, cap });
+                // SAFETY: as in `normalise`.
+                self.run(rows * cols, &|part| unsafe { kernel(&job, part) });
+            }
+            Pointwise::Activate(activation) => {
+                let (kernel, job) = (self.kernels.activate, ActivateJob { rows, cols, x: at, activation });
+                // SAFETY: as in `normalise`.
+                self.run(rows * cols, &|part| unsafe { kernel(&job, part) });
+            }
+        }
     }
 
     fn route(&mut self, rows: usize, routing: &Routing, correction: Option<&Weight>, with: &Routed) {
@@ -645,49 +527,14 @@ impl Backend for Cpu {
         self.run(rows * count * out.cols, &|part| unsafe { kernel(&job, part) });
     }
 
-    fn add_gated(&mut self, rows: usize, x: Buf, gate: Buf, scale: f32, out: Buf) {
-        assert!(x.cols == out.cols && gate.cols == 1, "gate: columns differ");
-        let job = MixJob {
-            rows,
-            cols: out.cols,
-            count: 1,
-            from: self.at(x, rows),
-            places: None,
-            weights: self.at(gate, rows),
-            sigmoid: true,
-            add: Some(scale),
-            out: self.at(out, rows),
-        };
-        let kernel = self.kernels.mix;
-        // SAFETY: as in `normalise`.
-        self.run(rows * out.cols, &|part| unsafe { kernel(&job, part) });
-    }
-
     fn rope(&mut self, batch: &Batch<'_>, q: Buf, k: Buf, rope: &Rope<Weight>) {
-        let job = self.rope_job(batch, q, k, Some(rope));
+        let job = self.rope_job(batch, Some(q), k, Some(rope));
         self.rotate(job);
     }
 
-    fn rope_store(
-        &mut self,
-        batch: &Batch<'_>,
-        layer: usize,
-        q: Buf,
-        k: Buf,
-        v: Buf,
-        rope: Option<&Rope<Weight>>,
-    ) {
-        let (rows, kv) = (batch.positions.len(), self.memory.kv());
-        assert!(
-            v.cols == kv.kv_heads * kv.value_dim && batch.slots.len() == rows && layer < kv.layers,
-            "rope: rows or layer differ"
-        );
-        for &slot in batch.slots {
-            let _ = kv.block(slot / BLOCK as u32); // panics outside the cache
-        }
-        let cache = Some(self.memory.arena().pointer(kv.region));
-        let v = self.at(v, rows);
-        let job = RopeJob { layer, v, cache, ..self.rope_job(batch, q, k, rope) };
+    fn store(&mut self, batch: &Batch<'_>, layer: usize, k: Buf, v: Buf) {
+        let job = self.rope_job(batch, None, k, None);
+        let job = self.store_job(job, batch, layer, v);
         self.rotate(job);
     }
 
@@ -736,70 +583,48 @@ impl Backend for Cpu {
         }
     }
 
-    fn scale(&mut self, rows: usize, x: Buf, scale: f32, cap: Cap) {
-        let job = ScaleJob { rows, cols: x.cols, x: self.at(x, rows), scale, cap };
-        let kernel = self.kernels.scale;
-        // SAFETY: as in `normalise`.
-        self.run(rows * x.cols, &|part| unsafe { kernel(&job, part) });
-    }
-
-    fn activate(&mut self, rows: usize, x: Buf, activation: Activation) {
-        let job = ActivateJob { rows, cols: x.cols, x: self.at(x, rows), activation };
-        let kernel = self.kernels.activate;
-        // SAFETY: as in `normalise`.
-        self.run(rows * x.cols, &|part| unsafe { kernel(&job, part) });
-    }
-
     fn pool(&mut self, texts: &[Range<u32>], pooling: Pooling, x: Buf, out: Buf) {
         pool(&mut self.memory, texts, pooling, x, out);
     }
 
+    fn add_norm(&mut self, rows: usize, x: Buf, norm: &Norm<Weight>, scale: f32, out: Buf) {
+        assert_eq!(x.cols, out.cols, "norm: columns differ");
+        let to = NormTo::Sum { out: self.at(out, rows), scale };
+        self.normalise(rows, x, norm, x.cols, to);
+    }
+
+    fn gated(
+        &mut self,
+        rows: usize,
+        x: Buf,
+        activation: Activation,
+        gate: Option<&Linear<Weight>>,
+        up: &Linear<Weight>,
+        _: Option<[Buf; 2]>,
+        out: Buf,
+    ) {
+        match gate {
+            Some(gate) => self.inner(rows, x, activation, gate, Some(up), out),
+            None => self.inner(rows, x, activation, up, None, out),
+        }
+    }
+
+    fn rope_store(
+        &mut self,
+        batch: &Batch<'_>,
+        layer: usize,
+        q: Buf,
+        k: Buf,
+        v: Buf,
+        rope: Option<&Rope<Weight>>,
+    ) {
+        let job = self.rope_job(batch, Some(q), k, rope);
+        let job = self.store_job(job, batch, layer, v);
+        self.rotate(job);
+    }
+
     fn gather(&mut self, rows: &[u32], x: Buf, out: Buf) {
         self.memory.gather(rows, x, out);
-    }
-
-    fn read(&mut self, buf: Buf, row: usize) -> &[f32] {
-        self.memory.arena().slice(buf.row(row))
-    }
-
-    fn scrub_steps(&mut self, used: impl Iterator<Item = (Buf, usize)>) -> (u64, Scrubbed) {
-        let (regions, rows) = self.memory.scrub_rows(used);
-        let threads = self.scrub_threads();
-        (regions + 1, rows.into_iter().fold(threads, Scrubbed::and))
-    }
-
-    fn copy_block(&mut self, from: u32, to: u32) {
-        self.memory.copy_block(from, to);
-    }
-
-    fn with_block(&mut self, block: u32, act: &mut dyn FnMut(&mut [u8])) {
-        self.memory.with_block(block, act);
-    }
-
-    fn arithmetic(&self) -> &'static str {
-        self.isa.arithmetic()
-    }
-
-    fn scrub_blocks(&mut self, blocks: &[u32]) -> Option<Scrubbed> {
-        self.memory.scrub_blocks(blocks)
-    }
-
-    fn scrub_all(&mut self) -> Option<Scrubbed> {
-        self.memory.scrub_all()
-    }
-
-    fn counters(&self) -> Counters {
-        self.counters
-    }
-
-    fn protection(&self) -> (u64, Vec<NotCovered>) {
-        self.memory.protection()
-    }
-
-    fn close(self) -> Option<Closed> {
-        let Self { memory, team, .. } = self;
-        drop(team); // its stacks are unmapped
-        memory.into_arena().map(|arena| arena.close())
     }
 }
 

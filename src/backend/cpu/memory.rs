@@ -2,6 +2,8 @@
 
 use memmap2::{Mmap, MmapMut};
 
+use crate::backend::memory::Submissions;
+use crate::backend::packed::PackedKv;
 use crate::backend::{Buf, Kv};
 use crate::error::{Error, Result};
 use crate::memory::ledger::NotCovered;
@@ -31,9 +33,12 @@ fn refused(bytes: usize, error: &std::io::Error) -> Error {
     Error::Memory { needed: bytes as u64, what: "packed weights", limit: format!("the system says: {error}") }
 }
 
-/// The arena once it is reserved, with the cache in it.
+/// The arena once it is reserved, with the cache in it, and the number of steps.
 #[derive(Debug, Default)]
-pub struct Memory(Option<(Arena, Kv)>);
+pub struct Memory {
+    reserved: Option<(Arena, PackedKv)>,
+    pub submissions: Submissions,
+}
 
 impl Memory {
     /// Maps it.
@@ -46,18 +51,18 @@ impl Memory {
             what: "activations and KV cache",
             limit: format!("the system says: {error}"),
         })?;
-        self.0 = Some((arena, kv));
+        self.reserved = Some((arena, PackedKv::of(kv)));
         Ok(())
     }
 
     /// The arena.
     pub fn arena(&mut self) -> &mut Arena {
-        &mut self.0.as_mut().expect("reserved before the first verb").0
+        &mut self.reserved.as_mut().expect("reserved before the first step").0
     }
 
     /// The cache's place in it.
-    pub fn kv(&self) -> Kv {
-        self.0.as_ref().expect("reserved before the first verb").1
+    pub fn kv(&self) -> PackedKv {
+        self.reserved.as_ref().expect("reserved before the first step").1
     }
 
     /// Copies rows of one buffer to the start of another.
@@ -115,18 +120,18 @@ impl Memory {
 
     /// Overwrites everything.
     pub fn scrub_all(&mut self) -> Option<Scrubbed> {
-        self.0.as_mut().map(|(arena, _)| arena.scrub_all())
+        self.reserved.as_mut().map(|(arena, _)| arena.scrub_all())
     }
 
     /// Bytes that are locked, and what the platform refused.
     pub fn protection(&self) -> (u64, Vec<NotCovered>) {
-        self.0
+        self.reserved
             .as_ref()
             .map_or((0, Vec::new()), |(arena, _)| (arena.locked_bytes(), arena.not_covered().to_vec()))
     }
 
     /// Gives the arena up to be closed.
     pub fn into_arena(self) -> Option<Arena> {
-        self.0.map(|(arena, _)| arena)
+        self.reserved.map(|(arena, _)| arena)
     }
 }

@@ -12,10 +12,12 @@
 mod activation;
 mod attention;
 mod detect;
+mod experts;
 pub mod exponential;
 mod fast;
 pub(super) mod format;
 mod generic;
+mod heads;
 mod kernels;
 mod linear;
 mod memory;

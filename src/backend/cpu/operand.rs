@@ -13,22 +13,7 @@
 
 use super::format::GROUP;
 use super::vector::{LANES, Vector};
-use crate::backend::{OperandType, int8_scale_of};
-
-/// Bytes of a group of int8.
-pub const RECORD: usize = 8 + GROUP;
-
-impl OperandType {
-    /// Bytes of a row of `cols` columns: never more than those of padded f32.
-    pub fn row_bytes(self, cols: usize) -> usize {
-        let groups = cols.div_ceil(GROUP);
-        match self {
-            Self::F32 => groups * GROUP * 4,
-            Self::Bf16 | Self::F16 => groups * GROUP * 2,
-            Self::Bytes => groups * RECORD,
-        }
-    }
-}
+use crate::backend::packed::{OperandType, RECORD, int8_scale_of};
 
 /// Writes one group of a row.
 ///

@@ -8,7 +8,8 @@ use super::format::GROUP;
 use super::operand::write_group;
 use super::team::Part;
 use super::vector::{LANES, Vector};
-use crate::backend::{Activation, BLOCK, Cap, Kv, KvType, NormKind, OperandType, Side, int8_scale};
+use crate::backend::packed::{PackedKv, int8_scale};
+use crate::backend::{Activation, BLOCK, Cap, KvType, NormKind, OperandType, Side};
 
 /// Normalises pieces of rows: [`crate::backend::Norm`].
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +65,7 @@ pub struct RopeJob<'a> {
     pub dims: usize,
     /// Whether neighbours turn together, else values half of `dims` apart.
     pub interleaved: bool,
-    pub kv: Kv,
+    pub kv: PackedKv,
     /// None: nothing is stored.
     pub cache: Option<*mut u8>,
     pub layer: usize,

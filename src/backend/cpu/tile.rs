@@ -19,9 +19,9 @@
 #![expect(clippy::needless_range_loop, reason = "tile indices run over several arrays at once")]
 
 use super::format::GROUP;
-use super::operand::RECORD;
 use super::vector::{LANES, LINE, STORED_ZERO, Vector};
 use crate::backend::Buf;
+use crate::backend::packed::RECORD;
 
 /// Blocks of 16 rows in a tile.
 pub const BLOCKS: usize = 4;

@@ -12,7 +12,7 @@
 use std::f32::consts::{LN_2, LOG2_E};
 
 /// The number of lanes.
-pub use crate::backend::LANES;
+pub use crate::backend::packed::LANES;
 
 /// Bytes of a line: four for each lane.
 pub const LINE: usize = 64;

@@ -185,3 +185,10 @@ impl Start {
         unsafe { std::slice::from_raw_parts_mut(self.0.add(index * bytes), bytes) }
     }
 }
+
+/// The values of a bias, checked to be as many as the matrix has rows.
+pub fn bias_of<'a>(weight: &Weight, bias: Option<&'a Weight>) -> Option<&'a [f32]> {
+    let bias = bias.map(Weight::table);
+    assert!(bias.is_none_or(|bias| bias.len() == weight.rows), "bias: columns differ");
+    bias
+}

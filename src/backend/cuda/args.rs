@@ -1,4 +1,5 @@
-//! The arguments of kernels: each struct is one of `kernels/cuda`, field by field.
+//! The arguments of kernels: each struct is one of `kernels/cuda`, field by field. The emulated device asserts at every launch
+//! that the sizes are the same.
 
 use super::driver::Address;
 use crate::backend;
@@ -176,7 +177,6 @@ args! {
         q_stride: u32,
         out_stride: u32,
         out_form: u32,
-        causal: u32,
         window: u32,
         reach: u32,
         scale: f32,

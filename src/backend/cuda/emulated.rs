@@ -31,7 +31,12 @@ pub fn skipped(what: &str) {
     std::io::stderr().write_all(line.as_bytes()).expect("standard error is open");
 }
 
-type Kernel = unsafe extern "C" fn(*const c_void, *const u32, u32, usize);
+/// A compiled kernel.
+struct Kernel {
+    run: unsafe extern "C" fn(*const c_void, *const u32, u32, usize),
+    /// Bytes of the struct that it takes.
+    args_bytes: usize,
+}
 
 /// A device of two processors with the memory of an old graphics card.
 #[derive(Debug)]
@@ -139,7 +144,7 @@ fn run(step: &Step) {
             let kernel = kernels().get(name).unwrap_or_else(|| panic!("no kernel {name}"));
             // SAFETY: as above.
             unsafe {
-                kernel(args.as_ptr().cast(), shape.grid.as_ptr(), shape.threads, shape.shared as usize);
+                (kernel.run)(args.as_ptr().cast(), shape.grid.as_ptr(), shape.threads, shape.shared as usize);
             }
         }
     }
@@ -150,16 +155,23 @@ fn kernels() -> &'static HashMap<&'static str, Kernel> {
     static KERNELS: OnceLock<HashMap<&'static str, Kernel>> = OnceLock::new();
     KERNELS.get_or_init(|| {
         let libraries: Vec<*mut c_void> = compile().iter().map(|library| load(library)).collect();
-        let find = |name: &&'static str| {
+        let symbol = |name: &str| {
             let symbol = CString::new(format!("emulated_{name}")).expect("a name");
             let found = libraries.iter().find_map(|library| {
                 // SAFETY: a loaded library, and a text that ends with a zero.
                 let symbol = unsafe { libc::dlsym(*library, symbol.as_ptr()) };
                 (!symbol.is_null()).then_some(symbol)
             });
-            let symbol = found.unwrap_or_else(|| panic!("kernel {name} is in no source"));
-            // SAFETY: `KERNEL` in emulator.h declares it so.
-            (*name, unsafe { std::mem::transmute::<*mut c_void, Kernel>(symbol) })
+            found.unwrap_or_else(|| panic!("kernel {name} is in no source"))
+        };
+        let find = |name: &&'static str| {
+            let (run, bytes) = (symbol(name), symbol(&format!("bytes_{name}")));
+            // SAFETY: `KERNEL` in emulator.h declares them so.
+            let kernel = unsafe {
+                let bytes = std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> u32>(bytes);
+                Kernel { run: std::mem::transmute(run), args_bytes: bytes() as usize }
+            };
+            (*name, kernel)
         };
         super::kernels::KERNELS.iter().chain(super::kernels::HOPPER).map(find).collect()
     })
@@ -277,8 +289,8 @@ impl Driver for Emulated {
             let limit = "the emulated device has not so much".into();
             return Err(Error::Memory { needed: bytes as u64, what, limit });
         };
-        arena.slice_mut::<u8>(arena.all()).fill(0xff); // what the last owner left
-        let at = arena.pointer::<u8>(arena.all()) as Address;
+        arena.bytes_mut().fill(0xff); // what the last owner left
+        let at = arena.bytes().as_ptr() as Address;
         self.memory.lock().unwrap_or_else(PoisonError::into_inner).insert(at, arena);
         Ok(at)
     }
@@ -316,6 +328,8 @@ impl Driver for Emulated {
 
     unsafe fn launch(&self, kernel: &'static str, shape: Shape, args: *const c_void, bytes: usize) {
         assert!(bytes <= 4096, "{kernel}: more arguments than a kernel takes");
+        let takes = kernels().get(kernel).unwrap_or_else(|| panic!("no kernel {kernel}")).args_bytes;
+        assert_eq!(bytes, takes, "{kernel}: its arguments in args.rs and in kernels/cuda differ");
         let mut words = vec![0_u64; bytes.div_ceil(8)];
         // SAFETY: the caller's contract.
         unsafe { std::ptr::copy_nonoverlapping(args.cast::<u8>(), words.as_mut_ptr().cast(), bytes) };

@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use super::Asked;
 use super::args::Place;
 use super::driver::{Address, Driver, Host, Memory};
+use super::scrub::Asked;
 use crate::memory::scrub;
 
 /// What the words are.
@@ -14,13 +14,13 @@ use crate::memory::scrub;
 pub enum Input {
     /// Token ids.
     Ids,
-    /// Rows of a second table.
-    Lookup,
+    /// Rows of the table of positions and parts.
+    PositionTypes,
     /// Positions.
     Positions,
     /// Where keys and values go.
     Slots,
-    /// Requests: row, rows, position, table.
+    /// Requests: row, rows, position, table, mask.
     Spans,
     /// Block tables.
     Blocks,
@@ -28,7 +28,7 @@ pub enum Input {
     Outputs,
     /// Texts to be pooled: first row, and the one behind the last.
     Texts,
-    /// SampleBatch about logits.
+    /// Questions about logits.
     SampleBatch,
     /// Their lists.
     Lists,

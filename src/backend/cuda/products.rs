@@ -10,8 +10,9 @@ use half::{bf16, f16};
 use super::args::{self, LinearArgs};
 use super::driver::{Address, Driver, Host, Memory};
 use super::weight::Format;
-use super::{Cuda, form, row_bytes, shape, small};
-use crate::backend::{Activation, Buf, LANES, OperandType};
+use super::{Cuda, form, shape, small};
+use crate::backend::packed::{LANES, OperandType};
+use crate::backend::{Activation, Buf};
 use crate::error::Result;
 use crate::memory::Layout;
 use crate::sample::rng::uniform;
@@ -144,7 +145,7 @@ impl Multiply<'_> {
             sums_each: 0,
             x_each: x_each as u64,
             from_table,
-            x_stride: small(row_bytes(self.x.0)),
+            x_stride: small(self.x.0.row_bytes()),
             x_form: form(self.x.0.form),
             out_each: small(out_each),
             out_form: form(self.out_form),

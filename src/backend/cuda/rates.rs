@@ -5,13 +5,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::Cuda;
 use super::blas::Blas;
 use super::driver::{Address, Driver, Host, Memory};
 use super::emulated::Emulated;
 use super::native::Native;
 use super::weight::Weight;
-use super::{Cuda, row_bytes};
-use crate::backend::{Backend, Buf, Kv, KvType, OperandType, Projection, Quantize};
+use crate::backend::{
+    Batch, Buf, DeviceMemory, EmbedBy, Kv, KvShape, KvType, OperandType, Ops, Projection, Quantize,
+};
 use crate::error::Result;
 use crate::memory::Layout;
 use crate::sample::rng;
@@ -182,22 +184,22 @@ impl<D: Measured> Rates<D> {
         for &quantize in &FORMATS[..formats] {
             let all = (0..COPIES).map(|_| backend.upload(&tensor, quantize)).collect::<Result<Vec<_>>>()?;
             let x = Buf::plan_operand(&mut layout, most, cols).ok_or_else(too_large)?;
-            let form = backend.form(&[&all[0]]);
+            let form = backend.operand_type(&[&all[0]]);
             weights.push((all, x.of(form)));
         }
         let out = Buf::plan(&mut layout, most, rows).ok_or_else(too_large)?;
         let values = Buf::plan(&mut layout, most, cols).ok_or_else(too_large)?;
-        let block = Kv::block_bytes(KvType::Bf16, 1, 1, [16; 2]).ok_or_else(too_large)?;
-        let region = layout.region(block).ok_or_else(too_large)?;
-        let kv = Kv { region, cache: KvType::Bf16, layers: 1, kv_heads: 1, head_dim: 16, value_dim: 16 };
+        let kv = KvShape { cache: KvType::Bf16, layers: 1, kv_heads: 1, head_dim: 16, value_dim: 16 };
+        let kv = Kv::plan::<Cuda<D>>(&mut layout, kv, 1).ok_or_else(too_large)?;
         let table = (0..TOKENS * cols).map(|i| (i as f32).sin()).collect();
         let table = backend.upload_table(table, cols)?;
         backend.reserve(layout, kv, None)?;
         // rates on zeros would be too good
         let ids: Vec<u32> = (0..most).map(|token| (token % TOKENS) as u32).collect();
-        backend.embed(&ids, &table, 1.0, values);
+        let batch = Batch { ids: &ids, ..Batch::default() };
+        backend.embed(&batch, EmbedBy::Token, &table, 1.0, false, values);
         for &(_, x) in &weights {
-            backend.norm(most, values, &crate::backend::Norm::identity(), x);
+            backend.norm(most, values, &crate::backend::Norm::identity(), cols, x);
         }
         let memory = [Memory::new(&driver, bytes, "a bench")?, Memory::new(&driver, bytes, "a bench")?];
         let mut this = Self {
@@ -220,7 +222,7 @@ impl<D: Measured> Rates<D> {
     fn beside(&self, random: &[u8], most: usize) -> Result<Option<Beside<D>>> {
         let x = self.weights[0].1;
         assert!(x.form == OperandType::Bf16, "the first format is bf16");
-        let stride = row_bytes(x) / size_of::<half::bf16>();
+        let stride = x.row_bytes() / size_of::<half::bf16>();
         let Some(library) = D::library(&self.driver, self.shape, stride, &self.tokens) else {
             return Ok(None);
         };
@@ -309,8 +311,9 @@ impl<D: Measured> Rates<D> {
         }
         self.multiply(0, tokens);
         let (rows, out) = (self.shape.0, self.out);
+        let fence = self.backend.submit(&Batch::default(), |_| ());
         let ours: Vec<f32> =
-            (0..tokens).flat_map(|token| self.backend.read(out, token)[..rows].to_vec()).collect();
+            (0..tokens).flat_map(|token| self.backend.read(&fence, out, token)[..rows].to_vec()).collect();
         let from = self.beside.as_ref().expect("just used").out.at();
         let host = Host::new(&self.driver, tokens * rows * size_of::<f32>())?;
         // SAFETY: both have the bytes, and they are there when `synchronize` returns.

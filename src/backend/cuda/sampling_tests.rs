@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Cuda;
 use super::emulated::Emulated;
 use crate::backend::sample_batch::SampleBatch;
-use crate::backend::{Backend, Buf, Kv, KvType};
+use crate::backend::{Batch, Buf, DeviceMemory, Kv, KvShape, KvType, Ops};
 use crate::memory::Layout;
 use crate::sample::{Context, Dry, LogitBias, Logprobs, Sampler, Sampling, rng};
 
@@ -14,8 +14,8 @@ fn device(rows: usize, vocab: usize) -> (Cuda<Emulated>, Buf) {
     let mut backend = Cuda::new(Arc::new(Emulated::default()));
     let mut layout = Layout::default();
     let logits = Buf::plan(&mut layout, rows, vocab).unwrap();
-    let region = layout.region(Kv::block_bytes(KvType::Bf16, 1, 1, [16; 2]).unwrap()).unwrap();
-    let kv = Kv { region, cache: KvType::Bf16, layers: 1, kv_heads: 1, head_dim: 16, value_dim: 16 };
+    let shape = KvShape { cache: KvType::Bf16, layers: 1, kv_heads: 1, head_dim: 16, value_dim: 16 };
+    let kv = Kv::plan::<Cuda<Emulated>>(&mut layout, shape, 1).unwrap();
     backend.reserve(layout, kv, Some(logits)).unwrap();
     (backend, logits)
 }
@@ -166,7 +166,8 @@ fn compare(backend: &mut Cuda<Emulated>, logits: Buf, cases: &[Case], what: &str
             None => sampler.ask(row, &case.sampling, &case.context(), row % 2 == 0, &mut questions),
         }
     }
-    backend.sample_on_device(logits, &mut questions);
+    let fence = backend.submit(&Batch::default(), |_| ());
+    backend.sample_on_device(&fence, logits, &mut questions);
     let mut seen = [0; 4];
     for (row, case) in cases.iter().enumerate() {
         let what = || format!("{what}, row {row}: {:?} {:?} {:?}", case.sampling, case.context(), case.given);

@@ -1,29 +1,109 @@
-//! What a device may do wrong, and steps that are recorded. Kernels are tested with the CPU's, in `cpu/tests.rs`; what
+//! What a device may do wrong, and steps that are recorded. Kernels are tested with the CPU's, in `backend/conformance`; what
 //! steps leave behind in `model/tests.rs`.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use super::Cuda;
+use super::driver::{Driver, Host};
 use super::emulated::Emulated;
+use super::sampling::Sampling;
+use super::weight::Weight;
 use crate::Session;
-use crate::backend::{Backend, Batch, Buf, Kv, KvType, Projection, Span};
-use crate::memory::Layout;
+use crate::backend::{
+    Batch, Buf, DeviceMemory, EmbedBy, Kv, KvShape, KvType, Mask, OperandType, Ops, Projection, Span,
+};
 use crate::memory::ledger::NotCovered;
+use crate::memory::{BufferLimits, Layout};
 use crate::model::decoder::Decoder;
 use crate::weights::dtype::f8_e4m3;
 use crate::weights::{Checkpoint, Dtype};
+
+/// What tests look at.
+impl<D: Driver> Cuda<D> {
+    /// A backend that does without wgmma.
+    pub fn plain(driver: Arc<D>) -> Self {
+        Self { plain: true, ..Self::new(driver) }
+    }
+
+    /// Whether all that it holds of requests is zeros.
+    pub fn is_zero(&mut self) -> bool {
+        self.flush();
+        let arena = self.arena();
+        let bytes = arena.memory.bytes();
+        let all = Host::new(&self.driver, bytes).unwrap();
+        // SAFETY: both have the bytes; they are there when `synchronize` returns.
+        let all = unsafe {
+            self.driver.read(arena.memory.at(), all.at(), bytes);
+            self.driver.synchronize();
+            std::slice::from_raw_parts(all.at(), bytes).to_vec()
+        };
+        let status = (self.address(arena.status) - arena.memory.at()) as usize;
+        // behind the status are counted bytes of weights
+        let rest = all[..status + 8].iter().chain(&all[status + 16..]);
+        // SAFETY: ours alone.
+        let read = unsafe { std::slice::from_raw_parts(arena.host.at(), arena.host.bytes()) };
+        let told = arena.sampling.as_ref().map_or(&[][..], Sampling::told);
+        rest.chain(read).chain(told).all(|&byte| byte == 0) && self.inputs.is_zero()
+    }
+
+    /// Writes rows of an operand.
+    pub fn set_operand(&mut self, buf: Buf, values: &[f32]) {
+        let (rows, stride) = (values.len() / buf.cols, buf.row_bytes());
+        let host = Host::new(&self.driver, rows * stride).unwrap();
+        // SAFETY: ours alone.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(host.at(), rows * stride) };
+        for (values, row) in values.chunks(buf.cols).zip(bytes.chunks_mut(stride)) {
+            for (col, &value) in values.iter().enumerate() {
+                match buf.form {
+                    OperandType::F32 => row[4 * col..][..4].copy_from_slice(&value.to_le_bytes()),
+                    OperandType::Bf16 => {
+                        row[2 * col..][..2].copy_from_slice(&half::bf16::from_f32(value).to_le_bytes())
+                    }
+                    OperandType::F16 => {
+                        row[2 * col..][..2].copy_from_slice(&half::f16::from_f32(value).to_le_bytes())
+                    }
+                    OperandType::Bytes => unreachable!("as in `form`"),
+                }
+            }
+        }
+        // SAFETY: both have the rows.
+        unsafe { self.driver.write(self.at(buf, rows), host.at(), rows * stride) };
+    }
+
+    /// One row of an operand.
+    pub fn get_operand(&mut self, buf: Buf, row: usize) -> Vec<f32> {
+        self.flush();
+        let stride = buf.row_bytes();
+        let host = Host::new(&self.driver, stride).unwrap();
+        let from = self.at(buf, row + 1) + (row * stride) as u64;
+        // SAFETY: both have the row; it is there when `synchronize` returns.
+        let bytes = unsafe {
+            self.driver.read(from, host.at(), stride);
+            self.driver.synchronize();
+            std::slice::from_raw_parts(host.at(), stride)
+        };
+        let padded = buf.cols..stride / if buf.form == OperandType::F32 { 4 } else { 2 };
+        let value = |col| crate::backend::cpu::operand::value(buf.form, bytes, col);
+        assert!(padded.into_iter().all(|col| value(col) == 0.0), "what is behind an operand is not zero");
+        (0..buf.cols).map(value).collect()
+    }
+}
+
+fn embed(backend: &mut Cuda<Emulated>, ids: &[u32], table: &Weight<Emulated>, out: Buf) {
+    backend.embed(&Batch { ids, ..Batch::default() }, EmbedBy::Token, table, 1.0, false, out);
+}
 
 /// A device with one buffer that holds something.
 fn filled(driver: Emulated) -> (Cuda<Emulated>, Buf) {
     let mut backend = Cuda::new(Arc::new(driver));
     let mut layout = Layout::default();
     let buf = Buf::plan(&mut layout, 5, 40).unwrap();
-    let region = layout.region(Kv::block_bytes(KvType::Bf16, 1, 1, [16; 2]).unwrap()).unwrap();
-    let kv = Kv { region, cache: KvType::Bf16, layers: 1, kv_heads: 1, head_dim: 16, value_dim: 16 };
+    let shape = KvShape { cache: KvType::Bf16, layers: 1, kv_heads: 1, head_dim: 16, value_dim: 16 };
+    let kv = Kv::plan::<Cuda<Emulated>>(&mut layout, shape, 1).unwrap();
     let table = backend.upload_table(vec![7.0; 5 * 40], 40).unwrap();
     backend.reserve(layout, kv, None).unwrap();
-    backend.embed(&[0, 1, 2, 3, 4], &table, 1.0, buf);
+    embed(&mut backend, &[0, 1, 2, 3, 4], &table, buf);
     (backend, buf)
 }
 
@@ -67,7 +147,8 @@ fn a_device_that_fails_gives_no_proof() {
     let mut failed = 0;
     for calls in 0..40 {
         let (mut backend, buf) = filled(Emulated::failing_after(calls));
-        let row = backend.read(buf, 0).to_vec();
+        let fence = backend.submit(&Batch::default(), |_| ());
+        let row = backend.read(&fence, buf, 0).to_vec();
         let (_, proof) = backend.scrub_steps([(buf, 5)].into_iter());
         assert_eq!(backend.failed(), proof.is_dirty(), "after {calls} calls");
         let (_, gaps) = backend.protection();
@@ -92,8 +173,8 @@ fn steps_are_recorded_and_done_again() {
         let builder = Session::builder(&folder).max_sequences(4).step_tokens(8).kv_tokens(640);
         let parts = builder.parts().unwrap();
         let mut backend = Cuda::new(Arc::new(Emulated::default()));
-        let decoder =
-            Decoder::new(parts.arch, &parts.weights, parts.plan, None, &mut backend, |_| ()).unwrap();
+        let plan = parts.plan::<Cuda<Emulated>>(BufferLimits::default()).unwrap();
+        let decoder = Decoder::new(parts.arch, &parts.weights, plan, None, &mut backend, |_| ()).unwrap();
         let mut all = Vec::new();
         for position in 0..300 {
             // three requests, two behind the first; past 256 positions there is one more split
@@ -107,6 +188,7 @@ fn steps_are_recorded_and_done_again() {
                 position: positions[of(row)] as usize,
                 table: [0, 5, 8][of(row)],
                 adapter: None,
+                mask: Mask::Causal,
             });
             let mut slots = [0, 1, 2, 3].map(|row| table[spans[row].table] * 64 + positions[of(row)]);
             slots[3] = Batch::NOWHERE;
@@ -120,12 +202,13 @@ fn steps_are_recorded_and_done_again() {
                 spans: &spans[..rows],
                 blocks: &table,
                 outputs: &[0, 1, 2, 3][..rows],
+                position_types: &[],
             };
             if !again {
                 backend.graphs = super::graphs::Graphs::default();
             }
-            decoder.forward(&mut backend, &batch);
-            all.extend((0..3).flat_map(|row| decoder.logits(&mut backend, row).to_vec()));
+            let fence = decoder.forward(&mut backend, &batch);
+            all.extend((0..3).flat_map(|row| decoder.logits(&mut backend, &fence, row).to_vec()));
         }
         assert_eq!(backend.graphs.count(), if again { 2 } else { 0 });
         assert_eq!((backend.counters().steps, backend.counters().tokens), (300, 900));
@@ -136,13 +219,14 @@ fn steps_are_recorded_and_done_again() {
             ids: &[9],
             positions: &[0],
             slots: &[0],
-            spans: &[Span { row: 0, rows: 1, position: 0, table: 0, adapter: None }],
+            spans: &[Span { row: 0, rows: 1, position: 0, table: 0, adapter: None, mask: Mask::Causal }],
             blocks: &[0],
             outputs: &[0],
+            position_types: &[],
         };
-        for _ in 0..2 {
-            assert!(backend.begin(&batch));
-        }
+        let _ = backend.submit(&batch, |_| ());
+        let panics = std::panic::AssertUnwindSafe(|| backend.submit(&batch, |_| panic!("in the middle")));
+        assert!(std::panic::catch_unwind(panics).is_err(), "it was recorded, and not done again");
         let _ = backend.scrub_all();
         assert!(backend.is_zero());
         (all_bits, bytes)
@@ -187,22 +271,24 @@ fn floats_of_eight_bits_stay_exact() {
     let [rows, x] =
         [Buf::plan(&mut layout, COLS, COLS), Buf::plan_operand(&mut layout, COLS, COLS)].map(Option::unwrap);
     let out = Buf::plan(&mut layout, COLS, ROWS).unwrap();
-    let region = layout.region(Kv::block_bytes(KvType::Bf16, 1, 1, [16; 2]).unwrap()).unwrap();
-    let kv = Kv { region, cache: KvType::Bf16, layers: 1, kv_heads: 1, head_dim: 16, value_dim: 16 };
+    let shape = KvShape { cache: KvType::Bf16, layers: 1, kv_heads: 1, head_dim: 16, value_dim: 16 };
+    let kv = Kv::plan::<Cuda<Emulated>>(&mut layout, shape, 1).unwrap();
     backend.reserve(layout, kv, None).unwrap();
-    let x = x.of(backend.form(&[&weight]));
+    let x = x.of(backend.operand_type(&[&weight]));
     for (first, count) in [(0, 8), (100, 16), (8, 32), (30, 64), (64, 128), (0, 192)] {
         let ids: Vec<u32> = (first as u32..(first + count) as u32).collect();
-        backend.embed(&ids, &ones, 1.0, rows);
-        backend.norm(count, rows, &crate::backend::Norm::identity(), x);
+        embed(&mut backend, &ids, &ones, rows);
+        backend.norm(count, rows, &crate::backend::Norm::identity(), COLS, x);
         backend.linear(count, x, &[Projection { weight: &weight, bias: None, out, add: None }]);
+        let fence = backend.submit(&Batch::default(), |_| ());
         for token in 0..count {
             let column: Vec<f32> =
                 (0..ROWS).map(|row| scale(row, first + token) * f8_e4m3(code(row, first + token))).collect();
-            assert_eq!(backend.read(out, token), column, "column {} of {count}", first + token);
+            assert_eq!(backend.read(&fence, out, token), column, "column {} of {count}", first + token);
         }
     }
-    backend.embed(&[149], &weight, 1.0, rows);
+    embed(&mut backend, &[149], &weight, rows);
+    let fence = backend.submit(&Batch::default(), |_| ());
     let row: Vec<f32> = (0..COLS).map(|col| scale(149, col) * f8_e4m3(code(149, col))).collect();
-    assert_eq!(backend.read(rows, 0), row);
+    assert_eq!(backend.read(&fence, rows, 0), row);
 }

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::args;
 use super::driver::{Driver, Host, Memory};
+use crate::backend::Quantize;
 use crate::backend::cpu::format::{self, GROUP};
-use crate::backend::{LANES, OperandType, Quantize};
+use crate::backend::packed::{LANES, OperandType};
 use crate::error::{Error, Result};
 use crate::weights::{Dtype, Tensor};
 

@@ -36,7 +36,6 @@ pub struct Worker<B: Backend> {
     /// Whether it scrubbed since the stack was cleaned.
     scrubbed_steps: bool,
     /// What the step at hand adds to the embedding of each token, the rows of each text, and whose it is.
-    lookup: Vec<u32>,
     rows: Vec<Range<u32>>,
     places: Vec<(usize, usize)>,
     dirty: Dirty,
@@ -72,7 +71,6 @@ impl<B: Backend> Worker<B> {
             limits,
             plan: StepPlan::new(limits),
             scrubbed_steps: false,
-            lookup: Vec::with_capacity(limits.step_tokens),
             rows: Vec::with_capacity(limits.sequences),
             places: Vec::with_capacity(limits.sequences),
             dirty: Dirty::default(),
@@ -206,7 +204,6 @@ impl<B: Backend> Worker<B> {
     /// A text of each request in turn, as long as there is room.
     fn pack(&mut self) {
         self.plan.clear();
-        self.lookup.clear();
         self.rows.clear();
         self.places.clear();
         let (mut tokens, mut block) = (0, 0);
@@ -233,12 +230,13 @@ impl<B: Backend> Worker<B> {
                     table,
                     logits_from: usize::MAX,
                     adapter: None,
+                    mask: self.encoder.mask(),
                 });
                 block += blocks;
                 self.dirty_blocks = self.dirty_blocks.max(block);
                 let part = |position: usize| usize::from(position >= item.second);
-                let lookup = (0..item.tokens).map(|i| self.encoder.lookup_row(i, part(i)));
-                self.lookup.extend(lookup);
+                let rows = (0..item.tokens).map(|i| self.encoder.position_type(i, part(i)));
+                self.plan.add_position_types(rows);
                 self.rows.push((tokens + item.skipped) as u32..(tokens + item.tokens) as u32);
                 self.places.push((place, job.begun));
                 tokens += item.tokens;
@@ -253,7 +251,7 @@ impl<B: Backend> Worker<B> {
     fn forward(&mut self) {
         let batch = self.plan.batch();
         self.dirty.mark(batch.ids.len(), self.rows.len());
-        self.encoder.forward(&mut self.backend, &batch, &self.lookup, &self.rows, self.pooling);
+        let fence = self.encoder.forward(&mut self.backend, &batch, &self.rows, self.pooling);
         registers::clear(); // small jobs run on this thread alone
         *self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner) = self.backend.counters();
         #[cfg(feature = "testing")]
@@ -264,12 +262,12 @@ impl<B: Backend> Worker<B> {
         for (text, &(place, item)) in self.places.iter().enumerate() {
             let job = &mut self.jobs[place];
             if !matches!(job.finish, Finish::HiddenStates) {
-                job.take(item, self.encoder.read(&mut self.backend, text));
+                job.take(item, self.encoder.read(&mut self.backend, &fence, text));
                 continue;
             }
             let first = job.items[item].start;
             for (token, row) in self.rows[text].clone().enumerate() {
-                job.take(first + token, self.encoder.read_hidden(&mut self.backend, row as usize));
+                job.take(first + token, self.encoder.read_hidden(&mut self.backend, &fence, row as usize));
             }
         }
     }

@@ -2,11 +2,11 @@
 
 use super::needles::{Cache, Element, Needles, Tolerance};
 use crate::backend::cpu::Reference;
-use crate::backend::{Batch, Side, Span};
+use crate::backend::{Batch, Fence, Mask, Side, Span};
 use crate::builder::Builder;
 use crate::error::{Error, Result};
-use crate::memory::Secret;
 use crate::memory::thread::{self, Depth};
+use crate::memory::{BufferLimits, Secret};
 use crate::model::decoder::{Decoder, blocks_for};
 
 /// Positions of the prompt, and of the reply, whose rows are looked for.
@@ -57,9 +57,9 @@ fn from_weights(builder: Builder, prompt: &[u32], reply: &[u32]) -> Result<Needl
         return Err(Error::request("prompt", format!("token ids below {vocab}")));
     }
     let mut backend = Reference::default();
-    let decoder =
-        Decoder::new(parts.arch, &parts.weights, parts.plan, builder.quantize, &mut backend, |_| ())?;
-    forward(&decoder, &mut backend, prompt, reply);
+    let plan = parts.plan::<Reference>(BufferLimits::default())?;
+    let decoder = Decoder::new(parts.arch, &parts.weights, plan, builder.quantize, &mut backend, |_| ())?;
+    let fence = forward(&decoder, &mut backend, prompt, reply);
 
     let (mut row, cache) = (Secret::<[f32]>::default(), Cache::of(backend.kv().cache));
     for (what, range) in [("prompt", 0..prompt.len()), ("reply", prompt.len()..tokens)] {
@@ -83,7 +83,7 @@ fn from_weights(builder: Builder, prompt: &[u32], reply: &[u32]) -> Result<Needl
         }
     }
     for position in spread(prompt.len() - 1..tokens, LOGITS) {
-        let logits = decoder.logits(&mut backend, position);
+        let logits = decoder.logits(&mut backend, &fence, position);
         let name = format!("logits at {position}");
         needles.add_element(&name, &logits[..vocab.min(LOGITS)], RECOMPUTED, Element::F32);
     }
@@ -91,13 +91,14 @@ fn from_weights(builder: Builder, prompt: &[u32], reply: &[u32]) -> Result<Needl
 }
 
 /// All positions at once.
-fn forward(decoder: &Decoder<Reference>, backend: &mut Reference, prompt: &[u32], reply: &[u32]) {
+fn forward(decoder: &Decoder<Reference>, backend: &mut Reference, prompt: &[u32], reply: &[u32]) -> Fence {
     let mut ids = Secret::<[u32]>::with_capacity(prompt.len() + reply.len());
     ids.extend(prompt);
     ids.extend(reply);
     let positions: Vec<u32> = (0..ids.expose().len() as u32).collect();
     let blocks: Vec<u32> = (0..blocks_for(positions.len()) as u32).collect();
-    let spans = [Span { row: 0, rows: positions.len(), position: 0, table: 0, adapter: None }];
+    let spans =
+        [Span { row: 0, rows: positions.len(), position: 0, table: 0, adapter: None, mask: Mask::Causal }];
     let batch = Batch {
         ids: ids.expose(),
         positions: &positions,
@@ -105,8 +106,9 @@ fn forward(decoder: &Decoder<Reference>, backend: &mut Reference, prompt: &[u32]
         spans: &spans,
         blocks: &blocks,
         outputs: &positions,
+        position_types: &[],
     };
-    decoder.forward(backend, &batch);
+    decoder.forward(backend, &batch)
 }
 
 /// Some of `range`, the last included.

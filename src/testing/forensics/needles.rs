@@ -8,7 +8,8 @@ use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
 use super::matcher::Matcher;
-use crate::backend::{KvType, int8_scale};
+use crate::backend::KvType;
+use crate::backend::packed::int8_scale;
 
 /// Characters of a part of a text.
 const TEXT_PART: usize = 12;

@@ -90,13 +90,15 @@ fn rows_are_found_within_their_tolerance_only() {
 /// Every layout is that of the cache itself, whatever stands between.
 #[test]
 fn rows_are_found_in_a_packed_cache() {
-    use crate::backend::{Kv, KvType, Side};
+    use crate::backend::packed::PackedKv;
+    use crate::backend::{Kv, KvShape, KvType, Side, cpu::Cpu};
     let row = rows();
     for cache in [KvType::F32, KvType::F16, KvType::Bf16, KvType::Int8] {
         let mut layout = crate::memory::Layout::default();
-        let bytes = Kv::block_bytes(cache, 1, 1, [row.len(); 2]).unwrap();
-        let (region, dim) = (layout.region(bytes).unwrap(), row.len());
-        let kv = Kv { region, cache, layers: 1, kv_heads: 1, head_dim: dim, value_dim: dim };
+        let dim = row.len();
+        let shape = KvShape { cache, layers: 1, kv_heads: 1, head_dim: dim, value_dim: dim };
+        let kv = PackedKv::of(Kv::plan::<Cpu>(&mut layout, shape, 1).unwrap());
+        let bytes = layout.bytes();
         for side in [Side::K, Side::V] {
             let mut memory: Vec<u8> = (0..bytes).map(|at| ((at * 7919) >> 3) as u8).collect();
             for (dim, &value) in row.iter().enumerate() {

@@ -1,16 +1,22 @@
-//! The oracle: every verb as its formula says, one value after another, sums in f64. Dull on purpose.
+//! The oracle: every op as its formula says, one value after another, sums in f64. Dull on purpose.
+
+mod activation;
+mod weight;
 
 use std::ops::Range;
 
-use super::format::{GROUP, quantize4, quantize8};
+use self::activation::{activate, activate_gated};
+pub use self::weight::Weight;
+use self::weight::{Data, Rounded};
 use super::memory::Memory;
 use super::route::route;
+use crate::backend::packed::{PackedKv, int8_scale};
 use crate::backend::{
-    Activation, Attention, AttentionBias, BLOCK, Backend, Batch, Buf, Cap, Counters, Expert, Kv, KvType,
-    Linear, Norm, NormKind, OperandType, Pooling, Projection, Quantize, Rope, Routed, Routing, Side,
-    int8_scale,
+    Activation, Attention, AttentionBias, BLOCK, Batch, Buf, Cap, Counters, DeviceMemory, EmbedBy, Expert,
+    Fence, Kv, KvShape, KvType, Linear, Mask, Norm, NormKind, OperandType, Ops, Pointwise, Pooling,
+    Projection, Quantize, Rope, Routed, Routing, Side,
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::memory::ledger::NotCovered;
 use crate::memory::{Layout, Scrubbed, Secret, arena::Closed, stack};
 use crate::weights::{Dtype, Tensor};
@@ -129,117 +135,6 @@ impl Reference {
     }
 }
 
-/// A weight of the reference: a matrix in the mapped file, or values of f32.
-#[derive(Debug)]
-pub struct Weight {
-    data: Data,
-    rows: usize,
-    cols: usize,
-    /// What x is rounded to before it meets this.
-    rounded: Rounded,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rounded {
-    No,
-    /// To whole numbers, in groups.
-    Groups,
-    /// To a type of 16 bits.
-    To(Dtype),
-}
-
-#[derive(Debug)]
-enum Data {
-    Mapped(Tensor),
-    Table(Vec<f32>),
-}
-
-impl Weight {
-    fn from_tensor(tensor: &Tensor, quantize: Option<Quantize>) -> Result<Self> {
-        let [rows, cols] = tensor.shape[..] else {
-            let values = tensor.finite_values()?;
-            return Ok(Self { rows: 1, cols: values.len(), data: Data::Table(values), rounded: Rounded::No });
-        };
-        let tensor = &tensor.clone().in_sixteen_bits();
-        if !tensor.is_finite() {
-            return Err(tensor.not_finite());
-        }
-        if tensor.dtype.is_quantized() && !(quantize == Some(Quantize::Q4) && tensor.dtype == Dtype::Q8) {
-            return Ok(Self { rows, cols, data: Data::Table(tensor.values()), rounded: Rounded::Groups });
-        }
-        let Some(quantize) = quantize else {
-            if tensor.is_coded() {
-                // decoding a row for each of its values would take too long
-                return Ok(Self { rows, cols, data: Data::Table(tensor.values()), rounded: Rounded::No });
-            }
-            return Ok(Self { rows, cols, data: Data::Mapped(tensor.clone()), rounded: Rounded::No });
-        };
-        let mut values = tensor.values();
-        for group in values.chunks_mut(cols).flat_map(|row| row.chunks_mut(GROUP)) {
-            let mut padded = [0.0; GROUP];
-            padded[..group.len()].copy_from_slice(group);
-            let (scale, numbers) = match quantize {
-                Quantize::Q8 => quantize8(&padded),
-                Quantize::Q4 => quantize4(&padded),
-            }
-            .map_err(|_| Error::tensor(&tensor.file, &tensor.name, "hold values that can be quantized"))?;
-            group.iter_mut().zip(numbers).for_each(|(value, n)| *value = scale.to_f32() * f32::from(n));
-        }
-        Ok(Self { rows, cols, data: Data::Table(values), rounded: Rounded::Groups })
-    }
-
-    fn bytes(&self) -> u64 {
-        match &self.data {
-            Data::Mapped(tensor) => tensor.bytes(),
-            Data::Table(values) => (values.len() * size_of::<f32>()) as u64,
-        }
-    }
-
-    fn value(&self, row: usize, col: usize) -> f32 {
-        match &self.data {
-            Data::Table(values) => values[row * self.cols + col],
-            Data::Mapped(tensor) => {
-                let dtype = tensor.dtype;
-                dtype.read(&tensor.row(row)[dtype.row_bytes(col)..dtype.row_bytes(col + 1)])
-            }
-        }
-    }
-
-    fn table(&self) -> &[f32] {
-        match &self.data {
-            Data::Table(values) => values,
-            Data::Mapped(tensor) => panic!("{} is a matrix", tensor.name),
-        }
-    }
-
-    /// What x is for this weight: itself, or in groups of whole numbers times the largest magnitude over 127.
-    fn operand(&self, x: &[f32]) -> Secret<[f64]> {
-        let mut operand = Secret::<[f64]>::with_capacity(x.len());
-        let values = operand.refill(x.iter().map(|&x| f64::from(x)));
-        if let Rounded::To(dtype) = self.rounded {
-            let rounded = |x: f32| match dtype {
-                Dtype::F16 => half::f16::from_f32(x).to_f32(),
-                _ => half::bf16::from_f32(x).to_f32(),
-            };
-            values.iter_mut().zip(x).for_each(|(value, &x)| *value = f64::from(rounded(x)));
-        }
-        if self.rounded == Rounded::Groups {
-            for (x, values) in x.chunks(GROUP).zip(values.chunks_mut(GROUP)) {
-                let (scale, inverse) = int8_scale(x);
-                for (x, value) in x.iter().zip(values) {
-                    *value = f64::from(scale) * f64::from((x * inverse).round_ties_even());
-                }
-            }
-        }
-        operand
-    }
-
-    fn dot(&self, row: usize, x: &[f64], bias: Option<&Weight>) -> f64 {
-        let products = x.iter().enumerate().map(|(col, x)| x * f64::from(self.value(row, col)));
-        products.sum::<f64>() + bias.map_or(0.0, |bias| f64::from(bias.table()[row]))
-    }
-}
-
 /// A row, or the piece of one that begins at value `at`, normalised.
 fn normalise<'a>(norm: &'a Norm<Weight>, x: &'a [f32], at: usize) -> impl Iterator<Item = f64> + 'a {
     let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / x.len() as f64;
@@ -260,49 +155,6 @@ fn normalise<'a>(norm: &'a Norm<Weight>, x: &'a [f32], at: usize) -> impl Iterat
     })
 }
 
-fn activate(activation: Activation, x: f64) -> f64 {
-    match activation {
-        Activation::Silu => x / (1.0 + (-x).exp()),
-        Activation::Gelu => x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)) / 2.0,
-        Activation::GeluTanh => {
-            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
-            x * (1.0 + inner.tanh()) / 2.0
-        }
-        Activation::Relu => x.max(0.0),
-        Activation::ReluSquared => x.max(0.0).powi(2),
-        Activation::Tanh => x.tanh(),
-        Activation::Clamped { alpha, limit } => {
-            let x = x.min(f64::from(limit));
-            x / (1.0 + (-f64::from(alpha) * x).exp())
-        }
-    }
-}
-
-/// `activation(gate) * up`.
-fn gate(activation: Activation, [gate, up]: [f64; 2]) -> f64 {
-    let up = match activation {
-        Activation::Clamped { limit, .. } => up.clamp(f64::from(-limit), f64::from(limit)) + 1.0,
-        _ => up,
-    };
-    activate(activation, gate) * up
-}
-
-/// The error function: Taylor's series near zero, where it loses no more than six digits; far out a continued fraction
-/// of its complement (Abramowitz and Stegun 7.1.6, 7.1.14).
-fn erf(x: f64) -> f64 {
-    let size = x.abs();
-    if size < 3.0 {
-        let (mut term, mut sum) = (size, size);
-        for n in 1..100 {
-            term *= 2.0 * size * size / f64::from(2 * n + 1);
-            sum += term;
-        }
-        return (2.0 / std::f64::consts::PI.sqrt() * (-size * size).exp() * sum).copysign(x);
-    }
-    let fraction = (1..60).rev().fold(size, |rest, n| size + f64::from(n) / 2.0 / rest);
-    (1.0 - (-size * size).exp() / (std::f64::consts::PI.sqrt() * fraction)).copysign(x)
-}
-
 impl Reference {
     /// Cleans the stack of the thread that calls it.
     fn scrub_threads(&mut self) -> Scrubbed {
@@ -310,16 +162,24 @@ impl Reference {
     }
 }
 
-impl Backend for Reference {
+impl DeviceMemory for Reference {
     type Weight = Weight;
 
     fn name(&self) -> String {
         "cpu (reference)".into()
     }
 
+    fn arithmetic(&self) -> &'static str {
+        "reference"
+    }
+
     fn weight_bytes(tensor: &Tensor, quantize: Option<Quantize>) -> u64 {
         let values = tensor.shape.iter().product::<usize>() as u64;
         if quantize.is_some() || tensor.is_coded() { 4 * values } else { tensor.bytes() }
+    }
+
+    fn kv_block_bytes(shape: &KvShape) -> Option<usize> {
+        PackedKv::block_bytes(shape)
     }
 
     fn upload(&mut self, tensor: &Tensor, quantize: Option<Quantize>) -> Result<Weight> {
@@ -339,64 +199,93 @@ impl Backend for Reference {
         Ok(Weight { rows: values.len() / cols.max(1), cols, data: Data::Table(values), rounded: Rounded::No })
     }
 
-    fn form(&self, _: &[&Weight]) -> OperandType {
-        OperandType::F32 // what whole numbers are multiplied with is rounded as it is read
-    }
-
     fn reserve(&mut self, layout: Layout, kv: Kv, _: Option<Buf>) -> Result<()> {
         self.memory.reserve(&layout, kv)
     }
 
-    fn embed(&mut self, ids: &[u32], table: &Weight, scale: f32, out: Buf) {
+    fn submit(&mut self, batch: &Batch<'_>, record: impl FnOnce(&mut Self)) -> Fence {
         self.counters.steps += 1;
-        self.counters.tokens += ids.len() as u64;
-        for (row, &id) in ids.iter().enumerate() {
-            self.counters.weight_bytes += table.bytes() / table.rows as u64;
+        self.counters.tokens += batch.tokens() as u64;
+        record(self);
+        self.memory.submissions.next()
+    }
+
+    fn read(&mut self, fence: &Fence, buf: Buf, row: usize) -> &[f32] {
+        self.memory.submissions.check(fence);
+        self.f32(buf, row)
+    }
+
+    fn copy_block(&mut self, from: u32, to: u32) {
+        self.memory.copy_block(from, to);
+    }
+
+    fn with_block(&mut self, block: u32, act: &mut dyn FnMut(&mut [u8])) {
+        self.memory.with_block(block, act);
+    }
+
+    fn scrub_steps(&mut self, used: impl Iterator<Item = (Buf, usize)>) -> (u64, Scrubbed) {
+        let (regions, rows) = self.memory.scrub_rows(used);
+        let threads = self.scrub_threads();
+        (regions + 1, rows.into_iter().fold(threads, Scrubbed::and))
+    }
+
+    fn scrub_blocks(&mut self, blocks: &[u32]) -> Option<Scrubbed> {
+        self.memory.scrub_blocks(blocks)
+    }
+
+    fn scrub_all(&mut self) -> Option<Scrubbed> {
+        self.memory.scrub_all()
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn protection(&self) -> (u64, Vec<NotCovered>) {
+        self.memory.protection()
+    }
+
+    fn close(self) -> Option<Closed> {
+        self.memory.into_arena().map(|arena| arena.close())
+    }
+}
+
+impl Ops for Reference {
+    const FUSES_GATED: bool = true;
+
+    fn operand_type(&self, _: &[&Weight]) -> OperandType {
+        OperandType::F32 // what whole numbers are multiplied with is rounded as it is read
+    }
+
+    fn embed(&mut self, batch: &Batch<'_>, by: EmbedBy, table: &Weight, scale: f32, add: bool, out: Buf) {
+        for (row, &id) in batch.rows_of_table(by).iter().enumerate() {
+            if !add {
+                self.counters.weight_bytes += table.bytes() / table.rows as u64;
+            }
             for (col, value) in self.f32_mut(out, row).iter_mut().enumerate() {
-                *value = table.value(id as usize, col) * scale;
+                let before = if add { f64::from(*value) } else { 0.0 };
+                *value = (before + f64::from(table.value(id as usize, col)) * f64::from(scale)) as f32;
             }
         }
     }
 
-    fn look_up(&mut self, ids: &[u32], table: &Weight, out: Buf) {
-        for (row, &id) in ids.iter().enumerate() {
-            self.counters.weight_bytes += table.bytes() / table.rows as u64;
-            for (col, value) in self.f32_mut(out, row).iter_mut().enumerate() {
-                *value = table.value(id as usize, col);
-            }
-        }
-    }
-
-    fn add_embed(&mut self, ids: &[u32], table: &Weight, out: Buf) {
-        for (row, &id) in ids.iter().enumerate() {
-            for (col, value) in self.f32_mut(out, row).iter_mut().enumerate() {
-                *value = (f64::from(*value) + f64::from(table.value(id as usize, col))) as f32;
-            }
-        }
-    }
-
-    fn norm(&mut self, rows: usize, x: Buf, norm: &Norm<Weight>, out: Buf) {
+    fn norm(&mut self, rows: usize, x: Buf, norm: &Norm<Weight>, width: usize, out: Buf) {
         for row in 0..rows {
+            let before = Secret::new(self.f32(x, row).to_vec());
+            let out = self.f32_mut(out, row).chunks_mut(width);
+            for (index, (before, out)) in before.expose().chunks(width).zip(out).enumerate() {
+                let values = normalise(norm, before, index * width);
+                values.zip(out).for_each(|(value, out)| *out = value as f32);
+            }
+        }
+    }
+
+    fn add(&mut self, rows: usize, x: Buf, gate: Option<Buf>, scale: f32, out: Buf) {
+        for row in 0..rows {
+            let gate = gate.map_or(1.0, |gate| 1.0 / (1.0 + (-f64::from(self.f32(gate, row)[0])).exp()));
             let (x, out) = self.memory.arena().read_write::<f32, f32>(x.row(row), out.row(row));
-            normalise(norm, x, 0).zip(out).for_each(|(value, out)| *out = value as f32);
-        }
-    }
-
-    fn add_norm(&mut self, rows: usize, x: Buf, norm: &Norm<Weight>, scale: f32, out: Buf) {
-        for row in 0..rows {
-            let (x, out) = self.memory.arena().read_write::<f32, f32>(x.row(row), out.row(row));
-            for (value, out) in normalise(norm, x, 0).zip(out) {
-                *out = (f64::from(*out) + value * f64::from(scale)) as f32;
-            }
-        }
-    }
-
-    fn group_norm_in_place(&mut self, rows: usize, x: Buf, norm: &Norm<Weight>, width: usize) {
-        for row in 0..rows {
-            for (index, piece) in self.f32_mut(x, row).chunks_mut(width).enumerate() {
-                let before = Secret::new(piece.to_vec());
-                let values = normalise(norm, before.expose(), index * width);
-                values.zip(piece).for_each(|(value, out)| *out = value as f32);
+            for (x, out) in x.iter().zip(out) {
+                *out = (f64::from(*out) + f64::from(*x) * f64::from(scale) * gate) as f32;
             }
         }
     }
@@ -436,45 +325,32 @@ impl Backend for Reference {
         self.memory.concat(rows, parts, out);
     }
 
-    fn activated(&mut self, rows: usize, x: Buf, activation: Activation, up: &Linear<Weight>, out: Buf) {
-        self.counters.weight_bytes += up.weight.bytes();
-        for row in 0..rows {
-            let (x, out) = self.memory.arena().read_write::<f32, f32>(x.row(row), out.row(row));
-            let x = up.weight.operand(x);
-            for (col, out) in out.iter_mut().enumerate() {
-                *out = activate(activation, up.weight.dot(col, x.expose(), up.bias.as_ref())) as f32;
-            }
-        }
-    }
-
-    fn gated(
-        &mut self,
-        rows: usize,
-        x: Buf,
-        activation: Activation,
-        gate: &Linear<Weight>,
-        up: &Linear<Weight>,
-        out: Buf,
-    ) {
-        self.counters.weight_bytes += gate.weight.bytes() + up.weight.bytes();
-        for row in 0..rows {
-            let (x, out) = self.memory.arena().read_write::<f32, f32>(x.row(row), out.row(row));
-            let x = gate.weight.operand(x);
-            for (col, out) in out.iter_mut().enumerate() {
-                let both = [gate, up].map(|linear| linear.weight.dot(col, x.expose(), linear.bias.as_ref()));
-                *out = self::gate(activation, both) as f32;
-            }
-        }
-    }
-
     fn act_and_mul(&mut self, rows: usize, activation: Activation, gate: Buf, up: Option<Buf>, out: Buf) {
         for row in 0..rows {
             for col in 0..out.cols {
                 let gate = f64::from(self.f32(gate, row)[col]);
                 let up = up.map(|up| f64::from(self.f32(up, row)[col]));
-                let value =
-                    up.map_or_else(|| activate(activation, gate), |up| self::gate(activation, [gate, up]));
+                let value = up
+                    .map_or_else(|| activate(activation, gate), |up| activate_gated(activation, [gate, up]));
                 self.f32_mut(out, row)[col] = value as f32;
+            }
+        }
+    }
+
+    fn pointwise(&mut self, rows: usize, x: Buf, function: Pointwise) {
+        for row in 0..rows {
+            for value in self.f32_mut(x, row) {
+                let x = f64::from(*value);
+                *value = match function {
+                    Pointwise::Activate(activation) => activate(activation, x),
+                    Pointwise::Scale(scale, Cap::None) => x * f64::from(scale),
+                    Pointwise::Scale(scale, Cap::Soft(cap)) => {
+                        f64::from(cap) * (x * f64::from(scale) / f64::from(cap)).tanh()
+                    }
+                    Pointwise::Scale(scale, Cap::Hard(cap)) => {
+                        (x * f64::from(scale)).clamp(f64::from(-cap), f64::from(cap))
+                    }
+                } as f32;
             }
         }
     }
@@ -506,7 +382,7 @@ impl Backend for Reference {
             for (col, inner) in inner.iter_mut().enumerate() {
                 let both =
                     [gate, up].map(|linear| linear.weight.dot(col, from.expose(), linear.bias.as_ref()));
-                *inner = self::gate(activation, both) as f32;
+                *inner = activate_gated(activation, both) as f32;
             }
             let (inner, out) =
                 self.memory.arena().read_write::<f32, f32>(with.inner.row(place), with.out.row(place));
@@ -532,16 +408,6 @@ impl Backend for Reference {
         }
     }
 
-    fn add_gated(&mut self, rows: usize, x: Buf, gate: Buf, scale: f32, out: Buf) {
-        for row in 0..rows {
-            let factor = f64::from(scale) / (1.0 + (-f64::from(self.f32(gate, row)[0])).exp());
-            let (x, out) = self.memory.arena().read_write::<f32, f32>(x.row(row), out.row(row));
-            for (x, out) in x.iter().zip(out) {
-                *out = (f64::from(*out) + f64::from(*x) * factor) as f32;
-            }
-        }
-    }
-
     fn rope(&mut self, batch: &Batch<'_>, q: Buf, k: Buf, rope: &Rope<Weight>) {
         let dim = self.memory.kv().head_dim;
         for (row, &position) in batch.positions.iter().enumerate() {
@@ -561,18 +427,7 @@ impl Backend for Reference {
         }
     }
 
-    fn rope_store(
-        &mut self,
-        batch: &Batch<'_>,
-        layer: usize,
-        q: Buf,
-        k: Buf,
-        v: Buf,
-        rope: Option<&Rope<Weight>>,
-    ) {
-        if let Some(rope) = rope {
-            self.rope(batch, q, k, rope);
-        }
+    fn store(&mut self, batch: &Batch<'_>, layer: usize, k: Buf, v: Buf) {
         let kv = self.memory.kv();
         for (row, &slot) in batch.slots.iter().enumerate() {
             for (side, buf) in [(Side::K, k), (Side::V, v)] {
@@ -599,33 +454,13 @@ impl Backend for Reference {
                     let sink = sinks.map_or(f64::NEG_INFINITY, |sinks| f64::from(sinks.table()[head]));
                     let table = &batch.blocks[span.table..];
                     let position = span.position + i;
-                    let end = if shape.causal { position } else { span.position + span.rows - 1 };
+                    let causal = span.mask == Mask::Causal;
+                    let end = if causal { position } else { span.position + span.rows - 1 };
                     let window = shape.window.unwrap_or(usize::MAX / 2);
                     let seen = [(position + 1).saturating_sub(window), end.min(position + window - 1)];
                     let (at, from) = ((table, position, seen), (q, span.row + i));
                     self.attend(shape, at, from, out, (head, sink), distances);
                 }
-            }
-        }
-    }
-
-    fn scale(&mut self, rows: usize, x: Buf, scale: f32, cap: Cap) {
-        for row in 0..rows {
-            for value in self.f32_mut(x, row) {
-                let scaled = f64::from(*value) * f64::from(scale);
-                *value = match cap {
-                    Cap::None => scaled,
-                    Cap::Soft(cap) => f64::from(cap) * (scaled / f64::from(cap)).tanh(),
-                    Cap::Hard(cap) => scaled.clamp(f64::from(-cap), f64::from(cap)),
-                } as f32;
-            }
-        }
-    }
-
-    fn activate(&mut self, rows: usize, x: Buf, activation: Activation) {
-        for row in 0..rows {
-            for value in self.f32_mut(x, row) {
-                *value = activate(activation, f64::from(*value)) as f32;
             }
         }
     }
@@ -656,50 +491,40 @@ impl Backend for Reference {
         }
     }
 
-    fn gather(&mut self, rows: &[u32], x: Buf, out: Buf) {
-        self.memory.gather(rows, x, out);
+    fn add_norm(&mut self, rows: usize, x: Buf, norm: &Norm<Weight>, scale: f32, out: Buf) {
+        for row in 0..rows {
+            let (x, out) = self.memory.arena().read_write::<f32, f32>(x.row(row), out.row(row));
+            for (value, out) in normalise(norm, x, 0).zip(out) {
+                *out = (f64::from(*out) + value * f64::from(scale)) as f32;
+            }
+        }
     }
 
-    fn read(&mut self, buf: Buf, row: usize) -> &[f32] {
-        self.f32(buf, row)
-    }
-
-    fn scrub_steps(&mut self, used: impl Iterator<Item = (Buf, usize)>) -> (u64, Scrubbed) {
-        let (regions, rows) = self.memory.scrub_rows(used);
-        let threads = self.scrub_threads();
-        (regions + 1, rows.into_iter().fold(threads, Scrubbed::and))
-    }
-
-    fn copy_block(&mut self, from: u32, to: u32) {
-        self.memory.copy_block(from, to);
-    }
-
-    fn with_block(&mut self, block: u32, act: &mut dyn FnMut(&mut [u8])) {
-        self.memory.with_block(block, act);
-    }
-
-    fn arithmetic(&self) -> &'static str {
-        "reference"
-    }
-
-    fn scrub_blocks(&mut self, blocks: &[u32]) -> Option<Scrubbed> {
-        self.memory.scrub_blocks(blocks)
-    }
-
-    fn scrub_all(&mut self) -> Option<Scrubbed> {
-        self.memory.scrub_all()
-    }
-
-    fn counters(&self) -> Counters {
-        self.counters
-    }
-
-    fn protection(&self) -> (u64, Vec<NotCovered>) {
-        self.memory.protection()
-    }
-
-    fn close(self) -> Option<Closed> {
-        self.memory.into_arena().map(|arena| arena.close())
+    fn gated(
+        &mut self,
+        rows: usize,
+        x: Buf,
+        activation: Activation,
+        gate: Option<&Linear<Weight>>,
+        up: &Linear<Weight>,
+        _: Option<[Buf; 2]>,
+        out: Buf,
+    ) {
+        self.counters.weight_bytes += up.weight.bytes() + gate.map_or(0, |gate| gate.weight.bytes());
+        for row in 0..rows {
+            let (x, out) = self.memory.arena().read_write::<f32, f32>(x.row(row), out.row(row));
+            let x = up.weight.operand(x);
+            let product =
+                |linear: &Linear<Weight>, col| linear.weight.dot(col, x.expose(), linear.bias.as_ref());
+            for (col, out) in out.iter_mut().enumerate() {
+                let up = product(up, col);
+                let value = match gate {
+                    Some(gate) => activate_gated(activation, [product(gate, col), up]),
+                    None => activate(activation, up),
+                };
+                *out = value as f32;
+            }
+        }
     }
 }
 
@@ -707,7 +532,7 @@ impl Backend for Reference {
 #[cfg(feature = "testing")]
 impl Reference {
     /// The cache's shape.
-    pub fn kv(&self) -> Kv {
+    pub fn kv(&self) -> PackedKv {
         self.memory.kv()
     }
 
@@ -721,14 +546,6 @@ impl Reference {
     ) -> impl ExactSizeIterator<Item = f32> {
         let (block, offset) = (slot / BLOCK as u32, slot as usize % BLOCK);
         (0..self.kv().dim(side)).map(move |dim| self.cached(block, layer, side, head, offset, dim) as f32)
-    }
-}
-
-#[cfg(feature = "testing")]
-impl Weight {
-    /// A row of a matrix.
-    pub fn row(&self, row: usize) -> impl ExactSizeIterator<Item = f32> {
-        (0..self.cols).map(move |col| self.value(row, col))
     }
 }
 
