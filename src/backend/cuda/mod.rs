@@ -220,9 +220,13 @@ impl<D: Driver> Cuda<D> {
             (Input::Outputs, outputs),
             (Input::PositionTypes, position_types),
         ] {
-            self.input(input, words.iter().copied());
+            if !words.is_empty() {
+                self.input(input, words.iter().copied());
+            }
         }
-        self.put_spans(batch);
+        if !batch.spans.is_empty() {
+            self.put_spans(batch);
+        }
     }
 }
 

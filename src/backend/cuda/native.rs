@@ -470,9 +470,15 @@ mod tests {
         let compiled: Vec<&str> =
             MODULES.iter().chain(TEST_MODULES).flat_map(|module| names(module.ptx)).collect();
         let source = concat!(
+            include_str!("attention.rs"),
+            include_str!("memory.rs"),
             include_str!("mod.rs"),
+            include_str!("moe.rs"),
+            include_str!("ops.rs"),
             include_str!("products.rs"),
+            include_str!("rows.rs"),
             include_str!("sampling.rs"),
+            include_str!("scrub.rs"),
             include_str!("search.rs"),
         );
         for name in super::super::kernels::KERNELS {
