@@ -79,7 +79,7 @@ const UNSEEN: [Unseen; 10] = [
         why: "it has no thread but the worker's, which cleans its stack once more behind the receipts that it writes",
     },
     Unseen {
-        file: "src/engine/masks.rs",
+        file: "src/engine/masks/queue.rs",
         call: "Some(stack::scrub_below())",
         test: ("src/memory/stack.rs", "a_dead_frame_is_overwritten"),
         why: "the masks of these grammars leave less than what is tidied before the thread waits",

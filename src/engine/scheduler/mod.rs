@@ -20,13 +20,24 @@
 //! sequence guesses while all that are here, those that wait or pause included, are one owner's; and never again once it
 //! met another's, or that one could come and go between its steps and see how far it has come meanwhile. From when two
 //! owners meet, each gets one token in a step, whatever it says.
+//!
+//! [`entry`] has sequences in numbers, [`memory`] who holds which blocks. Steps are planned here.
+
+mod entry;
+mod memory;
+#[cfg(test)]
+mod simulator;
 
 use std::collections::{BTreeSet, HashMap};
 
+use self::memory::Kept;
 use crate::backend::BLOCK;
 use crate::memory::Scrubbed;
 use crate::memory::blocks::BlockPool;
 use crate::model::decoder::{Limits, blocks_for};
+
+pub use self::entry::{Arrival, Entry, Owner, Prefix, Rank, ScheduledTokens};
+pub use crate::lease::Key;
 
 /// Where the bytes of blocks are.
 pub trait Store {
@@ -42,120 +53,6 @@ pub trait Store {
 
 /// Names a sequence; rises in order of arrival.
 pub type Id = u64;
-
-pub use crate::lease::Key;
-
-/// Whose a sequence is. Only guessing asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Owner {
-    /// A tenant that the application named.
-    Tenant(u128),
-    /// A conversation: the name of what is kept of it.
-    Conversation(Key),
-    /// A request that belongs to nothing else: the first of its sequences.
-    Request(Id),
-}
-
-/// A sequence's place in the order: less is sooner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Rank {
-    key: u64,
-    id: Id,
-}
-
-/// Tokens that a prompt has in common with something kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Prefix {
-    pub key: Key,
-    pub tokens: usize,
-}
-
-/// What arrives.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Arrival {
-    /// Tokens that had been computed when it came; none for now.
-    pub clock: Option<u64>,
-    /// Added to the clock: tokens by which the sequence lets others go first.
-    pub handicap: u64,
-    /// Tokens known: the prompt.
-    pub known: usize,
-    /// Position of the first token whose logits are wanted.
-    pub outputs_from: usize,
-    /// What it may continue.
-    pub prefix: Option<Prefix>,
-    /// Whose it is, if not its own.
-    pub owner: Option<Owner>,
-}
-
-/// A sequence, in numbers.
-#[derive(Debug)]
-pub struct Entry {
-    rank: Rank,
-    /// Tokens known.
-    pub known: usize,
-    /// How many of them are in the cache.
-    pub cached: usize,
-    /// Position of the first token whose logits are wanted.
-    pub outputs_from: usize,
-    /// Its KV blocks; entry i holds positions `i * BLOCK..`.
-    pub table: Vec<u32>,
-    /// Tokens that it would like to guess at while it decodes.
-    drafts: usize,
-    /// Tokens that it found in the cache when it was first admitted.
-    pub reused: Option<usize>,
-    /// How often it got blocks for all its tokens.
-    pub admissions: u64,
-    prefix: Option<Prefix>,
-    owner: Owner,
-    /// Whether a sequence of another owner was here at any time since it arrived.
-    met_others: bool,
-    paused: bool,
-    held: bool,
-}
-
-impl Entry {
-    /// Tokens that it may guess at.
-    fn may_guess(&self) -> usize {
-        if self.met_others { 0 } else { self.drafts }
-    }
-
-    /// Whether it could compute something if it had the memory.
-    fn is_ready(&self) -> bool {
-        !self.paused && !self.held
-    }
-
-    /// Tokens that are not in the cache yet: 1 while it decodes.
-    fn left(&self) -> usize {
-        self.known - self.cached
-    }
-
-    /// The most tokens of a turn that asks for no more than `outputs` rows of logits.
-    fn within(&self, outputs: usize) -> usize {
-        self.outputs_from.saturating_sub(self.cached) + outputs
-    }
-}
-
-/// A sequence's part in a step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ScheduledTokens {
-    pub id: Id,
-    /// Tokens from its first uncached one on.
-    pub tokens: usize,
-    /// Guesses that may follow them.
-    pub drafts: usize,
-}
-
-/// Blocks that outlive a request.
-#[derive(Debug, Default)]
-struct Kept {
-    table: Vec<u32>,
-    /// Positions in the table that hold keys and values.
-    cached: usize,
-    /// Whether several sequences may hold its blocks at once.
-    public: bool,
-    /// When it was last used.
-    used: u64,
-}
 
 /// The scheduler. See the module.
 #[derive(Debug)]
@@ -246,11 +143,6 @@ impl Scheduler {
         self.entries.get_mut(&id).expect("a sequence that has not ended")
     }
 
-    /// Whether anyone else holds one of a sequence's blocks for positions from `position` on.
-    pub fn is_shared(&self, id: Id, position: usize) -> bool {
-        self.entry(id).table[position / BLOCK..].iter().any(|&block| self.pool.is_shared(block))
-    }
-
     /// Sequences that have blocks.
     pub fn running(&self) -> usize {
         self.running.len()
@@ -259,11 +151,6 @@ impl Scheduler {
     /// Sequences that wait for blocks.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
-    }
-
-    /// Blocks that are not free.
-    pub fn blocks_in_use(&self) -> usize {
-        self.pool.count() - self.pool.free()
     }
 
     /// How often a sequence lost its blocks before it ended.
@@ -323,86 +210,6 @@ impl Scheduler {
         }
     }
 
-    /// A second sequence with the same tokens and, where there is room for it, the same blocks: whoever writes first
-    /// takes a copy.
-    pub fn fork(&mut self, id: Id, fork: Id) {
-        let from = self.entry(id);
-        let rank = Rank { key: from.rank.key + self.handicap_of_more(from.owner), id: fork };
-        let runs = self.running.contains(&from.rank) && self.running.len() < self.limits.sequences;
-        let entry = Entry {
-            rank,
-            known: from.known,
-            cached: if runs { from.cached } else { 0 },
-            outputs_from: from.outputs_from,
-            table: if runs { from.table.clone() } else { Vec::new() },
-            drafts: from.drafts,
-            reused: from.reused,
-            admissions: u64::from(runs),
-            // what a conversation keeps is the first choice's; a public prompt helps again after a preemption
-            prefix: from.prefix.filter(|prefix| self.kept.get(&prefix.key).is_some_and(|kept| kept.public)),
-            owner: from.owner,
-            met_others: from.met_others,
-            paused: false,
-            held: false,
-        };
-        *self.owners.entry(entry.owner).or_default() += 1;
-        self.pool.share(&entry.table);
-        if runs {
-            let place = self.running.partition_point(|other| *other < rank);
-            self.running.insert(place, rank);
-        } else {
-            self.waiting.insert(rank);
-        }
-        self.entries.insert(fork, entry);
-    }
-
-    /// A sequence has ended. Its blocks are scrubbed, or kept for the next request of its conversation if `keep`.
-    pub fn end(&mut self, id: Id, keep: bool, store: &mut impl Store) {
-        let mut entry = self.entries.remove(&id).expect("a sequence ends once");
-        self.running.retain(|rank| *rank != entry.rank);
-        self.waiting.remove(&entry.rank);
-        if let Some(count) = self.owners.get_mut(&entry.owner) {
-            *count -= 1;
-            if *count == 0 {
-                self.owners.remove(&entry.owner);
-            }
-        }
-        let kept = entry.prefix.and_then(|prefix| self.kept.get_mut(&prefix.key));
-        if let Some(kept) = kept.filter(|kept| keep && !kept.public) {
-            std::mem::swap(&mut kept.table, &mut entry.table);
-            kept.cached = entry.cached;
-            kept.used = self.clock;
-        }
-        self.let_go(entry.table, Some(id), store);
-    }
-
-    /// From now on something is kept under `key`.
-    pub fn keep(&mut self, key: Key, public: bool) {
-        self.kept.entry(key).or_insert(Kept { public, used: self.clock, ..Kept::default() });
-    }
-
-    /// Nothing is kept under `key` any more: blocks that nobody else holds are scrubbed.
-    pub fn forget(&mut self, key: Key, store: &mut impl Store) {
-        if let Some(kept) = self.kept.remove(&key) {
-            self.let_go(kept.table, None, store);
-        }
-    }
-
-    /// A conversation's turn is over, with all of its choices: what is kept of it is sealed until the next one.
-    pub fn rest(&mut self, key: Key, store: &mut impl Store) {
-        let Some(kept) = self.kept.get(&key).filter(|kept| !kept.public) else { return };
-        assert!(kept.table.iter().all(|&block| !self.pool.is_shared(block)), "nobody else holds it any more");
-        store.seal(&kept.table);
-    }
-
-    fn let_go(&mut self, table: Vec<u32>, whose: Option<Id>, store: &mut impl Store) {
-        let dead = self.pool.let_go(table);
-        if !dead.is_empty() {
-            let clean = dead.overwrite(|blocks| store.scrub(blocks, whose));
-            self.pool.release(clean);
-        }
-    }
-
     /// Lets those who wait run, in order of rank and never out of it, while there is room.
     fn admit(&mut self, store: &mut impl Store) {
         while let Some(&next) = self.waiting.iter().find(|rank| self.entry(rank.id).is_ready()) {
@@ -433,81 +240,6 @@ impl Scheduler {
     /// Those who run and do not give way to `rank`.
     fn ahead_of(&self, rank: Rank) -> usize {
         self.running.iter().filter(|other| **other < rank && !self.entry(other.id).paused).count()
-    }
-
-    /// Blocks that could be had for `rank`: all but those of sequences that do not give way to it, and of what they
-    /// share with others.
-    fn obtainable(&self, rank: Rank) -> usize {
-        let mut firm: Vec<u32> = self
-            .running
-            .iter()
-            .filter(|other| **other < rank && !self.entry(other.id).paused)
-            .flat_map(|other| self.entry(other.id).table.iter().copied())
-            .collect();
-        firm.sort_unstable();
-        firm.dedup();
-        self.pool.count() - firm.len()
-    }
-
-    /// Gives a sequence what is kept of its beginning; returns how many tokens that spares it.
-    fn adopt(&mut self, id: Id, store: &mut impl Store) -> usize {
-        let entry = self.entries.get_mut(&id).expect("a sequence that has not ended");
-        let Some(prefix) = entry.prefix else { return 0 };
-        let Some(kept) = self.kept.get_mut(&prefix.key) else { return 0 };
-        kept.used = self.clock;
-        // the last token is computed in any case, for its logits; so is every one whose logits are wanted
-        let common = prefix.tokens.min(kept.cached).min(entry.outputs_from.min(entry.known - 1));
-        let mut spare = Vec::new();
-        if kept.public {
-            let blocks = &kept.table[..common / BLOCK];
-            self.pool.share(blocks);
-            entry.table.extend(blocks);
-            entry.cached = blocks.len() * BLOCK;
-        } else {
-            entry.table = std::mem::take(&mut kept.table);
-            spare = entry.table.split_off(blocks_for(common).min(entry.table.len()));
-            entry.cached = common;
-            kept.cached = 0;
-        }
-        let reused = entry.cached;
-        if !kept.public {
-            store.open(&entry.table);
-        }
-        self.let_go(spare, Some(id), store);
-        reused
-    }
-
-    /// Takes the blocks of what was not used for longest; false if that frees none.
-    fn evict(&mut self, store: &mut impl Store) -> bool {
-        let idle = |kept: &&Kept| kept.table.iter().any(|&block| !self.pool.is_shared(block));
-        let oldest =
-            self.kept.iter().filter(|(_, kept)| idle(kept)).min_by_key(|(key, kept)| (kept.used, **key));
-        let Some((&key, _)) = oldest else { return false };
-        let kept = self.kept.get_mut(&key).expect("found just now");
-        kept.cached = 0;
-        let table = std::mem::take(&mut kept.table);
-        self.let_go(table, None, store);
-        true
-    }
-
-    /// Takes the blocks of the one who gives way first to `rank`; false if nobody does.
-    fn preempt_for(&mut self, rank: Rank, store: &mut impl Store) -> bool {
-        let paused = self.running.iter().rev().find(|other| **other != rank && self.entry(other.id).paused);
-        let last = self.running.last().filter(|last| **last > rank);
-        let Some(&victim) = paused.or(last) else { return false };
-        self.preempt(victim, store);
-        true
-    }
-
-    fn preempt(&mut self, victim: Rank, store: &mut impl Store) {
-        self.preemptions += 1;
-        self.running.retain(|rank| *rank != victim);
-        self.turns.retain(|turn| turn.id != victim.id);
-        self.waiting.insert(victim);
-        let entry = self.entry_mut(victim.id);
-        entry.cached = 0;
-        let table = std::mem::take(&mut entry.table);
-        self.let_go(table, Some(victim.id), store);
     }
 
     /// Shares the step's tokens and rows of logits out.
@@ -586,25 +318,4 @@ impl Scheduler {
         let copies = entry.table[written].iter().filter(|block| self.pool.is_shared(**block)).count();
         blocks_for(end).saturating_sub(entry.table.len()) + copies
     }
-
-    fn give_blocks(&mut self, id: Id, tokens: usize, store: &mut impl Store) {
-        let entry = self.entries.get_mut(&id).expect("it has a turn");
-        let end = entry.cached + tokens;
-        let mut fresh = Vec::new();
-        for place in entry.cached / BLOCK..blocks_for(end).min(entry.table.len()) {
-            let shared = entry.table[place];
-            if self.pool.is_shared(shared) {
-                assert!(self.pool.take(1, &mut fresh), "counted before");
-                let own = fresh.pop().expect("taken just now");
-                store.copy(shared, own);
-                entry.table[place] = own;
-                assert!(self.pool.let_go([shared]).is_empty(), "others still hold it");
-            }
-        }
-        let new = blocks_for(end).saturating_sub(entry.table.len());
-        assert!(self.pool.take(new, &mut entry.table), "counted before");
-    }
 }
-
-#[cfg(test)]
-mod simulator;
