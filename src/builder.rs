@@ -687,7 +687,7 @@ impl Builder {
     }
 
     /// What is known before a device is chosen.
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(any(test, feature = "forensics"))]
     pub(crate) fn parts(&self) -> Result<Parts> {
         self.parts_from(Source::open(&self.folder)?)
     }

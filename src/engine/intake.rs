@@ -443,8 +443,15 @@ impl Intake {
             starts,
         };
         let pieces = self.text.as_deref().map(Text::pieces);
-        #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests ask for taps"))]
+        #[cfg_attr(
+            not(feature = "forensics"),
+            expect(unused_mut, reason = "only who searches memory asks for gates")
+        )]
         let mut sequence = Sequence::new(ids, sampling, Arc::new(common), pieces);
+        #[cfg(feature = "forensics")]
+        {
+            sequence.gates = std::mem::take(&mut request.gates);
+        }
         #[cfg(feature = "testing")]
         {
             sequence.taps = std::mem::take(&mut request.taps);

@@ -374,6 +374,8 @@ impl<B: Backend> Worker<B> {
     /// ends with it.
     fn choose(&mut self, id: Id, row: usize, asked: Option<usize>) -> Result<Option<FinishReason>> {
         let sequence = self.sequences.get_mut(&id).expect("a scheduled sequence has not ended");
+        #[cfg(feature = "forensics")]
+        sequence.gates.pass(sequence.generated());
         #[cfg(feature = "testing")]
         sequence.taps.at(sequence.generated(), || self.models.main.logits(row))?;
         let asked = asked.map(|asked| self.questions.answer(asked));

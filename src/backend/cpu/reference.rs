@@ -703,8 +703,8 @@ impl Backend for Reference {
     }
 }
 
-/// What `testing::forensics` looks into.
-#[cfg(feature = "testing")]
+/// What `forensics` looks into.
+#[cfg(feature = "forensics")]
 impl Reference {
     /// The cache's shape.
     pub fn kv(&self) -> Kv {
@@ -724,7 +724,7 @@ impl Reference {
     }
 }
 
-#[cfg(feature = "testing")]
+#[cfg(feature = "forensics")]
 impl Weight {
     /// A row of a matrix.
     pub fn row(&self, row: usize) -> impl ExactSizeIterator<Item = f32> {
