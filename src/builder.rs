@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 
 use crate::backend::cpu::{Cpu, Isa, Reference};
 use crate::backend::cuda::Cuda;
@@ -10,19 +9,17 @@ use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::native::Native;
 use crate::backend::{Backend, KvType, Pooling, Quantize};
 use crate::chat::{self, ToolCallParser};
-use crate::client::Client;
 use crate::clock::{Clock, SystemClock};
 use crate::engine::encode;
 use crate::engine::encode::reader::{Reader, Settings};
 use crate::engine::intake::{Defaults, Intake, Vocabulary};
 use crate::engine::masks::Masks;
 use crate::engine::models::{Model, Models};
-use crate::engine::readers::Readers;
 use crate::engine::receipts::{Receipts, Ties};
-use crate::engine::worker::{Shared, Worker};
+use crate::engine::worker::Worker;
 use crate::error::{Error, Result};
 use crate::identity::Identity;
-use crate::memory::thread::{self, Depth, spawn};
+use crate::memory::thread::{self, Depth};
 use crate::memory_plan::MemoryPlan;
 use crate::model::arch::Arch;
 use crate::model::decoder::{Decoder, Limits, Plan, blocks_for};
@@ -32,6 +29,7 @@ use crate::model::sentence::Sentence;
 use crate::model::weights::{Options, StepWeights, Weights};
 use crate::model_info::ModelInfo;
 use crate::note::Note;
+use crate::opening::Opening;
 use crate::privacy::trace::{self, OnEvent, Sizes, Telemetry};
 use crate::privacy::{Alias, Event, Prices};
 use crate::privacy::{Attester, Environment, Evidence, Nonce, ReceiptHash, ScrubReceipt, Signer};
@@ -1009,20 +1007,8 @@ impl Builder {
                 .join()
                 .map_err(|_| Error::Thread(std::io::Error::other("the vocabulary's thread panicked")))
         });
-        let shared = Arc::new(Shared::default());
-        let model = self.model_name.unwrap_or(model_type);
-        let environment = self.environment(&device, model, kv_cache);
-        let evidence = self.recording.take().map(|recording| self.evidence(recording)).transpose()?;
-        let (telemetry, receipts) = tellers(
-            model,
-            self.prices,
-            self.on_event,
-            self.ties,
-            (environment, evidence.unwrap_or_default()),
-            &self.clock,
-        )?;
+        let (opening, receipts) = self.opening(&device, model_type, kv_cache)?;
         let evidence = receipts.evidence().clone();
-        let (to_worker, messages) = channel();
         #[cfg_attr(
             not(any(feature = "testing", feature = "debug-sampler")),
             expect(unused_mut, reason = "only tests ask for faults, only the feature brings a sampler")
@@ -1032,9 +1018,8 @@ impl Builder {
             text.clone(),
             vocab,
             limits,
-            shared.clone(),
-            self.clock.clone(),
-            (receipts, Masks::start(to_worker.clone())?),
+            opening.shell(receipts),
+            Masks::start(opening.worker.clone())?,
         );
         #[cfg(feature = "testing")]
         {
@@ -1048,7 +1033,7 @@ impl Builder {
         let mut vocabulary = vocabulary.transpose()?;
         #[cfg(feature = "testing")]
         {
-            vocabulary.iter_mut().for_each(|vocabulary| vocabulary.count_compiled(&shared.compiled));
+            vocabulary.iter_mut().for_each(|vocabulary| vocabulary.count_compiled(&opening.shared.compiled));
         }
         let intake = Intake {
             vocabulary,
@@ -1057,19 +1042,14 @@ impl Builder {
             text: text.clone(),
             templates,
             defaults,
-            shared: shared.clone(),
-            clock: self.clock.clone(),
-            worker: to_worker.clone(),
-            session: telemetry.session,
+            shared: opening.shared.clone(),
+            clock: opening.clock.clone(),
+            worker: opening.worker.clone(),
+            session: opening.telemetry.session,
         };
         let most = intake.defaults.max_requests;
         let read = move |ask, arrived| intake.read(ask, arrived);
-        let readers = Arc::new(Readers::start(read, shared.clone(), self.clock.clone(), most)?);
-        readers.rehearse()?;
-        let worker =
-            spawn("amnesic-worker", Depth::Kernels, move || worker.run(&messages)).map_err(Error::Thread)?;
-        let identity = Some(Arc::new(identity));
-        let client = Client { readers, worker: to_worker, shared, keys: Arc::default(), telemetry, identity };
+        let (client, worker) = opening.start(read, most, worker, Some(identity))?;
         Ok(Session {
             client,
             worker: Some(worker),
@@ -1121,22 +1101,20 @@ impl Session {
     }
 }
 
-/// What tells of a session, and what issues its receipts.
-fn tellers(
-    model: Alias,
-    prices: Option<Prices>,
-    on_event: Option<OnEvent>,
-    ties: Ties,
-    (environment, evidence): (Environment, Evidence),
-    clock: &Arc<dyn Clock>,
-) -> Result<(Arc<Telemetry>, Receipts)> {
-    let session = getrandom::u64().unwrap_or(0);
-    let receipts = Receipts::new(session, clock.clone(), ties, environment, evidence);
-    let receipts = receipts.map_err(Error::Attestation)?;
-    Ok((Arc::new(Telemetry { model, session, prices, on_event, clock: clock.clone() }), receipts))
-}
-
 impl Builder {
+    /// What begins with the session: its telemetry, its receipts, for which the attester is asked, and where its threads meet.
+    fn opening(&mut self, device: &str, model_type: Alias, kv_cache: KvType) -> Result<(Opening, Receipts)> {
+        let (model, session) = (self.model_name.unwrap_or(model_type), getrandom::u64().unwrap_or(0));
+        let environment = self.environment(device, model, kv_cache);
+        let evidence = self.recording.take().map(|recording| self.evidence(recording)).transpose()?;
+        let (clock, ties) = (self.clock.clone(), std::mem::take(&mut self.ties));
+        let receipts = Receipts::new(session, clock.clone(), ties, environment, evidence.unwrap_or_default());
+        let receipts = receipts.map_err(Error::Attestation)?;
+        let (prices, on_event) = (self.prices, self.on_event.take());
+        let telemetry = Telemetry { model, session, prices, on_event, clock: clock.clone() };
+        Ok((Opening::new(Arc::new(telemetry), clock), receipts))
+    }
+
     /// What receipts say of the session.
     fn environment(&self, device: &str, model: Alias, kv_cache: KvType) -> Environment {
         let quantize = match self.quantize {
@@ -1220,20 +1198,9 @@ impl Builder {
         };
         let encoder = Encoder::new(arch, (&weights, &steps), plan, self.quantize, &mut backend, loaded)?;
         drop((weights, steps));
-        let (model, device) = (self.model_name.unwrap_or(model_type), backend.name());
-        let environment = self.environment(&device, model, kv_cache);
-        let evidence = self.recording.take().map(|recording| self.evidence(recording)).transpose()?;
-        let (telemetry, receipts) = tellers(
-            model,
-            self.prices,
-            self.on_event,
-            self.ties,
-            (environment, evidence.unwrap_or_default()),
-            &self.clock,
-        )?;
+        let device = backend.name();
+        let (opening, receipts) = self.opening(&device, model_type, kv_cache)?;
         let evidence = receipts.evidence().clone();
-        let shared = Arc::new(Shared::default());
-        let (to_worker, messages) = channel();
         let reader = Reader {
             text,
             settings: Settings {
@@ -1250,31 +1217,21 @@ impl Builder {
                 prompts: sentence.prompts,
                 default_prompt: sentence.default_prompt,
             },
-            shared: shared.clone(),
-            clock: self.clock.clone(),
-            worker: to_worker.clone(),
-            session: telemetry.session,
+            shared: opening.shared.clone(),
+            clock: opening.clock.clone(),
+            worker: opening.worker.clone(),
+            session: opening.telemetry.session,
         };
         let text_gap = reader.text.as_ref().and_then(|text| text.not_covered());
         let read = move |ask, arrived| reader.read(ask, arrived);
-        let readers = Arc::new(Readers::start(read, shared.clone(), self.clock.clone(), self.max_requests)?);
-        readers.rehearse()?;
-        let mut worker = encode::worker::Worker::new(
-            (backend, encoder, pooling),
-            limits,
-            shared.clone(),
-            self.clock.clone(),
-            receipts,
-        );
+        let mut worker =
+            encode::worker::Worker::new((backend, encoder, pooling), limits, opening.shell(receipts));
         worker.text_gap = text_gap;
         #[cfg(feature = "testing")]
         {
             worker.faults = self.faults;
         }
-        let worker =
-            spawn("amnesic-worker", Depth::Kernels, move || worker.run(&messages)).map_err(Error::Thread)?;
-        let client =
-            Client { readers, worker: to_worker, shared, keys: Arc::default(), telemetry, identity: None };
+        let (client, worker) = opening.start(read, self.max_requests, worker, None)?;
         let context = limits.context;
         Ok(Session {
             client,

@@ -38,6 +38,7 @@ mod memory_plan;
 mod model;
 mod model_info;
 mod note;
+mod opening;
 mod outcome;
 pub mod privacy;
 mod request;

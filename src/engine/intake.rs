@@ -12,12 +12,13 @@ use super::inspect::Inspection;
 use super::job::Job;
 use super::mailbox::Outbox;
 use super::masks::GrammarState;
+use super::message::{Message, Prepared};
 use super::readers::{Arrived, Lane, Tell};
 use super::receipts::About;
 use super::scheduler::{Arrival, Id, Owner, Prefix};
 use super::sequence::{Common, Sequence};
+use super::status::Shared;
 use super::thinking::{Ending, Thinking};
-use super::worker::{Message, Prepared, Shared};
 use crate::chat::{
     self, ChatInput, PromptOptions, ReasoningEnd, Rendered, Style, Templates, Tool, ToolCallParser,
 };

@@ -16,10 +16,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::message::Message;
 use super::readers::Lane;
 use super::scheduler::Id;
 use super::thinking::Thinking;
-use super::worker::Message;
 use crate::error::{Error, Result};
 use crate::grammar::{Begun, CancellationHandle, GrammarReason, Matcher};
 use crate::memory::thread::{self, Depth};
