@@ -38,7 +38,6 @@ mod memory_plan;
 mod model;
 mod model_info;
 mod note;
-mod opening;
 mod outcome;
 pub mod privacy;
 mod request;

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
+use super::Builder;
+use crate::backend::KvType;
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::engine::intake::IntakeMessage;
@@ -12,10 +14,10 @@ use crate::engine::readers::{Arrived, Readers, Tell};
 use crate::engine::receipts::Receipts;
 use crate::engine::shell::{self, Shell, Work};
 use crate::engine::status::Shared;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::identity::Identity;
-use crate::privacy::receipt::ScrubReceipt;
 use crate::privacy::trace::Telemetry;
+use crate::privacy::{Alias, ScrubReceipt};
 
 /// What the threads of a session and its handle share, before any of them runs.
 pub struct Opening {
@@ -27,13 +29,28 @@ pub struct Opening {
     messages: Receiver<Message>,
 }
 
-impl Opening {
-    /// For a session that opens now.
-    pub fn new(telemetry: Arc<Telemetry>, clock: Arc<dyn Clock>) -> Self {
+impl Builder {
+    /// What begins with a session: its telemetry, its receipts, for which the attester is asked, and where its threads meet.
+    pub(super) fn opening(
+        &mut self,
+        device: &str,
+        model_type: Alias,
+        kv_cache: KvType,
+    ) -> Result<(Opening, Receipts)> {
+        let (model, session) = (self.model_name.unwrap_or(model_type), getrandom::u64().unwrap_or(0));
+        let environment = self.environment(device, model, kv_cache);
+        let evidence = self.recording.take().map(|recording| self.evidence(recording)).transpose()?;
+        let (clock, ties) = (self.clock.clone(), std::mem::take(&mut self.ties));
+        let receipts = Receipts::new(session, clock.clone(), ties, environment, evidence.unwrap_or_default());
+        let receipts = receipts.map_err(Error::Attestation)?;
+        let (prices, on_event) = (self.prices, self.on_event.take());
+        let telemetry = Arc::new(Telemetry { model, session, prices, on_event, clock: clock.clone() });
         let (worker, messages) = channel();
-        Self { shared: Arc::default(), clock, telemetry, worker, messages }
+        Ok((Opening { shared: Arc::default(), clock, telemetry, worker, messages }, receipts))
     }
+}
 
+impl Opening {
     /// What its worker holds whatever it does.
     pub fn shell(&self, receipts: Receipts) -> Shell {
         Shell::new(self.shared.clone(), self.clock.clone(), receipts)
