@@ -23,6 +23,10 @@ mod conversation;
 mod embed;
 mod engine;
 mod error;
+#[cfg(amnesic_faults)]
+pub mod faults;
+#[cfg(feature = "forensics")]
+pub mod forensics;
 mod grammar;
 mod hidden_states;
 #[cfg(feature = "hub")]

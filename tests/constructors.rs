@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::hint::black_box;
 use std::process::{Command, ExitCode};
 
-use amnesic::testing::forensics::{Findings, Needles};
+use amnesic::forensics::{Findings, Needles};
 use amnesic::{
     EmbedRequest, Message, Request, RerankRequest, ResponseFormat, Role, Tool, ToolCall, ToolChoice,
     assistant, system, tool, user,

@@ -5,6 +5,8 @@
 //! stays as it is. With `amnesic::alloc::Scrubbing` copies of text are looked for too, which are overwritten by calls that
 //! only then matter. So the allocator of this program is the one or the other, as its arguments say. Arguments that are
 //! no flags choose calls by parts of `file:line`.
+//!
+//! Needs a build with faults: `AMNESIC_FAULTS=1 cargo test --release --all-features --test forensics_mutants`.
 
 mod common;
 #[path = "forensics/mod.rs"]
@@ -19,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use amnesic::alloc::Scrubbing;
-use amnesic::testing::forensics::Needles;
+use amnesic::forensics::Needles;
 use search::{Job, Verdict, two_at_a_time};
 
 /// The system's allocator, or the scrubbing one where a child was asked to.
@@ -146,6 +148,9 @@ fn run((job, scrubbing): Trial, more: &[&str], folder: &Path, needles: &Needles)
 }
 
 fn main() {
+    if !cfg!(amnesic_faults) {
+        return common::without_faults("forensics_mutants");
+    }
     WITH_SCRUBBING.store(std::env::args().any(|argument| argument == "--scrubbing"), Ordering::Relaxed);
     if search::child() {
         return;
@@ -201,7 +206,7 @@ fn watch(trials: &[Trial], folder: &Path, needles: &Needles) -> (BTreeMap<Call, 
         let again = verdict.complaint.and_then(|_| complaint(trial, &["--watch"], folder, needles));
         failures.lock().unwrap().extend(again.map(|complaint| format!("{}: {complaint}", name(trial))));
         let mut calls = calls.lock().unwrap();
-        for call in verdict.scrubs.into_iter().filter(|call| !call.contains("testing")) {
+        for call in verdict.scrubs.into_iter().filter(|call| !call.contains("src/forensics")) {
             calls.entry(call).or_default().push(trial);
         }
     });

@@ -10,8 +10,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use amnesic::forensics::{Findings, Needles};
 use amnesic::testing::Tokenizer;
-use amnesic::testing::forensics::{Findings, Needles};
 use memmap2::MmapMut;
 use serde_json::{Value, json};
 

@@ -2,20 +2,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 
 use super::Builder;
-use super::evidence::tellers;
 use super::parts::EncoderParts;
 use crate::backend::{Backend, Pooling};
-use crate::client::Client;
 use crate::engine::encode;
 use crate::engine::encode::reader::{Reader, Settings};
-use crate::engine::readers::Readers;
-use crate::engine::worker::Shared;
 use crate::error::{Error, Result};
 use crate::memory::BufferLimits;
-use crate::memory::thread::{Depth, spawn};
 use crate::memory_plan::MemoryPlan;
 use crate::model::encoder::Encoder;
 use crate::model::weights::StepWeights;
@@ -64,20 +58,9 @@ impl Builder {
         };
         let encoder = Encoder::new(arch, (&weights, &steps), plan, self.quantize, &mut backend, loaded)?;
         drop((weights, steps));
-        let (model, device) = (self.model_name.unwrap_or(model_type), backend.name());
-        let environment = self.environment(&device, model, kv_cache);
-        let evidence = self.recording.take().map(|recording| self.evidence(recording)).transpose()?;
-        let (telemetry, receipts) = tellers(
-            model,
-            self.prices,
-            self.on_event,
-            self.ties,
-            (environment, evidence.unwrap_or_default()),
-            &self.clock,
-        )?;
+        let device = backend.name();
+        let (opening, receipts) = self.opening(&device, model_type, kv_cache)?;
         let evidence = receipts.evidence().clone();
-        let shared = Arc::new(Shared::default());
-        let (to_worker, messages) = channel();
         let reader = Reader {
             text,
             settings: Settings {
@@ -94,31 +77,21 @@ impl Builder {
                 prompts: sentence.prompts,
                 default_prompt: sentence.default_prompt,
             },
-            shared: shared.clone(),
-            clock: self.clock.clone(),
-            worker: to_worker.clone(),
-            session: telemetry.session,
+            shared: opening.shared.clone(),
+            clock: opening.clock.clone(),
+            worker: opening.worker.clone(),
+            session: opening.telemetry.session,
         };
         let text_gap = reader.text.as_ref().and_then(|text| text.not_covered());
         let read = move |ask, arrived| reader.read(ask, arrived);
-        let readers = Arc::new(Readers::start(read, shared.clone(), self.clock.clone(), self.max_requests)?);
-        readers.rehearse()?;
-        let mut worker = encode::worker::Worker::new(
-            (backend, encoder, pooling),
-            limits,
-            shared.clone(),
-            self.clock.clone(),
-            receipts,
-        );
+        let mut worker =
+            encode::worker::Worker::new((backend, encoder, pooling), limits, opening.shell(receipts));
         worker.text_gap = text_gap;
         #[cfg(feature = "testing")]
         {
             worker.faults = self.faults;
         }
-        let worker =
-            spawn("amnesic-worker", Depth::Kernels, move || worker.run(&messages)).map_err(Error::Thread)?;
-        let client =
-            Client { readers, worker: to_worker, shared, keys: Arc::default(), telemetry, identity: None };
+        let (client, worker) = opening.start(read, self.max_requests, worker, None)?;
         let context = limits.context;
         Ok(Session {
             client,

@@ -1,16 +1,12 @@
 //! What receipts say of a session, and what continues a conversation elsewhere is held against.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::Builder;
 use crate::backend::{KvType, Quantize};
-use crate::clock::Clock;
-use crate::engine::receipts::{Receipts, Ties};
 use crate::error::{Error, Result};
 use crate::identity::Identity;
-use crate::privacy::trace::{OnEvent, Telemetry};
-use crate::privacy::{Alias, Environment, Evidence, Prices};
+use crate::privacy::{Alias, Environment, Evidence};
 use crate::weights::files::Recording;
 
 impl Builder {
@@ -76,19 +72,4 @@ impl Builder {
             vocab,
         })
     }
-}
-
-/// What tells of a session, and what issues its receipts.
-pub(super) fn tellers(
-    model: Alias,
-    prices: Option<Prices>,
-    on_event: Option<OnEvent>,
-    ties: Ties,
-    (environment, evidence): (Environment, Evidence),
-    clock: &Arc<dyn Clock>,
-) -> Result<(Arc<Telemetry>, Receipts)> {
-    let session = getrandom::u64().unwrap_or(0);
-    let receipts = Receipts::new(session, clock.clone(), ties, environment, evidence);
-    let receipts = receipts.map_err(Error::Attestation)?;
-    Ok((Arc::new(Telemetry { model, session, prices, on_event, clock: clock.clone() }), receipts))
 }

@@ -1,12 +1,14 @@
 //! Settings of a session, and how it is opened: parse, check, plan, load, start.
 //!
 //! [`options`] has the settings, [`open`] the order of the steps and the choice of a device, [`parts`] what a checkpoint
-//! has, [`plan`] how much memory that takes and what is refused. [`start`] loads a decoder and starts its threads,
-//! [`encode`] does so for a checkpoint that embeds texts or scores them, and [`evidence`] has what receipts say of both.
+//! has, [`plan`] how much memory that takes and what is refused. [`start`] loads a decoder and makes its worker,
+//! [`encode`] does so for a checkpoint that embeds texts or scores them, [`opening`] starts the threads of either, and [`evidence`]
+//! has what receipts say of both.
 
 mod encode;
 mod evidence;
 mod open;
+mod opening;
 mod options;
 mod parts;
 mod plan;

@@ -65,7 +65,7 @@ impl Parts {
 
 impl Builder {
     /// What is known before a device is chosen.
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(any(test, feature = "forensics"))]
     pub(crate) fn parts(&self) -> Result<Parts> {
         self.parts_from(Source::open(&self.folder)?)
     }

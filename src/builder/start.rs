@@ -1,22 +1,18 @@
 //! How a session that generates is started: its weights are loaded, its threads run.
 
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 
 use super::Builder;
-use super::evidence::tellers;
 use super::parts::Parts;
 use crate::backend::Backend;
 use crate::chat;
-use crate::client::Client;
 use crate::engine::intake::{Defaults, Intake, Vocabulary};
 use crate::engine::masks::Masks;
 use crate::engine::models::{Model, Models};
-use crate::engine::readers::Readers;
-use crate::engine::worker::{Shared, Worker};
+use crate::engine::worker::Worker;
 use crate::error::{Error, Result};
 use crate::memory::BufferLimits;
-use crate::memory::thread::{self, Depth, spawn};
+use crate::memory::thread::{self, Depth};
 use crate::memory_plan::MemoryPlan;
 use crate::model::arch::Arch;
 use crate::model::decoder::{Decoder, Limits};
@@ -85,20 +81,8 @@ impl Builder {
                 .join()
                 .map_err(|_| Error::Thread(std::io::Error::other("the vocabulary's thread panicked")))
         });
-        let shared = Arc::new(Shared::default());
-        let model = self.model_name.unwrap_or(model_type);
-        let environment = self.environment(&device, model, kv_cache);
-        let evidence = self.recording.take().map(|recording| self.evidence(recording)).transpose()?;
-        let (telemetry, receipts) = tellers(
-            model,
-            self.prices,
-            self.on_event,
-            self.ties,
-            (environment, evidence.unwrap_or_default()),
-            &self.clock,
-        )?;
+        let (opening, receipts) = self.opening(&device, model_type, kv_cache)?;
         let evidence = receipts.evidence().clone();
-        let (to_worker, messages) = channel();
         #[cfg_attr(
             not(any(feature = "testing", feature = "debug-sampler")),
             expect(unused_mut, reason = "only tests ask for faults, only the feature brings a sampler")
@@ -108,9 +92,8 @@ impl Builder {
             text.clone(),
             vocab,
             limits,
-            shared.clone(),
-            self.clock.clone(),
-            (receipts, Masks::start(to_worker.clone())?),
+            opening.shell(receipts),
+            Masks::start(opening.worker.clone())?,
         );
         #[cfg(feature = "testing")]
         {
@@ -124,7 +107,7 @@ impl Builder {
         let mut vocabulary = vocabulary.transpose()?;
         #[cfg(feature = "testing")]
         {
-            vocabulary.iter_mut().for_each(|vocabulary| vocabulary.count_compiled(&shared.compiled));
+            vocabulary.iter_mut().for_each(|vocabulary| vocabulary.count_compiled(&opening.shared.compiled));
         }
         let intake = Intake {
             vocabulary,
@@ -133,19 +116,14 @@ impl Builder {
             text: text.clone(),
             templates,
             defaults,
-            shared: shared.clone(),
-            clock: self.clock.clone(),
-            worker: to_worker.clone(),
-            session: telemetry.session,
+            shared: opening.shared.clone(),
+            clock: opening.clock.clone(),
+            worker: opening.worker.clone(),
+            session: opening.telemetry.session,
         };
         let most = intake.defaults.max_requests;
         let read = move |ask, arrived| intake.read(ask, arrived);
-        let readers = Arc::new(Readers::start(read, shared.clone(), self.clock.clone(), most)?);
-        readers.rehearse()?;
-        let worker =
-            spawn("amnesic-worker", Depth::Kernels, move || worker.run(&messages)).map_err(Error::Thread)?;
-        let identity = Some(Arc::new(identity));
-        let client = Client { readers, worker: to_worker, shared, keys: Arc::default(), telemetry, identity };
+        let (client, worker) = opening.start(read, most, worker, Some(identity))?;
         Ok(Session {
             client,
             worker: Some(worker),

@@ -13,8 +13,8 @@ use std::time::SystemTime;
 use crate::chat::Message;
 use crate::client::Client;
 use crate::engine::mailbox::Mailbox;
+use crate::engine::message;
 use crate::engine::receipts::About;
-use crate::engine::worker;
 use crate::error::{Error, Result, SealedReason};
 use crate::lease::PrefixHandle;
 use crate::memory::Secret;
@@ -398,7 +398,7 @@ impl Drop for Conversation {
         let (session, number, key) = (self.client.telemetry.session, self.number, self.reuse.lease.key);
         let about = About::completed(Subject::Conversation { session, number }, None, self.began);
         let (done, answer) = sync_channel(1);
-        if self.client.worker.send(worker::Message::Forget(key, Some(about), Some(done))).is_ok() {
+        if self.client.worker.send(message::Message::Forget(key, Some(about), Some(done))).is_ok() {
             let _ = answer.recv(); // a session that closes overwrites it too
         }
     }

@@ -5,8 +5,8 @@
 use std::sync::mpsc::{Sender, SyncSender};
 
 use super::intake::Intake;
+use super::message::Message;
 use super::readers::Tell;
-use super::worker::Message;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
 use crate::request::{Prompt, Request};

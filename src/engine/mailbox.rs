@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use super::worker::Message;
+use super::message::Message;
 use crate::chat::Style;
 use crate::error::{Error, Result};
 use crate::memory::Secret;

@@ -2,6 +2,7 @@
 
 use super::plan::StepPlan;
 use super::scheduler::{Id, Store};
+use super::shell::give_back;
 use crate::backend::sample_batch::SampleBatch;
 use crate::backend::{Backend, Counters, Fence, Mask};
 use crate::memory::ledger::{Accounts, HOST, Ledger, NotCovered};
@@ -165,12 +166,7 @@ impl<B: Backend> Models<B> {
         let mut clean = !self.ledger.is_dirty();
         let models = [Some(self.main), self.draft].into_iter().flatten();
         for (model, device) in models.zip(&mut devices[HOST + 1..]) {
-            let Some(closed) = model.backend.close() else { continue };
-            clean &= closed.verified == closed.scrubbed.bytes() && !closed.scrubbed.is_dirty();
-            device.regions += closed.regions;
-            device.bytes += closed.scrubbed.bytes();
-            device.samples += closed.scrubbed.samples();
-            device.verified_bytes = closed.verified;
+            clean &= give_back(model.backend, device);
         }
         (devices, clean)
     }

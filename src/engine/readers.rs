@@ -18,7 +18,7 @@ use std::time::{Instant, SystemTime};
 
 use super::intake::IntakeMessage;
 use super::scheduler::Id;
-use super::worker::Shared;
+use super::status::Shared;
 use crate::clock::Clock;
 use crate::error::{Error, Result, Returned};
 use crate::memory::registers;

@@ -56,6 +56,8 @@ pub struct Sequence {
     pub away: bool,
     /// Whether, when it is back, it says if the token drawn last ends the reply.
     pub settles: bool,
+    #[cfg(feature = "forensics")]
+    pub(crate) gates: crate::forensics::gate::Gates,
     #[cfg(feature = "testing")]
     pub(crate) taps: crate::testing::taps::Taps,
     stops: Stops,
@@ -76,6 +78,8 @@ impl Sequence {
             guide: None,
             away: false,
             settles: false,
+            #[cfg(feature = "forensics")]
+            gates: crate::forensics::gate::Gates::default(),
             #[cfg(feature = "testing")]
             taps: crate::testing::taps::Taps::default(),
             stops: Stops::new(common.stops.clone()),

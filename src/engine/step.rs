@@ -1,6 +1,5 @@
 //! One step of the worker: guesses, the forward pass, grammar masks beside it, and what is made of the logits.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -9,6 +8,7 @@ use super::masks::{Looked, Masks};
 use super::plan::{Rows, ScheduledSeq};
 use super::scheduler::{Id, ScheduledTokens};
 use super::sequence::Sequence;
+use super::shell::Work;
 use super::speculate;
 use super::worker::{Ended, Worker};
 use crate::backend::Backend;
@@ -20,11 +20,11 @@ use crate::sample::Context;
 use crate::text::{Pieces, Text};
 
 impl<B: Backend> Worker<B> {
-    /// One step: all who can compute, those that are done end. Not inlined: the frame of [`Worker::run`] stays while the worker
+    /// One step: all who can compute, those that are done end. Not inlined: the frame of [`Work::run`] stays while the worker
     /// waits, and nothing cleans it; the last token lay there.
     #[inline(never)]
     pub(super) fn step(&mut self) {
-        if self.deadline.is_some_and(|deadline| deadline <= self.clock.now()) {
+        if self.deadline.is_some_and(|deadline| deadline <= self.shell.clock.now()) {
             self.check_deadlines();
         }
         self.take_looked();
@@ -37,7 +37,7 @@ impl<B: Backend> Worker<B> {
             self.models.main.forward();
         }
         let mut ended = self.receive_guides(began);
-        *self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner) = self.models.main.counters();
+        self.shell.show_counters(self.models.main.counters());
         #[cfg(feature = "testing")]
         self.faults.after_forward();
         self.ask();
@@ -57,7 +57,7 @@ impl<B: Backend> Worker<B> {
     fn schedule(&mut self) {
         self.turns.clear();
         self.turns.extend(self.scheduler.plan(&mut self.models));
-        self.shared.tokens.store(self.scheduler.clock(), Ordering::SeqCst);
+        self.shell.shared.tokens.store(self.scheduler.clock(), Ordering::SeqCst);
         self.enter_pending_accounts();
         self.idle = self.turns.is_empty() && self.sequences.values().any(|sequence| sequence.away);
     }
@@ -310,7 +310,7 @@ impl<B: Backend> Worker<B> {
         job.usage.drafted_tokens += scheduled.guesses;
         job.usage.accepted_tokens += accepted;
         if job.timing.first_token.is_zero() {
-            job.timing.first_token = self.clock.now() - job.accepted;
+            job.timing.first_token = self.shell.clock.now() - job.accepted;
             job.usage.cached_tokens = self.scheduler.entry(id).reused.unwrap_or(0);
             job.trace.first_token(job.id, job.usage.cached_tokens);
         }
@@ -378,6 +378,8 @@ impl<B: Backend> Worker<B> {
     /// ends with it.
     fn choose(&mut self, id: Id, row: usize, asked: Option<usize>) -> Result<Option<FinishReason>> {
         let sequence = self.sequences.get_mut(&id).expect("a scheduled sequence has not ended");
+        #[cfg(feature = "forensics")]
+        sequence.gates.pass(sequence.generated());
         #[cfg(feature = "testing")]
         sequence.taps.at(sequence.generated(), || self.models.main.logits(row))?;
         let asked = asked.map(|asked| self.questions.answer(asked));

@@ -180,13 +180,13 @@ impl Arena {
     }
 
     /// Overwrites a region.
-    #[cfg_attr(feature = "testing", track_caller)]
+    #[cfg_attr(amnesic_faults, track_caller)]
     pub fn scrub(&mut self, region: Region) -> Scrubbed {
         scrub(self.slice_mut::<u8>(region))
     }
 
     /// Overwrites the whole arena.
-    #[cfg_attr(feature = "testing", track_caller)]
+    #[cfg_attr(amnesic_faults, track_caller)]
     pub fn scrub_all(&mut self) -> Scrubbed {
         scrub(self.bytes_mut())
     }
@@ -254,7 +254,7 @@ mod tests {
     }
 
     /// The pages are the system's afterwards: that they were overwritten is seen by the call alone.
-    #[cfg(feature = "testing")]
+    #[cfg(amnesic_faults)]
     #[test]
     fn both_ends_overwrite() {
         use crate::memory::scrub::faults;

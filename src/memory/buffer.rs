@@ -96,7 +96,7 @@ impl<T: Plain> Buffer<T> {
     }
 
     /// Overwrites the whole block, and drops the values.
-    #[cfg_attr(feature = "testing", track_caller)]
+    #[cfg_attr(amnesic_faults, track_caller)]
     pub fn wipe(&mut self) -> Scrubbed {
         self.len = 0;
         scrub(self.block())

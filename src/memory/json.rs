@@ -10,7 +10,7 @@ use super::secret::Owner;
 ///
 /// Not overwritten: how many values there are and how they nest, and, in the nodes of a map, the hashes of its keys,
 /// which are keyed at random for each map.
-#[cfg_attr(feature = "testing", track_caller)]
+#[cfg_attr(amnesic_faults, track_caller)]
 pub fn wipe(mut value: Value) {
     // In place first: a number lies in the node of its list or map, which is freed as it is when it is taken apart.
     let mut left = vec![&mut value];

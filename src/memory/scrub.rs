@@ -6,6 +6,9 @@
 //! times slower on regions larger than the cache (`benches/scrub.rs` prints the rate of this one).
 #![expect(unsafe_code, reason = "an optimisation barrier, and the view of plain numbers as bytes")]
 
+#[cfg(amnesic_faults)]
+pub mod faults;
+
 use std::arch::asm;
 
 /// Proof that bytes were overwritten with zeros, and of what was seen when some of them were read back. Only this file
@@ -78,10 +81,10 @@ unsafe impl Plain for f32 {}
 unsafe impl Plain for f64 {}
 
 /// Overwrites `values` with zeros and reads three places back: the first, the last, and one that nobody can foresee.
-#[cfg_attr(feature = "testing", track_caller)]
+#[cfg_attr(amnesic_faults, track_caller)]
 pub fn scrub<T: Plain>(values: &mut [T]) -> Scrubbed {
     let bytes = size_of_val(values) as u64;
-    #[cfg(feature = "testing")]
+    #[cfg(amnesic_faults)]
     if faults::is_left_out(std::panic::Location::caller()) {
         return Scrubbed { bytes, samples: 0, dirty: false };
     }
@@ -94,10 +97,10 @@ pub fn scrub<T: Plain>(values: &mut [T]) -> Scrubbed {
 }
 
 /// Overwrites `bytes` with zeros. No proof: for memory that is not the session's.
-#[cfg_attr(feature = "testing", track_caller)]
+#[cfg_attr(amnesic_faults, track_caller)]
 #[inline]
 pub fn overwrite(bytes: &mut [u8]) {
-    #[cfg(feature = "testing")]
+    #[cfg(amnesic_faults)]
     if faults::is_left_out(std::panic::Location::caller()) {
         return;
     }
@@ -106,7 +109,7 @@ pub fn overwrite(bytes: &mut [u8]) {
 
 #[inline]
 fn fill(bytes: &mut [u8]) {
-    #[cfg(feature = "testing")]
+    #[cfg(amnesic_faults)]
     if faults::are_no_ops() {
         return;
     }
@@ -131,70 +134,6 @@ fn sample(bytes: &[u8]) -> (u64, bool) {
         dirty | (words.iter().fold(0, |any, word| any | u64::from_ne_bytes(*word)) != 0)
     });
     (3, dirty)
-}
-
-/// Scrubs that tests leave out, to show that they would notice. Without locks and allocations: the allocator asks too.
-#[cfg(feature = "testing")]
-pub mod faults {
-    use std::panic::Location;
-    use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    type Call = &'static Location<'static>;
-
-    static NO_OPS: AtomicBool = AtomicBool::new(false);
-    static WATCHING: AtomicBool = AtomicBool::new(false);
-    static SEEN: [OnceLock<Call>; 256] = [const { OnceLock::new() }; 256];
-    static LEFT_OUT: OnceLock<String> = OnceLock::new();
-
-    /// Overwriting does nothing any more, and what is read back afterwards shows it.
-    pub fn make_no_ops() {
-        NO_OPS.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn are_no_ops() -> bool {
-        NO_OPS.load(Ordering::Relaxed)
-    }
-
-    /// Whether any test has asked for a fault.
-    pub fn are_in_use() -> bool {
-        are_no_ops() || WATCHING.load(Ordering::Relaxed)
-    }
-
-    /// From now on remembers which calls there are.
-    pub fn watch() {
-        WATCHING.store(true, Ordering::Relaxed);
-    }
-
-    /// The calls so far; the same one several times where the compiler has copies of it.
-    pub fn seen() -> impl Iterator<Item = Call> {
-        SEEN.iter().map_while(|seen| seen.get().copied())
-    }
-
-    /// The call in this place, `file:line:column`, is from now on as if it were not there: nothing is overwritten,
-    /// nothing read back. Once for a process.
-    pub fn leave_out(place: &str) {
-        let _ = LEFT_OUT.set(place.to_owned()); // the first stays
-        watch();
-    }
-
-    /// What a call that is left out returns.
-    pub fn proof_of_nothing() -> super::Scrubbed {
-        super::Scrubbed { bytes: 0, samples: 0, dirty: false }
-    }
-
-    pub fn is_left_out(call: Call) -> bool {
-        if !WATCHING.load(Ordering::Relaxed) {
-            return false;
-        }
-        let _ = SEEN.iter().find(|seen| std::ptr::eq(*seen.get_or_init(|| call), call));
-        LEFT_OUT.get().is_some_and(|place| {
-            let mut parts = place.rsplitn(3, ':');
-            let mut number = || parts.next().and_then(|part| part.parse().ok());
-            let at = (number(), number());
-            at == (Some(call.column()), Some(call.line())) && parts.next() == Some(call.file())
-        })
-    }
 }
 
 /// Whether every byte of `bytes` is zero, read back from memory.

@@ -57,7 +57,7 @@ pub trait Owner {
     fn content(&self) -> &Self::Content;
 
     /// Overwrites what it holds and held, spare capacity included.
-    #[cfg_attr(feature = "testing", track_caller)]
+    #[cfg_attr(amnesic_faults, track_caller)]
     fn wipe(self) -> Scrubbed;
 }
 
@@ -68,7 +68,7 @@ impl<T: Plain> Owner for Vec<T> {
         self
     }
 
-    #[cfg_attr(feature = "testing", track_caller)]
+    #[cfg_attr(amnesic_faults, track_caller)]
     fn wipe(mut self) -> Scrubbed {
         self.resize(self.capacity(), T::default());
         scrub(&mut self)
@@ -82,7 +82,7 @@ impl Owner for String {
         self
     }
 
-    #[cfg_attr(feature = "testing", track_caller)]
+    #[cfg_attr(amnesic_faults, track_caller)]
     fn wipe(self) -> Scrubbed {
         self.into_bytes().wipe()
     }
@@ -104,7 +104,7 @@ impl<C: Content + ?Sized> Secret<C> {
     }
 
     /// Overwrites the content now.
-    #[cfg_attr(feature = "testing", track_caller)]
+    #[cfg_attr(amnesic_faults, track_caller)]
     pub fn wipe(&mut self) -> Scrubbed {
         self.0.wipe()
     }

@@ -13,17 +13,17 @@ pub const THREAD_STACK_BYTES: usize = 1024 * 1024;
 /// Overwrites [`DEPTH_BYTES`] of dead stack below the caller's frame.
 ///
 /// Only for threads started with [`THREAD_STACK_BYTES`] and called near the bottom of them: the memory must exist.
-#[cfg_attr(feature = "testing", track_caller)]
+#[cfg_attr(amnesic_faults, track_caller)]
 #[inline(never)]
 pub fn scrub_below() -> Scrubbed {
     overwrite::<{ DEPTH_BYTES / 8 }>()
 }
 
 /// Overwrites a frame of `WORDS` words, and clears the vector registers.
-#[cfg_attr(feature = "testing", track_caller)]
+#[cfg_attr(amnesic_faults, track_caller)]
 #[inline(never)]
 fn overwrite<const WORDS: usize>() -> Scrubbed {
-    #[cfg(feature = "testing")]
+    #[cfg(amnesic_faults)]
     if super::scrub::faults::is_left_out(std::panic::Location::caller()) {
         return super::scrub::faults::proof_of_nothing(); // with the frame's zeros and the registers
     }
@@ -44,7 +44,7 @@ pub const DEEP_STACK_BYTES: usize = 4 * 1024 * 1024;
 pub const DEEP_BYTES: usize = 3 * 1024 * 1024;
 
 /// Does what [`scrub_below`] does for threads started with [`DEEP_STACK_BYTES`].
-#[cfg_attr(feature = "testing", track_caller)]
+#[cfg_attr(amnesic_faults, track_caller)]
 #[inline(never)]
 pub fn scrub_deep() -> Scrubbed {
     overwrite::<{ DEEP_BYTES / 8 }>()
@@ -70,7 +70,7 @@ const SHALLOW_BYTES: usize = 16 * 1024;
 
 /// Does what [`scrub_below`] does on any thread, for what a cipher leaves: the application's threads have no more stack than
 /// they need.
-#[cfg_attr(feature = "testing", track_caller)]
+#[cfg_attr(amnesic_faults, track_caller)]
 #[inline(never)]
 pub fn scrub_shallow() -> Scrubbed {
     overwrite::<{ SHALLOW_BYTES / 8 }>()

@@ -63,6 +63,8 @@ pub struct Request {
     pub(crate) prefix: Option<PrefixHandle>,
     pub(crate) adapter: Option<String>,
     pub(crate) nonce: Option<Nonce>,
+    #[cfg(feature = "forensics")]
+    pub(crate) gates: crate::forensics::gate::Gates,
     #[cfg(feature = "testing")]
     pub(crate) taps: crate::testing::taps::Taps,
 }

@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use crate::client::Client;
 use crate::conversation::{Conversation, Public};
 use crate::engine::intake::IntakeMessage;
-use crate::engine::worker::Message;
+use crate::engine::message::Message;
 use crate::error::{Error, Result};
 use crate::memory::seal::SealingKey;
 #[cfg(feature = "schema")]

@@ -1,14 +1,16 @@
-//! Taps, faults and forensics for tests (feature `testing`): nothing here acts unless a test calls it.
+//! Taps and faults for this crate's own tests and benches (feature `testing`); outside semver. An application does not need it:
+//! what it proves its own binary with is [`crate::forensics`].
 //!
-//! Lives here: [`device`], what CUDA devices hold and how fast they are; [`forensics`], with which an application proves its own binary; faults that a request or a session is
-//! asked to have; scrubs that are left out; the tokenizer and the model by themselves. Never will: anything that a
-//! session without the feature depends on.
+//! Each acts on the request or the session that a test asked it of, or on the process whose test called it, and on nothing
+//! unless a test does. No scrub has a switch by this feature: those are in a build with `--cfg amnesic_faults` alone, which
+//! `build.rs` explains. So a binary that has the feature, since features unify, scrubs as one without it.
+//!
+//! Lives here: [`device`], what CUDA devices hold and how fast they are; faults that a request or a session is asked to have;
+//! the tokenizer and the model by themselves. Never will: anything that a session without the feature depends on.
 
 pub mod device;
-pub mod forensics;
 pub(crate) mod taps;
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -18,7 +20,7 @@ use crate::backend::{Batch, Mask, Span};
 use crate::builder::Builder;
 use crate::clock::SystemClock;
 use crate::error::Result;
-use crate::memory::scrub::faults;
+use crate::forensics::Gate;
 use crate::memory::{BufferLimits, Secret};
 use crate::model::decoder::{Decoder, blocks_for};
 use crate::outcome::{RequestId, Timing, Usage};
@@ -27,29 +29,8 @@ use crate::privacy::{Alias, FinishReasons, Prices};
 use crate::request::Request;
 use crate::session::Session;
 use crate::testing::taps::Act;
-pub use crate::testing::taps::{Gate, LogitsTap};
+pub use crate::testing::taps::LogitsTap;
 use crate::text::{Detokenizer, Text};
-
-/// Turns every scrub of this process into a no-op, so that a test can show that it would notice.
-pub fn disable_scrub() {
-    faults::make_no_ops();
-}
-
-/// From now on this process remembers which calls of its scrub there are; see [`scrubs_seen`].
-pub fn watch_scrubs() {
-    faults::watch();
-}
-
-/// The calls so far, each as `file:line:column`. All drops of what holds content are one call.
-pub fn scrubs_seen() -> BTreeSet<String> {
-    faults::seen().map(ToString::to_string).collect()
-}
-
-/// The call of the scrub in this place is from now on as if it were not there, so that a test can show that it would
-/// notice: nothing is overwritten, and nothing read back. One call in a process, the first that is named.
-pub fn leave_out_scrub(place: &str) {
-    faults::leave_out(place);
-}
 
 impl Request {
     /// Copies the logits of every step into `tap`.
@@ -58,13 +39,8 @@ impl Request {
         self
     }
 
-    /// Stands still at `gate`, its session with it, when the logits of token `token` of the reply, counted from 0, are
-    /// there, and nothing was made of them yet.
-    pub fn stop_at(self, token: usize, gate: &Gate) -> Self {
-        self.act(token, Act::Stop(gate.clone()))
-    }
-
-    /// Panics at that moment: the session is poisoned.
+    /// Panics when the logits of token `token` of the reply, counted from 0, are there, and nothing was made of them yet: the
+    /// session is poisoned.
     pub fn panic_at(self, token: usize) -> Self {
         self.act(token, Act::Panic)
     }

@@ -1,10 +1,10 @@
 //! Where tests look into the worker, stop it, and break it (feature `testing`).
 
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
+use crate::forensics::gate::Gate;
 use crate::memory::Secret;
 
 /// Receives a copy of the logits from which each token of a request is chosen.
@@ -22,56 +22,9 @@ impl LogitsTap {
     }
 }
 
-/// Where a request stands still in the middle of a step, all of its session with it, until a test has looked.
-///
-/// ```
-/// use amnesic::{Request, testing::Gate};
-///
-/// let gate = Gate::default();
-/// let request = Request::prompt("...").stop_at(12, &gate);
-/// // another thread generates; this one would then call gate.wait(), look, and gate.open()
-/// # drop(request);
-/// ```
-#[derive(Clone, Debug, Default)]
-pub struct Gate(Arc<(Mutex<State>, Condvar)>);
-
-#[derive(Debug, Default)]
-struct State {
-    reached: bool,
-    open: bool,
-}
-
-impl Gate {
-    /// Waits until the request has come; false if it has not after `patience`.
-    pub fn wait(&self, patience: Duration) -> bool {
-        let (_, changed) = &*self.0;
-        let waited = changed.wait_timeout_while(self.lock(), patience, |state| !state.reached);
-        waited.unwrap_or_else(PoisonError::into_inner).0.reached
-    }
-
-    /// Lets it go on, and all that come later.
-    pub fn open(&self) {
-        self.lock().open = true;
-        self.0.1.notify_all();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn pass(&self) {
-        let mut state = self.lock();
-        state.reached = true;
-        self.0.1.notify_all();
-        drop(self.0.1.wait_while(state, |state| !state.open));
-    }
-}
-
 /// What happens to a request when the logits of one of its tokens are there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Act {
-    /// It waits.
-    Stop(Gate),
     /// The step panics.
     Panic,
     /// They are taken for not finite.
@@ -103,14 +56,11 @@ impl Taps {
         if let Some(tap) = &self.logits {
             tap.take(logits());
         }
-        for (_, act) in self.acts.iter().filter(|(at, _)| *at == generated) {
-            match act {
-                Act::Stop(gate) => gate.pass(),
-                Act::Panic => panic!("a fault that a test asked for"),
-                Act::NotFinite => return Err(Error::NotFinite),
-            }
+        match self.acts.iter().find(|(at, _)| *at == generated) {
+            Some((_, Act::Panic)) => panic!("a fault that a test asked for"),
+            Some((_, Act::NotFinite)) => Err(Error::NotFinite),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use amnesic::testing::Gate;
+use amnesic::forensics::Gate;
 use amnesic::{CancelToken, Error, FinishReason, Reply, Request, ResponseFormat, Session, Speculation};
 
 use crate::common::{Hands, default_model};

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use amnesic::testing::forensics::Needles;
+use amnesic::forensics::Needles;
 use amnesic::{CancelToken, Error, Priority, Public, Request, ResponseFormat, Session, Speculation};
 
 use crate::common::{Random, Recipe, in_a_process_of_its_own};

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use amnesic::testing::forensics::{Findings, Needles};
+use amnesic::forensics::{Findings, Needles};
 use amnesic::{Request, Session};
 
 /// No plain copy of it may be in the program itself.

@@ -8,8 +8,9 @@ use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use amnesic::forensics::Gate;
 use amnesic::testing::device::{self, Heard};
-use amnesic::testing::{Gate, LogitsTap, Tokenizer};
+use amnesic::testing::{LogitsTap, Tokenizer};
 use amnesic::{CancelToken, Device, EmbedRequest, FinishReason, Request, Session};
 
 use crate::alone;

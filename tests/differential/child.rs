@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use amnesic::clock::Clock;
-use amnesic::testing::Gate;
+use amnesic::forensics::Gate;
 use amnesic::{
     CancelToken, Conversation, Error, FinishReason, PoisonReason, Priority, Reply, Request, Session,
 };

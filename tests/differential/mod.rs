@@ -1,5 +1,5 @@
 //! Two requests of equal shape and different content, run many times in an order that looks random: afterwards no
-//! writable byte of the process may tell which was last (`amnesic::testing::forensics::differential`).
+//! writable byte of the process may tell which was last (`amnesic::forensics::differential`).
 //!
 //! The matrix is that of `tests/forensics/cells.rs`: eleven endings by seven ways of asking. By default each ending, each
 //! way and each of twelve scripts has its cell; `AMNESIC_DIFFERENTIAL=all` runs all 77. `AMNESIC_DIFFERENTIAL_RUNS` says
@@ -20,7 +20,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use amnesic::testing::forensics::differential::{Kind, Last, Scope, Separation, Snapshots, schedule};
+use amnesic::forensics::differential::{Kind, Last, Scope, Separation, Snapshots, schedule};
 
 use search::cells::{Cell, Ending, Way};
 use shapes::{Content, SCRIPTS};

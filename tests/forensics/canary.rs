@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use amnesic::testing::forensics::{Needles, learn};
+use amnesic::forensics::{Needles, learn};
 use amnesic::testing::{LogitsTap, Tokenizer};
 use amnesic::{Builder, FinishReason, Reply, Request, ResponseFormat, Session};
 use serde::{Deserialize, Serialize};

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use amnesic::clock::Clock;
-use amnesic::testing::Gate;
+use amnesic::forensics::Gate;
 use amnesic::{
     CancelToken, Conversation, Error, FinishReason, PoisonReason, Priority, Reply, Request, Session,
     Speculation, user,

@@ -21,8 +21,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use amnesic::testing;
-use amnesic::testing::forensics::{Findings, Needles};
+use amnesic::forensics::{Findings, Needles};
 
 use cells::{Cell, Ending, Way};
 use process::Told;
@@ -110,29 +109,33 @@ pub struct Verdict {
     pub complaint: Option<String>,
     /// What was found that other crates leave where nobody overwrites what they free.
     pub third_party: BTreeSet<String>,
-    /// Calls of the scrub that happened, if they were watched.
+    /// Calls of the scrub that happened, if they were watched; none in a build without faults.
     pub scrubs: BTreeSet<String>,
 }
 
 /// If this process is a child: does its work, and is over. Arguments: `--child JOB`, perhaps others that begin with two
-/// dashes, perhaps `--watch` or `--leave-out FILE:LINE:COLUMN`, and the folder.
+/// dashes, in a build with faults perhaps `--watch` or `--leave-out FILE:LINE:COLUMN`, and the folder.
 pub fn child() -> bool {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [flag, name, more @ .., folder] = &arguments[..] else { return false };
     if flag != "--child" {
         return false;
     }
+    #[cfg(amnesic_faults)]
     match more {
-        [.., flag, place] if flag == "--leave-out" => testing::leave_out_scrub(place),
-        [.., flag] if flag == "--watch" => testing::watch_scrubs(),
+        [.., flag, place] if flag == "--leave-out" => amnesic::faults::leave_out_scrub(place),
+        [.., flag] if flag == "--watch" => amnesic::faults::watch_scrubs(),
         _ => {}
     }
+    #[cfg(not(amnesic_faults))]
+    assert!(more.iter().all(|flag| flag.starts_with("--")), "this build has no faults to ask for: {more:?}");
     let folder = Path::new(folder);
     let told = match Job::all().into_iter().find(|job| job.name() == *name).expect("a job of this list") {
         Job::Cell(cell) => cells::child(cell, folder),
         Job::Scene(scene) => scenarios::child(scene, folder),
     };
-    let told = Told { scrubs: testing::scrubs_seen(), ..told };
+    #[cfg(amnesic_faults)]
+    let told = Told { scrubs: amnesic::faults::scrubs_seen(), ..told };
     println!("{}", serde_json::to_string(&told).unwrap());
     true
 }

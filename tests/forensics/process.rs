@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use amnesic::testing::forensics::{Findings, Needles};
+use amnesic::forensics::{Findings, Needles};
 use serde::{Deserialize, Serialize};
 
 /// What a child tells its parent at the end, on one line.

@@ -1,6 +1,6 @@
 //! Rows of the first layer, recomputed from the weights in double precision: a check of what the library itself learns.
 
-use amnesic::testing::forensics::{Cache, Needles, Tolerance};
+use amnesic::forensics::{Cache, Needles, Tolerance};
 
 use crate::common::Recipe;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use amnesic::{
     CancelToken, Device, Dry, Error, FinishReason, PoisonReason, Request, ResponseFormat, Session,
-    Speculation, testing,
+    Speculation, forensics,
 };
 
 use super::canary::{self, Kind, Known, REPLY_TOKENS, VOCAB, canary};
@@ -15,7 +15,8 @@ use super::process::Told;
 type Scene = fn(Session, &Known, &mut Told) -> Option<Session>;
 
 /// Their names, and what happens in each while the session is open.
-pub const ALL: [(&str, Scene); 24] = [
+pub const ALL: &[(&str, Scene)] = &[
+    #[cfg(amnesic_faults)]
     ("no-op scrub", no_op_scrub),
     ("one sampled token", one_sampled_token),
     ("penalties", penalties),
@@ -52,8 +53,9 @@ pub fn child(scene: &str, folder: &Path) -> Told {
     let known = Known::load(folder, Kind::Plain);
     let builder = canary::builder(folder);
     let builder = match scene {
+        #[cfg(amnesic_faults)]
         "no-op scrub" => {
-            testing::disable_scrub();
+            amnesic::faults::disable_scrub();
             builder
         }
         "one sampled token" => builder.step_tokens(512),
@@ -75,6 +77,7 @@ pub fn child(scene: &str, folder: &Path) -> Told {
 }
 
 /// With overwriting turned into nothing the session may find out, and serve no more.
+#[cfg(amnesic_faults)]
 fn no_op_scrub(session: Session, _: &Known, _: &mut Told) -> Option<Session> {
     match session.generate(canary().max_tokens(REPLY_TOKENS)) {
         Ok(reply) => assert_eq!(reply.tokens().len(), REPLY_TOKENS),
@@ -231,7 +234,7 @@ fn open_conversation(session: Session, known: &Known, told: &mut Told) -> Option
 fn left_turn(session: Session, known: &Known, told: &mut Told) -> Option<Session> {
     let mut conversation = session.conversation();
     drop(conversation.generate(canary().max_tokens(REPLY_TOKENS)).unwrap());
-    let gate = testing::Gate::default();
+    let gate = forensics::Gate::default();
     let stream = conversation.stream(canary().max_tokens(REPLY_TOKENS).stop_at(8, &gate)).unwrap();
     assert!(gate.wait(std::time::Duration::from_secs(60)));
     drop(stream);

@@ -11,9 +11,9 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use amnesic::clock::Clock;
+use amnesic::forensics::{Gate, Needles};
 use amnesic::privacy::{Alias, Anthropic, Disclosure, Event, Prices, ThirdPartyRequest};
-use amnesic::testing::forensics::Needles;
-use amnesic::testing::{Gate, LogitsTap, Scorer, Tokenizer};
+use amnesic::testing::{LogitsTap, Scorer, Tokenizer};
 use amnesic::{
     Builder, CancelToken, ConstrainFrom, Dry, EmbedRequest, Error, Message, Priority, Reply, Request,
     RerankRequest, ResponseFormat, Role, SealingKey, Session, Speculation, Tool, ToolCall, ToolCallParser,

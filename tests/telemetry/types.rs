@@ -65,8 +65,8 @@ const NO_CONTENT: &[(&str, &str)] = &[
     ("testing::Telling", "telemetry without a session"),
     ("testing::device::Heard", "counts of what was found"),
     ("testing::device::Rate", "how fast a device is"),
-    ("testing::forensics::differential::Separation", "places in memory"),
-    ("testing::forensics::differential::Snapshots", "counts are all that it prints; its own tests read it"),
+    ("forensics::differential::Separation", "places in memory"),
+    ("forensics::differential::Snapshots", "counts are all that it prints; its own tests read it"),
 ];
 
 /// Panics with the names of those that were neither. `shown`: what was printed by `Debug`, and what by `Display`.

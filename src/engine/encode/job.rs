@@ -7,8 +7,8 @@ use std::time::{Instant, SystemTime};
 
 use crate::cancel::Interrupt;
 use crate::embed::{Common, EmbedRequest, RerankRequest};
+use crate::engine::message::Message;
 use crate::engine::receipts::About;
-use crate::engine::worker::Message;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
 use crate::memory::ledger::Accounts;

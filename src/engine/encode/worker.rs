@@ -1,23 +1,21 @@
-//! The thread that owns the device: packs texts into steps, scrubs, answers.
+//! The worker that embeds and scores: packs texts into steps, overwrites what they leave, ends requests. `engine/shell.rs` has what it
+//! shares with the worker that generates.
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::sync::{Arc, PoisonError};
 
 use super::job::{Finish, Job};
 use crate::backend::{Backend, Pooling};
-use crate::clock::Clock;
+use crate::engine::message::Message;
 use crate::engine::plan::{Rows, StepPlan};
-use crate::engine::receipts::{About, Receipts};
+use crate::engine::receipts::About;
+use crate::engine::scheduler::Key;
+use crate::engine::shell::{self, Answer, Shell, Work};
 use crate::engine::status::Load;
-use crate::engine::worker::{Message, Shared};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::memory::ledger::{self, Accounts, HOST, Ledger, NotCovered};
-use crate::memory::poison::PoisonReason;
-use crate::memory::{registers, stack, workspace::Dirty};
+use crate::memory::{registers, workspace::Dirty};
 use crate::model::decoder::{Limits, blocks_for};
 use crate::model::encoder::Encoder;
 use crate::privacy::receipt::{DeviceReceipt, ScrubReceipt};
@@ -27,14 +25,13 @@ const MODEL: usize = HOST + 1;
 
 /// Everything that the thread owns.
 pub struct Worker<B: Backend> {
+    shell: Shell,
     backend: B,
     encoder: Encoder<B>,
     pooling: Pooling,
     /// Tokens and texts of a step.
     limits: Limits,
     plan: StepPlan,
-    /// Whether it scrubbed since the stack was cleaned.
-    scrubbed_steps: bool,
     /// What the step at hand adds to the embedding of each token, the rows of each text, and whose it is.
     rows: Vec<Range<u32>>,
     places: Vec<(usize, usize)>,
@@ -46,9 +43,6 @@ pub struct Worker<B: Backend> {
     /// Requests in the order in which they take texts into the next step.
     jobs: VecDeque<Job>,
     ledger: Ledger,
-    shared: Arc<Shared>,
-    clock: Arc<dyn Clock>,
-    receipts: Receipts,
     /// What is not covered of the texts' way to ids.
     pub text_gap: Option<NotCovered>,
     #[cfg(feature = "testing")]
@@ -57,20 +51,14 @@ pub struct Worker<B: Backend> {
 
 impl<B: Backend> Worker<B> {
     /// A worker with nothing to do yet.
-    pub fn new(
-        (backend, encoder, pooling): (B, Encoder<B>, Pooling),
-        limits: Limits,
-        shared: Arc<Shared>,
-        clock: Arc<dyn Clock>,
-        receipts: Receipts,
-    ) -> Self {
+    pub fn new((backend, encoder, pooling): (B, Encoder<B>, Pooling), limits: Limits, shell: Shell) -> Self {
         Self {
+            shell,
             backend,
             encoder,
             pooling,
             limits,
             plan: StepPlan::new(limits),
-            scrubbed_steps: false,
             rows: Vec::with_capacity(limits.sequences),
             places: Vec::with_capacity(limits.sequences),
             dirty: Dirty::default(),
@@ -78,117 +66,16 @@ impl<B: Backend> Worker<B> {
             table: (0..limits.blocks as u32).collect(),
             jobs: VecDeque::new(),
             ledger: Ledger::default(),
-            shared,
-            clock,
-            receipts,
             text_gap: None,
             #[cfg(feature = "testing")]
             faults: crate::testing::taps::Faults::default(),
         }
     }
 
-    /// Serves until the session's handle is gone, then overwrites and gives up everything.
-    pub fn run(mut self, messages: &Receiver<Message>) -> ScrubReceipt {
-        loop {
-            match self.next(messages) {
-                Some(Message::Close) => return self.close(messages),
-                Some(message) => self.guarded(|this| this.handle(message)),
-                None => self.guarded(Self::step),
-            }
-            if self.shared.poison.reason().is_some_and(PoisonReason::is_unscrubbed) && !self.jobs.is_empty() {
-                self.fail_all();
-            }
-            self.show_load();
-            // what the scrub and the receipts leave on the stack holds no content, but it would hide some that is left
-            if std::mem::take(&mut self.scrubbed_steps) {
-                let _ = stack::scrub_below();
-            }
-        }
-    }
-
-    /// The next message; none when a step is due.
-    fn next(&self, messages: &Receiver<Message>) -> Option<Message> {
-        if self.jobs.is_empty() {
-            return Some(messages.recv().unwrap_or(Message::Close));
-        }
-        match messages.try_recv() {
-            Ok(message) => Some(message),
-            Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Disconnected) => Some(Message::Close),
-        }
-    }
-
-    /// Runs `act`; a panic in it scrubs everything, fails every request and poisons the session.
-    fn guarded(&mut self, act: impl FnOnce(&mut Self)) {
-        if catch_unwind(AssertUnwindSafe(|| act(self))).is_err() {
-            self.shared.poison.set(PoisonReason::Panic);
-            self.fail_all();
-        }
-    }
-
-    /// What it means that something was not zero.
-    fn poison_reason(&self) -> PoisonReason {
-        match self.backend.failed() {
-            true => PoisonReason::DeviceFailed,
-            false => PoisonReason::ScrubFailed,
-        }
-    }
-
-    fn fail_all(&mut self) {
-        if self.backend.failed() {
-            self.shared.poison.set(PoisonReason::DeviceFailed);
-        }
-        let reason = self.shared.poison.reason().unwrap_or(PoisonReason::Panic);
-        let before = self.ledger.accounts;
-        let proof = self.backend.scrub_all();
-        self.ledger.scrubbed(MODEL, 1, proof.as_ref());
-        self.scrub_steps();
-        let account = self.ledger.since(before);
-        for mut job in std::mem::take(&mut self.jobs) {
-            ledger::add(&mut job.accounts, &account);
-            job.failed = Some(Error::Poisoned(reason));
-            self.tell(job);
-        }
-    }
-
-    /// It is not inlined, since nothing cleans the frame of [`Worker::run`]; nor is it in the worker that generates.
-    #[inline(never)]
-    fn handle(&mut self, message: Message) {
-        match message {
-            Message::Texts(mut job, proof) => {
-                let before = self.ledger.accounts;
-                self.ledger.scrubbed(HOST, 1, &proof);
-                job.accounts = self.ledger.since(before);
-                if let Some(reason) = self.shared.poison.reason() {
-                    job.failed = Some(Error::Poisoned(reason));
-                }
-                self.jobs.push_back(*job);
-            }
-            Message::Over(requests, proof) => {
-                let before = self.ledger.accounts;
-                proof.iter().for_each(|proof| self.ledger.scrubbed(HOST, 1, proof));
-                let account = self.ledger.since(before);
-                requests.into_iter().for_each(|about| drop(self.receipt(about, &account)));
-            }
-            // nothing is kept in such a session
-            Message::Forget(_, about, _) => {
-                about.into_iter().for_each(|about| drop(self.receipt(about, &Accounts::default())));
-            }
-            Message::Poison => {
-                self.shared.poison.set(PoisonReason::Panic);
-                self.fail_all();
-            }
-            // looked at before each step; of grammars and conversations there are none; refused by the reader; `run` ends
-            // with the last
-            Message::Wake | Message::Looked | Message::Forgotten(..) => {}
-            Message::Accept(..) | Message::Close => {}
-        }
-    }
-
     /// Computes texts of the requests at hand, and ends those that are over.
     #[inline(never)]
     fn step(&mut self) {
-        let now = self.clock.now();
+        let now = self.shell.clock.now();
         self.jobs.iter_mut().for_each(|job| job.look(now));
         self.pack();
         if !self.places.is_empty() {
@@ -253,7 +140,7 @@ impl<B: Backend> Worker<B> {
         self.dirty.mark(batch.ids.len(), self.rows.len());
         let fence = self.encoder.forward(&mut self.backend, &batch, &self.rows, self.pooling);
         registers::clear(); // small jobs run on this thread alone
-        *self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner) = self.backend.counters();
+        self.shell.show_counters(self.backend.counters());
         #[cfg(feature = "testing")]
         self.faults.after_forward();
         if self.backend.failed() {
@@ -277,33 +164,27 @@ impl<B: Backend> Worker<B> {
         if !self.jobs.iter().any(Job::is_over) {
             return;
         }
-        let began = self.clock.now();
+        let began = self.shell.clock.now();
         let (mut over, going) =
             std::mem::take(&mut self.jobs).into_iter().partition::<Vec<_>, _>(Job::is_over);
         self.jobs = going.into();
         let before = self.ledger.accounts;
         self.scrub_steps();
         let account = self.ledger.since(before);
-        let took = self.clock.now() - began;
-        if self.ledger.is_dirty() {
-            self.shared.poison.set(self.poison_reason());
-        }
+        let took = self.shell.clock.now() - began;
+        self.check_scrubs();
         for mut job in over.drain(..) {
             ledger::add(&mut job.accounts, &account);
             let total = began - job.accepted;
             job.timing.first_token = total;
             job.timing.total = total;
             job.timing.scrub = took;
-            if let Some(reason) = self.shared.poison.reason().filter(|reason| reason.is_unscrubbed()) {
-                job.failed = Some(Error::Poisoned(reason));
-            }
-            self.tell(job);
+            self.tell_scrubbed(job);
         }
     }
 
     /// Overwrites what steps since the last scrub left. Nothing of a request outlives a step but its results.
     fn scrub_steps(&mut self) {
-        self.scrubbed_steps = true;
         let (tokens, texts) = self.dirty.take();
         let blocks = &self.table[..std::mem::take(&mut self.dirty_blocks)];
         let proof = self.backend.scrub_blocks(blocks);
@@ -312,6 +193,69 @@ impl<B: Backend> Worker<B> {
         let (regions, proof) = self.backend.scrub_steps(self.encoder.used(tokens, texts));
         self.ledger.scrubbed(MODEL, regions, &proof);
         self.ledger.scrubbed(HOST, 1, &self.plan.scrub());
+    }
+}
+
+impl<B: Backend> Work for Worker<B> {
+    type Request = Job;
+
+    fn shell(&self) -> &Shell {
+        &self.shell
+    }
+
+    fn shell_mut(&mut self) -> &mut Shell {
+        &mut self.shell
+    }
+
+    fn ledger(&mut self) -> &mut Ledger {
+        &mut self.ledger
+    }
+
+    fn next(&mut self, messages: &Receiver<Message>) -> Option<Message> {
+        if self.jobs.is_empty() {
+            return Some(messages.recv().unwrap_or(Message::Close));
+        }
+        match messages.try_recv() {
+            Ok(message) => Some(message),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => Some(Message::Close),
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Texts(mut job, proof) => {
+                job.accounts = self.enter(Some(&proof));
+                if let Some(reason) = self.shell.shared.poison.reason() {
+                    job.failed = Some(Error::Poisoned(reason));
+                }
+                self.jobs.push_back(*job);
+            }
+            // looked at before each step; of grammars and conversations there are none
+            Message::Wake | Message::Looked | Message::Forgotten(..) => {}
+            // the reader refuses the one; the others are the shell's
+            Message::Accept(..) => {}
+            Message::Over(..) | Message::Forget(..) | Message::Poison | Message::Close => {}
+        }
+    }
+
+    fn run_step(&mut self) {
+        self.step();
+    }
+
+    /// Nothing is kept in such a session.
+    fn forget(&mut self, _: Key) {}
+
+    fn has_requests(&self) -> bool {
+        !self.jobs.is_empty()
+    }
+
+    fn load(&self) -> Load {
+        Load { running: self.jobs.len(), kv_blocks: self.limits.blocks, ..Load::default() }
+    }
+
+    fn failed(&self) -> bool {
+        self.backend.failed()
     }
 
     fn devices(&self, accounts: &Accounts) -> Vec<DeviceReceipt> {
@@ -322,59 +266,47 @@ impl<B: Backend> Worker<B> {
         vec![DeviceReceipt::new("host", &accounts[HOST]), model]
     }
 
-    fn gaps(&self) -> Vec<NotCovered> {
-        let of_texts = self.text_gap.iter().cloned().collect();
-        [self.backend.protection().1, of_texts, ledger::gaps_of_process()].concat()
+    fn not_covered(&self) -> Vec<NotCovered> {
+        self.backend.protection().1.into_iter().chain(self.text_gap.clone()).collect()
     }
 
-    fn receipt(&mut self, about: About, account: &Accounts) -> ScrubReceipt {
-        self.ledger.requests += u64::from(about.is_request());
-        let mut devices = self.devices(account);
-        devices.retain(|device| device.regions > 0);
-        let gaps = self.gaps();
-        self.receipts.issue(about, devices, gaps)
+    fn give_up(&mut self) -> Vec<Job> {
+        let proof = self.backend.scrub_all();
+        self.ledger.scrubbed(MODEL, 1, proof.as_ref());
+        self.scrub_steps();
+        std::mem::take(&mut self.jobs).into()
     }
 
-    fn tell(&mut self, job: Job) {
-        let receipt = self.receipt(job.about(), &job.accounts);
-        self.shared.requests.fetch_sub(1, Ordering::SeqCst);
-        self.show_load();
-        job.tell(receipt);
-    }
-
-    /// So that whoever is told something sees a load from after it.
-    fn show_load(&self) {
-        let load = Load { running: self.jobs.len(), kv_blocks: self.limits.blocks, ..Load::default() };
-        *self.shared.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
-    }
-
-    fn close(mut self, messages: &Receiver<Message>) -> ScrubReceipt {
-        // of conversations that outlive the session's handle
-        while let Ok(message) = messages.try_recv() {
-            if matches!(message, Message::Over(..) | Message::Forget(..)) {
-                self.guarded(|this| this.handle(message));
-            }
-        }
+    fn end_all(&mut self) {
         for job in &mut self.jobs {
             job.failed.get_or_insert(Error::Closed);
         }
         self.finish();
         self.scrub_steps();
-        let (gaps, requests) = (self.gaps(), self.ledger.requests);
+    }
+
+    fn give_back(self) -> (Shell, Vec<DeviceReceipt>, bool) {
         let mut devices = self.devices(&self.ledger.accounts);
-        let mut clean = !self.ledger.is_dirty();
-        if let Some(closed) = self.backend.close() {
-            clean &= closed.verified == closed.scrubbed.bytes() && !closed.scrubbed.is_dirty();
-            let device = &mut devices[MODEL];
-            device.regions += closed.regions;
-            device.bytes += closed.scrubbed.bytes();
-            device.samples += closed.scrubbed.samples();
-            device.verified_bytes = closed.verified;
-        }
-        if !clean {
-            self.shared.poison.set(PoisonReason::ScrubFailed);
-        }
-        let error = self.shared.poison.reason().map(|_| ErrorKind::Poisoned);
-        self.receipts.close(requests, devices, gaps, error)
+        let clean = !self.ledger.is_dirty();
+        let clean = shell::give_back(self.backend, &mut devices[MODEL]) && clean;
+        (self.shell, devices, clean)
+    }
+}
+
+impl Answer for Job {
+    fn accounts(&mut self) -> &mut Accounts {
+        &mut self.accounts
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.failed = Some(error);
+    }
+
+    fn about(&mut self) -> About {
+        Job::about(self)
+    }
+
+    fn tell(self, receipt: ScrubReceipt) {
+        Job::tell(self, receipt);
     }
 }

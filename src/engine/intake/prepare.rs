@@ -11,9 +11,9 @@ use super::prompt::Encoded;
 use crate::chat;
 use crate::engine::job::Job;
 use crate::engine::mailbox::Outbox;
+use crate::engine::message::Prepared;
 use crate::engine::scheduler::{Arrival, Id, Owner};
 use crate::engine::sequence::{Common, Sequence};
-use crate::engine::worker::Prepared;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
 use crate::memory::ledger::Accounts;
@@ -156,8 +156,15 @@ impl Intake {
             starts,
         };
         let pieces = self.text.as_deref().map(Text::pieces);
-        #[cfg_attr(not(feature = "testing"), expect(unused_mut, reason = "only tests ask for taps"))]
+        #[cfg_attr(
+            not(feature = "forensics"),
+            expect(unused_mut, reason = "only who searches memory asks for gates")
+        )]
         let mut sequence = Sequence::new(ids, sampling, Arc::new(common), pieces);
+        #[cfg(feature = "forensics")]
+        {
+            sequence.gates = std::mem::take(&mut request.gates);
+        }
         #[cfg(feature = "testing")]
         {
             sequence.taps = std::mem::take(&mut request.taps);

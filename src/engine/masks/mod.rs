@@ -19,9 +19,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use self::queue::{Look, Queue};
+use super::message::Message;
 use super::readers::Lane;
 use super::scheduler::Id;
-use super::worker::Message;
 use crate::error::{Error, Result};
 use crate::memory::thread::{self, Depth};
 

@@ -6,9 +6,9 @@ use std::sync::mpsc::Sender;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::{GrammarState, Looked};
+use crate::engine::message::Message;
 use crate::engine::readers::Lane;
 use crate::engine::scheduler::Id;
-use crate::engine::worker::Message;
 use crate::grammar::{CancellationHandle, GrammarReason};
 use crate::memory::{Scrubbed, registers, stack, thread};
 

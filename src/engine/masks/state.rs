@@ -38,7 +38,7 @@ pub struct GrammarState {
     /// What comes before the grammar.
     before: Option<Before>,
     #[cfg(feature = "testing")]
-    tap: Option<(usize, crate::testing::taps::Gate)>,
+    tap: Option<(usize, crate::forensics::Gate)>,
 }
 
 /// Reasoning that comes before the grammar, whose first mask is there meanwhile.

@@ -45,13 +45,13 @@ pub fn end(fault: Fault) -> ! {
     std::process::abort();
 }
 
-/// Ends the process with `fault` if one of these bytes is not zero. Not while a test leaves out scrubs: then none of them
-/// need be.
+/// Ends the process with `fault` if one of these bytes is not zero. In a build with faults, not while a test leaves out
+/// scrubs: then none of them need be.
 pub fn check_zero(bytes: &[u8], fault: Fault) {
     if crate::memory::scrub::is_zero(bytes) {
         return;
     }
-    #[cfg(feature = "testing")]
+    #[cfg(amnesic_faults)]
     if crate::memory::scrub::faults::are_in_use() {
         return;
     }

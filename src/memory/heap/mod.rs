@@ -169,7 +169,7 @@ enum Found {
 /// # Safety
 /// The block came from [`allocate`] with the same size and alignment, and nobody uses it any more. What can be seen not to be
 /// so ends the process.
-#[cfg_attr(feature = "testing", track_caller)]
+#[cfg_attr(amnesic_faults, track_caller)]
 pub unsafe fn free(block: NonNull<u8>, bytes: usize, align: usize) -> Scrubbed {
     let Some(room) = Room::of(bytes, align) else { fault::end(Fault::WrongSize) };
     /// So few bytes are overwritten sooner than a lock is taken twice.
@@ -227,6 +227,20 @@ impl Heap {
 /// Whether a block is from here.
 pub fn contains(block: *const u8) -> bool {
     pages::contains(block)
+}
+
+/// The addresses of the first run behind `address` that nobody has and that is kept for later, inaccessible; none behind the last.
+/// A search of this process asks, which reads them too: they must be zero.
+#[cfg(all(feature = "forensics", target_os = "linux"))]
+pub fn kept_behind(address: usize) -> Option<std::ops::Range<usize>> {
+    SHARED.with(|heap| heap.pages.kept_behind(address))
+}
+
+/// Copies bytes from an address of such a run; how many, and none if nothing is kept there any more. The run is readable as
+/// long as this takes: it is the search that goes where nobody may, and not the run that is open to all.
+#[cfg(all(feature = "forensics", target_os = "linux"))]
+pub fn read_kept(address: usize, into: &mut [u8]) -> Option<usize> {
+    SHARED.with(|heap| heap.pages.read_kept(address, into))
 }
 
 /// What the system granted.

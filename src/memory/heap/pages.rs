@@ -25,9 +25,6 @@ const RESERVATIONS: [usize; 5] = [64 << 30, 8 << 30, 1 << 30, 128 << 20, 16 << 2
 const KEPT_RUNS: usize = 32;
 const KEPT_BYTES: usize = 4 << 20;
 
-/// What may be done to them. A search of this process, which tests make, reads them: they must be zero.
-const KEPT_RIGHTS: libc::c_int = if cfg!(feature = "testing") { libc::PROT_READ } else { libc::PROT_NONE };
-
 /// The range, for those who only ask whether a block is inside: no lock.
 static BASE: AtomicUsize = AtomicUsize::new(0);
 static END: AtomicUsize = AtomicUsize::new(0);
@@ -187,7 +184,7 @@ impl Pages {
             while self.kept_count == KEPT_RUNS || self.kept_bytes + bytes > KEPT_BYTES {
                 self.forget_oldest();
             }
-            if self.protect(first, KEPT_RIGHTS) {
+            if self.protect(first, libc::PROT_NONE) {
                 self.states_mut()[first] = state::KEPT;
                 self.kept[self.kept_count] = first as u32;
                 self.kept_count += 1;
@@ -204,6 +201,47 @@ impl Pages {
         let place = runs.find(|&place| self.record(self.kept[place] as usize).mapped == bytes)?;
         let first = self.kept[place] as usize;
         self.protect(first, libc::PROT_READ | libc::PROT_WRITE).then(|| self.remove_kept(place))
+    }
+
+    /// The addresses of the first run that is kept for later behind `address`; none behind the last.
+    #[cfg(all(feature = "forensics", target_os = "linux"))]
+    pub fn kept_behind(&mut self, address: usize) -> Option<std::ops::Range<usize>> {
+        let firsts = self.kept;
+        let ranges = firsts[..self.kept_count].iter().map(|&first| self.range(first as usize));
+        ranges.filter(|range| range.start >= address).min_by_key(|range| range.start)
+    }
+
+    /// Copies bytes from an address of a run that is kept for later, which is readable meanwhile and no longer; how many, and none
+    /// if no such run has it.
+    #[cfg(all(feature = "forensics", target_os = "linux"))]
+    pub fn read_kept(&mut self, address: usize, into: &mut [u8]) -> Option<usize> {
+        let firsts = self.kept;
+        let kept = firsts[..self.kept_count].iter().map(|&first| first as usize);
+        let (place, first) = kept.enumerate().find(|(_, first)| self.range(*first).contains(&address))?;
+        if !self.protect(first, libc::PROT_READ) {
+            return None;
+        }
+        let range = self.range(first);
+        let count = into.len().min(range.end - address);
+        // SAFETY: pages of a run of ours that may be read now, and that nobody writes to: whoever takes it has the lock first.
+        // `into` is no part of the run, which nobody uses.
+        unsafe {
+            let from = self.base.add(address - self.base.addr());
+            std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), count);
+        }
+        if !self.protect(first, libc::PROT_NONE) {
+            self.remove_kept(place);
+            self.unmap_run(first);
+        }
+        Some(count)
+    }
+
+    /// Where the pages of a run are.
+    #[cfg(all(feature = "forensics", target_os = "linux"))]
+    fn range(&mut self, first: usize) -> std::ops::Range<usize> {
+        let mapped = self.record(first).mapped;
+        let start = self.mapping(first, mapped).addr();
+        start..start + mapped
     }
 
     fn remove_kept(&mut self, place: usize) -> usize {
@@ -292,7 +330,7 @@ impl Pages {
         for first in 0..self.records_open {
             let rights = match self.state(first) {
                 state::SMALL | state::LARGE | state::LOST => libc::PROT_READ | libc::PROT_WRITE,
-                state::KEPT => KEPT_RIGHTS,
+                state::KEPT => libc::PROT_NONE,
                 _ => continue,
             };
             let Record { mapped, secret, .. } = *self.record(first);

@@ -100,7 +100,7 @@ impl<B: Backend> Decoder<B> {
     }
 
     /// The embedding table.
-    #[cfg(feature = "testing")]
+    #[cfg(feature = "forensics")]
     pub fn embedding(&self) -> &B::Weight {
         &self.embed
     }

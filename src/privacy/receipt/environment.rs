@@ -163,9 +163,12 @@ impl Environment {
     }
 }
 
-const FEATURES: [(&str, bool); 6] = [
+/// Features that are on, and `faults` for `--cfg amnesic_faults`, which is none: whoever reads a receipt is to see it.
+const FEATURES: [(&str, bool); 8] = [
     ("async", cfg!(feature = "async")),
     ("debug-sampler", cfg!(feature = "debug-sampler")),
+    ("faults", cfg!(amnesic_faults)),
+    ("forensics", cfg!(feature = "forensics")),
     ("hub", cfg!(feature = "hub")),
     ("schema", cfg!(feature = "schema")),
     ("signed-receipts", cfg!(feature = "signed-receipts")),

@@ -528,8 +528,8 @@ impl Ops for Reference {
     }
 }
 
-/// What `testing::forensics` looks into.
-#[cfg(feature = "testing")]
+/// What `forensics` looks into.
+#[cfg(feature = "forensics")]
 impl Reference {
     /// The cache's shape.
     pub fn kv(&self) -> PackedKv {

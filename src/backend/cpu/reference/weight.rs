@@ -118,7 +118,7 @@ impl Weight {
     }
 }
 
-#[cfg(feature = "testing")]
+#[cfg(feature = "forensics")]
 impl Weight {
     /// A row of a matrix.
     pub fn row(&self, row: usize) -> impl ExactSizeIterator<Item = f32> {

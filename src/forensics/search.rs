@@ -63,15 +63,18 @@ impl Needles {
         let own = buffer.start as u64..buffer.end as u64;
         let own = std::slice::from_ref(&own);
         let memory = OwnMemory::open()?;
-        let read = |buffer: &mut [u8], at| memory.read_at(buffer, at);
-        // with what the heap for secrets keeps for later, which nobody may write to
-        let kept = |range: &std::ops::Range<u64>| {
-            heap::contains(std::ptr::without_provenance(usize::try_from(range.start).unwrap_or(0)))
+        // what the heap for secrets keeps for later is inaccessible but through the heap
+        let read = |buffer: &mut [u8], at: u64| match heap::read_kept(at as usize, buffer) {
+            Some(read) => Ok(read),
+            None => memory.read_at(buffer, at),
         };
-        let wanted = |mapping: &Mapping<'_>| {
-            mapping.is_writable() || (mapping.rights.starts_with('r') && kept(&mapping.range))
-        };
-        search.process("self", &read, own, wanted)?;
+        let mut behind = 0;
+        while let Some(kept) = heap::kept_behind(behind) {
+            let range = kept.start as u64..kept.end as u64;
+            search.read_memory(&read, range.clone(), &Mapping::kept(range));
+            behind = kept.end;
+        }
+        search.process("self", &read, own, |mapping| mapping.is_writable())?;
         Ok(search.findings)
     }
 
@@ -120,6 +123,12 @@ impl<'a> Mapping<'a> {
         let path = words.next().unwrap_or("anonymous");
         let name = path.rsplit('/').next().unwrap_or(path);
         Some(Self { range: start?..end?, rights, inode, name })
+    }
+
+    /// What is kept for later by the heap for secrets: no line of its own, since its neighbours are inaccessible too.
+    #[cfg(target_os = "linux")]
+    fn kept(range: std::ops::Range<u64>) -> Self {
+        Self { range, rights: "---p", inode: "0", name: "kept by the heap for secrets" }
     }
 
     pub fn is_writable(&self) -> bool {

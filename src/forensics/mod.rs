@@ -9,14 +9,16 @@
 //!    log ([`Needles::search_file`]).
 //!
 //! A search that finds nothing means something only if the same search finds what is there: so look once while the
-//! request runs, too ([`crate::testing::Gate`] holds it still), or after [`crate::testing::disable_scrub`].
+//! request runs, too: [`Gate`] holds it still.
 //!
 //! # A whole test
-//! With `harness = false` for it in Cargo.toml, and `amnesic` with the feature `testing` among the dev-dependencies:
+//! With `harness = false` for it in Cargo.toml, and `amnesic` with the feature `forensics` among the dev-dependencies. The
+//! feature changes nothing that a session does, so it does no harm where it is on in what is shipped:
 //! ```no_run
-//! use amnesic::testing::{Tokenizer, forensics::{Findings, Needles, learn}};
+//! use amnesic::forensics::{Findings, Gate, Needles, learn};
 //! use amnesic::{Request, Session};
 //! use std::process::Command;
+//! use std::time::Duration;
 //!
 //! # #[cfg(any())]
 //! amnesic::install_scrubbing_allocator!(); // covers copies of the text that libraries make
@@ -46,22 +48,34 @@
 //!         let needles = serde_json::from_slice::<Needles>(&std::fs::read(file)?)?.prepare();
 //!         // In place of this: whatever the application does with a request.
 //!         let session = builder().open()?;
-//!         drop(session.generate(request())?);
+//!         let gate = Gate::default();
+//!         let alive = std::thread::scope(|scope| {
+//!             let look = scope.spawn(|| {
+//!                 let reached = gate.wait(Duration::from_secs(60));
+//!                 let alive = needles.search_self();
+//!                 gate.open();
+//!                 assert!(reached, "the request did not come so far");
+//!                 alive
+//!             });
+//!             drop(session.generate(request().stop_at(12, &gate)));
+//!             look.join().expect("the search does not panic")
+//!         })?;
 //!         session.close()?;
-//!         println!("{}", serde_json::to_string(&needles.search_self()?)?);
+//!         println!("{}", serde_json::to_string(&[alive, needles.search_self()?])?);
 //!         return Ok(());
 //!     }
 //!     let session = builder().open()?;
 //!     let reply = session.generate(request())?;
-//!     let prompt = Tokenizer::open("models/default".as_ref(), session.vocab_size())?.encode(&canary(), true);
-//!     let needles = learn(builder(), &prompt, reply.tokens())?.text("prompt", &canary()).text("reply", reply.text());
+//!     let prompt = session.tokenize(request())?;
+//!     let needles = learn(builder(), prompt.ids(), reply.tokens())?.text("prompt", &canary()).text("reply", reply.text());
 //!
 //!     let file = std::env::temp_dir().join("needles.json");
 //!     std::fs::write(&file, serde_json::to_vec(&needles)?)?;
 //!     let child = Command::new(std::env::current_exe()?).arg(&file).output()?;
 //!     assert!(child.status.success(), "the child failed");
-//!     let findings: Findings = serde_json::from_slice(&child.stdout)?;
-//!     assert!(findings.is_empty(), "left in memory: {findings}");
+//!     let [alive, after]: [Findings; 2] = serde_json::from_slice(&child.stdout)?;
+//!     assert!(alive.has("prompt") && alive.has("keys of the prompt"), "the search is blind: {alive}");
+//!     assert!(after.is_empty(), "left in memory: {after}");
 //!     assert!(needles.search_bytes(&child.stderr).is_empty(), "the child's log holds content");
 //!     Ok(())
 //! }
@@ -83,13 +97,15 @@
 //! What was encrypted, compressed, or computed from content in a way that no needle names: [`differential`] finds that
 //! too, where two requests of equal shape can be compared; other forms of numbers, such as `f64`; content split between
 //! pages that are not neighbours. Memory of the kernel and of devices. From outside, what a process has in
-//! `memfd_secret`, which nobody else can read: [`Findings::unread`] counts it; a search from inside reads it.
+//! `memfd_secret`, which nobody else can read: [`Findings::unread`] counts it; and what it has made inaccessible, such as blocks
+//! that the heap for secrets keeps for later. A search from inside reads both.
 //!
-//! Lives here: needles, the search, and learning rows. Never will: anything that holds content in the clear, and
-//! anything that changes what a session does.
+//! Lives here: needles, the search, learning rows, and where a request stands still to be searched. Never will: anything that
+//! holds content in the clear, and anything that changes what a session does with a request that asked for nothing here.
 
 pub mod differential;
 mod findings;
+pub(crate) mod gate;
 mod learn;
 mod matcher;
 mod needles;
@@ -100,5 +116,19 @@ mod search;
 mod tests;
 
 pub use findings::{Finding, Findings};
+pub use gate::Gate;
 pub use learn::learn;
 pub use needles::{Cache, Needles, Tolerance};
+
+use crate::request::Request;
+
+impl Request {
+    /// Stands still at `gate`, its session with it, when the logits of token `token` of the reply, counted from 0, are
+    /// there, and nothing was made of them yet.
+    ///
+    /// Behind the feature `forensics`. All other requests of the session wait meanwhile.
+    pub fn stop_at(mut self, token: usize, gate: &Gate) -> Self {
+        self.gates.add(token, gate);
+        self
+    }
+}
