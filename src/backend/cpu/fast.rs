@@ -2,9 +2,8 @@
 #![expect(unsafe_code, reason = "makes kernel jobs; each names the sizes it checked")]
 
 use std::ops::Range;
-use std::sync::Mutex;
 
-use super::attention::{AttentionJob, scratch_bytes, writes};
+use super::attention::{AttentionJob, writes};
 use super::detect::Isa;
 use super::experts::ExpertsJob;
 use super::heads::HeadsJob;
@@ -16,16 +15,13 @@ use super::route::route;
 use super::rows::{ActivateJob, CombineJob, ConvertJob, MixJob, NormJob, NormTo, RopeJob, ScaleJob};
 use super::team::{Part, Team};
 use super::weight::{Weight, bias_of};
-use crate::backend::packed::{HeadSizes, PackedKv};
+use crate::backend::packed::HeadSizes;
 use crate::backend::{
-    Activation, Attention, AttentionBias, BLOCK, Batch, Buf, Counters, DeviceMemory, EmbedBy, Expert, Fence,
-    Kv, KvShape, Linear, Norm, OperandType, Ops, Pointwise, Pooling, Projection, Quantize, Rope, Routed,
-    Routing,
+    Activation, Attention, AttentionBias, BLOCK, Batch, Buf, Counters, EmbedBy, Expert, Linear, Norm,
+    OperandType, Ops, Pointwise, Pooling, Projection, Rope, Routed, Routing,
 };
 use crate::error::Result;
-use crate::memory::ledger::NotCovered;
-use crate::memory::{Layout, Region, Scrubbed, arena::Closed, stack};
-use crate::weights::Tensor;
+use crate::memory::Region;
 
 /// Below this many multiply-adds or values a job stays on the caller's thread: waking the team costs more.
 const ALONE: usize = 16 * 1024;
@@ -33,13 +29,13 @@ const ALONE: usize = 16 * 1024;
 /// The CPU.
 #[derive(Debug)]
 pub struct Cpu {
-    memory: Memory,
-    team: Team,
-    isa: Isa,
-    kernels: Kernels,
+    pub(super) memory: Memory,
+    pub(super) team: Team,
+    pub(super) isa: Isa,
+    pub(super) kernels: Kernels,
     /// Attention scratch: one piece for each member of the team.
-    scratch: Option<Region>,
-    counters: Counters,
+    pub(super) scratch: Option<Region>,
+    pub(super) counters: Counters,
 }
 
 impl Cpu {
@@ -205,104 +201,6 @@ impl Cpu {
         self.run_tiles(if up.is_some() { 2 * products } else { products }, &|part| unsafe {
             kernel(&job, part)
         });
-    }
-}
-
-impl Cpu {
-    /// Cleans the stacks of its threads, and the scratch that they keep.
-    fn scrub_threads(&mut self) -> Scrubbed {
-        let stacks = Mutex::new(None);
-        self.team.run_on_each(&|_| {
-            let scrubbed = stack::scrub_below();
-            let mut sum = stacks.lock().expect("no holder panics");
-            *sum = Scrubbed::sum(sum.take().into_iter().chain([scrubbed]));
-        });
-        let stacks = stacks.into_inner().expect("no holder panics").expect("a team has a thread");
-        match self.scratch {
-            Some(scratch) => stacks.and(self.memory.arena().scrub(scratch)),
-            None => stacks,
-        }
-    }
-}
-
-impl DeviceMemory for Cpu {
-    type Weight = Weight;
-
-    fn name(&self) -> String {
-        format!("cpu ({}, {} threads)", self.isa.name, self.team.size())
-    }
-
-    fn arithmetic(&self) -> &'static str {
-        self.isa.arithmetic()
-    }
-
-    fn weight_bytes(tensor: &Tensor, quantize: Option<Quantize>) -> u64 {
-        Weight::bytes_for(tensor, quantize)
-    }
-
-    fn kv_block_bytes(shape: &KvShape) -> Option<usize> {
-        PackedKv::block_bytes(shape)
-    }
-
-    fn upload(&mut self, tensor: &Tensor, quantize: Option<Quantize>) -> Result<Weight> {
-        Weight::from_tensor(tensor, quantize, &self.kernels, &mut self.team)
-    }
-
-    fn upload_table(&mut self, values: Vec<f32>, cols: usize) -> Result<Weight> {
-        Ok(Weight::from_table(values, cols))
-    }
-
-    fn reserve(&mut self, mut layout: Layout, kv: Kv, _: Option<Buf>) -> Result<()> {
-        self.scratch = layout.region(scratch_bytes(&PackedKv::of(kv)) * self.team.size());
-        self.memory.reserve(&layout, kv)
-    }
-
-    fn submit(&mut self, batch: &Batch<'_>, record: impl FnOnce(&mut Self)) -> Fence {
-        self.counters.steps += 1;
-        self.counters.tokens += batch.tokens() as u64;
-        record(self);
-        self.memory.submissions.next()
-    }
-
-    fn read(&mut self, fence: &Fence, buf: Buf, row: usize) -> &[f32] {
-        self.memory.submissions.check(fence);
-        self.memory.arena().slice(buf.row(row))
-    }
-
-    fn copy_block(&mut self, from: u32, to: u32) {
-        self.memory.copy_block(from, to);
-    }
-
-    fn with_block(&mut self, block: u32, act: &mut dyn FnMut(&mut [u8])) {
-        self.memory.with_block(block, act);
-    }
-
-    fn scrub_steps(&mut self, used: impl Iterator<Item = (Buf, usize)>) -> (u64, Scrubbed) {
-        let (regions, rows) = self.memory.scrub_rows(used);
-        let threads = self.scrub_threads();
-        (regions + 1, rows.into_iter().fold(threads, Scrubbed::and))
-    }
-
-    fn scrub_blocks(&mut self, blocks: &[u32]) -> Option<Scrubbed> {
-        self.memory.scrub_blocks(blocks)
-    }
-
-    fn scrub_all(&mut self) -> Option<Scrubbed> {
-        self.memory.scrub_all()
-    }
-
-    fn counters(&self) -> Counters {
-        self.counters
-    }
-
-    fn protection(&self) -> (u64, Vec<NotCovered>) {
-        self.memory.protection()
-    }
-
-    fn close(self) -> Option<Closed> {
-        let Self { memory, team, .. } = self;
-        drop(team); // its stacks are unmapped
-        memory.into_arena().map(|arena| arena.close())
     }
 }
 

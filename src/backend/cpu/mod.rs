@@ -12,6 +12,7 @@
 mod activation;
 mod attention;
 mod detect;
+mod device;
 mod experts;
 pub mod exponential;
 mod fast;
