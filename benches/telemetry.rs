@@ -22,22 +22,22 @@ fn telemetry(criterion: &mut Criterion) {
         bench.iter(|| tracing::info_span!("generate", gen_ai.usage.input_tokens = black_box(9)))
     });
     let silent = Telling::new(None);
-    group.bench_function("nobody listens", |bench| bench.iter(|| silent.tell(black_box(&request))));
+    group.bench_function("nobody listens", |bench| bench.iter(|| silent.emit(black_box(&request))));
 
     let heard = Arc::new(AtomicU64::new(0));
     let count = heard.clone();
     let called = Telling::new(Some(Box::new(move |_| {
         count.fetch_add(1, Ordering::Relaxed);
     })));
-    called.tell(&request);
+    called.emit(&request);
     assert_eq!(heard.load(Ordering::Relaxed), 3, "accepted, first token, ended");
-    group.bench_function("a callback", |bench| bench.iter(|| called.tell(black_box(&request))));
+    group.bench_function("a callback", |bench| bench.iter(|| called.emit(black_box(&request))));
 
     let provider = SdkMeterProvider::builder().build();
     let metrics = tracing_opentelemetry::MetricsLayer::new(provider);
     let subscriber = tracing_subscriber::registry().with(AllSpans).with(metrics);
     tracing::subscriber::with_default(subscriber, || {
-        group.bench_function("spans and metrics", |bench| bench.iter(|| silent.tell(black_box(&request))));
+        group.bench_function("spans and metrics", |bench| bench.iter(|| silent.emit(black_box(&request))));
     });
 }
 

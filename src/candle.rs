@@ -16,11 +16,11 @@ use crate::embed::{Embeddings, Ranking};
 use crate::error::{Error, Result};
 use crate::hidden_states::HiddenStates;
 use crate::model::arch::Arch;
-use crate::model::sentence::Sentence;
+use crate::model::sentence_transformers::SentenceTransformersConfig;
 use crate::model::weights::{Options, Weights};
 use crate::sample::Logprobs;
-use crate::weights::coded::Scheme;
 use crate::weights::json::Json;
+use crate::weights::quantized::Scheme;
 use crate::weights::store::{Files, Held};
 use crate::weights::tensors::Listing;
 
@@ -329,7 +329,7 @@ fn bytes(tensor: &Tensor) -> CandleResult<Vec<u8>> {
 fn listed(files: &Files, has: impl Fn(&str) -> bool) -> Result<BTreeMap<String, Vec<usize>>> {
     let root = Path::new("memory:");
     let _held = Held::new(vec![(root.to_owned(), files.clone())]);
-    let sentence = Sentence::open(root)?;
+    let sentence = SentenceTransformersConfig::open(root)?;
     let file = sentence.folder.join("config.json");
     let arch = Arch::open(&file)?;
     if Scheme::of(&Json::open(&file)?)?.is_some() {

@@ -6,11 +6,11 @@ use std::sync::mpsc::{Sender, sync_channel};
 use std::time::SystemTime;
 
 use crate::cancel::CancelToken;
-use crate::engine::encode::job::{Ask as TextsAsk, Done, Ticket, Wanted};
+use crate::engine::encode::job::{Done, EncodeMessage, Ticket, Wanted};
 use crate::engine::inspect::{self, Inspection};
 use crate::engine::intake::IntakeMessage;
 use crate::engine::mailbox::Outbox;
-use crate::engine::message::Message;
+use crate::engine::message::WorkerMessage;
 use crate::engine::readers::Readers;
 use crate::engine::receipts::About;
 use crate::engine::status::Shared;
@@ -22,14 +22,14 @@ use crate::outcome::RequestId;
 use crate::privacy::trace::{Telemetry, Trace};
 use crate::privacy::{Nonce, Subject};
 use crate::request::{Prompt, Request};
-use crate::stream::Reader;
+use crate::stream::ReplyReader;
 use crate::tokens::SecretText;
 
 /// How callers reach the threads of a session, and stay reachable when it has gone.
 #[derive(Clone, Debug)]
 pub struct Client {
     pub readers: Arc<Readers>,
-    pub worker: Sender<Message>,
+    pub worker: Sender<WorkerMessage>,
     pub shared: Arc<Shared>,
     /// Names what is kept between requests.
     pub keys: Arc<AtomicU64>,
@@ -52,7 +52,7 @@ impl Client {
         &self,
         requests: Vec<Request>,
         streams: bool,
-    ) -> std::result::Result<Vec<Reader>, (usize, Error)> {
+    ) -> std::result::Result<Vec<ReplyReader>, (usize, Error)> {
         let traces: Vec<Trace> =
             requests.iter().map(|request| self.telemetry.trace(request, streams)).collect();
         let began = self.telemetry.clock.wall();
@@ -75,7 +75,7 @@ impl Client {
         requests: Vec<Request>,
         traces: &[Trace],
         streams: bool,
-    ) -> std::result::Result<Vec<Reader>, Refusal> {
+    ) -> std::result::Result<Vec<ReplyReader>, Refusal> {
         for (index, request) in requests.iter().enumerate() {
             request.check().map_err(|error| Refusal::New(index, error))?;
         }
@@ -96,7 +96,7 @@ impl Client {
         self.readers.take(IntakeMessage::Submit(jobs, answer)).map_err(|_| closed())?;
         let answer = answered.recv().map_err(|_| closed())?;
         answer.map_err(|(place, error)| Refusal::Known(place, error))?;
-        Ok(readers.into_iter().map(|(mailbox, choices)| Reader::new(mailbox, choices)).collect())
+        Ok(readers.into_iter().map(|(mailbox, choices)| ReplyReader::new(mailbox, choices)).collect())
     }
 
     /// Sends texts in, and waits for what becomes of them.
@@ -107,7 +107,7 @@ impl Client {
             token.watch(&ticket);
         }
         let (answer, answered) = sync_channel(1);
-        let ask = TextsAsk { wanted, trace: trace.clone(), ticket, answer };
+        let ask = EncodeMessage { wanted, trace: trace.clone(), ticket, answer };
         let sent = self.readers.take(IntakeMessage::Texts(Box::new(ask))).map_err(|_| self.closed());
         let done = sent.and_then(|()| answered.recv().map_err(|_| self.closed()));
         let done = done.inspect_err(|error| self.refused(&[nonce], began, 0, error)).flatten();
@@ -163,14 +163,14 @@ impl Client {
             let subject = Subject::Request { id: self.new_id() };
             About::refused(subject, *nonce, began, Trace::refusal_of(index, place, error))
         });
-        let _ = self.worker.send(Message::Over(abouts.collect(), None));
+        let _ = self.worker.send(WorkerMessage::Over(abouts.collect(), None));
     }
 
     /// Has a receipt issued of a prompt that was to be public and was refused, like [`Client::refused`].
     pub fn publish_refused(&self, nonce: Option<Nonce>, began: SystemTime, error: &Error) {
         let subject = Subject::Publish { id: self.new_id() };
         let about = About::refused(subject, nonce, began, error.kind());
-        let _ = self.worker.send(Message::Over(vec![about], None));
+        let _ = self.worker.send(WorkerMessage::Over(vec![about], None));
     }
 
     fn new_id(&self) -> RequestId {
@@ -185,7 +185,7 @@ impl Client {
             subject(self.telemetry.session, key).map(|subject| About::completed(subject, None, began));
         let worker = self.worker.clone();
         Arc::new(PrefixLease::new(key, move |key| {
-            let _ = worker.send(Message::Forget(key, about, None)); // a closed session has nothing left
+            let _ = worker.send(WorkerMessage::Forget(key, about, None)); // a closed session has nothing left
         }))
     }
 }

@@ -356,7 +356,7 @@ struct Told<'a> {
 }
 
 impl Told<'_> {
-    fn tell(&self) {
+    fn report(&self) {
         let (done_bytes, total_bytes) = (self.done, self.total);
         self.call.iter().for_each(|call| call(Download { file: self.name, done_bytes, total_bytes }));
     }
@@ -369,11 +369,11 @@ impl hf_hub::api::Progress for Told<'_> {
 
     fn update(&mut self, bytes: usize) {
         self.done += bytes as u64;
-        self.tell();
+        self.report();
     }
 
     fn finish(&mut self) {
-        self.tell();
+        self.report();
     }
 }
 

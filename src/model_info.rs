@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::error::Result;
 use crate::model::arch::Arch;
 use crate::model::weights::{StepWeights, Weights};
-use crate::source::Source;
+use crate::source::CheckpointSource;
 use crate::weights::gguf::Gguf;
 use crate::weights::json::Json;
 use crate::weights::store::Content;
@@ -66,7 +66,12 @@ impl ModelInfo {
     ///
     /// # Errors
     /// Its configuration is malformed.
-    pub(crate) fn of(source: &Source, arch: &Arch, weights: &Weights, steps: &[StepWeights]) -> Result<Self> {
+    pub(crate) fn of(
+        source: &CheckpointSource,
+        arch: &Arch,
+        weights: &Weights,
+        steps: &[StepWeights],
+    ) -> Result<Self> {
         let count = |shape: &[usize]| shape.iter().map(|&size| size as u64).product::<u64>();
         let (mut all, mut types) = (0, BTreeMap::<String, u64>::new());
         for tensor in weights.iter().chain(steps.iter().flat_map(StepWeights::iter)) {
@@ -88,8 +93,8 @@ impl ModelInfo {
             ..Self::default()
         };
         match source {
-            Source::Folder(folder) => info.read_folder(folder)?,
-            Source::Gguf(gguf) => info.read_gguf(gguf),
+            CheckpointSource::Folder(folder) => info.read_folder(folder)?,
+            CheckpointSource::Gguf(gguf) => info.read_gguf(gguf),
         }
         Ok(info)
     }

@@ -12,12 +12,12 @@ use crate::weights::{Checkpoint, shards, store};
 
 /// See the module.
 #[derive(Debug)]
-pub enum Source {
+pub enum CheckpointSource {
     Folder(PathBuf),
     Gguf(Box<Gguf>),
 }
 
-impl Source {
+impl CheckpointSource {
     /// A file that ends with `.gguf`, or a folder.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::cancel::Interrupt;
 use crate::chat::{Event, PieceKind, Splitter, Style};
-use crate::engine::mailbox::{End, Fresh, Mailbox, Output, Whole};
+use crate::engine::mailbox::{Delta, End, Finished, Mailbox, Output};
 use crate::error::Result;
 use crate::memory::Secret;
 use crate::outcome::FinishReason;
@@ -13,7 +13,7 @@ use crate::response::{Choice, Piece, Reply, ToolCallDelta};
 
 /// Reads a mailbox, and a chat model's format.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub(crate) struct ReplyReader {
     mailbox: Arc<Mailbox>,
     /// How the model writes reasoning and calls of tools, if the request is a chat.
     style: Option<Style>,
@@ -23,7 +23,7 @@ pub(crate) struct Reader {
     ready: VecDeque<Piece>,
 }
 
-impl Reader {
+impl ReplyReader {
     /// For a request that was accepted.
     pub fn new(mailbox: Arc<Mailbox>, choices: usize) -> Self {
         let style = mailbox.style();
@@ -33,7 +33,7 @@ impl Reader {
 
     /// Waits for the end.
     pub fn reply(self) -> Result<Reply> {
-        let Whole { choices, prompt_logprobs, not_enforced, end } = self.mailbox.whole()?;
+        let Finished { choices, prompt_logprobs, not_enforced, end } = self.mailbox.finished()?;
         let choices = choices.into_iter().map(|output| self.choice(output)).collect();
         let End { usage, timing, request_id, receipt } = end;
         Ok(Reply { choices, prompt_logprobs, not_enforced, usage, timing, request_id, receipt })
@@ -70,7 +70,7 @@ impl Reader {
                 return Some(Ok(piece));
             }
             match self.mailbox.next() {
-                Some(Ok(fresh)) => self.split(fresh),
+                Some(Ok(delta)) => self.split(delta),
                 Some(Err(error)) => {
                     self.splitters.clear();
                     return Some(Err(error));
@@ -86,7 +86,7 @@ impl Reader {
     fn flush(&mut self) -> bool {
         for choice in 0..self.splitters.len() {
             let (text, tokens, logprobs) = (Secret::default(), Secret::default(), Default::default());
-            self.split(Fresh { choice, text, tokens, logprobs, last: true });
+            self.split(Delta { choice, text, tokens, logprobs, last: true });
             // what gives nothing is no piece here
             if self.ready.back().is_some_and(|piece| piece.text().is_empty() && piece.tool_call().is_none()) {
                 self.ready.pop_back();
@@ -96,8 +96,8 @@ impl Reader {
     }
 
     /// Makes pieces of what is fresh: more than one where reasoning ends in it, perhaps none where text is held back.
-    fn split(&mut self, fresh: Fresh) {
-        let Fresh { choice, text, tokens, logprobs, last } = fresh;
+    fn split(&mut self, delta: Delta) {
+        let Delta { choice, text, tokens, logprobs, last } = delta;
         let piece = |text, kind, call| Piece {
             text,
             call,
@@ -148,13 +148,13 @@ impl Reader {
 #[derive(Debug)]
 pub struct Stream {
     /// None once it was finished.
-    reader: Option<Reader>,
+    reader: Option<ReplyReader>,
     /// It was read as an iterator: its thread may wait.
     waits: bool,
 }
 
 impl Stream {
-    pub(crate) fn new(reader: Reader) -> Self {
+    pub(crate) fn new(reader: ReplyReader) -> Self {
         Self { reader: Some(reader), waits: false }
     }
 
@@ -255,7 +255,7 @@ impl futures_core::Stream for Stream {
                     reader.splitters.clear();
                     return Poll::Ready(Some(Err(error)));
                 }
-                Poll::Ready(Some(Ok(fresh))) => reader.split(fresh),
+                Poll::Ready(Some(Ok(delta))) => reader.split(delta),
             }
         }
     }

@@ -146,7 +146,7 @@ const NO_CONTENT: &[(&str, &str)] = &[
     ("Session::rerank", "borrowed: the texts stay their owner's"),
     ("verify_receipts", "receipts"),
     ("search_free_memory", "patterns that a test looks for"),
-    ("listen", "patterns that a test looks for"),
+    ("find_leaks", "patterns that a test looks for"),
 ];
 
 /// Whether a signature takes by value something that can own text, ids or JSON.

@@ -29,7 +29,7 @@ struct AttentionArgs {
     const Span *spans;
     const uint32_t *blocks;
     const float *sinks;      // or none
-    const float *distances;  // or none
+    const float *relative_bias;  // or none
     float *parts;            // of splits; none: a warp goes through all of them
     uint32_t layer, heads;
     uint32_t q_stride, out_stride, out_form;  // floats; bytes
@@ -196,8 +196,8 @@ INLINE void score(const AttentionArgs &a, const Rows &rows, const uint4 *queries
             if (INT8) value *= scales[offset];
             value *= a.scale;
             const bool is_seen = rows.is_query[r] && past >= rows.first[r] && past <= rows.last[r];
-            if (a.distances != nullptr && is_seen)
-                value += a.distances[size_t(rows.head[r]) * 2 * a.reach + a.reach + past - rows.position[r]];
+            if (a.relative_bias != nullptr && is_seen)
+                value += a.relative_bias[size_t(rows.head[r]) * 2 * a.reach + a.reach + past - rows.position[r]];
             if (a.softcap != 0.0f) value = a.softcap * tanhf(value / a.softcap);
             s[j][c] = is_seen ? value : -INFINITY;
         }
@@ -551,8 +551,8 @@ KERNEL(attention_plain, 32, AttentionArgs) {
             for (uint32_t d = 0; d < dim; d++) dot = fmaf(q[d], keys[(lane + 32 * i) * padded(dim) + d], dot);
             dot *= a.scale;
             const bool is_seen = past >= first && past <= last;
-            if (a.distances != nullptr && is_seen)
-                dot += a.distances[size_t(head) * 2 * a.reach + a.reach + past - position];
+            if (a.relative_bias != nullptr && is_seen)
+                dot += a.relative_bias[size_t(head) * 2 * a.reach + a.reach + past - position];
             if (a.softcap != 0.0f) dot = a.softcap * tanhf(dot / a.softcap);
             scores[i] = is_seen ? dot : -INFINITY;
             top = larger(top, scores[i]);

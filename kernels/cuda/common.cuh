@@ -21,7 +21,7 @@ constexpr uint32_t NONE = 0xffffffffu;
 // ---- element types
 
 // How an operand is written, as backend::Form.
-enum Form : uint32_t { FORM_F32 = 0, FORM_BF16 = 1, FORM_F16 = 2 };
+enum OperandType : uint32_t { FORM_F32 = 0, FORM_BF16 = 1, FORM_F16 = 2 };
 
 INLINE float of_bits(uint32_t bits) {
     float value;

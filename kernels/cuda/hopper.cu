@@ -119,7 +119,7 @@ INLINE void ask_for(const void *line) {
 }
 
 // What the compiler knows of sums ends here: they are written by products that it does not see.
-INLINE void settle(Sums &sums) {
+INLINE void keep_sums(Sums &sums) {
 #ifndef AMNESIC_EMULATED
 #pragma unroll
     for (int n = 0; n < TOKENS / 8; n++)
@@ -136,7 +136,7 @@ INLINE void hopper_block(const LinearArgs &a, const Job &job, uint32_t z, uint32
     const uint32_t thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
     const Matrix &m = PAIR && warp % 2 == 1 ? job.second.weight : job.first.weight;
     const uint32_t row_tiles = (job.rows + TILE_ROWS - 1) / TILE_ROWS, steps = job.first.weight.stride / 2;
-    const uint32_t tile_from = blockIdx.y * (PAIR ? WIDE_TILES / 2 : WIDE_TILES);
+    const uint32_t tile_from = blockIdx.y * (PAIR ? GEMM_TILES / 2 : GEMM_TILES);
     uint32_t row_tile = tile_from + (PAIR ? warp / 2 : warp);
     if (row_tile >= row_tiles) row_tile = row_tiles - 1;
     // a step of a row tile: two column tiles of 1024 bytes, each with two halves
@@ -194,7 +194,7 @@ INLINE void hopper_block(const LinearArgs &a, const Job &job, uint32_t z, uint32
             advance(step + 1, odd, even, true);
         }
         wait_for_products<0>();
-        settle(sums);
+        keep_sums(sums);
 #pragma unroll
         for (int n = 0; n < TOKENS / 8; n++)
 #pragma unroll
@@ -207,7 +207,7 @@ INLINE void hopper_block(const LinearArgs &a, const Job &job, uint32_t z, uint32
     for (int n = 0; n < TOKENS / 8; n++)
 #pragma unroll
         for (int c = 0; c < 4; c++)
-            out[(n * 8 + 2 * t + c % 2) * WIDE_STRIDE + warp * TILE_ROWS + g + c / 2 * 8] = total[n][c];
+            out[(n * 8 + 2 * t + c % 2) * GEMM_STRIDE + warp * TILE_ROWS + g + c / 2 * 8] = total[n][c];
     __syncthreads();
     leave<TOKENS, PAIR>(a, job, z, 0, first, tile_from, out);
 }
@@ -215,7 +215,7 @@ INLINE void hopper_block(const LinearArgs &a, const Job &job, uint32_t z, uint32
 // Blocks: as of `wide_*`, without slices of their own.
 template <bool HALF, bool PAIR> INLINE void hopper(const LinearArgs &a, unsigned char *memory) {
     const Job job = job_of<PAIR>(a, blockIdx.z);
-    if (blockIdx.y * (PAIR ? WIDE_TILES / 2 : WIDE_TILES) * TILE_ROWS >= job.rows) return;
+    if (blockIdx.y * (PAIR ? GEMM_TILES / 2 : GEMM_TILES) * TILE_ROWS >= job.rows) return;
     unsigned char *shared = memory + (1024 - uintptr_t(memory) % 1024) % 1024;
     for (uint32_t first = blockIdx.x * TOKENS; first < job.tokens; first += gridDim.x * TOKENS)
         hopper_block<HALF, PAIR>(a, job, blockIdx.z, first, shared);

@@ -22,7 +22,7 @@ template <bool HALF> INLINE uint4 read_x(const uint8_t *row, uint32_t tile, uint
 }
 
 // Blocks: (row tiles, tokens / (8 * NT), matrices, experts or heads). A warp for each slice; shared: a sum for each.
-template <uint32_t FORMAT, int NT, bool PAIR> INLINE void skinny(const LinearArgs &a, float *sums) {
+template <uint32_t FORMAT, int NT, bool PAIR> INLINE void gemv(const LinearArgs &a, float *sums) {
     constexpr int MATRICES = PAIR ? 2 : 1;
     constexpr bool SCALED = scale_bytes(FORMAT) != 0;
     const Job job = job_of<PAIR>(a, blockIdx.z);
@@ -82,54 +82,54 @@ template <uint32_t FORMAT, int NT, bool PAIR> INLINE void skinny(const LinearArg
     if (blockIdx.x == 0) pad(a, job, first, NT * 8, threadIdx.x, blockDim.x);
 }
 
-#define SKINNY(name, format, nt, pair)          \
+#define GEMV(name, format, nt, pair)          \
     KERNEL(name, 256, LinearArgs) {             \
         SHARED(shared);                         \
-        skinny<format, nt, pair>(a, (float *)shared); \
+        gemv<format, nt, pair>(a, (float *)shared); \
     }
 
-SKINNY(skinny_bf16_8, BF16, 1, false)
-SKINNY(skinny_bf16_16, BF16, 2, false)
-SKINNY(skinny_bf16_32, BF16, 4, false)
-SKINNY(skinny_bf16_64, BF16, 8, false)
-SKINNY(skinny_f16_8, F16, 1, false)
-SKINNY(skinny_f16_16, F16, 2, false)
-SKINNY(skinny_f16_32, F16, 4, false)
-SKINNY(skinny_f16_64, F16, 8, false)
-SKINNY(skinny_q8_8, Q8, 1, false)
-SKINNY(skinny_q8_16, Q8, 2, false)
-SKINNY(skinny_q8_32, Q8, 4, false)
-SKINNY(skinny_q8_64, Q8, 8, false)
-SKINNY(skinny_q4_8, Q4, 1, false)
-SKINNY(skinny_q4_16, Q4, 2, false)
-SKINNY(skinny_q4_32, Q4, 4, false)
-SKINNY(skinny_q4_64, Q4, 8, false)
-SKINNY(skinny_f8_8, F8, 1, false)
-SKINNY(skinny_f8_16, F8, 2, false)
-SKINNY(skinny_f8_32, F8, 4, false)
-SKINNY(skinny_f8_64, F8, 8, false)
-SKINNY(skinny_pair_bf16_8, BF16, 1, true)
-SKINNY(skinny_pair_bf16_16, BF16, 2, true)
-SKINNY(skinny_pair_bf16_32, BF16, 4, true)
-SKINNY(skinny_pair_f16_8, F16, 1, true)
-SKINNY(skinny_pair_f16_16, F16, 2, true)
-SKINNY(skinny_pair_f16_32, F16, 4, true)
-SKINNY(skinny_pair_q8_8, Q8, 1, true)
-SKINNY(skinny_pair_q8_16, Q8, 2, true)
-SKINNY(skinny_pair_q8_32, Q8, 4, true)
-SKINNY(skinny_pair_q4_8, Q4, 1, true)
-SKINNY(skinny_pair_q4_16, Q4, 2, true)
-SKINNY(skinny_pair_q4_32, Q4, 4, true)
-SKINNY(skinny_pair_f8_8, F8, 1, true)
-SKINNY(skinny_pair_f8_16, F8, 2, true)
-SKINNY(skinny_pair_f8_32, F8, 4, true)
+GEMV(gemv_bf16_8, BF16, 1, false)
+GEMV(gemv_bf16_16, BF16, 2, false)
+GEMV(gemv_bf16_32, BF16, 4, false)
+GEMV(gemv_bf16_64, BF16, 8, false)
+GEMV(gemv_f16_8, F16, 1, false)
+GEMV(gemv_f16_16, F16, 2, false)
+GEMV(gemv_f16_32, F16, 4, false)
+GEMV(gemv_f16_64, F16, 8, false)
+GEMV(gemv_q8_8, Q8, 1, false)
+GEMV(gemv_q8_16, Q8, 2, false)
+GEMV(gemv_q8_32, Q8, 4, false)
+GEMV(gemv_q8_64, Q8, 8, false)
+GEMV(gemv_q4_8, Q4, 1, false)
+GEMV(gemv_q4_16, Q4, 2, false)
+GEMV(gemv_q4_32, Q4, 4, false)
+GEMV(gemv_q4_64, Q4, 8, false)
+GEMV(gemv_f8_8, F8, 1, false)
+GEMV(gemv_f8_16, F8, 2, false)
+GEMV(gemv_f8_32, F8, 4, false)
+GEMV(gemv_f8_64, F8, 8, false)
+GEMV(gemv_pair_bf16_8, BF16, 1, true)
+GEMV(gemv_pair_bf16_16, BF16, 2, true)
+GEMV(gemv_pair_bf16_32, BF16, 4, true)
+GEMV(gemv_pair_f16_8, F16, 1, true)
+GEMV(gemv_pair_f16_16, F16, 2, true)
+GEMV(gemv_pair_f16_32, F16, 4, true)
+GEMV(gemv_pair_q8_8, Q8, 1, true)
+GEMV(gemv_pair_q8_16, Q8, 2, true)
+GEMV(gemv_pair_q8_32, Q8, 4, true)
+GEMV(gemv_pair_q4_8, Q4, 1, true)
+GEMV(gemv_pair_q4_16, Q4, 2, true)
+GEMV(gemv_pair_q4_32, Q4, 4, true)
+GEMV(gemv_pair_f8_8, F8, 1, true)
+GEMV(gemv_pair_f8_16, F8, 2, true)
+GEMV(gemv_pair_f8_32, F8, 4, true)
 
 // ---- many tokens
 
-constexpr int WIDE_STAGES = 4;  // column tiles under way
+constexpr int GEMM_STAGES = 4;  // column tiles under way
 
 template <uint32_t FORMAT, int TOKENS> INLINE constexpr uint32_t stage_bytes() {
-    return WIDE_TILES * (tile_bytes(FORMAT) + scale_bytes(FORMAT)) + TOKENS * TILE_COLS * 2;
+    return GEMM_TILES * (tile_bytes(FORMAT) + scale_bytes(FORMAT)) + TOKENS * TILE_COLS * 2;
 }
 
 // A place for 16 bytes of a token's activations in shared memory: eight tokens' same places are in different banks.
@@ -140,20 +140,20 @@ INLINE uint32_t place_of_x(uint32_t token, uint32_t chunk) {
 // Blocks: (tokens / TOKENS, or for experts a few; row tiles / 8, or of pairs / 4; matrices, experts or heads, times slices
 // that have blocks of their own). Neighbours share weights. Eight warps, each with TOKENS / 32 row tiles by 32 tokens.
 template <uint32_t FORMAT, int TOKENS, bool PAIR>
-INLINE void wide_block(const LinearArgs &a, const Job &job, uint32_t z, uint32_t slice, uint32_t first,
+INLINE void gemm_block(const LinearArgs &a, const Job &job, uint32_t z, uint32_t slice, uint32_t first,
                        unsigned char *shared) {
     constexpr uint32_t BYTES = tile_bytes(FORMAT), SCALES = scale_bytes(FORMAT), PIECES = SCALES / 16;
-    constexpr uint32_t SCALES_AT = WIDE_TILES * BYTES, X_AT = SCALES_AT + WIDE_TILES * SCALES;
+    constexpr uint32_t SCALES_AT = GEMM_TILES * BYTES, X_AT = SCALES_AT + GEMM_TILES * SCALES;
     constexpr int BY_TOKENS = TOKENS / 32, ROWS = BY_TOKENS;  // row tiles of a warp
     const uint32_t thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
     const uint32_t by_rows = warp / BY_TOKENS, by_tokens = warp % BY_TOKENS;
     const uint32_t all = job.first.weight.stride, row_tiles = (job.rows + TILE_ROWS - 1) / TILE_ROWS;
-    const uint32_t tile_from = blockIdx.y * (PAIR ? WIDE_TILES / 2 : WIDE_TILES);
+    const uint32_t tile_from = blockIdx.y * (PAIR ? GEMM_TILES / 2 : GEMM_TILES);
     const uint32_t begin = a.sums == nullptr ? 0 : slice * a.slice;
     const uint32_t end = a.sums == nullptr || begin + a.slice > all ? all : begin + a.slice;
 
     auto copy = [&](uint32_t tile) {
-        unsigned char *stage = shared + tile % WIDE_STAGES * stage_bytes<FORMAT, TOKENS>();
+        unsigned char *stage = shared + tile % GEMM_STAGES * stage_bytes<FORMAT, TOKENS>();
         auto at = [&](uint32_t i, const Matrix *&m) {
             m = PAIR && i % 2 == 1 ? &job.second.weight : &job.first.weight;
             uint32_t row_tile = tile_from + (PAIR ? i / 2 : i);
@@ -161,12 +161,12 @@ INLINE void wide_block(const LinearArgs &a, const Job &job, uint32_t z, uint32_t
             return size_t(job.row_tile + row_tile) * all + tile;
         };
         const Matrix *m;
-        for (uint32_t i = thread; i < WIDE_TILES * BYTES / 16; i += 256) {
+        for (uint32_t i = thread; i < GEMM_TILES * BYTES / 16; i += 256) {
             size_t from = at(i / (BYTES / 16), m);
             copy_async(stage + i * 16, m->data + from * BYTES + i % (BYTES / 16) * 16, 16);
         }
         if constexpr (SCALES != 0)
-            if (thread < WIDE_TILES * SCALES / 16) {
+            if (thread < GEMM_TILES * SCALES / 16) {
                 size_t from = at(thread / PIECES, m);
                 copy_async(stage + SCALES_AT + thread * 16, m->scales + from * SCALES + thread % PIECES * 16, 16);
             }
@@ -179,17 +179,17 @@ INLINE void wide_block(const LinearArgs &a, const Job &job, uint32_t z, uint32_t
     };
 
     float acc[ROWS][4][4] = {}, total[ROWS][4][4] = {};
-    for (uint32_t i = 0; i < WIDE_STAGES - 1; i++) {
+    for (uint32_t i = 0; i < GEMM_STAGES - 1; i++) {
         if (begin + i < end) copy(begin + i);
         copy_commit();
     }
 #pragma unroll 1
     for (uint32_t tile = begin, left = a.slice; tile < end; tile++) {
-        copy_wait<WIDE_STAGES - 2>();
+        copy_wait<GEMM_STAGES - 2>();
         __syncthreads();
-        if (tile + WIDE_STAGES - 1 < end) copy(tile + WIDE_STAGES - 1);
+        if (tile + GEMM_STAGES - 1 < end) copy(tile + GEMM_STAGES - 1);
         copy_commit();
-        const unsigned char *stage = shared + tile % WIDE_STAGES * stage_bytes<FORMAT, TOKENS>();
+        const unsigned char *stage = shared + tile % GEMM_STAGES * stage_bytes<FORMAT, TOKENS>();
         uint4 x[4];
 #pragma unroll
         for (int n = 0; n < 4; n++)
@@ -228,57 +228,57 @@ INLINE void wide_block(const LinearArgs &a, const Job &job, uint32_t z, uint32_t
 #pragma unroll
             for (int c = 0; c < 4; c++) {
                 uint32_t row = (by_rows * ROWS + i) * TILE_ROWS + g + c / 2 * 8;
-                sums[(by_tokens * 32 + n * 8 + 2 * t + c % 2) * WIDE_STRIDE + row] = total[i][n][c];
+                sums[(by_tokens * 32 + n * 8 + 2 * t + c % 2) * GEMM_STRIDE + row] = total[i][n][c];
             }
     __syncthreads();
     leave<TOKENS, PAIR>(a, job, z, slice, first, tile_from, sums);
 }
 
-template <uint32_t FORMAT, int TOKENS, bool PAIR> INLINE void wide(const LinearArgs &a, unsigned char *shared) {
+template <uint32_t FORMAT, int TOKENS, bool PAIR> INLINE void gemm(const LinearArgs &a, unsigned char *shared) {
     const uint32_t z = blockIdx.z / a.slices, slice = blockIdx.z % a.slices;
     const Job job = job_of<PAIR>(a, z);
-    if (blockIdx.y * (PAIR ? WIDE_TILES / 2 : WIDE_TILES) * TILE_ROWS >= job.rows) return;
+    if (blockIdx.y * (PAIR ? GEMM_TILES / 2 : GEMM_TILES) * TILE_ROWS >= job.rows) return;
     // an expert's tokens are known to the device alone: its blocks go on until there are no more
     for (uint32_t first = blockIdx.x * TOKENS; first < job.tokens; first += gridDim.x * TOKENS)
-        wide_block<FORMAT, TOKENS, PAIR>(a, job, z, slice, first, shared);
+        gemm_block<FORMAT, TOKENS, PAIR>(a, job, z, slice, first, shared);
 }
 
-#define WIDE(name, format, tokens, pair)       \
+#define GEMM(name, format, tokens, pair)       \
     KERNEL(name, 256, LinearArgs) {            \
         SHARED(shared);                        \
-        wide<format, tokens, pair>(a, shared); \
+        gemm<format, tokens, pair>(a, shared); \
     }
 
-WIDE(wide_bf16_32, BF16, 32, false)
-WIDE(wide_bf16_64, BF16, 64, false)
-WIDE(wide_bf16_128, BF16, 128, false)
-WIDE(wide_f16_32, F16, 32, false)
-WIDE(wide_f16_64, F16, 64, false)
-WIDE(wide_f16_128, F16, 128, false)
-WIDE(wide_q8_32, Q8, 32, false)
-WIDE(wide_q8_64, Q8, 64, false)
-WIDE(wide_q8_128, Q8, 128, false)
-WIDE(wide_q4_32, Q4, 32, false)
-WIDE(wide_q4_64, Q4, 64, false)
-WIDE(wide_q4_128, Q4, 128, false)
-WIDE(wide_f8_32, F8, 32, false)
-WIDE(wide_f8_64, F8, 64, false)
-WIDE(wide_f8_128, F8, 128, false)
-WIDE(wide_pair_bf16_32, BF16, 32, true)
-WIDE(wide_pair_bf16_64, BF16, 64, true)
-WIDE(wide_pair_bf16_128, BF16, 128, true)
-WIDE(wide_pair_f16_32, F16, 32, true)
-WIDE(wide_pair_f16_64, F16, 64, true)
-WIDE(wide_pair_f16_128, F16, 128, true)
-WIDE(wide_pair_q8_32, Q8, 32, true)
-WIDE(wide_pair_q8_64, Q8, 64, true)
-WIDE(wide_pair_q8_128, Q8, 128, true)
-WIDE(wide_pair_q4_32, Q4, 32, true)
-WIDE(wide_pair_q4_64, Q4, 64, true)
-WIDE(wide_pair_q4_128, Q4, 128, true)
-WIDE(wide_pair_f8_32, F8, 32, true)
-WIDE(wide_pair_f8_64, F8, 64, true)
-WIDE(wide_pair_f8_128, F8, 128, true)
+GEMM(gemm_bf16_32, BF16, 32, false)
+GEMM(gemm_bf16_64, BF16, 64, false)
+GEMM(gemm_bf16_128, BF16, 128, false)
+GEMM(gemm_f16_32, F16, 32, false)
+GEMM(gemm_f16_64, F16, 64, false)
+GEMM(gemm_f16_128, F16, 128, false)
+GEMM(gemm_q8_32, Q8, 32, false)
+GEMM(gemm_q8_64, Q8, 64, false)
+GEMM(gemm_q8_128, Q8, 128, false)
+GEMM(gemm_q4_32, Q4, 32, false)
+GEMM(gemm_q4_64, Q4, 64, false)
+GEMM(gemm_q4_128, Q4, 128, false)
+GEMM(gemm_f8_32, F8, 32, false)
+GEMM(gemm_f8_64, F8, 64, false)
+GEMM(gemm_f8_128, F8, 128, false)
+GEMM(gemm_pair_bf16_32, BF16, 32, true)
+GEMM(gemm_pair_bf16_64, BF16, 64, true)
+GEMM(gemm_pair_bf16_128, BF16, 128, true)
+GEMM(gemm_pair_f16_32, F16, 32, true)
+GEMM(gemm_pair_f16_64, F16, 64, true)
+GEMM(gemm_pair_f16_128, F16, 128, true)
+GEMM(gemm_pair_q8_32, Q8, 32, true)
+GEMM(gemm_pair_q8_64, Q8, 64, true)
+GEMM(gemm_pair_q8_128, Q8, 128, true)
+GEMM(gemm_pair_q4_32, Q4, 32, true)
+GEMM(gemm_pair_q4_64, Q4, 64, true)
+GEMM(gemm_pair_q4_128, Q4, 128, true)
+GEMM(gemm_pair_f8_32, F8, 32, true)
+GEMM(gemm_pair_f8_64, F8, 64, true)
+GEMM(gemm_pair_f8_128, F8, 128, true)
 
 // Blocks: (rows / 256, tokens, matrices). Adds up what slices with blocks of their own gave, in order.
 KERNEL(add_slices, 256, LinearArgs) {

@@ -108,18 +108,18 @@ INLINE void pad(const LinearArgs &a, const Job &job, uint32_t first, uint32_t co
 
 // ---- blocks of 128 rows: 8 row tiles of a matrix, or of a pair's matrices in turn
 
-constexpr int WIDE_TILES = 8;
-constexpr int WIDE_STRIDE = WIDE_TILES * TILE_ROWS + 4;  // of sums: no two lanes write to one bank
+constexpr int GEMM_TILES = 8;
+constexpr int GEMM_STRIDE = GEMM_TILES * TILE_ROWS + 4;  // of sums: no two lanes write to one bank
 
-// The results of such a block, from shared memory, so that neighbours write neighbours: (tokens, WIDE_STRIDE).
+// The results of such a block, from shared memory, so that neighbours write neighbours: (tokens, GEMM_STRIDE).
 template <int TOKENS, bool PAIR>
 INLINE void leave(const LinearArgs &a, const Job &job, uint32_t z, uint32_t slice, uint32_t first, uint32_t tile_from,
                   const float *sums) {
-    constexpr uint32_t OUT = (PAIR ? WIDE_TILES / 2 : WIDE_TILES) * TILE_ROWS;
+    constexpr uint32_t OUT = (PAIR ? GEMM_TILES / 2 : GEMM_TILES) * TILE_ROWS;
 #pragma unroll 1
     for (uint32_t e = threadIdx.x; e < OUT * TOKENS; e += blockDim.x) {
         uint32_t row = e % OUT, at = PAIR ? row / TILE_ROWS * 2 * TILE_ROWS + row % TILE_ROWS : row;
-        const float *sum = sums + e / OUT * WIDE_STRIDE + at;
+        const float *sum = sums + e / OUT * GEMM_STRIDE + at;
         const uint32_t out_row = tile_from * TILE_ROWS + row, token = first + e / OUT;
         if (a.sums == nullptr) {
             finish(a, job, out_row, token, sum[0], PAIR ? sum[TILE_ROWS] : 0.0f, PAIR);

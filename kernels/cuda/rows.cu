@@ -70,7 +70,7 @@ KERNEL(norm, 1024, NormArgs) {
         write_operand(a.out_form, out, col, 0.0f);
 }
 
-struct CombineArgs {
+struct ActAndMulArgs {
     const float *gate, *up;  // `up` or none
     uint8_t *out;
     uint32_t cols, gate_stride, up_stride;  // floats
@@ -79,7 +79,7 @@ struct CombineArgs {
 };
 
 // Blocks: rows.
-KERNEL(combine, 256, CombineArgs) {
+KERNEL(act_and_mul, 256, ActAndMulArgs) {
     const float *gate = a.gate + size_t(blockIdx.x) * a.gate_stride;
     uint8_t *out = a.out + size_t(blockIdx.x) * a.out_stride;
     for (uint32_t col = threadIdx.x; col < (a.cols + 31) / 32 * 32; col += blockDim.x) {
@@ -116,7 +116,7 @@ KERNEL(point, 256, PointArgs) {
     }
 }
 
-struct MixArgs {
+struct MoeCombineArgs {
     const float *from;
     const uint32_t *places;  // or none: each row its own
     const float *weights;
@@ -128,7 +128,7 @@ struct MixArgs {
 };
 
 // Blocks: rows. Sums in the order of the choice.
-KERNEL(mix, 256, MixArgs) {
+KERNEL(moe_combine, 256, MoeCombineArgs) {
     uint32_t row = blockIdx.x;
     float *out = a.out + size_t(row) * a.out_stride;
     for (uint32_t col = threadIdx.x; col < a.cols; col += blockDim.x) {

@@ -24,7 +24,7 @@ enum Flags : uint32_t { GIVEN = 1, CHANGED = 2, MASKED = 4, LOGPROBS = 8 };
 enum Status : uint32_t { CHOSEN = 1, NOT_FINITE = 2, NO_TOKEN = 3 };
 
 // A query of 32 words, which src/backend/sample_batch.rs writes.
-struct Question {
+struct SampleQuery {
     uint32_t row, flags, given, top;
     uint32_t top_k;
     float top_p, min_p, typical_p;
@@ -40,7 +40,7 @@ struct Question {
     uint32_t ban, bans;       // id
     uint32_t unused[4];
 };
-static_assert(sizeof(Question) == 128, "as src/backend/sample_batch.rs");
+static_assert(sizeof(SampleQuery) == 128, "as src/backend/sample_batch.rs");
 
 // Likewise: 48 words.
 struct Answer {
@@ -54,7 +54,7 @@ static_assert(sizeof(Answer) == 192, "as src/backend/sample_batch.rs");
 
 struct SampleArgs {
     const float *logits;
-    const Question *questions;
+    const SampleQuery *queries;
     const uint32_t *lists;
     Answer *answers;
     float *rows;     // (questions, vocab): logits that were changed
@@ -421,7 +421,7 @@ INLINE uint32_t first_of(Shared &s, const uint64_t *keys, uint32_t count) {
 
 // Blocks: questions. What comes before the temperature: as `change` in src/sample/mod.rs.
 KERNEL(adjust, 512, SampleArgs) {
-    const Question &q = a.questions[blockIdx.x];
+    const SampleQuery &q = a.queries[blockIdx.x];
     if (!(q.flags & CHANGED)) return;
     const float *from = a.logits + size_t(q.row) * a.stride;
     float *row = a.rows + size_t(blockIdx.x) * a.vocab;
@@ -501,14 +501,14 @@ INLINE uint32_t draw_of_all(Shared &s, const float *row, uint32_t vocab, const S
 }
 
 // What filters kept: `count` sorted keys.
-struct Kept {
+struct FilteredRow {
     uint64_t *keys;
     uint32_t count;
 };
 
 // top-k, top-p, min-p: as Filters::keep. Each keeps a part of the front; what was sorted is enough if the last filter cut
 // inside it. Without any of them all keys are left, in no order.
-INLINE Kept keep(Shared &s, const float *row, uint32_t vocab, const Question &q, const Scale &scale, float mine,
+INLINE FilteredRow keep(Shared &s, const float *row, uint32_t vocab, const SampleQuery &q, const Scale &scale, float mine,
                  uint64_t *keys) {
     const bool by_top_k = q.top_k > 0 && q.top_k < vocab, by_top_p = q.top_p < 1.0f, by_min_p = q.min_p > 0.0f;
     float floor = of_bits(LOWEST);
@@ -563,7 +563,7 @@ INLINE Kept keep(Shared &s, const float *row, uint32_t vocab, const Question &q,
 
 // typical-p: as `typical` in src/sample/filters.rs. `sorted` is whether the keys are; else all are there, and sums run over
 // the row.
-INLINE Kept typical(Shared &s, const float *row, uint32_t vocab, float mass, const Scale &scale, Kept from, bool sorted,
+INLINE FilteredRow typical(Shared &s, const float *row, uint32_t vocab, float mass, const Scale &scale, FilteredRow from, bool sorted,
                     uint64_t *keys) {
     double total = 0.0, moment = 0.0;
     walk(s, sorted ? from.count : vocab,
@@ -614,10 +614,10 @@ INLINE Kept typical(Shared &s, const float *row, uint32_t vocab, float mass, con
 }
 
 // Blocks: questions. Looks whether the model's logits are finite, and chooses a token.
-KERNEL(choose, 512, SampleArgs) {
+KERNEL(sample, 512, SampleArgs) {
     SHARED(shared);
     Shared &s = *(Shared *)shared;
-    const Question &q = a.questions[blockIdx.x];
+    const SampleQuery &q = a.queries[blockIdx.x];
     Answer &answer = a.answers[blockIdx.x];
     uint64_t *keys = a.keys + size_t(blockIdx.x) * a.vocab;
     const float *row = a.logits + size_t(q.row) * a.stride;
@@ -640,7 +640,7 @@ KERNEL(choose, 512, SampleArgs) {
         } else if (!sorted && !by_typical) {
             token = draw_of_all(s, row, a.vocab, scale, q.draw, (double *)keys);
         } else {
-            Kept kept = keep(s, row, a.vocab, q, scale, seen.mine, keys);
+            FilteredRow kept = keep(s, row, a.vocab, q, scale, seen.mine, keys);
             if (by_typical) kept = typical(s, row, a.vocab, q.typical_p, scale, kept, sorted, keys);
             auto weight = [&](uint32_t i, uint32_t) { return scale.weight(logit_of(kept.keys[i])); };
             double left = q.draw * sum_of(s, kept.count, weight);
@@ -662,7 +662,7 @@ KERNEL(choose, 512, SampleArgs) {
 KERNEL(rate, 512, SampleArgs) {
     SHARED(shared);
     Shared &s = *(Shared *)shared;
-    const Question &q = a.questions[blockIdx.x];
+    const SampleQuery &q = a.queries[blockIdx.x];
     Answer &answer = a.answers[blockIdx.x];
     if (!(q.flags & LOGPROBS) || answer.status != CHOSEN) return;
     uint64_t *keys = a.keys + size_t(blockIdx.x) * a.vocab;

@@ -7,7 +7,7 @@ use super::packed::PackedKv;
 
 /// Rotary embedding of a layer.
 #[derive(Debug)]
-pub struct Rope<W> {
+pub struct RopeTable<W> {
     /// (context, dims): cosines, then sines.
     pub table: W,
     /// How many of a head's values turn: its first ones.
@@ -87,5 +87,5 @@ pub struct AttentionBias<'a, W> {
     pub sinks: Option<&'a W>,
     /// (heads, 2 * reach): what is added to the score of a key so many positions behind the query, from `-reach` on.
     /// The reach is at least a request's length and a block. Not with a soft-cap.
-    pub distances: Option<&'a W>,
+    pub relative_bias: Option<&'a W>,
 }

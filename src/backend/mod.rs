@@ -22,13 +22,15 @@ mod ops;
 pub mod packed;
 pub mod sample_batch;
 
-pub use self::attention::{Attention, AttentionBias, Rope};
+pub use self::attention::{Attention, AttentionBias, RopeTable};
 pub use self::batch::{Batch, Mask, Span};
 pub use self::buffer::Buf;
 pub use self::kv::{BLOCK, Kv, KvShape, KvType, Side};
 pub use self::memory::{Counters, DeviceMemory, Fence, Quantize};
 pub use self::moe::{Expert, Groups, Routed, Routing, Scoring};
-pub use self::ops::{Activation, Cap, EmbedBy, Linear, Norm, NormKind, Ops, Pointwise, Pooling, Projection};
+pub use self::ops::{
+    Activation, Cap, EmbedBy, GateUp, Linear, Norm, NormKind, Ops, Pointwise, Pooling, Projection,
+};
 pub use self::packed::OperandType;
 
 /// A device that runs the forward pass.

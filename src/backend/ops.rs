@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::attention::{Attention, AttentionBias, Rope};
+use super::attention::{Attention, AttentionBias, RopeTable};
 use super::batch::Batch;
 use super::buffer::Buf;
 use super::memory::{DeviceMemory, Fence};
@@ -26,6 +26,17 @@ impl<W> Linear<W> {
     pub fn to(&self, out: Buf) -> Projection<'_, W> {
         Projection { weight: &self.weight, bias: self.bias.as_ref(), out, add: None }
     }
+}
+
+/// The first products of an MLP.
+#[derive(Debug)]
+pub struct GateUp<'a, W> {
+    /// What is done to the gate's product, or to the other one where there is no gate.
+    pub activation: Activation,
+    /// None where the MLP is not gated.
+    pub gate: Option<&'a Linear<W>>,
+    /// What the gate is multiplied with.
+    pub up: &'a Linear<W>,
 }
 
 /// One product of a [`Ops::linear`]: `out = x * weight^T + bias`, or `out += ...`.
@@ -220,7 +231,7 @@ pub trait Ops: DeviceMemory {
     fn moe_combine(&mut self, rows: usize, with: &Routed, add: Option<f32>, out: Buf);
 
     /// Rotates q and k in place.
-    fn rope(&mut self, batch: &Batch<'_>, q: Buf, k: Buf, rope: &Rope<Self::Weight>);
+    fn rope(&mut self, batch: &Batch<'_>, q: Buf, k: Buf, rope: &RopeTable<Self::Weight>);
 
     /// Stores k and v in the cache, in each row's slot.
     fn store(&mut self, batch: &Batch<'_>, layer: usize, k: Buf, v: Buf);
@@ -250,14 +261,12 @@ pub trait Ops: DeviceMemory {
         &mut self,
         rows: usize,
         x: Buf,
-        activation: Activation,
-        gate: Option<&Linear<Self::Weight>>,
-        up: &Linear<Self::Weight>,
+        mlp: GateUp<'_, Self::Weight>,
         products: Option<[Buf; 2]>,
         out: Buf,
     ) {
         let products = products.expect("planned where gated products are not fused");
-        primitive::gated(self, rows, x, activation, gate, up, products, out);
+        primitive::gated(self, rows, x, mlp, products, out);
     }
 
     /// Rotates q in place, and k on its way into the cache, if there is a rope; stores k and v.
@@ -268,7 +277,7 @@ pub trait Ops: DeviceMemory {
         q: Buf,
         k: Buf,
         v: Buf,
-        rope: Option<&Rope<Self::Weight>>,
+        rope: Option<&RopeTable<Self::Weight>>,
     ) {
         primitive::rope_store(self, batch, layer, q, k, v, rope);
     }
@@ -312,9 +321,7 @@ pub mod primitive {
         backend: &mut B,
         rows: usize,
         x: Buf,
-        activation: Activation,
-        gate: Option<&Linear<B::Weight>>,
-        up: &Linear<B::Weight>,
+        GateUp { activation, gate, up }: GateUp<'_, B::Weight>,
         [of_gate, of_up]: [Buf; 2],
         out: Buf,
     ) {
@@ -338,7 +345,7 @@ pub mod primitive {
         q: Buf,
         k: Buf,
         v: Buf,
-        rope: Option<&Rope<B::Weight>>,
+        rope: Option<&RopeTable<B::Weight>>,
     ) {
         if let Some(rope) = rope {
             backend.rope(batch, q, k, rope);

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::memory::{Scrubbed, Secret};
 
 /// Words of a question.
-pub const QUESTION: usize = 32;
+pub const QUERY_WORDS: usize = 32;
 /// Words of an answer.
 pub const ANSWER: usize = 48;
 /// Most likely tokens in an answer.
@@ -75,16 +75,16 @@ impl SampleBatch {
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.heads.expose().len() / QUESTION
+        self.heads.expose().len() / QUERY_WORDS
     }
 
     /// Adds one.
-    pub fn push(&mut self, question: &SampleQuery) {
-        let SampleQuery { row, given, top_k, penalties, bias, mask, seen, repeats, bans, .. } = *question;
-        let flags = [given.is_some(), question.changed, mask.is_some(), question.logprobs];
+    pub fn push(&mut self, query: &SampleQuery) {
+        let SampleQuery { row, given, top_k, penalties, bias, mask, seen, repeats, bans, .. } = *query;
+        let flags = [given.is_some(), query.changed, mask.is_some(), query.logprobs];
         let flags = flags.into_iter().rev().fold(0, |flags, flag| flags << 1 | u32::from(flag));
-        let shares = [question.top_p, question.min_p, question.typical_p, question.temperature];
-        let numbers = [question.draw, 1.0 / f64::from(question.temperature), question.least];
+        let shares = [query.top_p, query.min_p, query.typical_p, query.temperature];
+        let numbers = [query.draw, 1.0 / f64::from(query.temperature), query.least];
         self.heads.extend(&[row as u32, flags, given.unwrap_or(0), TOP as u32, top_k]);
         shares.into_iter().chain(penalties).for_each(|number| self.heads.push(number.to_bits()));
         for bits in numbers.map(f64::to_bits) {
@@ -98,10 +98,10 @@ impl SampleBatch {
 
     /// What some of them need.
     pub fn needs(&self, of: Range<usize>) -> Needs {
-        let heads = self.heads.expose().as_chunks::<QUESTION>().0[of].iter();
+        let heads = self.heads.expose().as_chunks::<QUERY_WORDS>().0[of].iter();
         let any = |flag: u32| heads.clone().any(|head| head[1] >> flag & 1 == 1);
         let (changes, logprobs) = (any(1), any(3));
-        let greedy = |head: &[u32; QUESTION]| head[8] == 0;
+        let greedy = |head: &[u32; QUERY_WORDS]| head[8] == 0;
         Needs { changes, logprobs, scratch: changes || logprobs || !heads.clone().all(greedy) }
     }
 

@@ -7,7 +7,7 @@ use super::Builder;
 use super::parts::EncoderParts;
 use crate::backend::{Backend, Pooling};
 use crate::engine::encode;
-use crate::engine::encode::reader::{Reader, Settings};
+use crate::engine::encode::reader::{EncodeReader, Settings};
 use crate::error::{Error, Result};
 use crate::memory::BufferLimits;
 use crate::memory_plan::MemoryPlan;
@@ -61,7 +61,7 @@ impl Builder {
         let device = backend.name();
         let (opening, receipts) = self.opening(&device, model_type, kv_cache)?;
         let evidence = receipts.evidence().clone();
-        let reader = Reader {
+        let reader = EncodeReader {
             text,
             settings: Settings {
                 tokenizer_file: source.tokenizer_file(),
@@ -85,7 +85,7 @@ impl Builder {
         let text_gap = reader.text.as_ref().and_then(|text| text.not_covered());
         let read = move |ask, arrived| reader.read(ask, arrived);
         let mut worker =
-            encode::worker::Worker::new((backend, encoder, pooling), limits, opening.shell(receipts));
+            encode::worker::EncodeWorker::new((backend, encoder, pooling), limits, opening.shell(receipts));
         worker.text_gap = text_gap;
         #[cfg(feature = "testing")]
         {

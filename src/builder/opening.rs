@@ -9,8 +9,8 @@ use crate::backend::KvType;
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::engine::intake::IntakeMessage;
-use crate::engine::message::Message;
-use crate::engine::readers::{Arrived, Readers, Tell};
+use crate::engine::message::WorkerMessage;
+use crate::engine::readers::{Arrived, Notify, Readers};
 use crate::engine::receipts::Receipts;
 use crate::engine::shell::{self, Shell, Work};
 use crate::engine::status::Shared;
@@ -25,8 +25,8 @@ pub struct Opening {
     pub clock: Arc<dyn Clock>,
     pub telemetry: Arc<Telemetry>,
     /// Where the worker is told something.
-    pub worker: Sender<Message>,
-    messages: Receiver<Message>,
+    pub worker: Sender<WorkerMessage>,
+    messages: Receiver<WorkerMessage>,
 }
 
 impl Builder {
@@ -63,7 +63,7 @@ impl Opening {
     /// The system refuses a thread.
     pub fn start<W: Work + Send + 'static>(
         self,
-        read: impl Fn(IntakeMessage, Arrived) -> Tell + Send + Sync + 'static,
+        read: impl Fn(IntakeMessage, Arrived) -> Notify + Send + Sync + 'static,
         max_requests: usize,
         worker: W,
         identity: Option<Identity>,

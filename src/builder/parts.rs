@@ -10,9 +10,9 @@ use crate::model::arch::Arch;
 use crate::model::decoder::{Limits, Plan};
 use crate::model::encoder::{self, EncoderPlan};
 use crate::model::families;
-use crate::model::sentence::Sentence;
+use crate::model::sentence_transformers::SentenceTransformersConfig;
 use crate::model::weights::{Options, StepWeights, Weights};
-use crate::source::Source;
+use crate::source::CheckpointSource;
 use crate::weights::adapter::Adapter;
 use crate::weights::{shards, store};
 
@@ -25,9 +25,9 @@ pub(super) enum Found {
 
 /// What loading hands to the device, of a checkpoint that embeds texts or scores them.
 pub(crate) struct EncoderParts {
-    pub source: Source,
+    pub source: CheckpointSource,
     pub arch: Arch,
-    pub sentence: Sentence,
+    pub sentence: SentenceTransformersConfig,
     pub weights: Weights,
     pub steps: Vec<StepWeights>,
     pub cache: KvType,
@@ -46,7 +46,7 @@ impl EncoderParts {
 
 /// What loading hands to the device.
 pub(crate) struct Parts {
-    pub source: Source,
+    pub source: CheckpointSource,
     pub arch: Arch,
     pub weights: Weights,
     pub cache: KvType,
@@ -67,10 +67,10 @@ impl Builder {
     /// What is known before a device is chosen.
     #[cfg(any(test, feature = "forensics"))]
     pub(crate) fn parts(&self) -> Result<Parts> {
-        self.parts_from(Source::open(&self.folder)?)
+        self.parts_from(CheckpointSource::open(&self.folder)?)
     }
 
-    pub(super) fn parts_from(&self, source: Source) -> Result<Parts> {
+    pub(super) fn parts_from(&self, source: CheckpointSource) -> Result<Parts> {
         let arch = source.arch()?;
         let limits = self.limits(&arch)?;
         self.parts_of(&self.folder, source, arch, limits)
@@ -78,11 +78,11 @@ impl Builder {
 
     /// What is known of a checkpoint that embeds texts or scores them: an encoder, one with `modules.json`, one that
     /// classifies texts. The source alone, which need not be read again, where it generates.
-    pub(crate) fn encoder_parts(&self) -> Result<std::result::Result<EncoderParts, Source>> {
-        let (source, sentence) = match Source::open(&self.folder)? {
-            Source::Folder(folder) => {
-                let sentence = Sentence::open(&folder)?;
-                let source = Source::Folder(sentence.folder.clone());
+    pub(crate) fn encoder_parts(&self) -> Result<std::result::Result<EncoderParts, CheckpointSource>> {
+        let (source, sentence) = match CheckpointSource::open(&self.folder)? {
+            CheckpointSource::Folder(folder) => {
+                let sentence = SentenceTransformersConfig::open(&folder)?;
+                let source = CheckpointSource::Folder(sentence.folder.clone());
                 if !store::exists(&source.config_file())
                     && let Some(error) = shards::instead(&sentence.folder)
                 {
@@ -90,9 +90,9 @@ impl Builder {
                 }
                 (source, sentence)
             }
-            Source::Gguf(gguf) => {
-                let sentence = Sentence::of(&gguf)?;
-                (Source::Gguf(gguf), sentence)
+            CheckpointSource::Gguf(gguf) => {
+                let sentence = SentenceTransformersConfig::of(&gguf)?;
+                (CheckpointSource::Gguf(gguf), sentence)
             }
         };
         let arch = source.arch()?;
@@ -117,7 +117,7 @@ impl Builder {
         Ok(Ok(EncoderParts { source, arch, sentence, weights, steps, cache, limits }))
     }
 
-    fn parts_of(&self, folder: &Path, source: Source, arch: Arch, limits: Limits) -> Result<Parts> {
+    fn parts_of(&self, folder: &Path, source: CheckpointSource, arch: Arch, limits: Limits) -> Result<Parts> {
         let names = self.adapters.iter().map(|(name, _)| name);
         if names.clone().collect::<std::collections::BTreeSet<_>>().len() != names.count() {
             return Err(Error::request("adapter", "one of each name"));
@@ -127,7 +127,7 @@ impl Builder {
         let adapts = merged.is_some() || !adapters.is_empty();
         // converters permute the rows of queries and keys of some architectures
         let own = families::find(arch.family.model_type).map(|family| family.interleaved);
-        if adapts && matches!(source, Source::Gguf(_)) && own != Some(arch.interleaved) {
+        if adapts && matches!(source, CheckpointSource::Gguf(_)) && own != Some(arch.interleaved) {
             let expected = "beside the safetensors of the model: a GGUF file of this architecture has the rows of queries and \
                             keys in another order than adapters have them";
             return Err(Error::request("adapter", expected));
@@ -147,7 +147,7 @@ impl Builder {
     /// The draft checkpoint, within the main one's limits.
     pub(super) fn draft_parts(&self, main: &Parts) -> Result<Option<Parts>> {
         let Some(folder) = &self.draft else { return Ok(None) };
-        let source = Source::open(folder)?;
+        let source = CheckpointSource::open(folder)?;
         let (file, arch) = (source.config_file(), source.arch()?);
         if arch.vocab != main.arch.vocab {
             let expected = format!("that of the checkpoint it drafts for, {}", main.arch.vocab);

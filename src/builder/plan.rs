@@ -9,7 +9,7 @@ use crate::memory::BufferLimits;
 use crate::memory_plan::MemoryPlan;
 use crate::model::arch::Arch;
 use crate::model::decoder::{Limits, blocks_for};
-use crate::model::sentence::Sentence;
+use crate::model::sentence_transformers::SentenceTransformersConfig;
 use crate::model::weights::StepWeights;
 use crate::weights::Dtype;
 
@@ -49,7 +49,11 @@ impl Builder {
     }
 
     /// Tokens and texts of a step: a text is computed in one.
-    pub(super) fn encoder_limits(&self, arch: &Arch, sentence: &Sentence) -> Result<Limits> {
+    pub(super) fn encoder_limits(
+        &self,
+        arch: &Arch,
+        sentence: &SentenceTransformersConfig,
+    ) -> Result<Limits> {
         /// Longer texts take memory that few want: asked for, they are computed too.
         const MOST_BY_DEFAULT: usize = 8192;
         /// Tokens of a step for each text that it can have.

@@ -21,7 +21,7 @@ use crate::note::Note;
 use crate::privacy::Alias;
 use crate::sample::defaults;
 use crate::session::Session;
-use crate::source::Source;
+use crate::source::CheckpointSource;
 use crate::weights::progress::Progress;
 
 impl Builder {
@@ -143,7 +143,7 @@ impl Builder {
     /// What `generation_config.json` says; its sampling only where it says `do_sample`.
     fn defaults(
         &self,
-        source: &Source,
+        source: &CheckpointSource,
         arch: &Arch,
         limits: Limits,
         notes: &mut Vec<Note>,

@@ -5,7 +5,7 @@
 
 use super::parsed::PieceKind;
 use super::splitter::{Event, Sink};
-use super::tool_calls::{Calls, IdForm, Numbering, Outcome, Reader, inkling_block, partial};
+use super::tool_calls::{CallParser, Calls, IdForm, Numbering, Outcome, inkling_block, partial};
 use crate::memory::secret::Secret;
 
 pub const MODEL: &str = "<|message_model|>";
@@ -40,7 +40,7 @@ pub struct Inkling {
     blank: Secret<[u8]>,
     /// Whether the message at hand has said something.
     said: bool,
-    call: Option<Box<dyn Reader>>,
+    call: Option<Box<dyn CallParser>>,
 }
 
 impl Inkling {

@@ -8,7 +8,7 @@ use super::inkling::Inkling;
 use super::marks::Marks;
 use super::parsed::PieceKind;
 use super::reply::{Channels, Style};
-use super::tool_calls::{CallPart, Calls, Numbering, Outcome, Reader, look_any, partial};
+use super::tool_calls::{CallParser, CallPart, Calls, Numbering, Outcome, match_any_tag, partial};
 use crate::memory::secret::Secret;
 
 /// Something that a splitter found.
@@ -46,7 +46,7 @@ pub struct Splitter {
     /// White space before a call: content if content follows the call.
     gap: Secret<[u8]>,
     /// Reads the call at hand.
-    reader: Option<Box<dyn Reader>>,
+    reader: Option<Box<dyn CallParser>>,
     numbering: Numbering,
     /// The reader of messages with channels; with it, none of the fields above is used.
     messages: Option<Messages>,
@@ -127,7 +127,7 @@ impl Splitter {
     fn start(&mut self, end: bool) -> bool {
         let text = as_text(&self.held);
         let blank = text.len() - text.trim_start().len();
-        match self.style.marks.and_then(|marks| look_any(text, blank, marks.opens, end)) {
+        match self.style.marks.and_then(|marks| match_any_tag(text, blank, marks.opens, end)) {
             Some(Ok((_, after))) => {
                 self.held.drain_front(after);
                 self.enter(State::Opened)
@@ -141,7 +141,7 @@ impl Splitter {
     fn opened(&mut self, end: bool) -> bool {
         self.skip_blank();
         let opens = self.style.marks.map_or(&[][..], |marks| marks.opens);
-        match look_any(as_text(&self.held), 0, opens, end) {
+        match match_any_tag(as_text(&self.held), 0, opens, end) {
             Some(Ok((_, after))) => {
                 self.held.drain_front(after);
                 true
@@ -182,7 +182,7 @@ impl Splitter {
         let text = as_text(&self.held);
         let blank = text.len() - text.trim_start().len();
         let answer = self.style.marks.map_or(&[][..], |marks: &Marks| marks.answer);
-        match look_any(text, blank, answer, end) {
+        match match_any_tag(text, blank, answer, end) {
             Some(Ok((_, after))) => {
                 self.held.drain_front(after);
                 return self.enter(State::Behind);

@@ -68,7 +68,7 @@ impl fmt::Debug for ChatInput<'_> {
 }
 
 /// A template of the checkpoint.
-struct Source {
+struct TemplateSource {
     name: String,
     text: String,
     file: PathBuf,
@@ -81,7 +81,7 @@ struct Source {
     rewritten: std::result::Result<Metered, Refused>,
 }
 
-impl Source {
+impl TemplateSource {
     fn new(name: String, text: String, file: PathBuf, field: String) -> Result<Self> {
         if text.len() > MAX_SOURCE {
             return Err(Error::config(&file, field.as_str(), format!("at most {MAX_SOURCE} bytes long")));
@@ -93,7 +93,7 @@ impl Source {
 
 /// The chat templates of a checkpoint. A session with a template that does not compile still completes plain prompts.
 pub struct Templates {
-    sources: Vec<Source>,
+    sources: Vec<TemplateSource>,
     special: Vec<(&'static str, String)>,
     environment: Environment<'static>,
 }
@@ -150,7 +150,7 @@ impl Templates {
         }
     }
 
-    fn rendered(&self, source: &Source, variables: Value) -> Result<Secret<str>> {
+    fn rendered(&self, source: &TemplateSource, variables: Value) -> Result<Secret<str>> {
         let wrong = |expected: String| Error::config(&source.file, source.field.as_str(), expected);
         let malformed = |line: usize| wrong(format!("a Jinja template that compiles (line {line})"));
         let Metered { text, untold } =
@@ -199,7 +199,7 @@ impl Templates {
     }
 
     /// The template of that name; without one `tool_use` for tools, where there is one, else `default`.
-    fn source(&self, template: Option<&str>, tools: bool) -> Result<&Source> {
+    fn source(&self, template: Option<&str>, tools: bool) -> Result<&TemplateSource> {
         let named = |name: &str| self.sources.iter().find(|source| source.name == name);
         if let Some(name) = template {
             let names: Vec<_> =
@@ -252,7 +252,7 @@ fn strftime_now(now: SystemTime) -> Value {
 }
 
 /// `chat_template.jinja` and the further templates beside it.
-fn files(folder: &Path) -> Result<Vec<Source>> {
+fn files(folder: &Path) -> Result<Vec<TemplateSource>> {
     let mut files = Vec::new();
     let further = folder.join("additional_chat_templates");
     if store::is_folder(&further) {
@@ -266,15 +266,15 @@ fn files(folder: &Path) -> Result<Vec<Source>> {
     let read = |file: PathBuf| {
         let stem = file.file_stem().unwrap_or_default().to_string_lossy();
         let name = if stem == "chat_template" { "default".to_owned() } else { stem.into_owned() };
-        Source::new(name, json::read_text(&file)?, file, String::new())
+        TemplateSource::new(name, json::read_text(&file)?, file, String::new())
     };
     files.into_iter().map(read).collect()
 }
 
 /// `chat_template` of `tokenizer_config.json`.
-fn fields(config: &Json) -> Result<Vec<Source>> {
+fn fields(config: &Json) -> Result<Vec<TemplateSource>> {
     let source = |name: &str, text: &str, field: String| {
-        Source::new(name.to_owned(), text.to_owned(), config.file.clone(), field)
+        TemplateSource::new(name.to_owned(), text.to_owned(), config.file.clone(), field)
     };
     let sources = match config.field("chat_template") {
         None => Some(Vec::new()),

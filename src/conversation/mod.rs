@@ -203,7 +203,7 @@ impl Conversation {
             let readers = self.client.submit(vec![request], false).map_err(|(_, error)| error);
             Ok((readers?.remove(0).reply()?, turn))
         });
-        self.settle(reply)
+        self.finish_turn(reply)
     }
 
     /// The next turn, as it comes. If the stream is dropped before it is finished, the turn has not been, and the next one
@@ -275,7 +275,7 @@ impl Conversation {
     }
 
     /// After a turn: adds the reply to a chat, or takes back what the turn added.
-    fn settle(&mut self, reply: Result<(Reply, Turn)>) -> Result<Reply> {
+    fn finish_turn(&mut self, reply: Result<(Reply, Turn)>) -> Result<Reply> {
         self.streams = false;
         match reply {
             Ok((reply, turn)) => {
@@ -398,7 +398,7 @@ impl Drop for Conversation {
         let (session, number, key) = (self.client.telemetry.session, self.number, self.reuse.lease.key);
         let about = About::completed(Subject::Conversation { session, number }, None, self.began);
         let (done, answer) = sync_channel(1);
-        if self.client.worker.send(message::Message::Forget(key, Some(about), Some(done))).is_ok() {
+        if self.client.worker.send(message::WorkerMessage::Forget(key, Some(about), Some(done))).is_ok() {
             let _ = answer.recv(); // a session that closes overwrites it too
         }
     }
@@ -432,7 +432,7 @@ impl ConversationStream<'_> {
     pub fn finish(mut self) -> Result<Reply> {
         let reply = self.stream.take().ok_or(Error::Closed)?.finish();
         let turn = self.turn;
-        self.conversation.settle(reply.map(|reply| (reply, turn)))
+        self.conversation.finish_turn(reply.map(|reply| (reply, turn)))
     }
 }
 

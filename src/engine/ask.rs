@@ -23,14 +23,14 @@ impl Numbers {
     }
 
     /// Those that were asked since there were `first`.
-    fn since(first: usize, questions: &SampleBatch) -> Self {
-        Self { first, count: questions.len() - first }
+    fn since(first: usize, queries: &SampleBatch) -> Self {
+        Self { first, count: queries.len() - first }
     }
 }
 
 /// What is asked about the logits of a sequence: the questions' numbers. Where there are none, the sampler reads the logits.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Asked {
+pub(super) struct QueryRanges {
     /// Log probabilities of the prompt's tokens, from the first row of logits on.
     pub prompt: Numbers,
     /// The next token, then those behind each guess.
@@ -43,12 +43,12 @@ pub(super) struct Asked {
 pub(super) fn guesses<'a>(
     of: impl Iterator<Item = &'a Sequence>,
     sampler: &mut Sampler,
-    questions: &mut SampleBatch,
+    queries: &mut SampleBatch,
 ) {
-    questions.clear();
+    queries.clear();
     for (row, sequence) in of.enumerate() {
         let context = Context { mask: None, ..sequence.context_behind(sequence.guesses().len()) };
-        sampler.ask(row, &sequence.sampling, &context, false, questions);
+        sampler.ask(row, &sequence.sampling, &context, false, queries);
     }
 }
 
@@ -68,51 +68,51 @@ impl<B: Backend> Worker<B> {
     /// Asks about all rows of the step whose tokens depend on nothing that is not known yet.
     pub(super) fn ask(&mut self) {
         scrub::empty(&mut self.asked);
-        self.questions.clear();
+        self.queries.clear();
         let on_device = !self.on_host() && self.models.main.samples_on_device();
         for place in 0..self.models.main.plan.len() {
             let scheduled = self.models.main.plan.sequence(place);
-            let asked = if on_device { self.ask_about(scheduled) } else { Asked::default() };
+            let asked = if on_device { self.ask_about(scheduled) } else { QueryRanges::default() };
             self.asked.push(asked);
         }
         if on_device {
-            self.models.main.sample_on_device(&mut self.questions);
+            self.models.main.sample_on_device(&mut self.queries);
         }
     }
 
     /// What waits for a grammar is left out: guesses, and other choices' first tokens.
-    fn ask_about(&mut self, scheduled: ScheduledSeq) -> Asked {
-        let Self { sampler, questions, .. } = self;
+    fn ask_about(&mut self, scheduled: ScheduledSeq) -> QueryRanges {
+        let Self { sampler, queries, .. } = self;
         let sequence = self.sequences.get_mut(&scheduled.id).expect("a scheduled sequence has not ended");
         let (known, logprobs) = (sequence.known(), sequence.common.logprobs);
-        let mut asked = Asked::default();
+        let mut asked = QueryRanges::default();
         if sequence.common.prompt_logprobs {
-            let first = questions.len();
+            let first = queries.len();
             let positions = scheduled.logits_from()..scheduled.end().min(known - 1);
             for (row, position) in (scheduled.first_logits..).zip(positions) {
-                Sampler::ask_logprobs(row, sequence.ids()[position + 1], questions);
+                Sampler::ask_logprobs(row, sequence.ids()[position + 1], queries);
             }
-            asked.prompt = Numbers::since(first, questions);
+            asked.prompt = Numbers::since(first, queries);
         }
         if scheduled.end() < known || sequence.away {
             return asked;
         }
-        let (row, first) = (scheduled.token_row(), questions.len());
-        sampler.ask(row, &sequence.sampling, &sequence.context(), logprobs, questions);
+        let (row, first) = (scheduled.token_row(), queries.len());
+        sampler.ask(row, &sequence.sampling, &sequence.context(), logprobs, queries);
         if sequence.guide.is_none() {
             for guesses in 1..=scheduled.guesses {
                 let context = sequence.context_behind(guesses);
-                sampler.ask(row + guesses, &sequence.sampling, &context, logprobs, questions);
+                sampler.ask(row + guesses, &sequence.sampling, &context, logprobs, queries);
             }
         }
-        asked.tokens = Numbers::since(first, questions);
-        let first = questions.len();
+        asked.tokens = Numbers::since(first, queries);
+        let first = queries.len();
         if sequence.guide.is_none() {
             for (choice, _) in &self.jobs[&sequence.job].unborn {
-                sampler.ask(row, &sequence.sampling_of(*choice), &sequence.context(), logprobs, questions);
+                sampler.ask(row, &sequence.sampling_of(*choice), &sequence.context(), logprobs, queries);
             }
         }
-        asked.choices = Numbers::since(first, questions);
+        asked.choices = Numbers::since(first, queries);
         asked
     }
 }

@@ -5,8 +5,8 @@
 use std::sync::mpsc::{Sender, SyncSender};
 
 use super::intake::Intake;
-use super::message::Message;
-use super::readers::Tell;
+use super::message::WorkerMessage;
+use super::readers::Notify;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
 use crate::request::{Prompt, Request};
@@ -48,12 +48,16 @@ impl Inspection {
 
     /// Answers with what `read` makes of the question, once nothing of it is on the stack any more, for which `worker`
     /// accounts.
-    pub fn answer(self, worker: &Sender<Message>, read: impl FnOnce(&Question) -> Result<Answer>) -> Tell {
+    pub fn answer(
+        self,
+        worker: &Sender<WorkerMessage>,
+        read: impl FnOnce(&Question) -> Result<Answer>,
+    ) -> Notify {
         let (Self { question, answer }, worker) = (self, worker.clone());
         let read = read(&question);
         drop(question);
         Box::new(move |proof| {
-            let _ = worker.send(Message::Over(Vec::new(), Some(proof)));
+            let _ = worker.send(WorkerMessage::Over(Vec::new(), Some(proof)));
             let _ = answer.send(read);
         })
     }
@@ -61,7 +65,7 @@ impl Inspection {
 
 impl Intake {
     /// Reads a question.
-    pub(super) fn inspect(&self, inspection: Inspection) -> Tell {
+    pub(super) fn inspect(&self, inspection: Inspection) -> Notify {
         inspection.answer(&self.worker, |question| self.guarded(|| self.inspected(question)))
     }
 

@@ -77,7 +77,7 @@ impl Job {
     }
 
     /// Tells the caller. Only once nothing of the request is left anywhere.
-    pub fn tell(mut self: Box<Self>, receipt: ScrubReceipt) {
+    pub fn notify(mut self: Box<Self>, receipt: ScrubReceipt) {
         match &self.failed {
             Some(error) => self.trace.failed(error.kind()),
             None => {

@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use super::message::Message;
+use super::message::WorkerMessage;
 use crate::chat::Style;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
@@ -22,7 +22,7 @@ pub struct Mailbox {
     ending: AtomicU8,
     /// Tokens of a choice that may wait for the caller; none for one who waits for the end.
     room: Option<usize>,
-    worker: Sender<Message>,
+    worker: Sender<WorkerMessage>,
 }
 
 /// What the caller asked for, other than the reply: [`Mailbox::ending`].
@@ -79,7 +79,7 @@ pub struct Output {
 
 /// What a stream takes at once: of one choice, from its last taken token on.
 #[derive(Debug)]
-pub struct Fresh {
+pub struct Delta {
     pub choice: usize,
     pub text: Secret<str>,
     pub tokens: Secret<[u32]>,
@@ -99,7 +99,7 @@ pub struct End {
 
 /// All of a request that ended well.
 #[derive(Debug)]
-pub struct Whole {
+pub struct Finished {
     pub choices: Vec<Output>,
     pub prompt_logprobs: Logprobs,
     pub not_enforced: Vec<&'static str>,
@@ -108,10 +108,10 @@ pub struct Whole {
 
 impl Mailbox {
     /// Waits for something fresh; none when the request has ended and all is taken.
-    pub fn next(&self) -> Option<Result<Fresh>> {
+    pub fn next(&self) -> Option<Result<Delta>> {
         let mut state = self.lock();
         loop {
-            match self.look(&mut state) {
+            match self.poll_delta(&mut state) {
                 Poll::Ready(next) => return next,
                 Poll::Pending => state = self.wait(state),
             }
@@ -120,9 +120,9 @@ impl Mailbox {
 
     /// Polls [`Mailbox::next`], for a task that is woken.
     #[cfg_attr(not(feature = "async"), expect(dead_code, reason = "only async streams poll"))]
-    pub fn poll(&self, context: &Context<'_>) -> Poll<Option<Result<Fresh>>> {
+    pub fn poll(&self, context: &Context<'_>) -> Poll<Option<Result<Delta>>> {
         let mut state = self.lock();
-        let next = self.look(&mut state);
+        let next = self.poll_delta(&mut state);
         if next.is_pending() {
             state.waker = Some(context.waker().clone());
         }
@@ -130,42 +130,42 @@ impl Mailbox {
     }
 
     /// Something fresh, or the end, if either is there.
-    fn look(&self, state: &mut State) -> Poll<Option<Result<Fresh>>> {
-        match self.fresh(state) {
-            Some(fresh) => Poll::Ready(Some(Ok(fresh))),
+    fn poll_delta(&self, state: &mut State) -> Poll<Option<Result<Delta>>> {
+        match self.delta(state) {
+            Some(delta) => Poll::Ready(Some(Ok(delta))),
             None if state.ended => Poll::Ready(state.error()),
             None => Poll::Pending,
         }
     }
 
-    fn fresh(&self, state: &mut State) -> Option<Fresh> {
+    fn delta(&self, state: &mut State) -> Option<Delta> {
         let count = state.choices.len();
         let (from, ended) = (state.next, state.ended);
         let place = (0..count).map(|step| (from + step) % count).find(|&place| {
             let output = &state.choices[place];
-            output.has_fresh(ended)
+            output.has_delta(ended)
         })?;
         state.next = (place + 1) % count;
         let output = &mut state.choices[place];
-        let fresh = output.take(place, ended);
+        let delta = output.take(place, ended);
         if std::mem::take(&mut output.full) {
-            let _ = self.worker.send(Message::Wake); // a worker that is gone has nothing to say
+            let _ = self.worker.send(WorkerMessage::Wake); // a worker that is gone has nothing to say
         }
-        Some(fresh)
+        Some(delta)
     }
 
     /// Waits for the end and takes all of it.
-    pub fn whole(&self) -> Result<Whole> {
+    pub fn finished(&self) -> Result<Finished> {
         let mut state = self.lock();
         state.unbounded = true;
         if state.choices.iter_mut().any(|output| std::mem::take(&mut output.full)) {
-            let _ = self.worker.send(Message::Wake);
+            let _ = self.worker.send(WorkerMessage::Wake);
         }
         state = self.wait_for_end(state);
         let end = state.end.take().unwrap_or(Err(Error::Closed))?;
         let choices = std::mem::take(&mut state.choices);
         let prompt_logprobs = std::mem::take(&mut state.prompt_logprobs);
-        Ok(Whole { choices, prompt_logprobs, not_enforced: state.not_enforced.clone(), end })
+        Ok(Finished { choices, prompt_logprobs, not_enforced: state.not_enforced.clone(), end })
     }
 
     /// Keywords of the response format's schema that are not enforced.
@@ -219,7 +219,7 @@ impl Mailbox {
 
     fn ask(&self, what: u8) {
         if self.ending.fetch_max(what, Ordering::SeqCst) < what {
-            let _ = self.worker.send(Message::Wake);
+            let _ = self.worker.send(WorkerMessage::Wake);
         }
     }
 
@@ -258,16 +258,16 @@ impl Output {
     }
 
     /// Whether there is text to give; or tokens, once no more text comes or the worker waits.
-    fn has_fresh(&self, over: bool) -> bool {
+    fn has_delta(&self, over: bool) -> bool {
         let (text, tokens) = self.taken;
         let alone = over || self.full || self.without_text || self.finish.is_some();
         self.text.expose().len() > text || (alone && self.tokens.expose().len() > tokens)
     }
 
-    fn take(&mut self, choice: usize, ended: bool) -> Fresh {
+    fn take(&mut self, choice: usize, ended: bool) -> Delta {
         let (text_taken, tokens_taken) = self.taken;
         let (bytes, tokens) = (&self.text.expose()[text_taken..], &self.tokens.expose()[tokens_taken..]);
-        let fresh = Fresh {
+        let delta = Delta {
             choice,
             text: Secret::from_utf8(Secret::copy(bytes)).expect(WHOLE_CHARACTERS),
             tokens: Secret::copy(tokens),
@@ -275,7 +275,7 @@ impl Output {
             last: ended || self.finish.is_some(),
         };
         self.taken = (self.text.expose().len(), self.tokens.expose().len());
-        fresh
+        delta
     }
 }
 
@@ -298,7 +298,11 @@ pub struct Outbox(Arc<Mailbox>);
 
 impl Outbox {
     /// The two ends of a new mailbox for `choices` replies. With `room`, no more tokens than that wait to be taken.
-    pub fn pair(choices: usize, room: Option<usize>, worker: Sender<Message>) -> (Outbox, Arc<Mailbox>) {
+    pub fn pair(
+        choices: usize,
+        room: Option<usize>,
+        worker: Sender<WorkerMessage>,
+    ) -> (Outbox, Arc<Mailbox>) {
         let outputs = (0..choices).map(|_| Output::default()).collect();
         let mailbox = Arc::new(Mailbox {
             state: Mutex::new(State { choices: outputs, ..State::default() }),
@@ -311,7 +315,7 @@ impl Outbox {
     }
 
     /// What the caller wants.
-    pub fn wish(&self) -> CallerState {
+    pub fn caller_state(&self) -> CallerState {
         match self.0.ending.load(Ordering::SeqCst) {
             NOTHING => CallerState::Reply,
             INTERRUPT => CallerState::Interrupt,
@@ -328,7 +332,7 @@ impl Outbox {
         let output = &mut state.choices[choice];
         output.full = !unbounded && output.tokens.expose().len() - output.taken.1 >= room;
         if output.full {
-            self.0.tell(&mut state); // there may be tokens without text
+            self.0.notify(&mut state); // there may be tokens without text
         }
         state.choices[choice].full
     }
@@ -338,8 +342,8 @@ impl Outbox {
         let mut state = self.0.lock();
         let output = &mut state.choices[choice];
         let result = give(output);
-        if output.has_fresh(false) {
-            self.0.tell(&mut state);
+        if output.has_delta(false) {
+            self.0.notify(&mut state);
         }
         result
     }
@@ -378,12 +382,12 @@ impl Outbox {
         }
         state.end = Some(end);
         state.ended = true;
-        self.0.tell(&mut state);
+        self.0.notify(&mut state);
     }
 }
 
 impl Mailbox {
-    fn tell(&self, state: &mut State) {
+    fn notify(&self, state: &mut State) {
         self.changed.notify_all();
         if let Some(waker) = state.waker.take() {
             waker.wake();

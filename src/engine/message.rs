@@ -21,18 +21,18 @@ pub struct Prepared {
 
 /// What a worker is told between steps.
 #[derive(Debug)]
-pub enum Message {
+pub enum WorkerMessage {
     /// Requests that come in together, and the proof that the place where they were encoded is clean.
     Accept(Vec<Prepared>, Scrubbed),
     /// Requests are over, of which nothing was to be computed: they were refused, or only read. The proof is none where
     /// they were not read either.
     Over(Vec<About>, Option<Scrubbed>),
     /// Texts to embed or to score; as above.
-    Texts(Box<encode::job::Job>, Scrubbed),
+    Texts(Box<encode::job::EncodeJob>, Scrubbed),
     /// Somebody wants his request to end, or has read of a stream that was full.
     Wake,
     /// Grammars have looked: [`Masks::looked`](super::masks::Masks::looked).
-    Looked,
+    MasksFinished,
     /// Nothing of a request that ended is with the threads of grammar masks any more.
     Forgotten(Id, Option<Scrubbed>),
     /// What is kept under a key is of no use any more: there may be a receipt to issue, and somebody who waits until it is

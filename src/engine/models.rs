@@ -60,9 +60,9 @@ impl<B: Backend> Model<B> {
     ///
     /// # Panics
     /// If there was none.
-    pub fn sample_on_device(&mut self, questions: &mut SampleBatch) {
+    pub fn sample_on_device(&mut self, queries: &mut SampleBatch) {
         let fence = self.fence.as_ref().expect("a step was submitted");
-        self.decoder.sample_on_device(&mut self.backend, fence, questions);
+        self.decoder.sample_on_device(&mut self.backend, fence, queries);
     }
 
     /// What was computed so far.

@@ -46,10 +46,10 @@ pub struct Arrived {
 }
 
 /// Hands on what was read, or refuses it, once nothing of it is on the stack any more.
-pub type Tell = Box<dyn FnOnce(Scrubbed)>;
+pub type Notify = Box<dyn FnOnce(Scrubbed)>;
 
 /// Reads what callers ask for.
-pub type Read = dyn Fn(IntakeMessage, Arrived) -> Tell + Send + Sync;
+pub type Read = dyn Fn(IntakeMessage, Arrived) -> Notify + Send + Sync;
 
 /// What callers ask, on its way to the threads that read it.
 pub struct Readers {
@@ -90,7 +90,7 @@ impl Readers {
     /// # Errors
     /// The system refuses a thread.
     pub fn start(
-        read: impl Fn(IntakeMessage, Arrived) -> Tell + Send + Sync + 'static,
+        read: impl Fn(IntakeMessage, Arrived) -> Notify + Send + Sync + 'static,
         shared: Arc<Shared>,
         clock: Arc<dyn Clock>,
         max_requests: usize,
@@ -202,9 +202,9 @@ fn serve(lane: Lane, (state, changed): &(Mutex<State>, [Condvar; 2]), read: &Rea
         if let Some((ask, arrived)) = places.waiting.pop_front() {
             places.busy += 1;
             drop(held);
-            let tell = read(ask, arrived);
+            let notify = read(ask, arrived);
             // from here, so that the frames of reading are below
-            tell(stack::scrub_deep());
+            notify(stack::scrub_deep());
             stack::tidy(); // it may wait for the lock, too
             registers::clear(); // a thread that waits keeps them, and a core dump has them
             held = lock();

@@ -194,7 +194,7 @@ impl Sequence {
             logprobs(&mut output.logprobs);
             let (Some(detokenizer), Some(pieces)) = (&mut self.detokenizer, pieces) else { return false };
             detokenizer.push(pieces, token, self.stops.held());
-            self.stops.settle(false, &mut output.text)
+            self.stops.release(false, &mut output.text)
         });
         if stopped {
             return Some(FinishReason::Stop);
@@ -222,6 +222,6 @@ impl Sequence {
     pub fn flush(&mut self, outbox: &Outbox) -> bool {
         let Some(detokenizer) = &mut self.detokenizer else { return false };
         detokenizer.finish(self.stops.held());
-        outbox.output(self.choice, |output| self.stops.settle(true, &mut output.text))
+        outbox.output(self.choice, |output| self.stops.release(true, &mut output.text))
     }
 }

@@ -10,7 +10,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, PoisonError, atomic::Ordering};
 use std::thread::JoinHandle;
 
-use super::message::Message;
+use super::message::WorkerMessage;
 use super::receipts::{About, Receipts};
 use super::scheduler::Key;
 use super::status::{Load, Shared};
@@ -29,7 +29,7 @@ use crate::privacy::receipt::{DeviceReceipt, ScrubReceipt};
 /// The system has no thread to give.
 pub fn start<W: Work + Send + 'static>(
     worker: W,
-    messages: Receiver<Message>,
+    messages: Receiver<WorkerMessage>,
 ) -> Result<JoinHandle<ScrubReceipt>> {
     spawn("amnesic-worker", Depth::Kernels, move || worker.run(&messages)).map_err(Error::Thread)
 }
@@ -67,7 +67,7 @@ pub trait Answer {
     fn about(&mut self) -> About;
 
     /// Tells its caller. Only once nothing of the request is left anywhere.
-    fn tell(self, receipt: ScrubReceipt);
+    fn notify(self, receipt: ScrubReceipt);
 }
 
 /// What a worker does, and what it holds.
@@ -83,10 +83,10 @@ pub trait Work: Sized {
     fn ledger(&mut self) -> &mut Ledger;
 
     /// The next message; none when a step is due. Without work it sleeps.
-    fn next(&mut self, messages: &Receiver<Message>) -> Option<Message>;
+    fn next(&mut self, messages: &Receiver<WorkerMessage>) -> Option<WorkerMessage>;
 
     /// Takes in a message that is not for every worker alike.
-    fn take(&mut self, message: Message);
+    fn take(&mut self, message: WorkerMessage);
 
     /// Computes, and ends who is done. Implementations are not inlined: the frame of [`Work::run`] stays while the worker waits,
     /// and nothing cleans it.
@@ -119,10 +119,10 @@ pub trait Work: Sized {
     fn give_back(self) -> (Shell, Vec<DeviceReceipt>, bool);
 
     /// Serves until the session's handle is gone, then overwrites and gives up everything.
-    fn run(mut self, messages: &Receiver<Message>) -> ScrubReceipt {
+    fn run(mut self, messages: &Receiver<WorkerMessage>) -> ScrubReceipt {
         loop {
             match self.next(messages) {
-                Some(Message::Close) => return self.close(messages),
+                Some(WorkerMessage::Close) => return self.close(messages),
                 Some(message) => self.guarded(|this| this.handle(message)),
                 None => self.guarded(Self::run_step),
             }
@@ -148,13 +148,13 @@ pub trait Work: Sized {
 
     /// It is not inlined, like [`Work::run_step`].
     #[inline(never)]
-    fn handle(&mut self, message: Message) {
+    fn handle(&mut self, message: WorkerMessage) {
         match message {
-            Message::Over(requests, proof) => {
+            WorkerMessage::Over(requests, proof) => {
                 let account = self.enter(proof.as_ref());
                 requests.into_iter().for_each(|about| drop(self.receipt(about, &account)));
             }
-            Message::Forget(key, about, done) => {
+            WorkerMessage::Forget(key, about, done) => {
                 let before = self.ledger().accounts;
                 self.forget(key);
                 let account = self.ledger().since(before);
@@ -162,11 +162,11 @@ pub trait Work: Sized {
                 self.show_load();
                 let _ = done.map(|done| done.send(())); // one who does not wait any more knows why
             }
-            Message::Poison => {
+            WorkerMessage::Poison => {
                 self.shell().shared.poison.set(PoisonReason::Panic);
                 self.fail_all();
             }
-            Message::Close => {} // `run` ends with it
+            WorkerMessage::Close => {} // `run` ends with it
             message => self.take(message),
         }
     }
@@ -206,24 +206,24 @@ pub trait Work: Sized {
         for mut request in requests {
             ledger::add(request.accounts(), &account);
             request.fail(Error::Poisoned(reason));
-            self.tell(request);
+            self.notify(request);
         }
     }
 
     /// Tells a caller once all of a request was overwritten: an error, where not all of that was seen to be zero.
-    fn tell_scrubbed(&mut self, mut request: Self::Request) {
+    fn notify_scrubbed(&mut self, mut request: Self::Request) {
         let reason = self.shell().shared.poison.reason().filter(|reason| reason.is_unscrubbed());
         reason.into_iter().for_each(|reason| request.fail(Error::Poisoned(reason)));
-        self.tell(request);
+        self.notify(request);
     }
 
     /// Issues a request's receipt and tells its caller.
-    fn tell(&mut self, mut request: Self::Request) {
+    fn notify(&mut self, mut request: Self::Request) {
         let (about, account) = (request.about(), *request.accounts());
         let receipt = self.receipt(about, &account);
         self.shell().shared.requests.fetch_sub(1, Ordering::SeqCst);
         self.show_load();
-        request.tell(receipt);
+        request.notify(receipt);
     }
 
     fn receipt(&mut self, about: About, account: &Accounts) -> ScrubReceipt {
@@ -241,10 +241,10 @@ pub trait Work: Sized {
         *self.shell().shared.load.lock().unwrap_or_else(PoisonError::into_inner) = self.load();
     }
 
-    fn close(mut self, messages: &Receiver<Message>) -> ScrubReceipt {
+    fn close(mut self, messages: &Receiver<WorkerMessage>) -> ScrubReceipt {
         // of conversations that outlive the session's handle
         while let Ok(message) = messages.try_recv() {
-            if matches!(message, Message::Over(..) | Message::Forget(..)) {
+            if matches!(message, WorkerMessage::Over(..) | WorkerMessage::Forget(..)) {
                 self.guarded(|this| this.handle(message));
             }
         }

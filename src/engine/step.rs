@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::ask::{self, Asked};
-use super::masks::{Looked, Masks};
+use super::ask::{self, QueryRanges};
+use super::masks::{FinishedMask, Masks};
 use super::plan::{Rows, ScheduledSeq};
 use super::scheduler::{Id, ScheduledTokens};
 use super::sequence::Sequence;
@@ -27,7 +27,7 @@ impl<B: Backend> Worker<B> {
         if self.deadline.is_some_and(|deadline| deadline <= self.shell.clock.now()) {
             self.check_deadlines();
         }
-        self.take_looked();
+        self.take_masks();
         self.schedule();
         self.guess();
         self.plan_step();
@@ -100,7 +100,7 @@ impl<B: Backend> Worker<B> {
             }
         }
         if !looking.is_empty() {
-            masks.look(looking, true);
+            masks.start_masks(looking, true);
         }
     }
 
@@ -109,19 +109,19 @@ impl<B: Backend> Worker<B> {
         if let Some(masks) = &self.masks {
             masks.wait(began.elapsed() / 8);
         }
-        self.receive_looked()
+        self.receive_masks()
     }
 
     /// Takes guides back between steps.
-    pub(super) fn take_looked(&mut self) {
-        let ended = self.receive_looked();
+    pub(super) fn take_masks(&mut self) {
+        let ended = self.receive_masks();
         self.finish(ended);
     }
 
     /// Takes guides back; says which sequences end with what they saw.
-    fn receive_looked(&mut self) -> Vec<Ended> {
+    fn receive_masks(&mut self) -> Vec<Ended> {
         let mut ended = Vec::new();
-        for Looked { id, guide, result } in self.masks.as_ref().map_or(Vec::new(), Masks::looked) {
+        for FinishedMask { id, guide, result } in self.masks.as_ref().map_or(Vec::new(), Masks::finished) {
             self.idle = false;
             let sequence =
                 self.sequences.get_mut(&id).expect("what has ended is forgotten, and not given back");
@@ -147,7 +147,7 @@ impl<B: Backend> Worker<B> {
         if let Some(guide) = sequence.guide.take_if(|guide| guide.is_pending()) {
             (sequence.away, sequence.settles) = (true, true);
             self.scheduler.hold(id, true);
-            masks.look([(sequence.job, id, guide)], false);
+            masks.start_masks([(sequence.job, id, guide)], false);
         }
     }
 
@@ -230,8 +230,8 @@ impl<B: Backend> Worker<B> {
                 let drawn = asking.iter().map(|turn| &self.sequences[&turn.id]);
                 let drawn =
                     drawn.filter(|sequence| sequence.draft_cached == sequence.ids_with_guesses().len());
-                ask::guesses(drawn, &mut self.sampler, &mut self.questions);
-                draft.sample_on_device(&mut self.questions);
+                ask::guesses(drawn, &mut self.sampler, &mut self.queries);
+                draft.sample_on_device(&mut self.queries);
             }
             let mut row = 0;
             asking.retain(|turn| {
@@ -241,7 +241,7 @@ impl<B: Backend> Worker<B> {
                 }
                 let context = Context { mask: None, ..sequence.context_behind(sequence.guesses().len()) };
                 let token = match by_device {
-                    true => self.questions.answer(row).token(),
+                    true => self.queries.answer(row).token(),
                     false => self.sampler.sample(draft.logits(row), &sequence.sampling, &context),
                 };
                 row += 1;
@@ -253,7 +253,7 @@ impl<B: Backend> Worker<B> {
     }
 
     /// Reads what was computed for a sequence: log probabilities of the prompt, the next token, guesses that were right.
-    fn read_logits(&mut self, scheduled: ScheduledSeq, asked: Asked, ended: &mut Vec<Ended>) {
+    fn read_logits(&mut self, scheduled: ScheduledSeq, asked: QueryRanges, ended: &mut Vec<Ended>) {
         let (id, end) = (scheduled.id, scheduled.end());
         let sequence = &self.sequences[&id];
         let known = sequence.known();
@@ -263,7 +263,7 @@ impl<B: Backend> Worker<B> {
             for (place, position) in positions.enumerate() {
                 let (row, token) = (scheduled.first_logits + place, sequence.ids()[position + 1]);
                 let told = job.outbox.prompt_logprobs(|out| match asked.prompt.get(place) {
-                    Some(asked) => out.take(self.questions.answer(asked)),
+                    Some(asked) => out.take(self.queries.answer(asked)),
                     None => self.sampler.logprobs(self.models.main.logits(row), token, out),
                 });
                 if let Err(error) = told {
@@ -287,13 +287,13 @@ impl<B: Backend> Worker<B> {
     }
 
     /// Chooses a sequence's next token, and, as long as guesses are right, those behind them.
-    fn read_tokens(&mut self, scheduled: ScheduledSeq, asked: Asked, ended: &mut Vec<Ended>) {
+    fn read_tokens(&mut self, scheduled: ScheduledSeq, asked: QueryRanges, ended: &mut Vec<Ended>) {
         let (id, row) = (scheduled.id, scheduled.token_row());
         let forks = self.fork(id);
         let mut accepted = 0;
         let outcome = loop {
             let guess = self.sequences[&id].guesses().first().copied();
-            let outcome = self.choose(id, row + accepted, asked.tokens.get(accepted));
+            let outcome = self.sample_token(id, row + accepted, asked.tokens.get(accepted));
             let sequence = &self.sequences[&id];
             let right = guess.is_some_and(|guess| sequence.ids().last() == Some(&guess));
             let pending = sequence.guide.as_ref().is_some_and(|guide| guide.is_pending());
@@ -318,7 +318,7 @@ impl<B: Backend> Worker<B> {
         match outcome {
             Ok(None) => {
                 self.scheduler.advance(id, cached, known, known - 1);
-                self.scheduler.wish_drafts(id, drafts);
+                self.scheduler.request_drafts(id, drafts);
                 self.pause_if(id, full);
                 self.defer(id);
             }
@@ -360,7 +360,7 @@ impl<B: Backend> Worker<B> {
         self.scheduler.fork(first, id);
         self.jobs.get_mut(&job).expect("a member's job").members.push(id);
         self.sequences.insert(id, fork);
-        match self.choose(id, row, asked) {
+        match self.sample_token(id, row, asked) {
             Ok(None) => {
                 let known = self.sequences[&id].known();
                 let cached = self.scheduler.entry(id).cached;
@@ -376,15 +376,15 @@ impl<B: Backend> Worker<B> {
 
     /// Chooses a sequence's next token from a row of logits, or takes what was `asked` of the device; says whether the sequence
     /// ends with it.
-    fn choose(&mut self, id: Id, row: usize, asked: Option<usize>) -> Result<Option<FinishReason>> {
+    fn sample_token(&mut self, id: Id, row: usize, asked: Option<usize>) -> Result<Option<FinishReason>> {
         let sequence = self.sequences.get_mut(&id).expect("a scheduled sequence has not ended");
         #[cfg(feature = "forensics")]
         sequence.gates.pass(sequence.generated());
         #[cfg(feature = "testing")]
         sequence.taps.at(sequence.generated(), || self.models.main.logits(row))?;
-        let asked = asked.map(|asked| self.questions.answer(asked));
+        let asked = asked.map(|asked| self.queries.answer(asked));
         if let Some(guide) = sequence.guide.as_mut().filter(|guide| !guide.is_fresh()) {
-            guide.look(self.masks.as_ref().map_or(0, Masks::step))?; // behind a guess: else it was computed beside the model
+            guide.compute_mask(self.masks.as_ref().map_or(0, Masks::step))?; // behind a guess: else it was computed beside the model
         }
         let token = match asked {
             Some(answer) => answer.token()?,

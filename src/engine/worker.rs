@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Instant;
 
-use super::ask::Asked;
+use super::ask::QueryRanges;
 use super::job::Job;
 use super::mailbox::CallerState;
 use super::masks::{GrammarState, Masks};
-use super::message::{Message, Prepared};
+use super::message::{Prepared, WorkerMessage};
 use super::models::Models;
 use super::receipts::About;
 use super::scheduler::{Id, Key, ScheduledTokens, Scheduler};
@@ -52,9 +52,9 @@ pub struct Worker<B: Backend> {
     pub(super) deadline: Option<Instant>,
     pub(super) sampler: Sampler,
     /// For the device, about the rows of the step at hand.
-    pub(super) questions: SampleBatch,
+    pub(super) queries: SampleBatch,
     /// Their numbers, for each sequence of the step.
-    pub(super) asked: Vec<Asked>,
+    pub(super) asked: Vec<QueryRanges>,
     /// None once everything had to go.
     pub(super) masks: Option<Masks>,
     pub(super) turns: Vec<ScheduledTokens>,
@@ -87,7 +87,7 @@ impl<B: Backend> Worker<B> {
             paused: Vec::new(),
             deadline: None,
             sampler: Sampler::new(vocab),
-            questions: SampleBatch::default(),
+            queries: SampleBatch::default(),
             asked: Vec::with_capacity(limits.sequences),
             masks: Some(masks),
             turns: Vec::with_capacity(limits.sequences),
@@ -102,7 +102,7 @@ impl<B: Backend> Worker<B> {
         let Prepared { id, mut job, mut sequence, arrival } = request;
         if let Some(reason) = self.shell.shared.poison.reason() {
             job.failed = Some(Error::Poisoned(reason));
-            return self.tell(job);
+            return self.notify(job);
         }
         sequence.job = id;
         job.members.push(id);
@@ -112,7 +112,7 @@ impl<B: Backend> Worker<B> {
         self.scheduler.arrive(id, arrival);
         self.deadline = self.deadline.into_iter().chain(job.deadline).min();
         let late = job.deadline.is_some_and(|deadline| deadline <= self.shell.clock.now());
-        let over = late || job.outbox.wish() != CallerState::Reply;
+        let over = late || job.outbox.caller_state() != CallerState::Reply;
         self.jobs.insert(id, job);
         self.sequences.insert(id, sequence);
         if over {
@@ -131,7 +131,7 @@ impl<B: Backend> Worker<B> {
         self.deadline = None;
         for (id, job) in &mut self.jobs {
             let late = job.deadline.is_some_and(|deadline| deadline <= now);
-            let outcome = match job.outbox.wish() {
+            let outcome = match job.outbox.caller_state() {
                 CallerState::Abandon => Err(Error::Closed),
                 CallerState::Interrupt => Ok(FinishReason::Cancelled),
                 CallerState::Reply if late => Ok(FinishReason::Deadline),
@@ -213,7 +213,7 @@ impl<B: Backend> Worker<B> {
                     masks.forget(id);
                     self.leaving.insert(id, job);
                 }
-                None => self.tell_scrubbed(job),
+                None => self.notify_scrubbed(job),
             }
         }
     }
@@ -225,7 +225,7 @@ impl<B: Backend> Worker<B> {
         let Some(mut job) = self.leaving.remove(&id) else { return }; // everything had to go
         ledger::add(&mut job.accounts, &account);
         job.timing.scrub = self.shell.clock.now() - (job.accepted + job.timing.total);
-        self.tell_scrubbed(job);
+        self.notify_scrubbed(job);
     }
 
     /// Grammars of a request are not needed any more. Dropping one may take long, so it is not done here.
@@ -300,7 +300,7 @@ impl<B: Backend> Worker<B> {
     fn scrub_steps(&mut self) {
         self.models.scrub_steps();
         scrub::empty(&mut self.asked);
-        let sampler = Scrubbed::sum([self.sampler.scrub()].into_iter().chain(self.questions.scrub()));
+        let sampler = Scrubbed::sum([self.sampler.scrub()].into_iter().chain(self.queries.scrub()));
         self.models.ledger.scrubbed(HOST, 1, sampler.as_ref());
     }
 
@@ -330,40 +330,43 @@ impl<B: Backend> Work for Worker<B> {
     }
 
     /// Without work it sleeps until the next deadline at most.
-    fn next(&mut self, messages: &Receiver<Message>) -> Option<Message> {
+    fn next(&mut self, messages: &Receiver<WorkerMessage>) -> Option<WorkerMessage> {
         // a step without turns waits for masks of those that hold the memory: their threads tell
         if self.scheduler.has_work() && !std::mem::take(&mut self.idle) {
             return match messages.try_recv() {
                 Ok(message) => Some(message),
                 Err(TryRecvError::Empty) => None,
-                Err(TryRecvError::Disconnected) => Some(Message::Close),
+                Err(TryRecvError::Disconnected) => Some(WorkerMessage::Close),
             };
         }
         let Some(deadline) = self.deadline else {
-            return Some(messages.recv().unwrap_or(Message::Close));
+            return Some(messages.recv().unwrap_or(WorkerMessage::Close));
         };
         match messages.recv_timeout(deadline.saturating_duration_since(self.shell.clock.now())) {
             Ok(message) => Some(message),
-            Err(RecvTimeoutError::Timeout) => Some(Message::Wake),
-            Err(RecvTimeoutError::Disconnected) => Some(Message::Close),
+            Err(RecvTimeoutError::Timeout) => Some(WorkerMessage::Wake),
+            Err(RecvTimeoutError::Disconnected) => Some(WorkerMessage::Close),
         }
     }
 
-    fn take(&mut self, message: Message) {
+    fn take(&mut self, message: WorkerMessage) {
         match message {
-            Message::Accept(requests, proof) => {
+            WorkerMessage::Accept(requests, proof) => {
                 let account = self.enter(Some(&proof));
                 for mut request in requests {
                     ledger::add(&mut request.job.accounts, &account);
                     self.accept(request);
                 }
             }
-            Message::Wake => self.check_deadlines(),
-            Message::Looked => self.take_looked(),
-            Message::Forgotten(id, proof) => self.forgotten(id, proof.as_ref()),
+            WorkerMessage::Wake => self.check_deadlines(),
+            WorkerMessage::MasksFinished => self.take_masks(),
+            WorkerMessage::Forgotten(id, proof) => self.forgotten(id, proof.as_ref()),
             // the intake refuses the one; the others are the shell's
-            Message::Texts(..) => {}
-            Message::Over(..) | Message::Forget(..) | Message::Poison | Message::Close => {}
+            WorkerMessage::Texts(..) => {}
+            WorkerMessage::Over(..)
+            | WorkerMessage::Forget(..)
+            | WorkerMessage::Poison
+            | WorkerMessage::Close => {}
         }
     }
 
@@ -419,7 +422,7 @@ impl<B: Backend> Work for Worker<B> {
         self.masks = None; // its threads have cleaned their stacks when they have ended
         self.scrub_steps();
         let leaving: Vec<_> = self.leaving.drain().map(|(_, job)| job).collect();
-        leaving.into_iter().for_each(|job| self.tell_scrubbed(job));
+        leaving.into_iter().for_each(|job| self.notify_scrubbed(job));
     }
 
     fn give_back(self) -> (Shell, Vec<DeviceReceipt>, bool) {
@@ -443,7 +446,7 @@ impl Answer for Box<Job> {
         Job::about(self)
     }
 
-    fn tell(self, receipt: ScrubReceipt) {
-        Job::tell(self, receipt);
+    fn notify(self, receipt: ScrubReceipt) {
+        Job::notify(self, receipt);
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::scrub::settle;
+use super::scrub::keep_stores;
 use super::secret::Owner;
 
 /// Drops `value` and overwrites its texts, keys, numbers and truth values. Without recursion: a caller's value can be of
@@ -19,11 +19,11 @@ pub fn wipe(mut value: Value) {
             Value::Null => {}
             Value::Bool(truth) => {
                 *truth = false;
-                settle(truth);
+                keep_stores(truth);
             }
             Value::Number(number) => {
                 *number = 0.into();
-                settle(number);
+                keep_stores(number);
             }
             Value::String(text) => drop(std::mem::take(text).wipe()),
             Value::Array(values) => left.extend(values.iter_mut()),

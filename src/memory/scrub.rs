@@ -152,7 +152,7 @@ fn split_words(bytes: &[u8]) -> (&[u8], &[u64], &[u8]) {
 
 /// What was stored in `value` before is in memory from here on, also where it is freed right away: else the compiler
 /// leaves out stores that it can see nobody read.
-pub fn settle<T>(value: &T) {
+pub fn keep_stores<T>(value: &T) {
     barrier(std::ptr::from_ref(value).cast());
 }
 
@@ -160,7 +160,7 @@ pub fn settle<T>(value: &T) {
 /// it would only shorten it.
 pub fn empty<T: Copy + Default>(list: &mut Vec<T>) {
     list.fill(T::default());
-    list.first().into_iter().for_each(settle);
+    list.first().into_iter().for_each(keep_stores);
     list.clear();
 }
 

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use super::arch::Arch;
 use super::decoder::{Decoder, Limits, Loader, Plan, too_large};
-use super::sentence::Sentence;
+use super::sentence_transformers::SentenceTransformersConfig;
 use super::weights::{LinearWeights, StepWeights, Weights};
 use crate::backend::{
     Activation, Backend, Batch, Buf, Fence, KvType, Linear, Mask, Norm, OperandType, Pointwise, Pooling,
@@ -53,7 +53,7 @@ pub fn steps(
     arch: &Arch,
     weights: &mut Weights,
     checkpoint: &Checkpoint,
-    sentence: &Sentence,
+    sentence: &SentenceTransformersConfig,
 ) -> Result<Vec<StepWeights>> {
     if arch.classifier.is_some() {
         return Ok(std::mem::take(&mut weights.classifier));

@@ -1,7 +1,7 @@
 //! Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1), in the form in which the latent itself is the
 //! value, and with the part of the key that turns the key, of one head for all.
 //!
-//! A head's key is `[turning, K * latent]`, its value `V * latent`. So `q * (K * latent)` is `(K^T * q) * latent`, and the sum of
+//! A head's key is `[rope_dim, K * latent]`, its value `V * latent`. So `q * (K * latent)` is `(K^T * q) * latent`, and the sum of
 //! `p * V * latent` is V times the sum of `p * latent`: `absorb_k` is applied to queries before, `expand_v` to what attention gives after,
 //! and neither keys nor values of heads are ever made. The cache of DeepSeek-V2 holds 1,088 numbers a position and
 //! layer (the latent twice, as it is packed for both sides), and not 40,960.
@@ -44,7 +44,7 @@ pub struct LatentBuffers {
     /// (T, heads * (still + turning)): queries of heads.
     pub queries: Buf,
     /// (T, turning): the part of the key that turns.
-    pub turning: Buf,
+    pub k_rope: Buf,
     /// (heads * T, still or rank): what is multiplied with either, as an operand.
     pub pieces: Buf,
     /// (T, heads * value), and as an operand.
@@ -55,7 +55,7 @@ pub struct LatentBuffers {
 impl LatentBuffers {
     /// Plans the buffers; none when the sizes overflow.
     pub fn plan(layout: &mut Layout, tokens: usize, heads: usize, shape: LatentShape) -> Option<Self> {
-        let LatentShape { q_rank, rank, still, turning, value } = shape;
+        let LatentShape { q_rank, rank, nope_dim, rope_dim, value } = shape;
         Some(Self {
             q_latent: match q_rank {
                 None => None,
@@ -63,9 +63,9 @@ impl LatentBuffers {
                     Some([Buf::plan(layout, tokens, rank)?, Buf::plan_operand(layout, tokens, rank)?])
                 }
             },
-            queries: Buf::plan(layout, tokens, heads.checked_mul(still + turning)?)?,
-            turning: Buf::plan(layout, tokens, turning)?,
-            pieces: Buf::plan_operand(layout, tokens.checked_mul(heads)?, still.max(rank))?,
+            queries: Buf::plan(layout, tokens, heads.checked_mul(nope_dim + rope_dim)?)?,
+            k_rope: Buf::plan(layout, tokens, rope_dim)?,
+            pieces: Buf::plan_operand(layout, tokens.checked_mul(heads)?, nope_dim.max(rank))?,
             values: Buf::plan(layout, tokens, heads.checked_mul(value)?)?,
             out: Buf::plan_operand(layout, tokens, heads.checked_mul(value)?)?,
         })
@@ -73,8 +73,8 @@ impl LatentBuffers {
 
     /// Every buffer, with the rows of it that `tokens` tokens use.
     pub fn used(&self, tokens: usize, heads: usize) -> impl Iterator<Item = (Buf, usize)> {
-        let Self { q_latent, queries, turning, pieces, values, out } = *self;
-        let rows = [queries, turning, values, out].into_iter().chain(q_latent.into_iter().flatten());
+        let Self { q_latent, queries, k_rope, pieces, values, out } = *self;
+        let rows = [queries, k_rope, values, out].into_iter().chain(q_latent.into_iter().flatten());
         rows.map(move |buf| (buf, tokens)).chain([(pieces, tokens * heads)])
     }
 }
@@ -115,13 +115,13 @@ impl<B: Backend> Loader<'_, B> {
 
 /// The matrix of each head turned round: (heads * still, rank) to (heads * rank, still).
 fn folded(weights: &LatentWeights) -> Result<Tensor> {
-    let LatentWeights { keys, shape: LatentShape { still, rank, .. }, .. } = weights;
-    let (still, rank) = (*still, *rank);
+    let LatentWeights { keys, shape: LatentShape { nope_dim, rank, .. }, .. } = weights;
+    let (nope_dim, rank) = (*nope_dim, *rank);
     let values = keys.finite_values()?;
     let of_head = |head: &[f32]| -> Vec<f32> {
-        (0..rank).flat_map(|col| (0..still).map(move |row| head[row * rank + col])).collect()
+        (0..rank).flat_map(|col| (0..nope_dim).map(move |row| head[row * rank + col])).collect()
     };
-    let turned: Vec<f32> = values.chunks_exact(still * rank).flat_map(of_head).collect();
+    let turned: Vec<f32> = values.chunks_exact(nope_dim * rank).flat_map(of_head).collect();
     keys.forget(0..keys.rows());
     let like = weights.folded();
     Ok(Tensor::made(Arc::new(Values(turned)), &like, like.dtype.worked_out()))

@@ -11,7 +11,7 @@ pub mod families;
 mod gguf;
 pub mod latent;
 mod rope;
-pub mod sentence;
+pub mod sentence_transformers;
 #[cfg(test)]
 mod tests;
 pub mod weights;

@@ -24,7 +24,7 @@ pub fn listener() -> Option<Dispatch> {
 }
 
 /// Tells an event, and enters it into its span.
-pub fn tell(span: &Span, event: &Event) {
+pub fn emit(span: &Span, event: &Event) {
     match event {
         Event::SessionOpened(told) => session_opened(span, told),
         Event::Accepted(told) => accepted(span, told),

@@ -95,7 +95,7 @@ impl Telemetry {
         }
     }
 
-    fn tell(&self, event: &Event) {
+    fn emit(&self, event: &Event) {
         if let Some(call) = &self.on_event {
             quietly(|| call(event));
         }
@@ -113,8 +113,8 @@ impl Telemetry {
             duration,
         };
         let event = Event::SessionOpened(told);
-        tell(spans::listener().as_ref(), span, &event);
-        self.tell(&event);
+        emit(spans::listener().as_ref(), span, &event);
+        self.emit(&event);
     }
 
     /// Closes the session with `close`, in a span of its own.
@@ -131,8 +131,8 @@ impl Telemetry {
             error: poisoned.then_some(ErrorKind::Poisoned),
         };
         let event = Event::SessionClosed(told);
-        tell(listener.as_ref(), span, &event);
-        self.tell(&event);
+        emit(listener.as_ref(), span, &event);
+        self.emit(&event);
         Some(report)
     }
 }
@@ -225,7 +225,7 @@ impl Trace {
             (state.request, state.input_tokens) = (Some(request), input_tokens);
             state.span.clone()
         };
-        self.0.tell(span, &Event::Accepted(Accepted { asked, request, seed, input_tokens }));
+        self.0.emit(span, &Event::Accepted(Accepted { asked, request, seed, input_tokens }));
     }
 
     /// Its first token was chosen.
@@ -238,14 +238,14 @@ impl Trace {
         };
         let cached_tokens = cached_tokens as u64;
         let told = FirstToken { request, cached_tokens, time_to_first_token };
-        self.0.tell(span, &Event::FirstToken(told));
+        self.0.emit(span, &Event::FirstToken(told));
     }
 
     /// The debug sampler kept a sealed copy of it.
     #[cfg(feature = "debug-sampler")]
     pub fn captured(&self, request: RequestId, purpose: super::debug_sampler::Purpose) {
         let span = self.0.lock().span.clone();
-        self.0.tell(span, &Event::Captured(super::event::Captured { request, purpose }));
+        self.0.emit(span, &Event::Captured(super::event::Captured { request, purpose }));
     }
 
     /// What it costs, if there are prices.
@@ -301,13 +301,13 @@ impl Inner {
             }
             (std::mem::replace(&mut state.span, Span::none()), event(&state))
         };
-        self.tell(span, &event);
+        self.emit(span, &event);
     }
 
     /// Never under the lock: a subscriber may take its time. The span closes here if this was its end.
-    fn tell(&self, span: Span, event: &Event) {
-        tell(self.listener.as_ref(), span, event);
-        self.telemetry.tell(event);
+    fn emit(&self, span: Span, event: &Event) {
+        emit(self.listener.as_ref(), span, event);
+        self.telemetry.emit(event);
     }
 
     fn elapsed(&self) -> Duration {
@@ -336,10 +336,10 @@ fn begin(listener: Option<&Dispatch>, make: impl FnOnce() -> Span) -> Span {
 }
 
 /// Tells the listener, and lets go of the span.
-fn tell(listener: Option<&Dispatch>, span: Span, event: &Event) {
+fn emit(listener: Option<&Dispatch>, span: Span, event: &Event) {
     let Some(listener) = listener else { return };
     quietly(|| {
-        dispatcher::with_default(listener, || spans::tell(&span, event));
+        dispatcher::with_default(listener, || spans::emit(&span, event));
         drop(span);
     });
 }

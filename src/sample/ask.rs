@@ -14,9 +14,9 @@ impl Sampler {
         sampling: &Sampling,
         context: &Context<'_>,
         logprobs: bool,
-        questions: &mut SampleBatch,
+        queries: &mut SampleBatch,
     ) {
-        let mut question = SampleQuery {
+        let mut query = SampleQuery {
             row,
             logprobs,
             top_k: u32::try_from(sampling.top_k).unwrap_or(u32::MAX),
@@ -30,15 +30,15 @@ impl Sampler {
             ..SampleQuery::default()
         };
         if changes(sampling, context) {
-            question.changed = true;
-            self.ask_changes(sampling, context, &mut question, &mut questions.lists);
+            query.changed = true;
+            self.ask_changes(sampling, context, &mut query, &mut queries.lists);
         }
-        questions.push(&question);
+        queries.push(&query);
     }
 
     /// Asks for what [`Sampler::logprobs`] would say of `token`, which is in the vocabulary.
-    pub fn ask_logprobs(row: usize, token: u32, questions: &mut SampleBatch) {
-        questions.push(&SampleQuery { row, given: Some(token), logprobs: true, ..SampleQuery::default() });
+    pub fn ask_logprobs(row: usize, token: u32, queries: &mut SampleBatch) {
+        queries.push(&SampleQuery { row, given: Some(token), logprobs: true, ..SampleQuery::default() });
     }
 
     /// The floor that [`super::filters::Filters::keep`] has, but for the sum of all weights.
@@ -54,17 +54,17 @@ impl Sampler {
         &mut self,
         sampling: &Sampling,
         context: &Context<'_>,
-        question: &mut SampleQuery,
+        query: &mut SampleQuery,
         lists: &mut Secret<[u32]>,
     ) {
         let vocab = self.vocab;
         let known = |id: u32| (id as usize) < vocab;
         if let Some(bias) = context.bias {
             let entries = bias.iter().filter(|&(id, _)| known(id));
-            question.bias = list(lists, entries.map(|(id, value)| [id, value.to_bits()]));
+            query.bias = list(lists, entries.map(|(id, value)| [id, value.to_bits()]));
         }
         if let Some(mask) = context.mask {
-            question.mask = Some((lists.expose().len() as u32, mask.len() as u32));
+            query.mask = Some((lists.expose().len() as u32, mask.len() as u32));
             lists.extend(mask);
         }
         if penalties::any(sampling) {
@@ -73,7 +73,7 @@ impl Sampler {
                 lists.extend(&[id, count]);
                 entries.1 += 1;
             });
-            question.seen = entries;
+            query.seen = entries;
         }
         if let Some(dry) = &sampling.dry {
             let mut entries = (lists.expose().len() as u32, 0);
@@ -82,11 +82,11 @@ impl Sampler {
                 lists.extend(&[id, bits as u32, (bits >> 32) as u32]);
                 entries.1 += 1;
             });
-            question.repeats = entries;
+            query.repeats = entries;
         }
         if context.generated() < sampling.min_tokens {
             let ids = context.end_tokens.iter().copied().filter(|&id| known(id));
-            question.bans = list(lists, ids.map(|id| [id]));
+            query.bans = list(lists, ids.map(|id| [id]));
         }
     }
 }

@@ -26,7 +26,7 @@ impl Filters {
     }
 
     /// Draws the token at `draw`, 0 to 1, of what the filters keep; `None` if every logit is [`BANNED`].
-    pub fn choose(&mut self, logits: &[f32], sampling: &Sampling, draw: f64) -> Option<u32> {
+    pub fn sample_row(&mut self, logits: &[f32], sampling: &Sampling, draw: f64) -> Option<u32> {
         let Some((scale, keys)) = self.keep(logits, sampling)? else {
             let scale = self.scale(sampling)?;
             return Some(scale.draw(logits, &mut self.keys, draw));

@@ -124,7 +124,7 @@ impl Sampler {
             return if max == BANNED { Err(Error::NoToken) } else { Ok(softmax::first_of(max, logits)) };
         }
         let draw = rng::uniform(sampling.seed, context.generated() as u64);
-        filters.choose(logits, sampling, draw).ok_or(Error::NoToken)
+        filters.sample_row(logits, sampling, draw).ok_or(Error::NoToken)
     }
 
     /// Overwrites all that it keeps.

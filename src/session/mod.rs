@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use crate::client::Client;
 use crate::conversation::{Conversation, Public};
 use crate::engine::intake::IntakeMessage;
-use crate::engine::message::Message;
+use crate::engine::message::WorkerMessage;
 use crate::error::{Error, Result};
 use crate::memory::seal::SealingKey;
 #[cfg(feature = "schema")]
@@ -27,7 +27,7 @@ use crate::note::Note;
 use crate::privacy::{Evidence, ScrubReceipt};
 use crate::request::Request;
 use crate::response::Reply;
-use crate::stream::{Reader, Stream};
+use crate::stream::{ReplyReader, Stream};
 use crate::text::Text;
 
 /// A loaded model that serves requests and forgets them.
@@ -166,7 +166,7 @@ impl Session {
             Error::Poisoned(_) | Error::Closed | Error::Busy { .. } => error,
             error => Error::InBatch { index, source: Box::new(error) },
         })?;
-        readers.into_iter().map(Reader::reply).collect()
+        readers.into_iter().map(ReplyReader::reply).collect()
     }
 
     /// Runs one request and gives its text as it comes. Dropping the stream cancels the request: it ends within one
@@ -268,7 +268,7 @@ impl Session {
         let Client { readers, worker: to_worker, shared, telemetry, .. } = &self.client;
         let close = || {
             readers.close();
-            let _ = to_worker.send(Message::Close); // one that has ended with a panic is joined all the same
+            let _ = to_worker.send(WorkerMessage::Close); // one that has ended with a panic is joined all the same
             worker.join().ok().map(|report| (report, shared.poison.reason().is_some()))
         };
         telemetry.closing(close).ok_or(Error::Closed)

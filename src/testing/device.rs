@@ -9,7 +9,7 @@ use crate::backend::cuda::emulated::Emulated;
 use crate::backend::cuda::native::{self, Native};
 use crate::backend::cuda::rates::{FORMATS, Measured, Rates};
 use crate::backend::cuda::search;
-pub use crate::backend::cuda::search::Heard;
+pub use crate::backend::cuda::search::Leaks;
 use crate::backend::cuda::wgmma_agrees;
 use crate::error::Result;
 
@@ -58,8 +58,8 @@ pub fn leave_behind(device: usize, pattern: &[u8]) -> Result<usize> {
 ///
 /// # Panics
 /// If the device fails.
-pub fn whisper(device: usize, pattern: &[u8]) -> Result<()> {
-    search::whisper(&Arc::new(Native::open(device)?), pattern)
+pub fn leak_probe(device: usize, pattern: &[u8]) -> Result<()> {
+    search::leak_probe(&Arc::new(Native::open(device)?), pattern)
 }
 
 /// What a kernel finds in the shared memory of all processors before it writes any (LeftoverLocals, CVE-2023-4969).
@@ -69,11 +69,11 @@ pub fn whisper(device: usize, pattern: &[u8]) -> Result<()> {
 ///
 /// # Panics
 /// If the device fails.
-pub fn listen(device: usize, patterns: &[Vec<u8>]) -> Result<Heard> {
-    search::listen(&Arc::new(Native::open(device)?), patterns)
+pub fn find_leaks(device: usize, patterns: &[Vec<u8>]) -> Result<Leaks> {
+    search::find_leaks(&Arc::new(Native::open(device)?), patterns)
 }
 
-/// [`whisper`], what sessions run at a request's end to clear shared memory if `clean` says so, and [`listen`], in one
+/// [`leak_probe`], what sessions run at a request's end to clear shared memory if `clean` says so, and [`find_leaks`], in one
 /// context: what is heard without it is what the hardware leaves there by itself.
 ///
 /// # Errors
@@ -81,8 +81,8 @@ pub fn listen(device: usize, patterns: &[Vec<u8>]) -> Result<Heard> {
 ///
 /// # Panics
 /// If the device fails.
-pub fn whisper_and_listen(device: usize, pattern: &[u8], clean: bool) -> Result<Heard> {
-    search::whisper_and_listen(&Arc::new(Native::open(device)?), pattern, clean)
+pub fn probe_and_find_leaks(device: usize, pattern: &[u8], clean: bool) -> Result<Leaks> {
+    search::probe_and_find_leaks(&Arc::new(Native::open(device)?), pattern, clean)
 }
 
 /// One rate of a device.

@@ -180,7 +180,7 @@ impl Telling {
     }
 
     /// Tells all of a request that ends well: its span, three events, the metrics.
-    pub fn tell(&self, request: &Request) {
+    pub fn emit(&self, request: &Request) {
         let (trace, id) = (self.0.trace(request, false), RequestId { session: 1, count: 1 });
         trace.accepted(id, 9, 7);
         trace.first_token(id, 0);
@@ -202,7 +202,7 @@ impl Tokenizer {
     /// # Panics
     /// If there is none.
     pub fn open(folder: &Path, vocab: usize) -> Result<Self> {
-        Ok(Self(crate::source::Source::open(folder)?.text(vocab)?.expect("a tokenizer")))
+        Ok(Self(crate::source::CheckpointSource::open(folder)?.text(vocab)?.expect("a tokenizer")))
     }
 
     /// Opens the tokenizer in `folder`, or in a GGUF file, for a model that only reads: its decoder may be of any kind.
@@ -213,7 +213,7 @@ impl Tokenizer {
     /// # Panics
     /// If there is none.
     pub fn open_to_read(folder: &Path, vocab: usize) -> Result<Self> {
-        Ok(Self(crate::source::Source::open(folder)?.text_to_read(vocab)?.expect("a tokenizer")))
+        Ok(Self(crate::source::CheckpointSource::open(folder)?.text_to_read(vocab)?.expect("a tokenizer")))
     }
 
     /// The ids of `text`, with special tokens around them if asked.

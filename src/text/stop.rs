@@ -17,14 +17,14 @@ impl Stops {
         Self { strings, held: Secret::<[u8]>::with_capacity(256) }
     }
 
-    /// The buffer to which new text is appended, before [`Stops::settle`].
+    /// The buffer to which new text is appended, before [`Stops::release`].
     pub fn held(&mut self) -> &mut Secret<[u8]> {
         &mut self.held
     }
 
     /// Moves to `out` what can no longer be part of a stop string; true once one is found. The text before it is
     /// given, it and what follows are not. With `last` nothing is held back.
-    pub fn settle(&mut self, last: bool, out: &mut Secret<[u8]>) -> bool {
+    pub fn release(&mut self, last: bool, out: &mut Secret<[u8]>) -> bool {
         let held = self.held.expose();
         let found = self.strings.iter().filter_map(|stop| find(held, stop.expose().as_bytes())).min();
         let safe = match found {
@@ -65,13 +65,13 @@ mod tests {
         let mut out = Secret::<[u8]>::default();
         for piece in pieces {
             stops.held().extend(piece.as_bytes());
-            let found = stops.settle(false, &mut out);
+            let found = stops.release(false, &mut out);
             states.push(String::from_utf8(out.expose().to_vec()).unwrap());
             if found {
                 return (states, true);
             }
         }
-        let found = stops.settle(true, &mut out);
+        let found = stops.release(true, &mut out);
         states.push(String::from_utf8(out.expose().to_vec()).unwrap());
         (states, found)
     }

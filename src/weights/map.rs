@@ -9,10 +9,10 @@ use crate::error::{Error, Result};
 
 /// The bytes of a file, read in by the kernel as they are touched, or in memory already. Never written.
 #[derive(Debug)]
-pub struct Map(Source);
+pub struct Map(MapSource);
 
 #[derive(Debug)]
-enum Source {
+enum MapSource {
     Mapped(memmap2::Mmap),
     Held(Bytes),
 }
@@ -35,7 +35,7 @@ impl Map {
                 return Err(wrong());
             }
             super::files::was_held(path, &bytes);
-            return Ok(Self(Source::Held(bytes)));
+            return Ok(Self(MapSource::Held(bytes)));
         }
         // Asked before it is opened: opening a pipe would wait for whoever writes to it.
         let metadata = std::fs::metadata(path).map_err(Error::read(path))?;
@@ -46,27 +46,27 @@ impl Map {
         super::files::was_mapped(path, &file).map_err(Error::read(path))?;
         // SAFETY: private and read-only; that nobody changes the file meanwhile is documented above.
         let map = unsafe { memmap2::MmapOptions::new().map_copy_read_only(&file) };
-        map.map(|map| Self(Source::Mapped(map))).map_err(Error::read(path))
+        map.map(|map| Self(MapSource::Mapped(map))).map_err(Error::read(path))
     }
 
     /// A map of no file.
     #[cfg(feature = "candle")]
     pub fn empty() -> Self {
-        Self(Source::Held(Bytes::of(Vec::new())))
+        Self(MapSource::Held(Bytes::of(Vec::new())))
     }
 
     /// All bytes.
     pub fn bytes(&self) -> &[u8] {
         match &self.0 {
-            Source::Mapped(map) => map,
-            Source::Held(bytes) => bytes.get(),
+            MapSource::Mapped(map) => map,
+            MapSource::Held(bytes) => bytes.get(),
         }
     }
 
     /// Takes the pages that hold these bytes out of this process's memory; a later touch reads them in again. What the
     /// application holds stays.
     pub fn forget(&self, start: usize, bytes: usize) {
-        let Source::Mapped(map) = &self.0 else { return };
+        let MapSource::Mapped(map) = &self.0 else { return };
         #[cfg(target_os = "linux")]
         // SAFETY: the mapping is private and never written, so that the file's bytes come back on the next touch. A
         // refusal is fine: then the pages stay.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::adapter::{Delta, Magnitude};
 use super::checkpoint::{Raw, Tensor};
-use super::coded::{Coded, Row};
 use super::dtype::Dtype;
+use super::quantized::{QuantizedMatrix, Row};
 use crate::error::Result;
 
 /// W + scale * B * A, or the same values in another type.
@@ -64,7 +64,7 @@ fn length(values: impl Iterator<Item = f64>) -> f64 {
     values.map(|value| value * value).sum::<f64>().sqrt()
 }
 
-impl Coded for Made {
+impl QuantizedMatrix for Made {
     fn row(&self, row: usize, out: &mut Row<'_>) {
         let mut values = vec![0.0; out.cols()];
         self.from.dtype.read_all(&self.from.row(row), &mut values);
@@ -164,7 +164,7 @@ pub fn transposed(tensor: &Tensor) -> Result<Tensor> {
 #[derive(Debug)]
 pub struct Values(pub Vec<f32>);
 
-impl Coded for Values {
+impl QuantizedMatrix for Values {
     fn row(&self, row: usize, out: &mut Row<'_>) {
         let values = &self.0[row * out.cols()..][..out.cols()];
         out.values(|first, group| group.copy_from_slice(&values[first..][..group.len()]));

@@ -7,7 +7,6 @@
 
 pub mod adapter;
 pub mod checkpoint;
-pub mod coded;
 pub mod dtype;
 pub mod files;
 pub mod gguf;
@@ -17,6 +16,7 @@ mod merged;
 mod names;
 mod patterns;
 pub mod progress;
+pub mod quantized;
 pub mod shards;
 pub mod store;
 pub mod tensors;

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use amnesic::forensics::Gate;
-use amnesic::testing::device::{self, Heard};
+use amnesic::testing::device::{self, Leaks};
 use amnesic::testing::{LogitsTap, Tokenizer};
 use amnesic::{CancelToken, Device, EmbedRequest, FinishReason, Request, Session};
 
@@ -158,11 +158,11 @@ fn nothing_of_a_request_is_found_on_a_device() {
     for (number, (name, scene)) in SCENES.into_iter().enumerate() {
         // in a context of its own, before the session's: what the session does has to clear it too
         let canary = canary(number as u8);
-        device::whisper(0, &canary).unwrap();
+        device::leak_probe(0, &canary).unwrap();
         let patterns = scene(&GPU);
         let all = [patterns.clone(), vec![canary]].concat();
         let nothing = vec![0; all.len()];
-        let heard = device::listen(0, &all).unwrap();
+        let heard = device::find_leaks(0, &all).unwrap();
         assert_eq!(heard.found, nothing, "{name}: something stays in shared memory");
         let (found, searched) = device::search_free_memory(0, &patterns).unwrap();
         assert_eq!(found, nothing[1..], "{name}: something stays in the device's memory");
@@ -188,29 +188,29 @@ fn shared_memory_is_cleared() {
     let _alone = alone();
     if device::count() == 0 {
         return eprintln!(
-            "skipped: no CUDA device; the kernels that listen are tested in src/backend/cuda/search.rs"
+            "skipped: no CUDA device; the kernels that find_leaks are tested in src/backend/cuda/search.rs"
         );
     }
-    let own = device::whisper_and_listen(0, &canary(101), false).unwrap();
+    let own = device::probe_and_find_leaks(0, &canary(101), false).unwrap();
     assert_eq!(own.processors, own.processors_in_all, "some processors were never listened to");
     println!("report: without clearing, in one context: heard {} times; {}", own.found[0], told(&own));
-    device::whisper(0, &canary(102)).unwrap();
-    let other = device::listen(0, &[canary(102)]).unwrap();
+    device::leak_probe(0, &canary(102)).unwrap();
+    let other = device::find_leaks(0, &[canary(102)]).unwrap();
     println!(
         "report: without clearing, from another context: heard {} times; {}",
         other.found[0],
         told(&other)
     );
-    device::whisper(0, &canary(103)).unwrap();
+    device::leak_probe(0, &canary(103)).unwrap();
     let (_, heard) = in_another_process(&[canary(103)]);
     println!("report: without clearing, from another process: heard {} times", heard[0]);
-    let cleared = device::whisper_and_listen(0, &canary(104), true).unwrap();
+    let cleared = device::probe_and_find_leaks(0, &canary(104), true).unwrap();
     assert_eq!(cleared.found, [0], "the kernel that clears shared memory leaves something");
     println!("cleared, in one context: heard {} times; {}", cleared.found[0], told(&cleared));
 }
 
-fn told(heard: &Heard) -> String {
-    let Heard { bytes, words_not_zero, processors, processors_in_all, .. } = heard;
+fn told(heard: &Leaks) -> String {
+    let Leaks { bytes, words_not_zero, processors, processors_in_all, .. } = heard;
     let kib = bytes >> 10;
     format!(
         "{words_not_zero} words not zero in {kib} KiB of shared memory of {processors} of {processors_in_all} processors"
@@ -243,7 +243,7 @@ fn searches_for_its_parent() {
     let mut patterns = Vec::new();
     std::io::stdin().read_to_end(&mut patterns).unwrap();
     let patterns: Vec<Vec<u8>> = serde_json::from_slice(&patterns).unwrap();
-    let heard = device::listen(0, &patterns).unwrap().found; // first: the search would run over it
+    let heard = device::find_leaks(0, &patterns).unwrap().found; // first: the search would run over it
     let (found, _) = device::search_free_memory(0, &patterns).unwrap();
     println!("\nfound {}", serde_json::to_string(&(found, heard)).unwrap());
 }

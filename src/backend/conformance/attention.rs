@@ -1,7 +1,7 @@
 //! Rope, the cache and attention, over shuffled blocks and in any chunks.
 
 use super::*;
-use crate::backend::{Attention, AttentionBias, BLOCK, Mask, Rope, Span};
+use crate::backend::{Attention, AttentionBias, BLOCK, Mask, RopeTable, Span};
 
 /// Requests with some cached positions and some new ones, over shuffled blocks.
 struct Attend {
@@ -11,7 +11,7 @@ struct Attend {
     sinks: Option<Vec<f32>>,
     causal: bool,
     /// By head, what is added to scores by distance.
-    distances: Option<Vec<f32>>,
+    relative_bias: Option<Vec<f32>>,
     /// Values of a head that turn, and whether neighbours do together.
     turns: Option<(usize, bool)>,
     heads: usize,
@@ -57,7 +57,7 @@ impl Attend {
             softcap,
             sinks: None,
             causal: true,
-            distances: None,
+            relative_bias: None,
             turns,
             heads,
             kv_heads,
@@ -74,7 +74,7 @@ impl Attend {
             attend.sinks = Some(source.values(heads).iter().map(|sink| 3.0 * sink).collect());
         }
         if softcap.is_none() && source.unit() < 0.3 {
-            attend.distances = Some(source.values(heads * 2 * Self::REACH));
+            attend.relative_bias = Some(source.values(heads * 2 * Self::REACH));
         }
         attend.causal = source.unit() < 0.6;
         attend
@@ -107,11 +107,11 @@ impl Attend {
                 cos.iter().copied().chain(sin).collect::<Vec<_>>()
             };
             let table = backend.upload_table(angles.chunks(dims / 2).flat_map(both).collect(), dims).unwrap();
-            Rope { table, dims, interleaved }
+            RopeTable { table, dims, interleaved }
         });
         let sinks = self.sinks.as_ref().map(|sinks| backend.upload_table(sinks.clone(), self.heads).unwrap());
-        let distances =
-            self.distances.clone().map(|table| backend.upload_table(table, 2 * Self::REACH).unwrap());
+        let relative_bias =
+            self.relative_bias.clone().map(|table| backend.upload_table(table, 2 * Self::REACH).unwrap());
         let mut out = Vec::new();
         let mut first = 0;
         for (request, &(cached, new)) in self.spans.iter().enumerate() {
@@ -150,7 +150,7 @@ impl Attend {
                 let scale = (self.head_dim as f32).sqrt().recip();
                 let (heads, window, softcap) = (self.heads, self.window, self.softcap);
                 let shape = Attention { layer: 1, heads, window, scale, softcap };
-                let biases = AttentionBias { sinks: sinks.as_ref(), distances: distances.as_ref() };
+                let biases = AttentionBias { sinks: sinks.as_ref(), relative_bias: relative_bias.as_ref() };
                 backend.attention(&batch, shape, biases, bufs[0], bufs[3]);
                 (0..rows).flat_map(|row| backend.operand(bufs[3], row)).collect::<Vec<f32>>()
             };
@@ -198,7 +198,7 @@ fn attention_over_latents_agrees_with_the_reference() {
         let mut body = Attend::new(&mut source);
         (body.cache, body.heads, body.kv_heads, body.spans) = (cache, 16, 1, vec![(70, 3), (0, 5)]);
         (body.head_dim, body.value_dim, body.turns) = (576, 512, Some((64, true)));
-        (body.sinks, body.distances) = (None, None);
+        (body.sinks, body.relative_bias) = (None, None);
         let tokens = 78;
         body.q = source.values(tokens * 16 * 576).iter().map(|q| 0.5 * q).collect();
         (body.k, body.v) = (source.values(tokens * 576), source.values(tokens * 512));
@@ -216,7 +216,7 @@ fn attention_of_a_device_is_the_same_bits_in_any_chunks() {
             let mut body = Attend::new(source);
             (body.cache, body.heads, body.kv_heads, body.spans) = (cache, 6, 2, vec![(580, 9)]);
             (body.head_dim, body.value_dim, body.turns) = (32, 136, Some((32, false)));
-            (body.sinks, body.distances, body.causal, body.window) = (None, None, true, window);
+            (body.sinks, body.relative_bias, body.causal, body.window) = (None, None, true, window);
             (body.q, body.k, body.v) =
                 (source.values(589 * 6 * 32), source.values(589 * 2 * 32), source.values(589 * 2 * 136));
             let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::backend::ops::primitive;
-use crate::backend::{Attention, AttentionBias, Linear, Mask, Norm, NormKind, Rope, Span};
+use crate::backend::{Attention, AttentionBias, GateUp, Linear, Mask, Norm, NormKind, RopeTable, Span};
 
 /// Every fused op, by itself or made of required ones.
 struct Fused {
@@ -45,10 +45,10 @@ impl Body for Fused {
         fill(&mut backend, sum, &self.before);
         let mut all = Vec::new();
 
-        let first = self.gated.then_some(&gate);
+        let mlp = GateUp { activation: self.activation, gate: self.gated.then_some(&gate), up: &up };
         match self.from_primitives {
-            true => primitive::gated(&mut backend, ROWS, x, self.activation, first, &up, products, out),
-            false => backend.gated(ROWS, x, self.activation, first, &up, Some(products), out),
+            true => primitive::gated(&mut backend, ROWS, x, mlp, products, out),
+            false => backend.gated(ROWS, x, mlp, Some(products), out),
         }
         all.extend((0..ROWS).flat_map(|row| backend.operand(out, row)));
 
@@ -63,7 +63,8 @@ impl Body for Fused {
         let values: Vec<f32> = (0..ROWS * heads).map(|i| (i as f32 * 0.37).sin()).collect();
         [q, k, v].into_iter().for_each(|buf| fill(&mut backend, buf, &values));
         let angles = (0..64 * DIM).map(|i| (i as f32 * 0.11).cos()).collect();
-        let rope = Rope { table: backend.upload_table(angles, DIM).unwrap(), dims: DIM, interleaved: false };
+        let rope =
+            RopeTable { table: backend.upload_table(angles, DIM).unwrap(), dims: DIM, interleaved: false };
         let positions: Vec<u32> = (0..ROWS as u32).map(|row| 3 * row).collect();
         let batch = Batch { positions: &positions, slots: &positions, ..Batch::default() };
         match self.from_primitives {
@@ -90,7 +91,7 @@ impl Fused {
         let ids = [0; ROWS];
         let batch = Batch { ids: &ids, spans: &[span], blocks: &[0], ..Batch::default() };
         let shape = Attention { layer: 1, heads: HEADS, window: None, scale: 0.2, softcap: None };
-        let biases = AttentionBias { sinks: None, distances: None };
+        let biases = AttentionBias { sinks: None, relative_bias: None };
         backend.attention(&batch, shape, biases, q, out);
         read(backend, out, ROWS)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::backend::cuda::emulated::Emulated;
 use crate::backend::cuda::native::Native;
-use crate::backend::{Linear, Projection};
+use crate::backend::{GateUp, Linear, Projection};
 
 pub(super) struct Product {
     pub(super) rows: usize,
@@ -114,7 +114,8 @@ impl Body for Gated {
         };
         let (gate, up) = (Linear { weight: gate, bias: bias(0) }, Linear { weight: up, bias: bias(1) });
         let (gate, up) = if self.plain { (None, &gate) } else { (Some(&gate), &up) };
-        backend.gated(self.rows, bufs[0], self.activation, gate, up, products, bufs[1]);
+        let mlp = GateUp { activation: self.activation, gate, up };
+        backend.gated(self.rows, bufs[0], mlp, products, bufs[1]);
         (0..self.rows).flat_map(|row| backend.operand(bufs[1], row)).collect()
     }
 }

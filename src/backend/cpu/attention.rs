@@ -31,7 +31,7 @@ pub struct AttentionJob<'a> {
     /// One score for each head.
     pub sinks: Option<&'a [f32]>,
     /// (heads, 2 * reach): see [`crate::backend::AttentionBias`].
-    pub distances: Option<&'a [f32]>,
+    pub relative_bias: Option<&'a [f32]>,
     pub q: *const f32,
     /// Written as this.
     pub operand: OperandType,
@@ -169,14 +169,14 @@ unsafe fn attend<V: Vector>(job: &AttentionJob<'_>, scratch: &Scratch, span: &Sp
             for row in rows.clone() {
                 let (from, to) = sees[row];
                 let seen = from.max(base) - base..(to - base).min(BLOCK);
-                let distances = job.distances.map(|distances| {
-                    let reach = distances.len() / job.shape.heads / 2;
+                let relative_bias = job.relative_bias.map(|relative_bias| {
+                    let reach = relative_bias.len() / job.shape.heads / 2;
                     let head = tile.head * tile.group + (tile.first + row) % tile.group;
                     let position = span.position + (tile.first + row) / tile.group;
-                    distances.as_ptr().add((2 * head + 1) * reach + base - position)
+                    relative_bias.as_ptr().add((2 * head + 1) * reach + base - position)
                 });
                 let planes = planes.map(|plane| job.cache.add(plane));
-                online_softmax::<V>(job, scratch, row, seen, distances, planes);
+                online_softmax::<V>(job, scratch, row, seen, relative_bias, planes);
             }
             mix(job, scratch, planes[1], &rows);
         }
@@ -244,7 +244,7 @@ unsafe fn online_softmax<V: Vector>(
     scratch: &Scratch,
     row: usize,
     seen: std::ops::Range<usize>,
-    distances: Option<*const f32>,
+    relative_bias: Option<*const f32>,
     planes: [*const u8; 2],
 ) {
     // SAFETY: the scratch has the row.
@@ -266,8 +266,9 @@ unsafe fn online_softmax<V: Vector>(
             if int8 {
                 *value = value.mul(V::load(scales[0].add(i * LANES)));
             }
-            if let Some(distances) = distances {
-                *value = V::load(distances.add(i * LANES)).fma(V::splat(std::f32::consts::LOG2_E), *value);
+            if let Some(relative_bias) = relative_bias {
+                *value =
+                    V::load(relative_bias.add(i * LANES)).fma(V::splat(std::f32::consts::LOG2_E), *value);
             }
             if let Some(cap) = job.shape.softcap {
                 *value = tanh(*value).mul(V::splat(cap * std::f32::consts::LOG2_E));

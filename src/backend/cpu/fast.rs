@@ -9,16 +9,16 @@ use super::experts::ExpertsJob;
 use super::heads::HeadsJob;
 use super::kernels::Kernels;
 use super::linear::{GatedJob, Input, LinearJob};
-use super::memory::Memory;
+use super::memory::CpuMemory;
 use super::pool::pool;
 use super::route::route;
-use super::rows::{ActivateJob, CombineJob, ConvertJob, MixJob, NormJob, NormTo, RopeJob, ScaleJob};
+use super::rows::{ActAndMulJob, ActivateJob, ConvertJob, MoeCombineJob, NormJob, NormTo, RopeJob, ScaleJob};
 use super::team::{Part, Team};
 use super::weight::{Weight, bias_of};
 use crate::backend::packed::HeadSizes;
 use crate::backend::{
-    Activation, Attention, AttentionBias, BLOCK, Batch, Buf, Counters, EmbedBy, Expert, Linear, Norm,
-    OperandType, Ops, Pointwise, Pooling, Projection, Rope, Routed, Routing,
+    Activation, Attention, AttentionBias, BLOCK, Batch, Buf, Counters, EmbedBy, Expert, GateUp, Linear, Norm,
+    OperandType, Ops, Pointwise, Pooling, Projection, RopeTable, Routed, Routing,
 };
 use crate::error::Result;
 use crate::memory::Region;
@@ -29,7 +29,7 @@ const ALONE: usize = 16 * 1024;
 /// The CPU.
 #[derive(Debug)]
 pub struct Cpu {
-    pub(super) memory: Memory,
+    pub(super) memory: CpuMemory,
     pub(super) team: Team,
     pub(super) isa: Isa,
     pub(super) kernels: Kernels,
@@ -46,7 +46,7 @@ impl Cpu {
     pub fn new(threads: usize, isa: Isa) -> Result<Self> {
         let team = Team::new(threads.max(1))?;
         Ok(Self {
-            memory: Memory::default(),
+            memory: CpuMemory::default(),
             team,
             kernels: isa.kernels(),
             isa,
@@ -123,7 +123,7 @@ impl Cpu {
         batch: &Batch<'a>,
         q: Option<Buf>,
         k: Buf,
-        rope: Option<&'a Rope<Weight>>,
+        rope: Option<&'a RopeTable<Weight>>,
     ) -> RopeJob<'a> {
         let (rows, kv) = (batch.positions.len(), self.memory.kv());
         assert!(
@@ -251,7 +251,7 @@ impl Ops for Cpu {
             return self.add_norm(rows, x, &Norm::identity(), scale, out);
         };
         assert!(x.cols == out.cols && gate.cols == 1, "gate: columns differ");
-        let job = MixJob {
+        let job = MoeCombineJob {
             rows,
             cols: out.cols,
             count: 1,
@@ -262,7 +262,7 @@ impl Ops for Cpu {
             add: Some(scale),
             out: self.at(out, rows),
         };
-        let kernel = self.kernels.mix;
+        let kernel = self.kernels.moe_combine;
         // SAFETY: as in `normalise`.
         self.run(rows * out.cols, &|part| unsafe { kernel(&job, part) });
     }
@@ -323,7 +323,7 @@ impl Ops for Cpu {
     fn act_and_mul(&mut self, rows: usize, activation: Activation, gate: Buf, up: Option<Buf>, out: Buf) {
         let operand = out.form;
         assert!(gate.cols == out.cols && up.is_none_or(|up| up.cols == out.cols), "MLP: columns differ");
-        let job = CombineJob {
+        let job = ActAndMulJob {
             rows,
             cols: out.cols,
             gate: self.at(gate, rows),
@@ -333,7 +333,7 @@ impl Ops for Cpu {
             out: self.at(out, rows).cast(),
             out_stride: operand.row_bytes(out.cols),
         };
-        let kernel = self.kernels.combine;
+        let kernel = self.kernels.act_and_mul;
         // SAFETY: as in `normalise`.
         self.run(rows * out.cols, &|part| unsafe { kernel(&job, part) });
     }
@@ -409,7 +409,7 @@ impl Ops for Cpu {
     fn moe_combine(&mut self, rows: usize, with: &Routed, add: Option<f32>, out: Buf) {
         assert_eq!(with.out.cols, out.cols, "mix: columns differ");
         let count = with.experts.cols;
-        let job = MixJob {
+        let job = MoeCombineJob {
             rows,
             cols: out.cols,
             count,
@@ -420,12 +420,12 @@ impl Ops for Cpu {
             add,
             out: self.at(out, rows),
         };
-        let kernel = self.kernels.mix;
+        let kernel = self.kernels.moe_combine;
         // SAFETY: as in `normalise`.
         self.run(rows * count * out.cols, &|part| unsafe { kernel(&job, part) });
     }
 
-    fn rope(&mut self, batch: &Batch<'_>, q: Buf, k: Buf, rope: &Rope<Weight>) {
+    fn rope(&mut self, batch: &Batch<'_>, q: Buf, k: Buf, rope: &RopeTable<Weight>) {
         let job = self.rope_job(batch, Some(q), k, Some(rope));
         self.rotate(job);
     }
@@ -445,8 +445,8 @@ impl Ops for Cpu {
         out: Buf,
     ) {
         let (rows, kv) = (batch.ids.len(), self.memory.kv());
-        let [sinks, distances] = [biases.sinks, biases.distances].map(|bias| bias.map(Weight::table));
-        let reach = distances.map(|distances| distances.len() / shape.heads / 2);
+        let [sinks, relative_bias] = [biases.sinks, biases.relative_bias].map(|bias| bias.map(Weight::table));
+        let reach = relative_bias.map(|relative_bias| relative_bias.len() / shape.heads / 2);
         shape.check(batch, &kv, [q, out], sinks.map(<[f32]>::len), reach);
         let work = batch.spans.iter().map(|span| span.rows * (span.position + span.rows) * q.cols).sum();
         let operand = out.form;
@@ -461,7 +461,7 @@ impl Ops for Cpu {
             cache: self.memory.arena().pointer(kv.region),
             shape,
             sinks,
-            distances,
+            relative_bias,
             q: self.at(q, rows),
             operand: written,
             out: self.at(out, rows).cast(),
@@ -495,9 +495,7 @@ impl Ops for Cpu {
         &mut self,
         rows: usize,
         x: Buf,
-        activation: Activation,
-        gate: Option<&Linear<Weight>>,
-        up: &Linear<Weight>,
+        GateUp { activation, gate, up }: GateUp<'_, Weight>,
         _: Option<[Buf; 2]>,
         out: Buf,
     ) {
@@ -514,7 +512,7 @@ impl Ops for Cpu {
         q: Buf,
         k: Buf,
         v: Buf,
-        rope: Option<&Rope<Weight>>,
+        rope: Option<&RopeTable<Weight>>,
     ) {
         let job = self.rope_job(batch, Some(q), k, rope);
         let job = self.store_job(job, batch, layer, v);

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::attention::AttentionJob;
 use super::format::{Format, TooLarge};
 use super::linear::{GatedJob, LinearJob};
-use super::rows::{ActivateJob, CombineJob, ConvertJob, MixJob, NormJob, RopeJob, ScaleJob};
+use super::rows::{ActAndMulJob, ActivateJob, ConvertJob, MoeCombineJob, NormJob, RopeJob, ScaleJob};
 use super::team::Part;
 use super::tile::Tile;
 use crate::backend::{KvType, OperandType};
@@ -41,9 +41,9 @@ pub struct Kernels {
     pub attention: unsafe fn(&AttentionJob<'_>, Part),
     pub norm: unsafe fn(&NormJob<'_>, Part),
     pub scale: unsafe fn(&ScaleJob, Part),
-    pub mix: unsafe fn(&MixJob, Part),
+    pub moe_combine: unsafe fn(&MoeCombineJob, Part),
     pub activate: unsafe fn(&ActivateJob, Part),
-    pub combine: unsafe fn(&CombineJob, Part),
+    pub act_and_mul: unsafe fn(&ActAndMulJob, Part),
     pub rope_store: unsafe fn(&RopeJob<'_>, Part),
     pub convert: unsafe fn(&ConvertJob),
     pub pack: PackFn,
@@ -120,9 +120,9 @@ macro_rules! kernels {
             jobs!(attention, attention::AttentionJob<'_>, attention::run::<$vector>);
             jobs!(norm, rows::NormJob<'_>, rows::norm::<$vector>);
             jobs!(scale, rows::ScaleJob, rows::scale::<$vector>);
-            jobs!(mix, rows::MixJob, rows::mix::<$vector>);
+            jobs!(moe_combine, rows::MoeCombineJob, rows::moe_combine::<$vector>);
             jobs!(activate, rows::ActivateJob, rows::activate_rows::<$vector>);
-            jobs!(combine, rows::CombineJob, rows::combine::<$vector>);
+            jobs!(act_and_mul, rows::ActAndMulJob, rows::act_and_mul::<$vector>);
             jobs!(rope_store, rows::RopeJob<'_>, rows::rope_store);
             $(#[$feature])?
             unsafe fn convert(job: &rows::ConvertJob) {
@@ -153,9 +153,9 @@ macro_rules! kernels {
                 attention,
                 norm,
                 scale,
-                mix,
+                moe_combine,
                 activate,
-                combine,
+                act_and_mul,
                 rope_store,
                 convert,
                 pack,

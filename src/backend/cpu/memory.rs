@@ -35,12 +35,12 @@ fn refused(bytes: usize, error: &std::io::Error) -> Error {
 
 /// The arena once it is reserved, with the cache in it, and the number of steps.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub struct CpuMemory {
     reserved: Option<(Arena, PackedKv)>,
     pub submissions: Submissions,
 }
 
-impl Memory {
+impl CpuMemory {
     /// Maps it.
     ///
     /// # Errors

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::memory::Memory;
+use super::memory::CpuMemory;
 use crate::backend::{Buf, Pooling};
 
 /// See [`crate::backend::Backend::pool`]. Sums run over the rows in order: they do not depend on other texts.
-pub fn pool(memory: &mut Memory, texts: &[Range<u32>], pooling: Pooling, x: Buf, out: Buf) {
+pub fn pool(memory: &mut CpuMemory, texts: &[Range<u32>], pooling: Pooling, x: Buf, out: Buf) {
     assert_eq!(x.cols, out.cols, "pool: columns differ");
     for (text, rows) in texts.iter().enumerate() {
         assert!(!rows.is_empty(), "pool: a text without rows");

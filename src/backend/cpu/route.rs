@@ -1,10 +1,16 @@
 //! Which experts a token goes to: for both backends, since a choice that differs is no matter of rounding.
 
-use super::memory::Memory;
+use super::memory::CpuMemory;
 use crate::backend::{Groups, Routed, Routing, Scoring};
 
 /// The job of [`crate::backend::Backend::route`].
-pub fn route(memory: &mut Memory, rows: usize, routing: &Routing, correction: Option<&[f32]>, with: &Routed) {
+pub fn route(
+    memory: &mut CpuMemory,
+    rows: usize,
+    routing: &Routing,
+    correction: Option<&[f32]>,
+    with: &Routed,
+) {
     let (all, per_token) = (with.scores.cols, with.experts.cols);
     assert!(routing.per_token == per_token && per_token <= all, "route: more choices than experts");
     assert!(correction.is_none_or(|correction| correction.len() == all), "route: columns differ");
@@ -12,7 +18,7 @@ pub fn route(memory: &mut Memory, rows: usize, routing: &Routing, correction: Op
     for row in 0..rows {
         score(routing.scoring, arena.slice_mut(with.scores.row(row)));
         let (scores, experts) = arena.read_write::<f32, u32>(with.scores.row(row), with.experts.row(row));
-        choose(routing, scores, correction, experts);
+        top_experts(routing, scores, correction, experts);
         let (scores, weights) = arena.read_write::<f32, f32>(with.scores.row(row), with.weights.row(row));
         weights.copy_from_slice(&scores[..per_token]); // their place; values follow
         for slot in 0..per_token {
@@ -49,7 +55,7 @@ fn softmax(values: &mut [f32]) {
 }
 
 /// The best experts in turn, of equals the first. With scores that are not numbers: some experts.
-fn choose(routing: &Routing, scores: &[f32], correction: Option<&[f32]>, experts: &mut [u32]) {
+fn top_experts(routing: &Routing, scores: &[f32], correction: Option<&[f32]>, experts: &mut [u32]) {
     let value = |expert: usize| scores[expert] + correction.map_or(0.0, |correction| correction[expert]);
     let mut open = [true; Groups::MOST];
     let group = match routing.groups {
@@ -108,7 +114,7 @@ fn weigh(routing: &Routing, weights: &mut [f32]) {
 }
 
 /// Gives each pair of a token and an expert its row among those of the expert, in the order of the tokens.
-fn place(memory: &mut Memory, rows: usize, with: &Routed) {
+fn place(memory: &mut CpuMemory, rows: usize, with: &Routed) {
     let (all, per_token) = (with.scores.cols, with.experts.cols);
     let arena = memory.arena();
     arena.slice_mut::<u32>(with.starts.row(0)).fill(0);
@@ -146,7 +152,7 @@ mod tests {
             let routing = Routing { per_token: 4, scoring, normalized: true, groups, scale: 1.0 };
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let mut experts = [9; 4];
-                choose(&routing, &[bad; 8], None, &mut experts);
+                top_experts(&routing, &[bad; 8], None, &mut experts);
                 experts.sort_unstable();
                 assert!(experts.windows(2).all(|pair| pair[0] < pair[1]) && experts[3] < 8, "{experts:?}");
             }
@@ -164,11 +170,11 @@ mod tests {
         };
         let scores = [0.9, 0.1, 0.6, 0.5, 0.3, 0.3];
         let mut experts = [0; 2];
-        choose(&routing(1), &scores, None, &mut experts);
+        top_experts(&routing(1), &scores, None, &mut experts);
         assert_eq!(experts, [0, 1]);
-        choose(&routing(2), &scores, None, &mut experts);
+        top_experts(&routing(2), &scores, None, &mut experts);
         assert_eq!(experts, [2, 3]);
-        choose(&routing(2), &scores, Some(&[0.0, 0.0, 0.0, 0.0, 1.0, 2.0]), &mut experts);
+        top_experts(&routing(2), &scores, Some(&[0.0, 0.0, 0.0, 0.0, 1.0, 2.0]), &mut experts);
         assert_eq!(experts, [5, 4]);
     }
 }

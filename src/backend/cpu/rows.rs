@@ -73,7 +73,7 @@ pub struct RopeJob<'a> {
 
 /// `out = sum of weight * from`, or `out += scale *` that: rows of several experts to one.
 #[derive(Clone, Copy, Debug)]
-pub struct MixJob {
+pub struct MoeCombineJob {
     pub rows: usize,
     pub cols: usize,
     /// Rows that make one.
@@ -109,7 +109,7 @@ pub struct ActivateJob {
 
 /// `activation(gate) * up`, as an operand.
 #[derive(Clone, Copy, Debug)]
-pub struct CombineJob {
+pub struct ActAndMulJob {
     pub rows: usize,
     pub cols: usize,
     pub gate: *const f32,
@@ -127,11 +127,11 @@ unsafe impl Sync for RopeJob<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for ScaleJob {}
 // SAFETY: as above.
-unsafe impl Sync for MixJob {}
+unsafe impl Sync for MoeCombineJob {}
 // SAFETY: as above.
 unsafe impl Sync for ActivateJob {}
 // SAFETY: as above.
-unsafe impl Sync for CombineJob {}
+unsafe impl Sync for ActAndMulJob {}
 
 /// # Safety
 /// The caller keeps the contract of [`super::kernels::Kernels`].
@@ -321,7 +321,7 @@ pub unsafe fn activate_rows<V: Vector>(job: &ActivateJob, part: Part) {
 /// # Safety
 /// The caller keeps the contract of [`super::kernels::Kernels`].
 #[inline(always)]
-pub unsafe fn combine<V: Vector>(job: &CombineJob, part: Part) {
+pub unsafe fn act_and_mul<V: Vector>(job: &ActAndMulJob, part: Part) {
     for row in part.range(job.rows, 1) {
         for group in 0..job.cols.div_ceil(GROUP) {
             let col = group * GROUP;
@@ -336,7 +336,7 @@ pub unsafe fn combine<V: Vector>(job: &CombineJob, part: Part) {
 
 /// Sixteen values; zeros behind the last.
 #[inline(always)]
-unsafe fn combined<V: Vector>(job: &CombineJob, row: usize, col: usize) -> V {
+unsafe fn combined<V: Vector>(job: &ActAndMulJob, row: usize, col: usize) -> V {
     // SAFETY: the caller's contract.
     unsafe {
         if col >= job.cols {
@@ -355,7 +355,7 @@ unsafe fn combined<V: Vector>(job: &CombineJob, row: usize, col: usize) -> V {
 /// # Safety
 /// The caller keeps the contract of [`super::kernels::Kernels`]; places are rows of `from`.
 #[inline(always)]
-pub unsafe fn mix<V: Vector>(job: &MixJob, part: Part) {
+pub unsafe fn moe_combine<V: Vector>(job: &MoeCombineJob, part: Part) {
     for row in part.range(job.rows, 1) {
         // SAFETY: the caller's contract.
         unsafe {

@@ -60,7 +60,7 @@ args! {
         pad: u32,
         scale: f32,
     }
-    CombineArgs {
+    ActAndMulArgs {
         gate: Address,
         up: Address,
         out: Address,
@@ -72,7 +72,7 @@ args! {
         activation: Activation,
     }
     PointArgs { x: Address, cols: u32, stride: u32, kind: u32, scale: f32, cap: f32, activation: Activation }
-    MixArgs {
+    MoeCombineArgs {
         from: Address,
         places: Address,
         weights: Address,
@@ -170,7 +170,7 @@ args! {
         spans: Address,
         blocks: Address,
         sinks: Address,
-        distances: Address,
+        relative_bias: Address,
         parts: Address,
         layer: u32,
         heads: u32,
@@ -203,7 +203,7 @@ args! {
     PlaceArgs { experts: Address, places: Address, starts: Address, pairs: u32, all: u32 }
     SampleArgs {
         logits: Address,
-        questions: Address,
+        queries: Address,
         lists: Address,
         answers: Address,
         rows: Address,

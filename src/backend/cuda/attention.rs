@@ -5,7 +5,7 @@ use super::driver::Driver;
 use super::inputs::Input;
 use super::weight::Weight;
 use super::{Cuda, form, shape, small};
-use crate::backend::{Attention, AttentionBias, BLOCK, Batch, Buf, KvType, Rope, Side};
+use crate::backend::{Attention, AttentionBias, BLOCK, Batch, Buf, KvType, RopeTable, Side};
 
 /// Positions of a split, as in `attention.cu`.
 const SPLIT: usize = 256;
@@ -52,7 +52,7 @@ impl<D: Driver> Cuda<D> {
         &mut self,
         batch: &Batch<'_>,
         (q, k, v): (Option<Buf>, Buf, Option<Buf>),
-        rope: Option<&Rope<Weight<D>>>,
+        rope: Option<&RopeTable<Weight<D>>>,
         layer: usize,
     ) {
         let (rows, kv) = (batch.positions.len(), self.kv());
@@ -109,8 +109,9 @@ impl<D: Driver> Cuda<D> {
         out: Buf,
     ) {
         let (rows, kv) = (batch.ids.len(), self.kv());
-        let AttentionBias { sinks, distances } = biases;
-        let reach = distances.map(|distances| distances.rows * distances.cols / attention.heads / 2);
+        let AttentionBias { sinks, relative_bias } = biases;
+        let reach =
+            relative_bias.map(|relative_bias| relative_bias.rows * relative_bias.cols / attention.heads / 2);
         attention.check(batch, &kv, [q, out], sinks.map(|sinks| sinks.cols), reach);
         let longest = batch.spans.iter().map(|span| span.rows).max().unwrap_or(0);
         let group = attention.heads / kv.kv_heads;
@@ -131,7 +132,7 @@ impl<D: Driver> Cuda<D> {
             spans: self.put_spans(batch),
             blocks: self.input(Input::Blocks, batch.blocks.iter().copied()),
             sinks: sinks.map_or(0, Weight::table),
-            distances: distances.map_or(0, Weight::table),
+            relative_bias: relative_bias.map_or(0, Weight::table),
             parts: parts.unwrap_or(0),
             layer: small(attention.layer),
             heads: small(attention.heads),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys;
 
-use super::driver::{Address, Driver, Memory};
+use super::driver::{Address, DeviceAllocation, Driver};
 use super::native::Native;
 use super::rates::Library;
 
@@ -21,7 +21,7 @@ const WORKSPACE_BYTES: usize = 32 << 20;
 pub struct Blas {
     driver: Arc<Native>,
     handle: sys::cublasLtHandle_t,
-    workspace: Memory<Native>,
+    workspace: DeviceAllocation<Native>,
     /// By counts of tokens.
     products: HashMap<usize, Product>,
 }
@@ -39,7 +39,7 @@ impl Blas {
         if !unsafe { sys::is_culib_present() } {
             return None;
         }
-        let workspace = Memory::new(driver, WORKSPACE_BYTES, "a library's workspace").ok()?;
+        let workspace = DeviceAllocation::new(driver, WORKSPACE_BYTES, "a library's workspace").ok()?;
         let handle = driver.with_stream(|_| result::create_handle())?.ok()?;
         let mut this = Self { driver: driver.clone(), handle, workspace, products: HashMap::new() };
         for &tokens in tokens {

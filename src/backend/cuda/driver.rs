@@ -123,13 +123,13 @@ pub trait Driver: Send + Sync + 'static {
 
 /// Memory of a device. Dropping gives it back, as it is.
 #[derive(Debug)]
-pub struct Memory<D: Driver> {
+pub struct DeviceAllocation<D: Driver> {
     driver: Arc<D>,
     at: Address,
     bytes: usize,
 }
 
-impl<D: Driver> Memory<D> {
+impl<D: Driver> DeviceAllocation<D> {
     /// Takes some; at least 16 bytes, and a multiple of them.
     ///
     /// # Errors
@@ -193,7 +193,7 @@ impl<D: Driver> Drop for Host<D> {
     }
 }
 
-impl<D: Driver> Drop for Memory<D> {
+impl<D: Driver> Drop for DeviceAllocation<D> {
     fn drop(&mut self) {
         // SAFETY: taken in `new`; who drops it does not use it any more.
         unsafe { self.driver.free(self.at, self.bytes) };

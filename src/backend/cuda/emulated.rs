@@ -31,9 +31,11 @@ pub fn skipped(what: &str) {
     std::io::stderr().write_all(line.as_bytes()).expect("standard error is open");
 }
 
+type Run = unsafe extern "C" fn(*const c_void, *const u32, u32, usize);
+
 /// A compiled kernel.
 struct Kernel {
-    run: unsafe extern "C" fn(*const c_void, *const u32, u32, usize),
+    run: Run,
     /// Bytes of the struct that it takes.
     args_bytes: usize,
 }
@@ -169,7 +171,8 @@ fn kernels() -> &'static HashMap<&'static str, Kernel> {
             // SAFETY: `KERNEL` in emulator.h declares them so.
             let kernel = unsafe {
                 let bytes = std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> u32>(bytes);
-                Kernel { run: std::mem::transmute(run), args_bytes: bytes() as usize }
+                let run = std::mem::transmute::<*mut c_void, Run>(run);
+                Kernel { run, args_bytes: bytes() as usize }
             };
             (*name, kernel)
         };

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use super::args::Place;
-use super::driver::{Address, Driver, Host, Memory};
-use super::scrub::Asked;
+use super::driver::{Address, DeviceAllocation, Driver, Host};
+use super::scrub::PendingScrub;
 use crate::memory::scrub;
 
 /// What the words are.
@@ -40,7 +40,7 @@ const COUNT: usize = Input::Lists as usize + 1;
 #[derive(Debug)]
 struct Words<D: Driver> {
     host: Host<D>,
-    device: Memory<D>,
+    device: DeviceAllocation<D>,
     /// How many are the same on both.
     count: usize,
     /// The most there were since they were overwritten.
@@ -92,8 +92,9 @@ impl<D: Driver> Inputs<D> {
             }
             self.generation += u64::from(!matches!(input, Input::SampleBatch | Input::Lists));
             let bytes = (4 * count).next_power_of_two().max(4096);
-            let both = Host::new(&self.driver, bytes)
-                .and_then(|host| Ok((host, Memory::new(&self.driver, bytes, "what a step is told")?)));
+            let both = Host::new(&self.driver, bytes).and_then(|host| {
+                Ok((host, DeviceAllocation::new(&self.driver, bytes, "what a step is told")?))
+            });
             match both {
                 Ok((host, device)) => {
                     // SAFETY: both have the bytes; what is written next waits for it.
@@ -156,9 +157,9 @@ impl<D: Driver> Inputs<D> {
     }
 
     /// Overwrites the host's side, and puts the device's down to be.
-    pub(super) fn forget(&mut self, pending: &mut Vec<Place>) -> Asked {
+    pub(super) fn forget(&mut self, pending: &mut Vec<Place>) -> PendingScrub {
         self.wait();
-        let mut sum = Asked::default();
+        let mut sum = PendingScrub::default();
         for words in self.words.iter_mut().flatten() {
             let bytes = 4 * std::mem::take(&mut words.most);
             words.count = 0;
@@ -168,7 +169,7 @@ impl<D: Driver> Inputs<D> {
             // SAFETY: ours alone, and the device is done with it.
             sum = sum.and(scrub(unsafe { std::slice::from_raw_parts_mut(words.host.at(), bytes) }).into());
             pending.push(Place { at: words.device.at(), bytes: bytes as u64, middle: 0 });
-            sum = sum.and(Asked { bytes: bytes as u64, samples: 3, dirty: false });
+            sum = sum.and(PendingScrub { bytes: bytes as u64, samples: 3, dirty: false });
         }
         sum
     }

@@ -6,10 +6,10 @@ use std::ops::Range;
 
 use super::args::{Place, VerifyArgs};
 use super::attention::{PART, PARTS_BYTES, PARTS_EACH, splits_of};
-use super::driver::{Driver, Host, Memory};
+use super::driver::{DeviceAllocation, Driver, Host};
 use super::graphs::{self, Key};
 use super::sampling::{self, Sampling};
-use super::scrub::Asked;
+use super::scrub::PendingScrub;
 use super::weight::{self, Staging, Weight};
 use super::{Arena, Cuda, shape, wgmma_agrees};
 use crate::backend::packed::PackedKv;
@@ -43,7 +43,7 @@ impl<D: Driver> Cuda<D> {
     }
 
     /// Copies rows to the host; false if there is no memory for them.
-    fn bring(&mut self, buf: Buf, rows: Range<usize>) -> bool {
+    fn copy_to_host(&mut self, buf: Buf, rows: Range<usize>) -> bool {
         let stride = buf.row_bytes();
         let bytes = rows.len() * stride;
         let from = self.address(buf.region.part(rows.start * stride, bytes));
@@ -123,7 +123,7 @@ impl<D: Driver> DeviceMemory for Cuda<D> {
             Some(*end - bytes)
         });
         let starts = starts.collect();
-        let memory = Memory::new(&self.driver, layout.bytes(), what)?;
+        let memory = DeviceAllocation::new(&self.driver, layout.bytes(), what)?;
         let (told, host) = (Host::new(&self.driver, 16)?, Host::new(&self.driver, 4096)?);
         let regions = layout.regions();
         self.arena = Some(Arena {
@@ -175,14 +175,14 @@ impl<D: Driver> DeviceMemory for Cuda<D> {
                 self.flush();
                 // who reads a row of logits reads those behind it too
                 let end = self.outputs.max(row + 1).min(buf.region.bytes() / stride).max(row + 1);
-                if !self.bring(buf, row..end) {
+                if !self.copy_to_host(buf, row..end) {
                     return &[];
                 }
                 row
             }
         };
         let at = (row - first) * stride;
-        // SAFETY: `bring` saw to it that the row is there.
+        // SAFETY: `copy_to_host` saw to it that the row is there.
         unsafe { std::slice::from_raw_parts(self.arena().host.at().add(at).cast::<f32>(), buf.cols) }
     }
 
@@ -196,7 +196,7 @@ impl<D: Driver> DeviceMemory for Cuda<D> {
 
     fn scrub_steps(&mut self, used: impl Iterator<Item = (Buf, usize)>) -> (u64, Scrubbed) {
         self.graphs.abandon(&*self.driver);
-        let (mut regions, mut asked) = (1, Asked::default());
+        let (mut regions, mut asked) = (1, PendingScrub::default());
         for (buf, rows) in used {
             let region = buf.rows(rows);
             asked = asked.and(self.forget(self.address(region), region.bytes()));
@@ -208,7 +208,7 @@ impl<D: Driver> DeviceMemory for Cuda<D> {
 
     fn scrub_blocks(&mut self, blocks: &[u32]) -> Option<Scrubbed> {
         self.graphs.abandon(&*self.driver);
-        let mut sum = Asked::default();
+        let mut sum = PendingScrub::default();
         for &block in blocks {
             let region = self.kv().block(block);
             sum = sum.and(self.forget(self.address(region), region.bytes()));
@@ -263,7 +263,7 @@ impl<D: Driver> DeviceMemory for Cuda<D> {
             let args = VerifyArgs { at: at + start, bytes: count, dirty: at + status };
             let blocks = (count / (16 * 256)).clamp(1, 16 * u64::from(self.driver.processors()));
             self.launch("verify", shape([blocks as usize, 1, 1], 256, 0), &args);
-            dirty |= self.settle();
+            dirty |= self.finish_scrub();
             verified += if dirty { 0 } else { count };
         }
         Some(Closed { regions, scrubbed: self.proof(bytes, all.samples(), dirty), verified })

@@ -41,7 +41,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use self::driver::{Address, Driver, Host, Memory, Shape};
+use self::driver::{Address, DeviceAllocation, Driver, Host, Shape};
 use self::graphs::Graphs;
 use self::inputs::{Input, Inputs};
 pub(crate) use self::products::wgmma_agrees;
@@ -55,7 +55,7 @@ use crate::memory::Region;
 /// What is reserved once all weights are there.
 #[derive(Debug)]
 struct Arena<D: Driver> {
-    memory: Memory<D>,
+    memory: DeviceAllocation<D>,
     kv: PackedKv,
     regions: usize,
     /// What several blocks add to one result: of attention's splits, (how many, floats), or of a product's slices.

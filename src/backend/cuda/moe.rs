@@ -1,6 +1,6 @@
 //! Mixtures of experts: tokens choose, are ordered by their experts, go through those and are summed up.
 
-use super::args::{self, MixArgs, OrderArgs, PlaceArgs, RouteArgs};
+use super::args::{self, MoeCombineArgs, OrderArgs, PlaceArgs, RouteArgs};
 use super::driver::{Address, Driver};
 use super::products::{Multiply, Several, To, product};
 use super::weight::{Staging, Weight};
@@ -142,9 +142,9 @@ impl<D: Driver> Cuda<D> {
     }
 
     pub(super) fn sum_experts(&mut self, rows: usize, with: &Routed, add: Option<f32>, out: Buf) {
-        assert_eq!(with.out.cols, out.cols, "mix: columns differ");
+        assert_eq!(with.out.cols, out.cols, "moe_combine: columns differ");
         let count = with.experts.cols;
-        let args = MixArgs {
+        let args = MoeCombineArgs {
             from: self.at(with.out, rows * count),
             places: self.at(with.places, rows),
             weights: self.at(with.weights, rows),
@@ -159,12 +159,12 @@ impl<D: Driver> Cuda<D> {
             add: u32::from(add.is_some()),
             scale: add.unwrap_or(0.0),
         };
-        self.launch("mix", shape([rows, 1, 1], threads_for(out.cols), 0), &args);
+        self.launch("moe_combine", shape([rows, 1, 1], threads_for(out.cols), 0), &args);
     }
 
     pub(super) fn add_gated(&mut self, rows: usize, x: Buf, gate: Buf, scale: f32, out: Buf) {
         assert!(x.cols == out.cols && gate.cols == 1, "gate: columns differ");
-        let args = MixArgs {
+        let args = MoeCombineArgs {
             from: self.at(x, rows),
             places: 0,
             weights: self.at(gate, rows),
@@ -179,6 +179,6 @@ impl<D: Driver> Cuda<D> {
             add: 1,
             scale,
         };
-        self.launch("mix", shape([rows, 1, 1], threads_for(out.cols), 0), &args);
+        self.launch("moe_combine", shape([rows, 1, 1], threads_for(out.cols), 0), &args);
     }
 }

@@ -35,7 +35,7 @@ const HOPPER: &[u8] = include_bytes!("../../../kernels/cuda/compiled/hopper.cubi
 
 /// Kernels for tests.
 #[cfg(any(test, feature = "testing"))]
-const TEST_MODULES: &[Module] = &modules!["listen"];
+const TEST_MODULES: &[Module] = &modules!["find_leaks"];
 #[cfg(not(any(test, feature = "testing")))]
 const TEST_MODULES: &[Module] = &[];
 

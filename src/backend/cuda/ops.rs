@@ -11,8 +11,8 @@ use super::{Cuda, bias_of, form, linear, shape, small};
 use crate::backend::packed::{HeadSizes, LANES};
 use crate::backend::sample_batch::SampleBatch;
 use crate::backend::{
-    Activation, Attention, AttentionBias, Batch, Buf, Cap, EmbedBy, Expert, Fence, Linear, Norm, OperandType,
-    Ops, Pointwise, Pooling, Projection, Rope, Routed, Routing,
+    Activation, Attention, AttentionBias, Batch, Buf, Cap, EmbedBy, Expert, Fence, GateUp, Linear, Norm,
+    OperandType, Ops, Pointwise, Pooling, Projection, RopeTable, Routed, Routing,
 };
 
 impl<D: Driver> Cuda<D> {
@@ -162,7 +162,7 @@ impl<D: Driver> Ops for Cuda<D> {
     }
 
     fn act_and_mul(&mut self, rows: usize, activation: Activation, gate: Buf, up: Option<Buf>, out: Buf) {
-        self.combine(rows, activation, gate, up, out);
+        self.act_and_mul(rows, activation, gate, up, out);
     }
 
     fn pointwise(&mut self, rows: usize, x: Buf, function: Pointwise) {
@@ -194,7 +194,7 @@ impl<D: Driver> Ops for Cuda<D> {
         self.sum_experts(rows, with, add, out);
     }
 
-    fn rope(&mut self, batch: &Batch<'_>, q: Buf, k: Buf, rope: &Rope<Weight<D>>) {
+    fn rope(&mut self, batch: &Batch<'_>, q: Buf, k: Buf, rope: &RopeTable<Weight<D>>) {
         self.rotate(batch, (Some(q), k, None), Some(rope), 0);
     }
 
@@ -226,9 +226,7 @@ impl<D: Driver> Ops for Cuda<D> {
         &mut self,
         rows: usize,
         x: Buf,
-        activation: Activation,
-        gate: Option<&Linear<Weight<D>>>,
-        up: &Linear<Weight<D>>,
+        GateUp { activation, gate, up }: GateUp<'_, Weight<D>>,
         _: Option<[Buf; 2]>,
         out: Buf,
     ) {
@@ -245,7 +243,7 @@ impl<D: Driver> Ops for Cuda<D> {
         q: Buf,
         k: Buf,
         v: Buf,
-        rope: Option<&Rope<Weight<D>>>,
+        rope: Option<&RopeTable<Weight<D>>>,
     ) {
         self.check_slots(batch, layer, v);
         self.rotate(batch, (Some(q), k, Some(v)), rope, layer);

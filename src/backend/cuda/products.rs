@@ -8,7 +8,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 
 use super::args::{self, LinearArgs};
-use super::driver::{Address, Driver, Host, Memory};
+use super::driver::{Address, DeviceAllocation, Driver, Host};
 use super::weight::Format;
 use super::{Cuda, form, shape, small};
 use crate::backend::packed::{LANES, OperandType};
@@ -23,49 +23,49 @@ const SLICES: usize = 8;
 const HOPPER_TILES: usize = 4;
 /// Bytes of shared memory there: five stages of activations, at a multiple of 1024; the sums that leave need less.
 const HOPPER_BYTES: usize = 5 * 128 * 128 + 1024;
-/// Row tiles of a block of the wide kernels.
-const WIDE_TILES: usize = 8;
+/// Row tiles of a block of the gemm kernels.
+const GEMM_TILES: usize = 8;
 /// Column tiles under way there.
-const WIDE_STAGES: usize = 4;
+const GEMM_STAGES: usize = 4;
 /// Tokens of a block there.
-const WIDE_TOKENS: [usize; 3] = [32, 64, 128];
+const GEMM_TOKENS: [usize; 3] = [32, 64, 128];
 /// Tokens up to which each row tile's block reads the activations for itself. From there on it would read more of them than
 /// of the weights.
-const SKINNY: usize = 16;
+const GEMV: usize = 16;
 /// That number for experts, whose tokens are counted on the device.
-const SKINNY_EXPERTS: usize = 64;
+const GEMV_EXPERTS: usize = 64;
 
 /// Kernels by format (bf16, f16, q8, q4, f8) and by tokens that they take at once.
 const NAMES: [[&str; 4]; 5] = [
-    ["skinny_bf16_8", "skinny_bf16_16", "skinny_bf16_32", "skinny_bf16_64"],
-    ["skinny_f16_8", "skinny_f16_16", "skinny_f16_32", "skinny_f16_64"],
-    ["skinny_q8_8", "skinny_q8_16", "skinny_q8_32", "skinny_q8_64"],
-    ["skinny_q4_8", "skinny_q4_16", "skinny_q4_32", "skinny_q4_64"],
-    ["skinny_f8_8", "skinny_f8_16", "skinny_f8_32", "skinny_f8_64"],
+    ["gemv_bf16_8", "gemv_bf16_16", "gemv_bf16_32", "gemv_bf16_64"],
+    ["gemv_f16_8", "gemv_f16_16", "gemv_f16_32", "gemv_f16_64"],
+    ["gemv_q8_8", "gemv_q8_16", "gemv_q8_32", "gemv_q8_64"],
+    ["gemv_q4_8", "gemv_q4_16", "gemv_q4_32", "gemv_q4_64"],
+    ["gemv_f8_8", "gemv_f8_16", "gemv_f8_32", "gemv_f8_64"],
 ];
 /// The kernels of pairs of matrices, in the same order.
 const PAIRS: [[&str; 3]; 5] = [
-    ["skinny_pair_bf16_8", "skinny_pair_bf16_16", "skinny_pair_bf16_32"],
-    ["skinny_pair_f16_8", "skinny_pair_f16_16", "skinny_pair_f16_32"],
-    ["skinny_pair_q8_8", "skinny_pair_q8_16", "skinny_pair_q8_32"],
-    ["skinny_pair_q4_8", "skinny_pair_q4_16", "skinny_pair_q4_32"],
-    ["skinny_pair_f8_8", "skinny_pair_f8_16", "skinny_pair_f8_32"],
+    ["gemv_pair_bf16_8", "gemv_pair_bf16_16", "gemv_pair_bf16_32"],
+    ["gemv_pair_f16_8", "gemv_pair_f16_16", "gemv_pair_f16_32"],
+    ["gemv_pair_q8_8", "gemv_pair_q8_16", "gemv_pair_q8_32"],
+    ["gemv_pair_q4_8", "gemv_pair_q4_16", "gemv_pair_q4_32"],
+    ["gemv_pair_f8_8", "gemv_pair_f8_16", "gemv_pair_f8_32"],
 ];
-/// Those that share weights in a block, by [`WIDE_TOKENS`].
-const WIDE: [[&str; 3]; 5] = [
-    ["wide_bf16_32", "wide_bf16_64", "wide_bf16_128"],
-    ["wide_f16_32", "wide_f16_64", "wide_f16_128"],
-    ["wide_q8_32", "wide_q8_64", "wide_q8_128"],
-    ["wide_q4_32", "wide_q4_64", "wide_q4_128"],
-    ["wide_f8_32", "wide_f8_64", "wide_f8_128"],
+/// Those that share weights in a block, by [`GEMM_TOKENS`].
+const GEMM: [[&str; 3]; 5] = [
+    ["gemm_bf16_32", "gemm_bf16_64", "gemm_bf16_128"],
+    ["gemm_f16_32", "gemm_f16_64", "gemm_f16_128"],
+    ["gemm_q8_32", "gemm_q8_64", "gemm_q8_128"],
+    ["gemm_q4_32", "gemm_q4_64", "gemm_q4_128"],
+    ["gemm_f8_32", "gemm_f8_64", "gemm_f8_128"],
 ];
 /// The kernels of pairs of matrices, in the same order.
-const WIDE_PAIRS: [[&str; 3]; 5] = [
-    ["wide_pair_bf16_32", "wide_pair_bf16_64", "wide_pair_bf16_128"],
-    ["wide_pair_f16_32", "wide_pair_f16_64", "wide_pair_f16_128"],
-    ["wide_pair_q8_32", "wide_pair_q8_64", "wide_pair_q8_128"],
-    ["wide_pair_q4_32", "wide_pair_q4_64", "wide_pair_q4_128"],
-    ["wide_pair_f8_32", "wide_pair_f8_64", "wide_pair_f8_128"],
+const GEMM_PAIRS: [[&str; 3]; 5] = [
+    ["gemm_pair_bf16_32", "gemm_pair_bf16_64", "gemm_pair_bf16_128"],
+    ["gemm_pair_f16_32", "gemm_pair_f16_64", "gemm_pair_f16_128"],
+    ["gemm_pair_q8_32", "gemm_pair_q8_64", "gemm_pair_q8_128"],
+    ["gemm_pair_q4_32", "gemm_pair_q4_64", "gemm_pair_q4_128"],
+    ["gemm_pair_f8_32", "gemm_pair_f8_64", "gemm_pair_f8_128"],
 ];
 
 /// Where a format stands in the tables above.
@@ -213,11 +213,11 @@ impl<D: Driver> Cuda<D> {
             return self.launch(name, shape(grid, 256, 0), &job.args());
         }
         let converted = job.x.0.form == OperandType::F32; // such are read by one kernel alone
-        let most = if job.of_experts() { SKINNY_EXPERTS } else { SKINNY };
-        if converted || job.expected() <= most { self.skinny(job) } else { self.wide(job) }
+        let most = if job.of_experts() { GEMV_EXPERTS } else { GEMV };
+        if converted || job.expected() <= most { self.gemv(job) } else { self.gemm(job) }
     }
 
-    fn skinny(&mut self, job: &Multiply<'_>) {
+    fn gemv(&mut self, job: &Multiply<'_>) {
         let most = if job.pair { 2 } else { 3 };
         let size = (job.expected().div_ceil(8).next_power_of_two().trailing_zeros() as usize).min(most);
         let name = if job.pair { PAIRS[index(job.format)][size] } else { NAMES[index(job.format)][size] };
@@ -227,14 +227,14 @@ impl<D: Driver> Cuda<D> {
         self.launch(name, shape(grid, 256, shared), &job.args());
     }
 
-    fn wide(&mut self, job: &Multiply<'_>) {
-        let size = WIDE_TOKENS.iter().position(|&tokens| job.expected() <= tokens).unwrap_or(2);
-        let table = if job.pair { &WIDE_PAIRS } else { &WIDE };
-        let (name, at_once) = (table[index(job.format)][size], WIDE_TOKENS[size]);
-        let shared = wide_bytes(at_once);
+    fn gemm(&mut self, job: &Multiply<'_>) {
+        let size = GEMM_TOKENS.iter().position(|&tokens| job.expected() <= tokens).unwrap_or(2);
+        let table = if job.pair { &GEMM_PAIRS } else { &GEMM };
+        let (name, at_once) = (table[index(job.format)][size], GEMM_TOKENS[size]);
+        let shared = gemm_bytes(at_once);
         let blocks = job.tokens.div_ceil(at_once);
         let by_tokens = if job.of_experts() { blocks.min(4) } else { blocks };
-        let bands = job.rows().div_ceil(LANES).div_ceil(if job.pair { WIDE_TILES / 2 } else { WIDE_TILES });
+        let bands = job.rows().div_ceil(LANES).div_ceil(if job.pair { GEMM_TILES / 2 } else { GEMM_TILES });
         let grid = [by_tokens, bands, job.count()];
         let args = job.args();
         match self.sliced(job, grid) {
@@ -276,8 +276,9 @@ pub fn wgmma_agrees<D: Driver>(driver: &Arc<D>) -> Result<bool> {
         let [size, sign] = [0, 1].map(|which| uniform(seed, 2 * i as u64 + which));
         (size * 16.0 - 8.0).exp2() * if sign < 0.5 { -1.0 } else { 1.0 }
     };
-    let put = |seed: u64, count: usize, half: bool| -> Result<Memory<D>> {
-        let (host, memory) = (Host::new(driver, 2 * count)?, Memory::new(driver, 2 * count, "a self-test")?);
+    let put = |seed: u64, count: usize, half: bool| -> Result<DeviceAllocation<D>> {
+        let (host, memory) =
+            (Host::new(driver, 2 * count)?, DeviceAllocation::new(driver, 2 * count, "a self-test")?);
         // SAFETY: ours alone.
         let to = unsafe { std::slice::from_raw_parts_mut(host.at(), 2 * count) };
         for (i, to) in to.as_chunks_mut::<2>().0.iter_mut().enumerate() {
@@ -297,7 +298,8 @@ pub fn wgmma_agrees<D: Driver>(driver: &Arc<D>) -> Result<bool> {
         let matrix = args::Matrix { data: weight.at(), scales: 0, rows, cols, format, stride };
         let results = [false, true].map(|wgmma| -> Result<Vec<u8>> {
             let bytes = ROWS * TOKENS * size_of::<f32>();
-            let (out, host) = (Memory::new(driver, bytes, "a self-test")?, Host::new(driver, bytes)?);
+            let (out, host) =
+                (DeviceAllocation::new(driver, bytes, "a self-test")?, Host::new(driver, bytes)?);
             let linear = args::Linear { weight: matrix, bias: 0 };
             let mut layout = Layout::default();
             let buf = Buf::plan_operand(&mut layout, TOKENS, COLS).expect("a small one");
@@ -312,9 +314,9 @@ pub fn wgmma_agrees<D: Driver>(driver: &Arc<D>) -> Result<bool> {
                 to: To::Set,
                 several: Several::ONE,
             };
-            let (args, like) = (job.args(), if half { WIDE[1][2] } else { WIDE[0][2] });
+            let (args, like) = (job.args(), if half { GEMM[1][2] } else { GEMM[0][2] });
             let (name, shared) =
-                if wgmma { (job.hopper(), HOPPER_BYTES) } else { (like, wide_bytes(TOKENS)) };
+                if wgmma { (job.hopper(), HOPPER_BYTES) } else { (like, gemm_bytes(TOKENS)) };
             // SAFETY: the kernel takes that struct, and all of its memory is there until it is waited for.
             Ok(unsafe {
                 let shape = shape([1, 1, 1], 256, shared);
@@ -330,8 +332,8 @@ pub fn wgmma_agrees<D: Driver>(driver: &Arc<D>) -> Result<bool> {
     Ok(agree && !driver.failed())
 }
 
-/// Shared memory of the wide kernels: four stages of weights and activations, or the sums that leave through the same.
-fn wide_bytes(tokens: usize) -> usize {
-    let stage = WIDE_TILES * (1024 + 32) + tokens * 64;
-    (WIDE_STAGES * stage).max(tokens * (WIDE_TILES * LANES + 4) * 4)
+/// Shared memory of the gemm kernels: four stages of weights and activations, or the sums that leave through the same.
+fn gemm_bytes(tokens: usize) -> usize {
+    let stage = GEMM_TILES * (1024 + 32) + tokens * 64;
+    (GEMM_STAGES * stage).max(tokens * (GEMM_TILES * LANES + 4) * 4)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::Cuda;
 use super::blas::Blas;
-use super::driver::{Address, Driver, Host, Memory};
+use super::driver::{Address, DeviceAllocation, Driver, Host};
 use super::emulated::Emulated;
 use super::native::Native;
 use super::weight::Weight;
@@ -143,7 +143,7 @@ pub struct Rates<D: Measured> {
     /// By formats.
     weights: Vec<(Vec<Weight<D>>, Buf)>,
     next: usize,
-    memory: [Memory<D>; 2],
+    memory: [DeviceAllocation<D>; 2],
     out: Buf,
     shape: (usize, usize),
     tokens: Vec<usize>,
@@ -153,9 +153,9 @@ pub struct Rates<D: Measured> {
 /// What the library needs.
 struct Beside<D: Measured> {
     library: D::Library,
-    weights: Vec<Memory<D>>,
+    weights: Vec<DeviceAllocation<D>>,
     x: Address,
-    out: Memory<D>,
+    out: DeviceAllocation<D>,
 }
 
 impl<D: Measured> Rates<D> {
@@ -201,7 +201,10 @@ impl<D: Measured> Rates<D> {
         for &(_, x) in &weights {
             backend.norm(most, values, &crate::backend::Norm::identity(), cols, x);
         }
-        let memory = [Memory::new(&driver, bytes, "a bench")?, Memory::new(&driver, bytes, "a bench")?];
+        let memory = [
+            DeviceAllocation::new(&driver, bytes, "a bench")?,
+            DeviceAllocation::new(&driver, bytes, "a bench")?,
+        ];
         let mut this = Self {
             driver,
             backend,
@@ -227,9 +230,9 @@ impl<D: Measured> Rates<D> {
             return Ok(None);
         };
         let host = Host::new(&self.driver, random.len())?;
-        let weights = (0..COPIES).map(|_| Memory::new(&self.driver, random.len(), "a bench"));
+        let weights = (0..COPIES).map(|_| DeviceAllocation::new(&self.driver, random.len(), "a bench"));
         let weights = weights.collect::<Result<Vec<_>>>()?;
-        let out = Memory::new(&self.driver, most * self.shape.0 * size_of::<f32>(), "a bench")?;
+        let out = DeviceAllocation::new(&self.driver, most * self.shape.0 * size_of::<f32>(), "a bench")?;
         // SAFETY: all of them have the bytes; the host's are ours alone, and stay until they are there.
         unsafe {
             std::ptr::copy_nonoverlapping(random.as_ptr(), host.at(), random.len());

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::args::{CombineArgs, CopyArgs, EmbedArgs, NormArgs, PointArgs, PoolArgs};
+use super::args::{ActAndMulArgs, CopyArgs, EmbedArgs, NormArgs, PointArgs, PoolArgs};
 use super::driver::{Address, Driver};
 use super::inputs::Input;
 use super::weight::Weight;
@@ -112,7 +112,7 @@ impl<D: Driver> Cuda<D> {
         self.launch("copy_rows", shape([rows, 1, 1], threads_for(x.cols), 0), &args);
     }
 
-    pub(super) fn combine(
+    pub(super) fn act_and_mul(
         &mut self,
         rows: usize,
         activation: Activation,
@@ -121,7 +121,7 @@ impl<D: Driver> Cuda<D> {
         out: Buf,
     ) {
         assert!(gate.cols == out.cols && up.is_none_or(|up| up.cols == out.cols), "MLP: columns differ");
-        let args = CombineArgs {
+        let args = ActAndMulArgs {
             gate: self.at(gate, rows),
             up: up.map_or(0, |up| self.at(up, rows)),
             out: self.at(out, rows),
@@ -132,7 +132,7 @@ impl<D: Driver> Cuda<D> {
             out_form: form(out.form),
             activation: activation.into(),
         };
-        self.launch("combine", shape([rows, 1, 1], threads_for(out.cols), 0), &args);
+        self.launch("act_and_mul", shape([rows, 1, 1], threads_for(out.cols), 0), &args);
     }
 
     pub(super) fn pool_rows(&mut self, texts: &[Range<u32>], pooling: Pooling, x: Buf, out: Buf) {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::args::SampleArgs;
 use super::driver::{Driver, Host};
 use super::inputs::Input;
-use super::scrub::Asked;
+use super::scrub::PendingScrub;
 use super::{Cuda, shape, small};
 use crate::backend::Buf;
-use crate::backend::sample_batch::{ANSWER, QUESTION, SampleBatch};
+use crate::backend::sample_batch::{ANSWER, QUERY_WORDS, SampleBatch};
 use crate::error::{Error, Result};
 use crate::memory::{Layout, Region, scrub};
 
@@ -84,19 +84,19 @@ impl<D: Driver> Sampling<D> {
 
 impl<D: Driver> Cuda<D> {
     /// Answers questions about rows of logits, so many at once.
-    pub(super) fn answer(&mut self, logits: Buf, questions: &mut SampleBatch) {
-        let count = questions.len();
+    pub(super) fn answer(&mut self, logits: Buf, queries: &mut SampleBatch) {
+        let count = queries.len();
         let Some(sampling) = self.arena().sampling.as_ref().filter(|_| count > 0) else { return };
         let (at_once, rows, keys, answers) =
             (sampling.at_once, sampling.rows, sampling.keys, sampling.answers);
         let vocab = logits.cols;
-        assert!(at_once * vocab * size_of::<f32>() <= rows.bytes(), "choose: columns differ");
-        assert!(questions.words().iter().skip(2).step_by(QUESTION).all(|&given| (given as usize) < vocab));
-        let rows_asked = questions.words().iter().step_by(QUESTION).map(|&row| row as usize + 1);
+        assert!(at_once * vocab * size_of::<f32>() <= rows.bytes(), "sample: columns differ");
+        assert!(queries.words().iter().skip(2).step_by(QUERY_WORDS).all(|&given| (given as usize) < vocab));
+        let rows_asked = queries.words().iter().step_by(QUERY_WORDS).map(|&row| row as usize + 1);
         let args = SampleArgs {
             logits: self.at(logits, rows_asked.max().unwrap_or(0)),
-            questions: self.input(Input::SampleBatch, questions.words().iter().copied()),
-            lists: self.input(Input::Lists, questions.lists.expose().iter().copied()),
+            queries: self.input(Input::SampleBatch, queries.words().iter().copied()),
+            lists: self.input(Input::Lists, queries.lists.expose().iter().copied()),
             answers: self.address(answers),
             rows: self.address(rows),
             keys: self.address(keys),
@@ -106,30 +106,30 @@ impl<D: Driver> Cuda<D> {
         let threads = vocab.next_multiple_of(32).min(THREADS);
         let mut first = 0;
         for count in std::iter::repeat_n(at_once, count.div_ceil(at_once)) {
-            let now = count.min(questions.len() - first);
-            let needs = questions.needs(first..first + now);
+            let now = count.min(queries.len() - first);
+            let needs = queries.needs(first..first + now);
             let sampling = self.arena.as_mut().and_then(|arena| arena.sampling.as_mut());
             let sampling = sampling.expect("looked at above");
             sampling.used = sampling.used.max(if needs.scratch { now } else { 0 });
             sampling.answered = sampling.answered.max(now);
             let args = SampleArgs {
-                questions: args.questions + (first * QUESTION * size_of::<u32>()) as u64,
+                queries: args.queries + (first * QUERY_WORDS * size_of::<u32>()) as u64,
                 ..args
             };
             if needs.changes {
                 self.launch("adjust", shape([now, 1, 1], threads, 0), &args);
             }
-            self.launch("choose", shape([now, 1, 1], threads, SHARED), &args);
+            self.launch("sample", shape([now, 1, 1], threads, SHARED), &args);
             if needs.logprobs {
                 self.launch("rate", shape([now, 1, 1], threads, SHARED), &args);
             }
-            self.bring_answers(&mut questions.answers()[first * ANSWER..][..now * ANSWER]);
+            self.copy_answers(&mut queries.answers()[first * ANSWER..][..now * ANSWER]);
             first += now;
         }
     }
 
     /// Copies answers to the host; zeros if the device failed.
-    fn bring_answers(&self, told: &mut [u32]) {
+    fn copy_answers(&self, told: &mut [u32]) {
         let Some(sampling) = &self.arena().sampling else { return };
         let bytes = size_of_val(told);
         assert!(bytes <= sampling.told.bytes(), "more answers than were asked for");
@@ -144,9 +144,9 @@ impl<D: Driver> Cuda<D> {
     }
 
     /// Overwrites what questions and answers left here; the inputs are overwritten with all inputs.
-    pub(super) fn forget_sampling(&mut self) -> Asked {
+    pub(super) fn forget_sampling(&mut self) -> PendingScrub {
         let sampling = self.arena.as_mut().and_then(|arena| arena.sampling.as_mut());
-        let Some(sampling) = sampling else { return Asked::default() };
+        let Some(sampling) = sampling else { return PendingScrub::default() };
         let (used, answered) = (std::mem::take(&mut sampling.used), std::mem::take(&mut sampling.answered));
         let parts = [
             (sampling.rows, sampling.rows.bytes() / sampling.at_once * used),
@@ -157,8 +157,8 @@ impl<D: Driver> Cuda<D> {
         self.driver.synchronize();
         // SAFETY: ours alone, and the device is done with it.
         let sum = scrub(unsafe { std::slice::from_raw_parts_mut(told, bytes) });
-        parts
-            .into_iter()
-            .fold(Asked::from(sum), |sum, (region, bytes)| sum.and(self.forget(self.address(region), bytes)))
+        parts.into_iter().fold(PendingScrub::from(sum), |sum, (region, bytes)| {
+            sum.and(self.forget(self.address(region), bytes))
+        })
     }
 }

@@ -158,20 +158,20 @@ fn record(logprobs: &Logprobs) -> Vec<u32> {
 /// Asks for the choices of all these at once, and compares.
 fn compare(backend: &mut Cuda<Emulated>, logits: Buf, cases: &[Case], what: &str) -> [usize; 4] {
     let mut sampler = Sampler::new(logits.cols);
-    let mut questions = SampleBatch::default();
+    let mut queries = SampleBatch::default();
     backend.set_operand(logits, &cases.iter().flat_map(|case| case.logits.clone()).collect::<Vec<_>>());
     for (row, case) in cases.iter().enumerate() {
         match case.given {
-            Some(token) => Sampler::ask_logprobs(row, token, &mut questions),
-            None => sampler.ask(row, &case.sampling, &case.context(), row % 2 == 0, &mut questions),
+            Some(token) => Sampler::ask_logprobs(row, token, &mut queries),
+            None => sampler.ask(row, &case.sampling, &case.context(), row % 2 == 0, &mut queries),
         }
     }
     let fence = backend.submit(&Batch::default(), |_| ());
-    backend.sample_on_device(&fence, logits, &mut questions);
+    backend.sample_on_device(&fence, logits, &mut queries);
     let mut seen = [0; 4];
     for (row, case) in cases.iter().enumerate() {
         let what = || format!("{what}, row {row}: {:?} {:?} {:?}", case.sampling, case.context(), case.given);
-        let answer = questions.answer(row);
+        let answer = queries.answer(row);
         let expected = match case.given {
             Some(token) => sampler.logprobs(&case.logits, token, &mut Logprobs::new(0)).map(|()| token),
             None => sampler.sample(&case.logits, &case.sampling, &case.context()),

@@ -10,20 +10,20 @@ use crate::memory::{Scrubbed, scrub};
 
 /// What was asked to be overwritten, or is already: no proof before the device has done it.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Asked {
+pub(super) struct PendingScrub {
     pub bytes: u64,
     pub samples: u64,
     pub dirty: bool,
 }
 
-impl Asked {
+impl PendingScrub {
     pub fn and(self, more: Self) -> Self {
         let Self { bytes, samples, dirty } = self;
         Self { bytes: bytes + more.bytes, samples: samples + more.samples, dirty: dirty | more.dirty }
     }
 }
 
-impl From<Scrubbed> for Asked {
+impl From<Scrubbed> for PendingScrub {
     fn from(done: Scrubbed) -> Self {
         Self { bytes: done.bytes(), samples: done.samples(), dirty: done.is_dirty() }
     }
@@ -61,26 +61,26 @@ impl<D: Driver> Cuda<D> {
     }
 
     /// Puts memory down to be overwritten.
-    pub(super) fn forget(&mut self, at: Address, bytes: usize) -> Asked {
+    pub(super) fn forget(&mut self, at: Address, bytes: usize) -> PendingScrub {
         if bytes == 0 {
-            return Asked::default();
+            return PendingScrub::default();
         }
         const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
         self.place = self.place.wrapping_add(STEP);
         let spare = bytes.saturating_sub(SAMPLE_BYTES) as u128;
         let middle = ((u128::from(self.place) * (spare + 1)) >> 64) as u64 / 4 * 4;
         self.pending.push(Place { at, bytes: bytes as u64, middle });
-        Asked { bytes: bytes as u64, samples: 3, dirty: false }
+        PendingScrub { bytes: bytes as u64, samples: 3, dirty: false }
     }
 
     /// Waits until all that was put down is overwritten: the proof of it.
-    pub(super) fn prove(&mut self, asked: Asked) -> Scrubbed {
-        let dirty = self.arena.is_some() && self.settle();
+    pub(super) fn prove(&mut self, asked: PendingScrub) -> Scrubbed {
+        let dirty = self.arena.is_some() && self.finish_scrub();
         self.proof(asked.bytes, asked.samples, asked.dirty | dirty)
     }
 
     /// Puts down what steps leave besides their buffers: inputs, questions, scratch, what processors keep between kernels.
-    pub(super) fn forget_threads(&mut self) -> Asked {
+    pub(super) fn forget_threads(&mut self) -> PendingScrub {
         self.graphs.abandon(&*self.driver);
         let mut asked = self.inputs.forget(&mut self.pending).and(self.forget_sampling());
         if let Some(arena) = &mut self.arena {
@@ -105,7 +105,7 @@ impl<D: Driver> Cuda<D> {
     }
 
     /// Waits for all that was asked for; says whether something that was read back was not zero, or may not be.
-    pub(super) fn settle(&mut self) -> bool {
+    pub(super) fn finish_scrub(&mut self) -> bool {
         self.flush();
         let words = self.read_status();
         words[0] != 0 || self.driver.failed()

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::args::Args;
-use super::driver::{Address, Driver, Host, Memory, Shape};
+use super::driver::{Address, DeviceAllocation, Driver, Host, Shape};
 use super::{Cuda, shape};
 use crate::error::Result;
 
@@ -19,28 +19,28 @@ const ROUNDS: usize = 4;
 /// Threads of a block of each kernel here.
 const THREADS: usize = 256;
 
-/// The struct of this name in `listen.cu`.
+/// The struct of this name in `find_leaks.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-struct ListenArgs {
+struct FindLeaksArgs {
     out: Address,
     processors: Address,
     words: u32,
 }
 
-/// The struct of this name in `listen.cu`.
+/// The struct of this name in `find_leaks.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-struct WhisperArgs {
+struct LeakProbeArgs {
     pattern: Address,
     length: u32,
     words: u32,
 }
 
-/// The struct of this name in `listen.cu`.
+/// The struct of this name in `find_leaks.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-struct SeekArgs {
+struct SearchArgs {
     at: Address,
     patterns: Address,
     ends: Address,
@@ -50,16 +50,16 @@ struct SeekArgs {
 }
 
 // SAFETY: `repr(C)`, and numbers alone.
-unsafe impl Args for ListenArgs {}
+unsafe impl Args for FindLeaksArgs {}
 // SAFETY: as above.
-unsafe impl Args for WhisperArgs {}
+unsafe impl Args for LeakProbeArgs {}
 // SAFETY: as above.
-unsafe impl Args for SeekArgs {}
+unsafe impl Args for SearchArgs {}
 
 /// What was in shared memory.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Heard {
+pub struct Leaks {
     /// How often each pattern was.
     pub found: Vec<usize>,
     /// Bytes that were listened to, of all processors and rounds.
@@ -74,24 +74,24 @@ pub struct Heard {
 
 /// See [`crate::testing::device::search_free_memory`].
 pub fn free_memory<D: Driver>(driver: &Arc<D>, patterns: &[Vec<u8>]) -> Result<(Vec<usize>, u64)> {
-    let seeker = Seeker::new(driver, patterns)?;
+    let search = MemorySearch::new(driver, patterns)?;
     let (mut searched, mut taken) = (0, Vec::new());
     // smaller pieces where larger ones do not fit any more; all are held until the end, so that none is taken twice
     for bytes in [CHUNK, CHUNK / 16, CHUNK / 128] {
         while taken.len() < 1 << 14 {
-            let Ok(memory) = Memory::new(driver, bytes, "a search") else { break };
-            seeker.look(memory.at(), bytes);
+            let Ok(memory) = DeviceAllocation::new(driver, bytes, "a search") else { break };
+            search.search(memory.at(), bytes);
             searched += bytes as u64;
             taken.push(memory);
         }
     }
     driver.synchronize();
     drop(taken); // what follows takes some
-    Ok((seeker.found()?, searched))
+    Ok((search.found()?, searched))
 }
 
 /// Counts patterns in memory of a device, on the device: hundreds of gigabytes would take the host minutes.
-struct Seeker<D: Driver> {
+struct MemorySearch<D: Driver> {
     driver: Arc<D>,
     patterns: Wiped<D>,
     ends: Wiped<D>,
@@ -100,7 +100,7 @@ struct Seeker<D: Driver> {
     blocks: usize,
 }
 
-impl<D: Driver> Seeker<D> {
+impl<D: Driver> MemorySearch<D> {
     fn new(driver: &Arc<D>, patterns: &[Vec<u8>]) -> Result<Self> {
         assert!(patterns.iter().all(|pattern| pattern.len() >= 16 && pattern.len().is_multiple_of(4)));
         let mut end = 0;
@@ -120,11 +120,11 @@ impl<D: Driver> Seeker<D> {
     }
 
     /// Looks at all of it.
-    fn look(&self, at: Address, bytes: usize) {
+    fn search(&self, at: Address, bytes: usize) {
         let [patterns, ends, found] = [&self.patterns, &self.ends, &self.found].map(|of| of.0.at());
         let count = self.count as u32;
-        let args = SeekArgs { at, patterns, ends, found, words: bytes as u64 / 4, count };
-        launch(&*self.driver, "seek", shape([self.blocks, 1, 1], THREADS, 0), &args);
+        let args = SearchArgs { at, patterns, ends, found, words: bytes as u64 / 4, count };
+        launch(&*self.driver, "search_memory", shape([self.blocks, 1, 1], THREADS, 0), &args);
     }
 
     /// How often each pattern was found so far.
@@ -145,36 +145,36 @@ impl<D: Driver> Seeker<D> {
 /// See [`crate::testing::device::leave_behind`].
 pub fn leave_behind<D: Driver>(driver: &Arc<D>, pattern: &[u8]) -> Result<usize> {
     let bytes = 64 << 20;
-    let (memory, host) = (Memory::new(driver, bytes, "a pattern")?, Host::new(driver, bytes)?);
+    let (memory, host) = (DeviceAllocation::new(driver, bytes, "a pattern")?, Host::new(driver, bytes)?);
     // SAFETY: ours alone.
     let to = unsafe { std::slice::from_raw_parts_mut(host.at(), bytes) };
     to.chunks_mut(pattern.len()).for_each(|place| place.copy_from_slice(&pattern[..place.len()]));
     // SAFETY: both have the bytes.
     unsafe { driver.write(memory.at(), host.at(), bytes) };
-    let seeker = Seeker::new(driver, &[pattern.to_vec()])?;
-    seeker.look(memory.at(), bytes);
-    Ok(seeker.found()?[0])
+    let search = MemorySearch::new(driver, &[pattern.to_vec()])?;
+    search.search(memory.at(), bytes);
+    Ok(search.found()?[0])
 }
 
-/// See [`crate::testing::device::whisper`].
-pub fn whisper<D: Driver>(driver: &Arc<D>, pattern: &[u8]) -> Result<()> {
+/// See [`crate::testing::device::leak_probe`].
+pub fn leak_probe<D: Driver>(driver: &Arc<D>, pattern: &[u8]) -> Result<()> {
     let memory = Wiped::with(driver, pattern)?;
     let shared = shared_bytes(&**driver);
     let args =
-        WhisperArgs { pattern: memory.0.at(), length: pattern.len() as u32 / 4, words: shared as u32 / 4 };
+        LeakProbeArgs { pattern: memory.0.at(), length: pattern.len() as u32 / 4, words: shared as u32 / 4 };
     let blocks = driver.processors() as usize;
-    launch(&**driver, "whisper", shape([blocks, 1, 1], THREADS, shared), &args);
+    launch(&**driver, "leak_probe", shape([blocks, 1, 1], THREADS, shared), &args);
     driver.synchronize();
     assert!(!driver.failed(), "the device failed");
     Ok(())
 }
 
-/// See [`crate::testing::device::listen`].
-pub fn listen<D: Driver>(driver: &Arc<D>, patterns: &[Vec<u8>]) -> Result<Heard> {
+/// See [`crate::testing::device::find_leaks`].
+pub fn find_leaks<D: Driver>(driver: &Arc<D>, patterns: &[Vec<u8>]) -> Result<Leaks> {
     let (blocks, shared) = (driver.processors() as usize, shared_bytes(&**driver));
     let out = Wiped::new(driver, blocks * shared)?;
     let numbers = Wiped::new(driver, blocks * 4)?;
-    let mut heard = Heard {
+    let mut heard = Leaks {
         found: vec![0; patterns.len()],
         bytes: 0,
         words_not_zero: 0,
@@ -182,9 +182,9 @@ pub fn listen<D: Driver>(driver: &Arc<D>, patterns: &[Vec<u8>]) -> Result<Heard>
         processors_in_all: blocks,
     };
     let mut processors = BTreeSet::new();
-    let args = ListenArgs { out: out.0.at(), processors: numbers.0.at(), words: shared as u32 / 4 };
+    let args = FindLeaksArgs { out: out.0.at(), processors: numbers.0.at(), words: shared as u32 / 4 };
     for _ in 0..ROUNDS {
-        launch(&**driver, "listen", shape([blocks, 1, 1], THREADS, shared), &args);
+        launch(&**driver, "find_leaks", shape([blocks, 1, 1], THREADS, shared), &args);
         out.read(|bytes| {
             for block in bytes[..blocks * shared].chunks(shared) {
                 for (found, pattern) in heard.found.iter_mut().zip(patterns) {
@@ -202,13 +202,13 @@ pub fn listen<D: Driver>(driver: &Arc<D>, patterns: &[Vec<u8>]) -> Result<Heard>
     Ok(heard)
 }
 
-/// See [`crate::testing::device::whisper_and_listen`].
-pub fn whisper_and_listen<D: Driver>(driver: &Arc<D>, pattern: &[u8], clean: bool) -> Result<Heard> {
-    whisper(driver, pattern)?;
+/// See [`crate::testing::device::probe_and_find_leaks`].
+pub fn probe_and_find_leaks<D: Driver>(driver: &Arc<D>, pattern: &[u8], clean: bool) -> Result<Leaks> {
+    leak_probe(driver, pattern)?;
     if clean {
         Cuda::new(driver.clone()).clean();
     }
-    listen(driver, &[pattern.to_vec()])
+    find_leaks(driver, &[pattern.to_vec()])
 }
 
 /// Shared memory of a block, a multiple of 16.
@@ -229,11 +229,11 @@ fn occurrences(bytes: &[u8], pattern: &[u8]) -> usize {
 }
 
 /// Memory of a device that is overwritten before it is given back.
-struct Wiped<D: Driver>(Memory<D>, Arc<D>);
+struct Wiped<D: Driver>(DeviceAllocation<D>, Arc<D>);
 
 impl<D: Driver> Wiped<D> {
     fn new(driver: &Arc<D>, bytes: usize) -> Result<Self> {
-        Ok(Self(Memory::new(driver, bytes, "a search")?, driver.clone()))
+        Ok(Self(DeviceAllocation::new(driver, bytes, "a search")?, driver.clone()))
     }
 
     fn with(driver: &Arc<D>, content: &[u8]) -> Result<Self> {
@@ -254,10 +254,10 @@ impl<D: Driver> Wiped<D> {
     }
 
     /// Shows what is in it.
-    fn read(&self, look: impl FnOnce(&[u8])) -> Result<()> {
+    fn read(&self, search: impl FnOnce(&[u8])) -> Result<()> {
         let host = Host::new(&self.1, self.0.bytes())?;
         // SAFETY: both have the bytes, and they are there when `synchronize` returns.
-        look(unsafe {
+        search(unsafe {
             self.1.read(self.0.at(), host.at(), self.0.bytes());
             self.1.synchronize();
             std::slice::from_raw_parts(host.at(), self.0.bytes())
@@ -309,16 +309,16 @@ mod tests {
         }
         bytes[39_990..].copy_from_slice(&patterns[0][..10]); // cut off at the end
         let memory = Wiped::with(&driver, &bytes).unwrap();
-        let seeker = Seeker::new(&driver, &patterns).unwrap();
-        seeker.look(memory.0.at(), bytes.len());
+        let search = MemorySearch::new(&driver, &patterns).unwrap();
+        search.search(memory.0.at(), bytes.len());
         let expected: Vec<usize> = patterns.iter().map(|pattern| occurrences(&bytes, pattern)).collect();
-        assert_eq!(seeker.found().unwrap(), expected);
+        assert_eq!(search.found().unwrap(), expected);
         assert!(
             expected[0] == 18 && expected[1] > 7000 && expected[2] == 0 && expected[3] == 19,
             "{expected:?}"
         );
-        seeker.look(memory.0.at(), 8000);
-        assert!(seeker.found().unwrap() > expected, "counts are added up");
+        search.search(memory.0.at(), 8000);
+        assert!(search.found().unwrap() > expected, "counts are added up");
     }
 
     #[test]
@@ -333,7 +333,7 @@ mod tests {
         let driver = Arc::new(Emulated::default());
         let bytes = driver.processors() as u64 * u64::from(driver.shared_bytes()) * ROUNDS as u64;
         let ones = vec![0xff; 16];
-        let heard = listen(&driver, &[ones, pattern(1)]).unwrap();
+        let heard = find_leaks(&driver, &[ones, pattern(1)]).unwrap();
         assert_eq!((heard.bytes, heard.words_not_zero), (bytes, bytes / 4));
         let blocks = ROUNDS * driver.processors() as usize;
         assert_eq!(
@@ -343,7 +343,7 @@ mod tests {
         );
         assert_eq!((heard.processors, heard.processors_in_all), (2, 2));
         for clean in [false, true] {
-            let heard = whisper_and_listen(&driver, &pattern(1), clean).unwrap();
+            let heard = probe_and_find_leaks(&driver, &pattern(1), clean).unwrap();
             assert_eq!((heard.found, heard.words_not_zero), (vec![0], bytes / 4));
         }
     }

@@ -132,13 +132,13 @@ fn what_is_read_back_at_the_close_is_all_of_it() {
     let status = backend.address(backend.arena().status);
     let args = super::args::VerifyArgs { at: address - 160, bytes: 160, dirty: status };
     backend.launch("verify", super::shape([1, 1, 1], 256, 0), &args);
-    assert!(!backend.settle(), "the first row is zero");
+    assert!(!backend.finish_scrub(), "the first row is zero");
     backend.launch(
         "verify",
         super::shape([1, 1, 1], 256, 0),
         &super::args::VerifyArgs { bytes: 176, ..args },
     );
-    assert!(backend.settle(), "the second one is not");
+    assert!(backend.finish_scrub(), "the second one is not");
 }
 
 /// Wherever a device fails, nothing panics, and nothing claims to be overwritten.

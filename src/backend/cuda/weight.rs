@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::args;
-use super::driver::{Driver, Host, Memory};
+use super::driver::{DeviceAllocation, Driver, Host};
 use crate::backend::Quantize;
 use crate::backend::cpu::format::{self, GROUP};
 use crate::backend::packed::{LANES, OperandType};
@@ -18,7 +18,7 @@ const PIECE_BYTES: usize = 32 << 20;
 /// A weight.
 #[derive(Debug)]
 pub struct Weight<D: Driver> {
-    memory: Memory<D>,
+    memory: DeviceAllocation<D>,
     matrix: args::Matrix,
     /// The format of a matrix.
     format: Option<Format>,
@@ -143,7 +143,7 @@ impl<D: Driver> Weight<D> {
         let tiles = cols.div_ceil(GROUP);
         let (band, scale_band) = (tiles * of_tile, tiles * of_scales); // of 16 rows
         let bands = rows.div_ceil(LANES);
-        let memory = Memory::new(driver, bands * (band + scale_band), "weights")?;
+        let memory = DeviceAllocation::new(driver, bands * (band + scale_band), "weights")?;
         let scales_at = bands * band;
         let failed = AtomicU8::new(0);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -211,7 +211,7 @@ impl<D: Driver> Weight<D> {
         cols: usize,
     ) -> Result<Self> {
         let bytes = size_of_val(values);
-        let memory = Memory::new(driver, bytes, "weights")?;
+        let memory = DeviceAllocation::new(driver, bytes, "weights")?;
         if !values.is_empty() {
             let buffer = staging.next(driver, bytes)?;
             buffer.as_chunks_mut().0.iter_mut().zip(values).for_each(|(to, value)| *to = value.to_le_bytes());

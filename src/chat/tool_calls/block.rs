@@ -2,8 +2,8 @@
 
 use super::emit::Calls;
 use super::object::{ObjectReader, Read, Rules};
-use super::scan::{Look, look, look_any, skip_blank};
-use super::{Outcome, Reader};
+use super::scan::{TagMatch, match_any_tag, match_tag, skip_blank};
+use super::{CallParser, Outcome};
 
 /// How a format puts its objects.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ pub const MISTRAL: Shape =
     Shape { opens: &[], closes: &[], list: false, rules: Rules { late_id: true, ..PLAIN } };
 
 /// A reader of a message of Inkling that is a call.
-pub fn inkling_block() -> Box<dyn Reader> {
+pub fn inkling_block() -> Box<dyn CallParser> {
     Box::new(Block::behind(&INKLING, 0))
 }
 
@@ -105,7 +105,7 @@ impl Block {
 
     /// Where an opening or a fence ends; `Err` where that is not known yet.
     fn opening(&mut self, text: &str, tags: &[&str], end: bool) -> Result<bool, ()> {
-        match look_any(text, self.at, tags, end) {
+        match match_any_tag(text, self.at, tags, end) {
             Some(Ok((_, after))) => {
                 self.at = after;
                 Ok(true)
@@ -140,7 +140,7 @@ impl Block {
         let rest = text[self.at..].trim_start_matches(|char: char| char.is_whitespace() || char == '}');
         let behind = text.len() - rest.len();
         let closes = self.shape.closes;
-        match look_any(text, behind, closes, end) {
+        match match_any_tag(text, behind, closes, end) {
             Some(Ok((_, after))) => return Some(Outcome::Over(after)),
             Some(Err(())) => return Some(Outcome::Wait),
             None => {}
@@ -154,7 +154,7 @@ impl Block {
     }
 }
 
-impl Reader for Block {
+impl CallParser for Block {
     fn read(&mut self, text: &str, end: bool, calls: &mut Calls<'_, '_>) -> Outcome {
         loop {
             let before = self.at;
@@ -212,10 +212,10 @@ impl Reader for Block {
                 }
                 State::FenceEnd => {
                     if self.fenced {
-                        match look(text, self.at, "```", end) {
-                            Look::Yes(after) => self.at = after,
-                            Look::Wait => return Outcome::Wait,
-                            Look::No => {}
+                        match match_tag(text, self.at, "```", end) {
+                            TagMatch::Yes(after) => self.at = after,
+                            TagMatch::Wait => return Outcome::Wait,
+                            TagMatch::No => {}
                         }
                     }
                     self.state = State::Close;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::emit::Calls;
-use super::scan::{look_any, seek, skip_blank};
+use super::scan::{find_tag, match_any_tag, skip_blank};
 use super::types::{Reading, Schemas, convert, parameter, quote};
-use super::{Outcome, Reader};
+use super::{CallParser, Outcome};
 use crate::memory::secret::Secret;
 
 pub const OPEN: &str = "]<]minimax[>[<tool_call>";
@@ -58,7 +58,7 @@ impl Elements {
 
     fn between(&mut self, text: &str, end: bool) -> Option<Outcome> {
         let blank = skip_blank(text, self.at);
-        match look_any(text, blank, &[INVOKE, CLOSE], end) {
+        match match_any_tag(text, blank, &[INVOKE, CLOSE], end) {
             Some(Err(())) => return Some(Outcome::Wait),
             Some(Ok((0, after))) => self.enter(State::Name, after),
             Some(Ok((_, after))) if self.any => return Some(Outcome::Over(after)),
@@ -70,7 +70,7 @@ impl Elements {
     }
 
     fn name(&mut self, text: &str, calls: &mut Calls<'_, '_>) -> Option<Outcome> {
-        let Some(to) = seek(text, &mut self.searched, ">") else {
+        let Some(to) = find_tag(text, &mut self.searched, ">") else {
             let long = text.len() - self.at > MAX_NAME;
             return Some(if long { Outcome::Not(self.at) } else { Outcome::Wait });
         };
@@ -88,7 +88,7 @@ impl Elements {
 
     /// Arguments are certain at the end of all: a name that comes again makes a list of what was a value.
     fn body(&mut self, text: &str, calls: &mut Calls<'_, '_>) -> Option<Outcome> {
-        let Some(to) = seek(text, &mut self.searched, END_INVOKE) else { return Some(Outcome::Wait) };
+        let Some(to) = find_tag(text, &mut self.searched, END_INVOKE) else { return Some(Outcome::Wait) };
         let mut out = Secret::<[u8]>::with_capacity(to - self.at + 64);
         let body = &text[self.at..to];
         self.schemas.with_schema(self.name.expose(), |root| {
@@ -103,11 +103,11 @@ impl Elements {
     }
 }
 
-impl Reader for Elements {
+impl CallParser for Elements {
     fn read(&mut self, text: &str, end: bool, calls: &mut Calls<'_, '_>) -> Outcome {
         loop {
             let outcome = match self.state {
-                State::Open => match look_any(text, self.at, &[OPEN], end) {
+                State::Open => match match_any_tag(text, self.at, &[OPEN], end) {
                     Some(Err(())) => Some(Outcome::Wait),
                     None => Some(Outcome::Not(1)),
                     Some(Ok((_, after))) => {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Reader;
+use super::CallParser;
 use super::block::{self, Block};
 use super::detect::ToolCallParser;
 use super::elements::{self, Elements};
@@ -126,7 +126,7 @@ impl ToolCallParser {
     }
 
     /// A reader for a block; none where calls are no blocks.
-    pub(crate) fn reader(self, schemas: &Arc<Schemas>) -> Option<Box<dyn Reader>> {
+    pub(crate) fn reader(self, schemas: &Arc<Schemas>) -> Option<Box<dyn CallParser>> {
         let schemas = schemas.clone();
         Some(match self {
             Self::Hermes => Box::new(Block::new(&block::HERMES)),

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::emit::Calls;
 use super::object::object;
-use super::scan::{Look, Rewrite, look, look_any, skip_blank};
+use super::scan::{Rewrite, TagMatch, match_any_tag, match_tag, skip_blank};
 use super::types::{Parameter, Reading, Schemas, Type, convert, quote};
-use super::{Outcome, Reader};
+use super::{CallParser, Outcome};
 use crate::memory::secret::Secret;
 
 /// The marks of a format.
@@ -76,14 +76,14 @@ impl Gemma {
     fn body(&mut self, text: &str, end: bool, calls: &mut Calls<'_, '_>) -> Option<Outcome> {
         while let Some(&byte) = text.as_bytes().get(self.at) {
             match byte {
-                b'<' => match look(text, self.at, self.marks.quote, end) {
-                    Look::Wait => return Some(Outcome::Wait),
-                    Look::Yes(after) => {
+                b'<' => match match_tag(text, self.at, self.marks.quote, end) {
+                    TagMatch::Wait => return Some(Outcome::Wait),
+                    TagMatch::Yes(after) => {
                         self.quoted = !self.quoted;
                         self.at = after;
                         continue;
                     }
-                    Look::No => {}
+                    TagMatch::No => {}
                 },
                 _ if self.quoted => {}
                 b'{' | b'[' => self.depth += 1,
@@ -121,17 +121,17 @@ impl Gemma {
     }
 }
 
-impl Reader for Gemma {
+impl CallParser for Gemma {
     fn read(&mut self, text: &str, end: bool, calls: &mut Calls<'_, '_>) -> Outcome {
         loop {
             let outcome = match self.state {
                 State::Open | State::Call => {
                     let tag = if self.state == State::Open { self.marks.open } else { "call:" };
                     let blank = skip_blank(text, self.at);
-                    match look(text, blank, tag, end) {
-                        Look::Wait => Some(Outcome::Wait),
-                        Look::No => Some(Outcome::Not(blank.max(1))),
-                        Look::Yes(after) => {
+                    match match_tag(text, blank, tag, end) {
+                        TagMatch::Wait => Some(Outcome::Wait),
+                        TagMatch::No => Some(Outcome::Not(blank.max(1))),
+                        TagMatch::Yes(after) => {
                             self.at = after;
                             self.state = if self.state == State::Open { State::Call } else { State::Name };
                             None
@@ -140,7 +140,7 @@ impl Reader for Gemma {
                 }
                 State::Name => self.name(text, calls),
                 State::Body => self.body(text, end, calls),
-                State::Close => match look_any(text, skip_blank(text, 0), &[self.marks.close], end) {
+                State::Close => match match_any_tag(text, skip_blank(text, 0), &[self.marks.close], end) {
                     Some(Err(())) => Some(Outcome::Wait),
                     Some(Ok((_, after))) => Some(Outcome::Over(after)),
                     None => Some(Outcome::Over(0)),

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::emit::Calls;
-use super::scan::{Look, look, look_any, seek, skip_blank};
+use super::scan::{TagMatch, find_tag, match_any_tag, match_tag, skip_blank};
 use super::types::{Reading, Schemas, convert, quote};
-use super::{Outcome, Reader};
+use super::{CallParser, Outcome};
 use crate::memory::secret::Secret;
 
 /// GLM 4.5 and later: `<tool_call>name`, then `<arg_key>`s and `<arg_value>`s.
@@ -71,7 +71,7 @@ impl Glm {
 
     fn arguments(&mut self, text: &str, end: bool, calls: &mut Calls<'_, '_>) -> Option<Outcome> {
         let blank = skip_blank(text, self.at);
-        match look_any(text, blank, &[KEY.0, GLM_CLOSE], end) {
+        match match_any_tag(text, blank, &[KEY.0, GLM_CLOSE], end) {
             Some(Err(())) => Some(Outcome::Wait),
             Some(Ok((which, after))) => {
                 if self.count == 0 {
@@ -101,14 +101,14 @@ impl Glm {
     }
 }
 
-impl Reader for Glm {
+impl CallParser for Glm {
     fn read(&mut self, text: &str, end: bool, calls: &mut Calls<'_, '_>) -> Outcome {
         loop {
             match self.state {
-                GlmState::Open => match look(text, self.at, GLM_OPEN, end) {
-                    Look::Wait => return Outcome::Wait,
-                    Look::No => return Outcome::Not(1),
-                    Look::Yes(after) => self.enter(GlmState::Name, after),
+                GlmState::Open => match match_tag(text, self.at, GLM_OPEN, end) {
+                    TagMatch::Wait => return Outcome::Wait,
+                    TagMatch::No => return Outcome::Not(1),
+                    TagMatch::Yes(after) => self.enter(GlmState::Name, after),
                 },
                 GlmState::Name => {
                     if let Some(outcome) = self.name(text) {
@@ -121,20 +121,20 @@ impl Reader for Glm {
                     }
                 }
                 GlmState::Key => {
-                    let Some(at) = seek(text, &mut self.searched, KEY.1) else { return Outcome::Wait };
+                    let Some(at) = find_tag(text, &mut self.searched, KEY.1) else { return Outcome::Wait };
                     self.key = Secret::<str>::copy(text[self.at..at].trim());
                     self.enter(GlmState::Between, at + KEY.1.len());
                 }
                 GlmState::Between => {
                     let blank = skip_blank(text, self.at);
-                    match look(text, blank, VALUE.0, end) {
-                        Look::Wait => return Outcome::Wait,
-                        Look::No => return Outcome::Not(blank),
-                        Look::Yes(after) => self.enter(GlmState::Value, after),
+                    match match_tag(text, blank, VALUE.0, end) {
+                        TagMatch::Wait => return Outcome::Wait,
+                        TagMatch::No => return Outcome::Not(blank),
+                        TagMatch::Yes(after) => self.enter(GlmState::Value, after),
                     }
                 }
                 GlmState::Value => {
-                    let Some(at) = seek(text, &mut self.searched, VALUE.1) else { return Outcome::Wait };
+                    let Some(at) = find_tag(text, &mut self.searched, VALUE.1) else { return Outcome::Wait };
                     self.give(&text[self.at..at], calls);
                     self.enter(GlmState::Arguments, at + VALUE.1.len());
                 }

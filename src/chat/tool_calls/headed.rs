@@ -3,8 +3,8 @@
 use super::block::{self, Block};
 use super::emit::Calls;
 use super::object::object;
-use super::scan::{JsonEnd, Look, look, look_any, seek, skip_blank};
-use super::{Outcome, Reader};
+use super::scan::{JsonEnd, TagMatch, find_tag, match_any_tag, match_tag, skip_blank};
+use super::{CallParser, Outcome};
 
 /// The marks of a format.
 #[derive(Debug)]
@@ -125,7 +125,7 @@ impl Headed {
     fn between(&mut self, text: &str, end: bool) -> Option<Outcome> {
         let blank = skip_blank(text, self.at);
         let (open, close) = self.marks.section;
-        match look_any(text, blank, &[open, self.marks.begin, close], end) {
+        match match_any_tag(text, blank, &[open, self.marks.begin, close], end) {
             Some(Err(())) => return Some(Outcome::Wait),
             Some(Ok((0, after))) => self.at = after,
             Some(Ok((1, after))) => {
@@ -140,7 +140,7 @@ impl Headed {
     }
 
     fn head(&mut self, text: &str) -> Option<Outcome> {
-        let Some(at) = seek(text, &mut self.searched, self.marks.separator) else {
+        let Some(at) = find_tag(text, &mut self.searched, self.marks.separator) else {
             return Some(if text.len() - self.at > MAX_HEAD { Outcome::Not(self.at) } else { Outcome::Wait });
         };
         if at - self.at > MAX_HEAD {
@@ -170,7 +170,7 @@ impl Headed {
     }
 }
 
-impl Reader for Headed {
+impl CallParser for Headed {
     fn read(&mut self, text: &str, end: bool, calls: &mut Calls<'_, '_>) -> Outcome {
         loop {
             match self.state {
@@ -190,13 +190,13 @@ impl Reader for Headed {
                     Some(_) => (self.searched, self.state) = (self.at, State::Line),
                 },
                 State::Line => {
-                    let Some(at) = seek(text, &mut self.searched, "\n") else { return Outcome::Wait };
+                    let Some(at) = find_tag(text, &mut self.searched, "\n") else { return Outcome::Wait };
                     self.name = (self.at, at);
                     (self.at, self.state) = (at + 1, State::Fence);
                 }
                 State::Fence => {
                     self.at = skip_blank(text, self.at);
-                    match look_any(text, self.at, &["```json", "```"], end) {
+                    match match_any_tag(text, self.at, &["```json", "```"], end) {
                         Some(Err(())) => return Outcome::Wait,
                         Some(Ok((_, after))) => {
                             self.fenced = true;
@@ -223,19 +223,19 @@ impl Reader for Headed {
                 State::FenceEnd => {
                     let blank = skip_blank(text, self.at);
                     if self.fenced {
-                        match look(text, blank, "```", end) {
-                            Look::Wait => return Outcome::Wait,
-                            Look::Yes(after) => self.at = after,
-                            Look::No => {}
+                        match match_tag(text, blank, "```", end) {
+                            TagMatch::Wait => return Outcome::Wait,
+                            TagMatch::Yes(after) => self.at = after,
+                            TagMatch::No => {}
                         }
                     }
                     (self.fenced, self.state) = (false, State::End);
                 }
                 State::End => {
-                    match look(text, skip_blank(text, self.at), self.marks.end, end) {
-                        Look::Wait => return Outcome::Wait,
-                        Look::Yes(after) => self.at = after,
-                        Look::No => {}
+                    match match_tag(text, skip_blank(text, self.at), self.marks.end, end) {
+                        TagMatch::Wait => return Outcome::Wait,
+                        TagMatch::Yes(after) => self.at = after,
+                        TagMatch::No => {}
                     }
                     self.state = State::Between;
                     // what belongs to the call goes with it, also where the reply is cut off behind it
@@ -287,14 +287,14 @@ impl Mistral {
     }
 }
 
-impl Reader for Mistral {
+impl CallParser for Mistral {
     fn read(&mut self, text: &str, end: bool, calls: &mut Calls<'_, '_>) -> Outcome {
         loop {
             match &mut self.state {
-                MistralState::Open => match look(text, self.at, MISTRAL, end) {
-                    Look::Wait => return Outcome::Wait,
-                    Look::No => return Outcome::Not(1),
-                    Look::Yes(after) => (self.at, self.state) = (after, MistralState::Choose),
+                MistralState::Open => match match_tag(text, self.at, MISTRAL, end) {
+                    TagMatch::Wait => return Outcome::Wait,
+                    TagMatch::No => return Outcome::Not(1),
+                    TagMatch::Yes(after) => (self.at, self.state) = (after, MistralState::Choose),
                 },
                 MistralState::Choose => {
                     self.at = skip_blank(text, self.at);

@@ -37,7 +37,7 @@ pub use block::inkling_block;
 pub use detect::{ToolCallParser, UnknownParser};
 pub use emit::{CallPart, Calls, IdForm, Numbering};
 pub use object::object;
-pub use scan::{look_any, partial};
+pub use scan::{match_any_tag, partial};
 pub use types::{Parameter, Schemas, Type, parameter};
 
 /// What reading on gave.
@@ -54,7 +54,7 @@ pub enum Outcome {
 }
 
 /// Reads a block of calls.
-pub trait Reader: Send + Sync {
+pub trait CallParser: Send + Sync {
     /// Reads on in `text`, which begins with the block, or behind the last [`Outcome::Part`], and is what it was before
     /// with more behind it. At the `end` of the reply [`Outcome::Wait`] says that the block is cut off.
     fn read(&mut self, text: &str, end: bool, calls: &mut Calls<'_, '_>) -> Outcome;

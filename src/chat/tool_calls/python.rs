@@ -3,9 +3,9 @@
 use std::io::Write;
 
 use super::emit::Calls;
-use super::scan::{Rewrite, look_any, skip_blank};
+use super::scan::{Rewrite, match_any_tag, skip_blank};
 use super::types::quote;
-use super::{Outcome, Reader};
+use super::{CallParser, Outcome};
 use crate::memory::secret::{Growing, Secret};
 
 /// The marks of a format.
@@ -153,7 +153,7 @@ impl Pythonic {
     }
 }
 
-impl Reader for Pythonic {
+impl CallParser for Pythonic {
     fn read(&mut self, text: &str, end: bool, calls: &mut Calls<'_, '_>) -> Outcome {
         loop {
             let before = self.at;
@@ -161,7 +161,7 @@ impl Reader for Pythonic {
                 self.at = skip_blank(text, self.at);
             }
             let outcome = match self.state {
-                State::Open => match look_any(text, self.at, self.marks.opens, end) {
+                State::Open => match match_any_tag(text, self.at, self.marks.opens, end) {
                     Some(Err(())) => Some(Outcome::Wait),
                     found => {
                         self.at = found.and_then(Result::ok).map_or(self.at, |(_, after)| after);
@@ -183,7 +183,7 @@ impl Reader for Pythonic {
                 State::Parameter => self.parameter(text, end, calls),
                 State::Value => self.value(text, calls),
                 State::Behind => self.behind(text, end),
-                State::Close => match look_any(text, self.at, self.marks.closes, end) {
+                State::Close => match match_any_tag(text, self.at, self.marks.closes, end) {
                     Some(Err(())) => Some(Outcome::Wait),
                     Some(Ok((_, after))) => Some(Outcome::Over(after)),
                     None => Some(Outcome::Over(before)),

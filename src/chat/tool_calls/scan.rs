@@ -5,7 +5,7 @@ use crate::memory::Secret;
 
 /// Whether something stands at a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
+pub enum TagMatch {
     /// It does; what follows begins here.
     Yes(usize),
     No,
@@ -52,26 +52,26 @@ pub trait Rewrite {
 }
 
 /// Whether `tag` stands at `at`. At the `end` of a reply nothing is waited for.
-pub fn look(text: &str, at: usize, tag: &str, end: bool) -> Look {
+pub fn match_tag(text: &str, at: usize, tag: &str, end: bool) -> TagMatch {
     let rest = &text.as_bytes()[at..];
     if rest.starts_with(tag.as_bytes()) {
-        Look::Yes(at + tag.len())
+        TagMatch::Yes(at + tag.len())
     } else if !end && tag.as_bytes().starts_with(rest) {
-        Look::Wait
+        TagMatch::Wait
     } else {
-        Look::No
+        TagMatch::No
     }
 }
 
 /// Which of `tags` stands at `at`: its place in the list, and where it ends. A tag that another one begins with is waited
 /// for.
-pub fn look_any(text: &str, at: usize, tags: &[&str], end: bool) -> Option<Result<(usize, usize), ()>> {
+pub fn match_any_tag(text: &str, at: usize, tags: &[&str], end: bool) -> Option<Result<(usize, usize), ()>> {
     let mut found = None;
     for (index, tag) in tags.iter().enumerate() {
-        match look(text, at, tag, end) {
-            Look::Yes(after) => found = found.or(Some(Ok((index, after)))),
-            Look::Wait => return Some(Err(())),
-            Look::No => {}
+        match match_tag(text, at, tag, end) {
+            TagMatch::Yes(after) => found = found.or(Some(Ok((index, after)))),
+            TagMatch::Wait => return Some(Err(())),
+            TagMatch::No => {}
         }
     }
     found
@@ -83,7 +83,7 @@ pub fn skip_blank(text: &str, at: usize) -> usize {
 }
 
 /// Looks for `tag` from `from` on, which moves to where the next search has to begin.
-pub fn seek(text: &str, from: &mut usize, tag: &str) -> Option<usize> {
+pub fn find_tag(text: &str, from: &mut usize, tag: &str) -> Option<usize> {
     let bytes = text.as_bytes();
     let found = bytes.get(*from..)?.windows(tag.len()).position(|window| window == tag.as_bytes());
     match found {
@@ -168,13 +168,13 @@ mod tests {
 
     #[test]
     fn tags_are_waited_for() {
-        assert_eq!(look("a</b>", 1, "</b>", false), Look::Yes(5));
-        assert_eq!(look("a</", 1, "</b>", false), Look::Wait);
-        assert_eq!(look("a</", 1, "</b>", true), Look::No);
-        assert_eq!(look("a<x", 1, "</b>", false), Look::No);
+        assert_eq!(match_tag("a</b>", 1, "</b>", false), TagMatch::Yes(5));
+        assert_eq!(match_tag("a</", 1, "</b>", false), TagMatch::Wait);
+        assert_eq!(match_tag("a</", 1, "</b>", true), TagMatch::No);
+        assert_eq!(match_tag("a<x", 1, "</b>", false), TagMatch::No);
         let mut from = 0;
-        assert_eq!((seek("ab<", &mut from, "<c"), from), (None, 2));
-        assert_eq!(seek("ab<c", &mut from, "<c"), Some(2));
+        assert_eq!((find_tag("ab<", &mut from, "<c"), from), (None, 2));
+        assert_eq!(find_tag("ab<c", &mut from, "<c"), Some(2));
         assert_eq!((partial("a<", "<c>"), partial("<c", "<c>"), partial("c", "<c>")), (1, 2, 0));
     }
 }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::emit::Calls;
-use super::scan::{Look, look, look_any, seek, skip_blank};
+use super::scan::{TagMatch, find_tag, match_any_tag, match_tag, skip_blank};
 use super::types::{Parameter, Reading, Schemas, Type, convert, quote};
-use super::{Outcome, Reader};
+use super::{CallParser, Outcome};
 use crate::memory::secret::Secret;
 
 /// The tags of a format.
@@ -118,7 +118,7 @@ impl Xml {
 
     /// The name behind a tag, without quotes, and the attributes behind it.
     fn head<'t>(&mut self, text: &'t str) -> Option<(&'t str, &'t str)> {
-        let at = seek(text, &mut self.searched, ">")?;
+        let at = find_tag(text, &mut self.searched, ">")?;
         let head = &text[self.at..at];
         self.at = at + 1;
         let head = head.trim();
@@ -137,13 +137,13 @@ impl Xml {
         let tags = self.tags;
         let mut from = self.searched;
         loop {
-            let Some(at) = seek(text, &mut from, "<") else {
+            let Some(at) = find_tag(text, &mut from, "<") else {
                 self.searched = from;
                 return None;
             };
             // what is here decides what is further on, so nothing behind it is looked at before it is known
             let line = at > self.at && text.as_bytes()[at - 1] == b'\n';
-            match look_any(text, at, &[tags.end_parameter, tags.parameter, tags.end_function], end) {
+            match match_any_tag(text, at, &[tags.end_parameter, tags.parameter, tags.end_function], end) {
                 Some(Err(())) => {
                     self.searched = at;
                     return None;
@@ -153,14 +153,14 @@ impl Xml {
                 // within a value that quotes such a tag, no end of the block follows
                 Some(Ok((2, after))) if line => {
                     let behind = skip_blank(text, after);
-                    match look(text, behind, tags.outer.1, end) {
-                        Look::Yes(_) => return Some((at, at)),
-                        Look::Wait => {
+                    match match_tag(text, behind, tags.outer.1, end) {
+                        TagMatch::Yes(_) => return Some((at, at)),
+                        TagMatch::Wait => {
                             self.searched = at;
                             return None;
                         }
-                        Look::No if behind == text.len() => return Some((at, at)),
-                        Look::No => from = at + 1,
+                        TagMatch::No if behind == text.len() => return Some((at, at)),
+                        TagMatch::No => from = at + 1,
                     }
                 }
                 _ => from = at + 1,
@@ -202,7 +202,7 @@ impl Xml {
     fn skip_around(&mut self, text: &str, end: bool) -> bool {
         loop {
             let blank = skip_blank(text, self.at);
-            match look_any(text, blank, self.tags.around, end) {
+            match match_any_tag(text, blank, self.tags.around, end) {
                 Some(Err(())) => return false,
                 Some(Ok((_, after))) => self.at = after,
                 None => return true,
@@ -214,7 +214,7 @@ impl Xml {
     fn parameters(&mut self, text: &str, end: bool, calls: &mut Calls<'_, '_>) -> Option<Outcome> {
         let blank = skip_blank(text, self.at);
         let tags = self.tags;
-        match look_any(text, blank, &[tags.parameter, tags.end_function, tags.outer.1], end) {
+        match match_any_tag(text, blank, &[tags.parameter, tags.end_function, tags.outer.1], end) {
             Some(Err(())) => Some(Outcome::Wait),
             Some(Ok((0, after))) => {
                 self.enter(State::Key, after);
@@ -234,11 +234,11 @@ impl Xml {
     }
 }
 
-impl Reader for Xml {
+impl CallParser for Xml {
     fn read(&mut self, text: &str, end: bool, calls: &mut Calls<'_, '_>) -> Outcome {
         loop {
             match self.state {
-                State::Outer => match look_any(text, self.at, &[self.tags.outer.0], end) {
+                State::Outer => match match_any_tag(text, self.at, &[self.tags.outer.0], end) {
                     Some(Err(())) => return Outcome::Wait,
                     Some(Ok((_, after))) => self.enter(State::Function, after),
                     None => self.enter(State::Function, self.at),
@@ -248,10 +248,10 @@ impl Reader for Xml {
                         return Outcome::Wait;
                     }
                     let blank = skip_blank(text, self.at);
-                    match look(text, blank, self.tags.function, end) {
-                        Look::Wait => return Outcome::Wait,
-                        Look::No => return Outcome::Not(blank.max(1)),
-                        Look::Yes(after) => self.enter(State::Name, after),
+                    match match_tag(text, blank, self.tags.function, end) {
+                        TagMatch::Wait => return Outcome::Wait,
+                        TagMatch::No => return Outcome::Not(blank.max(1)),
+                        TagMatch::Yes(after) => self.enter(State::Name, after),
                     }
                 }
                 State::Name => {
@@ -285,7 +285,7 @@ impl Reader for Xml {
                         return Outcome::Wait;
                     }
                     let blank = skip_blank(text, self.at);
-                    match look_any(text, blank, &[self.tags.outer.1, self.tags.function], end) {
+                    match match_any_tag(text, blank, &[self.tags.outer.1, self.tags.function], end) {
                         Some(Err(())) => return Outcome::Wait,
                         Some(Ok((0, after))) => return Outcome::Over(after),
                         Some(Ok((_, after))) => self.enter(State::Name, after),

@@ -1,9 +1,9 @@
 //! The calls of Kimi K3: elements whose marks are three tokens each, `<|open|>call tool="name"<|sep|>`.
 
 use super::emit::Calls;
-use super::scan::{Look, look, look_any, seek, skip_blank};
+use super::scan::{TagMatch, find_tag, match_any_tag, match_tag, skip_blank};
 use super::types::{Parameter, Reading, Type, convert, quote};
-use super::{Outcome, Reader};
+use super::{CallParser, Outcome};
 use crate::memory::secret::Secret;
 
 pub const OPEN: &str = "<|open|>tools<|sep|>";
@@ -58,7 +58,7 @@ impl Xtml {
 
     /// Attributes up to the mark behind them.
     fn head<'t>(&mut self, text: &'t str) -> Option<&'t str> {
-        let at = seek(text, &mut self.searched, SEPARATOR)?;
+        let at = find_tag(text, &mut self.searched, SEPARATOR)?;
         let head = &text[self.at..at];
         self.at = at + SEPARATOR.len();
         Some(head)
@@ -66,7 +66,7 @@ impl Xtml {
 
     fn between(&mut self, text: &str, end: bool) -> Option<Outcome> {
         let blank = skip_blank(text, self.at);
-        match look_any(text, blank, &[CALL, CLOSE], end) {
+        match match_any_tag(text, blank, &[CALL, CLOSE], end) {
             Some(Err(())) => return Some(Outcome::Wait),
             Some(Ok((0, after))) => self.enter(State::Call, after),
             Some(Ok((_, after))) if self.any => return Some(Outcome::Over(after)),
@@ -80,7 +80,7 @@ impl Xtml {
     /// An argument, or the call's end.
     fn arguments(&mut self, text: &str, end: bool, calls: &mut Calls<'_, '_>) -> Option<Outcome> {
         let blank = skip_blank(text, self.at);
-        match look_any(text, blank, &[ARGUMENT, END_CALL], end) {
+        match match_any_tag(text, blank, &[ARGUMENT, END_CALL], end) {
             Some(Err(())) => return Some(Outcome::Wait),
             Some(Ok((0, after))) => self.enter(State::Argument, after),
             Some(Ok((_, after))) => {
@@ -107,14 +107,14 @@ impl Xtml {
     }
 }
 
-impl Reader for Xtml {
+impl CallParser for Xtml {
     fn read(&mut self, text: &str, end: bool, calls: &mut Calls<'_, '_>) -> Outcome {
         loop {
             let outcome = match self.state {
-                State::Open => match look(text, self.at, OPEN, end) {
-                    Look::Wait => Some(Outcome::Wait),
-                    Look::No => Some(Outcome::Not(1)),
-                    Look::Yes(after) => {
+                State::Open => match match_tag(text, self.at, OPEN, end) {
+                    TagMatch::Wait => Some(Outcome::Wait),
+                    TagMatch::No => Some(Outcome::Not(1)),
+                    TagMatch::Yes(after) => {
                         self.enter(State::Between, after);
                         None
                     }
@@ -144,7 +144,7 @@ impl Reader for Xtml {
                         None
                     }
                 },
-                State::Value => match seek(text, &mut self.searched, END_ARGUMENT) {
+                State::Value => match find_tag(text, &mut self.searched, END_ARGUMENT) {
                     None => Some(Outcome::Wait),
                     Some(to) => {
                         self.give(&text[self.at..to], calls);

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use crate::cancel::Interrupt;
 use crate::embed::{Common, EmbedRequest, RerankRequest};
-use crate::engine::message::Message;
+use crate::engine::message::WorkerMessage;
 use crate::engine::receipts::About;
 use crate::error::{Error, Result};
 use crate::memory::Secret;
@@ -63,7 +63,7 @@ pub struct Done {
 
 /// A request on its way in.
 #[derive(Debug)]
-pub struct Ask {
+pub struct EncodeMessage {
     pub wanted: Wanted,
     /// Before `answer`: whoever learns of an end finds it told.
     pub trace: Trace,
@@ -75,12 +75,12 @@ pub struct Ask {
 #[derive(Debug)]
 pub struct Ticket {
     cancelled: AtomicBool,
-    worker: Sender<Message>,
+    worker: Sender<WorkerMessage>,
 }
 
 impl Ticket {
     /// The ticket of a request to this worker.
-    pub fn new(worker: Sender<Message>) -> Self {
+    pub fn new(worker: Sender<WorkerMessage>) -> Self {
         Self { cancelled: AtomicBool::new(false), worker }
     }
 
@@ -93,7 +93,7 @@ impl Ticket {
 impl Interrupt for Ticket {
     fn interrupt(&self) {
         self.cancelled.store(true, Ordering::SeqCst);
-        let _ = self.worker.send(Message::Wake); // a closed session has told its callers
+        let _ = self.worker.send(WorkerMessage::Wake); // a closed session has told its callers
     }
 }
 
@@ -132,7 +132,7 @@ pub struct Item {
 
 /// A request whose texts were read.
 #[derive(Debug)]
-pub struct Job {
+pub struct EncodeJob {
     pub id: RequestId,
     pub trace: Trace,
     pub ticket: Arc<Ticket>,
@@ -157,14 +157,14 @@ pub struct Job {
     pub failed: Option<Error>,
 }
 
-impl Job {
+impl EncodeJob {
     /// Whether nothing of it is to be computed any more.
     pub fn is_over(&self) -> bool {
         self.failed.is_some() || self.begun == self.items.len()
     }
 
     /// Notes a cancellation or a deadline that has passed.
-    pub fn look(&mut self, now: Instant) {
+    pub fn check_deadlines(&mut self, now: Instant) {
         let late = self.deadline.is_some_and(|deadline| deadline <= now);
         let reason = match self.ticket.is_cancelled() {
             true => FinishReason::Cancelled,
@@ -205,7 +205,7 @@ impl Job {
     }
 
     /// Tells the caller. Only once nothing of the request is left anywhere.
-    pub fn tell(self, receipt: ScrubReceipt) {
+    pub fn notify(self, receipt: ScrubReceipt) {
         let mut usage = Usage { prompt_tokens: self.ids.expose().len(), ..Usage::default() };
         let Self { id, trace, ids, values, items, width, truncated, timing, answer, failed, .. } = self;
         drop(ids);

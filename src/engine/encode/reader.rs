@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 
-use super::job::{Ask, Finish, Item, Job, Wanted};
+use super::job::{EncodeJob, EncodeMessage, Finish, Item, Wanted};
 use crate::clock::Clock;
 use crate::embed::{EmbedRequest, RerankRequest, TextPrompt};
-use crate::engine::message::Message;
-use crate::engine::readers::{Arrived, Tell};
+use crate::engine::message::WorkerMessage;
+use crate::engine::readers::{Arrived, Notify};
 use crate::engine::receipts::About;
 use crate::engine::status::Shared;
 use crate::engine::{inspect, intake};
@@ -52,12 +52,12 @@ pub struct Settings {
 }
 
 /// What reads texts, on several threads at once.
-pub struct Reader {
+pub struct EncodeReader {
     pub text: Option<Arc<Text>>,
     pub settings: Settings,
     pub shared: Arc<Shared>,
     pub clock: Arc<dyn Clock>,
-    pub worker: Sender<Message>,
+    pub worker: Sender<WorkerMessage>,
     /// Names the session in request ids.
     pub session: u64,
 }
@@ -70,9 +70,9 @@ struct Encoded {
     truncated: usize,
 }
 
-impl Reader {
+impl EncodeReader {
     /// Reads what a caller asks. A caller that is gone has dropped what it asked for, and hears nothing.
-    pub fn read(&self, ask: intake::IntakeMessage, arrived: Arrived) -> Tell {
+    pub fn read(&self, ask: intake::IntakeMessage, arrived: Arrived) -> Notify {
         match ask {
             intake::IntakeMessage::Texts(ask) => self.take(*ask, arrived),
             intake::IntakeMessage::Inspect(inspection) => {
@@ -92,7 +92,7 @@ impl Reader {
                     });
                 let (abouts, worker) = (abouts.collect(), self.worker.clone());
                 Box::new(move |proof| {
-                    let _ = worker.send(Message::Over(abouts, Some(proof)));
+                    let _ = worker.send(WorkerMessage::Over(abouts, Some(proof)));
                     let _ = answer.send(Err((0, error)));
                 })
             }
@@ -103,7 +103,7 @@ impl Reader {
                 drop(request);
                 let worker = self.worker.clone();
                 Box::new(move |proof| {
-                    let _ = worker.send(Message::Over(vec![about], Some(proof)));
+                    let _ = worker.send(WorkerMessage::Over(vec![about], Some(proof)));
                     let _ = answer.send(Err(error));
                 })
             }
@@ -118,8 +118,8 @@ impl Reader {
         }
     }
 
-    fn take(&self, ask: Ask, arrived: Arrived) -> Tell {
-        let Ask { wanted, trace, ticket, answer } = ask;
+    fn take(&self, ask: EncodeMessage, arrived: Arrived) -> Notify {
+        let EncodeMessage { wanted, trace, ticket, answer } = ask;
         let Arrived { at: accepted, began, first, room, .. } = arrived;
         let common = wanted.common();
         let nonce = common.nonce;
@@ -137,7 +137,7 @@ impl Reader {
                 trace.accepted(id, ids.expose().len(), 0);
                 let mut values = Secret::<[f32]>::default();
                 values.refill(std::iter::repeat_n(0.0, finish.rows(items.len(), ids.expose().len()) * width));
-                let job = Job {
+                let job = EncodeJob {
                     id,
                     trace,
                     ticket,
@@ -159,7 +159,7 @@ impl Reader {
                 };
                 let (job, worker) = (Box::new(job), self.worker.clone());
                 Box::new(move |proof| {
-                    let _ = worker.send(Message::Texts(job, proof));
+                    let _ = worker.send(WorkerMessage::Texts(job, proof));
                 })
             }
             Err(error) => {
@@ -169,7 +169,7 @@ impl Reader {
                 }
                 let worker = self.worker.clone();
                 Box::new(move |proof| {
-                    let _ = worker.send(Message::Over(vec![about], Some(proof)));
+                    let _ = worker.send(WorkerMessage::Over(vec![about], Some(proof)));
                     let _ = answer.send(Err(error)); // the caller tells of it
                 })
             }
@@ -188,7 +188,7 @@ impl Reader {
         catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| {
             let reason = crate::PoisonReason::Panic;
             self.shared.poison.set(reason);
-            let _ = self.worker.send(Message::Poison);
+            let _ = self.worker.send(WorkerMessage::Poison);
             Err(Error::Poisoned(reason))
         })
     }

@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, TryRecvError};
 
-use super::job::{Finish, Job};
+use super::job::{EncodeJob, Finish};
 use crate::backend::{Backend, Pooling};
-use crate::engine::message::Message;
+use crate::engine::message::WorkerMessage;
 use crate::engine::plan::{Rows, StepPlan};
 use crate::engine::receipts::About;
 use crate::engine::scheduler::Key;
@@ -24,7 +24,7 @@ use crate::privacy::receipt::{DeviceReceipt, ScrubReceipt};
 const MODEL: usize = HOST + 1;
 
 /// Everything that the thread owns.
-pub struct Worker<B: Backend> {
+pub struct EncodeWorker<B: Backend> {
     shell: Shell,
     backend: B,
     encoder: Encoder<B>,
@@ -41,7 +41,7 @@ pub struct Worker<B: Backend> {
     /// All blocks, in order: a step takes the first ones.
     table: Vec<u32>,
     /// Requests in the order in which they take texts into the next step.
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<EncodeJob>,
     ledger: Ledger,
     /// What is not covered of the texts' way to ids.
     pub text_gap: Option<NotCovered>,
@@ -49,7 +49,7 @@ pub struct Worker<B: Backend> {
     pub faults: crate::testing::taps::Faults,
 }
 
-impl<B: Backend> Worker<B> {
+impl<B: Backend> EncodeWorker<B> {
     /// A worker with nothing to do yet.
     pub fn new((backend, encoder, pooling): (B, Encoder<B>, Pooling), limits: Limits, shell: Shell) -> Self {
         Self {
@@ -76,7 +76,7 @@ impl<B: Backend> Worker<B> {
     #[inline(never)]
     fn step(&mut self) {
         let now = self.shell.clock.now();
-        self.jobs.iter_mut().for_each(|job| job.look(now));
+        self.jobs.iter_mut().for_each(|job| job.check_deadlines(now));
         self.pack();
         if !self.places.is_empty() {
             self.forward();
@@ -161,12 +161,12 @@ impl<B: Backend> Worker<B> {
 
     /// Overwrites all that the requests which are over left anywhere, and tells their callers.
     fn finish(&mut self) {
-        if !self.jobs.iter().any(Job::is_over) {
+        if !self.jobs.iter().any(EncodeJob::is_over) {
             return;
         }
         let began = self.shell.clock.now();
         let (mut over, going) =
-            std::mem::take(&mut self.jobs).into_iter().partition::<Vec<_>, _>(Job::is_over);
+            std::mem::take(&mut self.jobs).into_iter().partition::<Vec<_>, _>(EncodeJob::is_over);
         self.jobs = going.into();
         let before = self.ledger.accounts;
         self.scrub_steps();
@@ -179,7 +179,7 @@ impl<B: Backend> Worker<B> {
             job.timing.first_token = total;
             job.timing.total = total;
             job.timing.scrub = took;
-            self.tell_scrubbed(job);
+            self.notify_scrubbed(job);
         }
     }
 
@@ -196,8 +196,8 @@ impl<B: Backend> Worker<B> {
     }
 }
 
-impl<B: Backend> Work for Worker<B> {
-    type Request = Job;
+impl<B: Backend> Work for EncodeWorker<B> {
+    type Request = EncodeJob;
 
     fn shell(&self) -> &Shell {
         &self.shell
@@ -211,20 +211,20 @@ impl<B: Backend> Work for Worker<B> {
         &mut self.ledger
     }
 
-    fn next(&mut self, messages: &Receiver<Message>) -> Option<Message> {
+    fn next(&mut self, messages: &Receiver<WorkerMessage>) -> Option<WorkerMessage> {
         if self.jobs.is_empty() {
-            return Some(messages.recv().unwrap_or(Message::Close));
+            return Some(messages.recv().unwrap_or(WorkerMessage::Close));
         }
         match messages.try_recv() {
             Ok(message) => Some(message),
             Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Disconnected) => Some(Message::Close),
+            Err(TryRecvError::Disconnected) => Some(WorkerMessage::Close),
         }
     }
 
-    fn take(&mut self, message: Message) {
+    fn take(&mut self, message: WorkerMessage) {
         match message {
-            Message::Texts(mut job, proof) => {
+            WorkerMessage::Texts(mut job, proof) => {
                 job.accounts = self.enter(Some(&proof));
                 if let Some(reason) = self.shell.shared.poison.reason() {
                     job.failed = Some(Error::Poisoned(reason));
@@ -232,10 +232,13 @@ impl<B: Backend> Work for Worker<B> {
                 self.jobs.push_back(*job);
             }
             // looked at before each step; of grammars and conversations there are none
-            Message::Wake | Message::Looked | Message::Forgotten(..) => {}
+            WorkerMessage::Wake | WorkerMessage::MasksFinished | WorkerMessage::Forgotten(..) => {}
             // the reader refuses the one; the others are the shell's
-            Message::Accept(..) => {}
-            Message::Over(..) | Message::Forget(..) | Message::Poison | Message::Close => {}
+            WorkerMessage::Accept(..) => {}
+            WorkerMessage::Over(..)
+            | WorkerMessage::Forget(..)
+            | WorkerMessage::Poison
+            | WorkerMessage::Close => {}
         }
     }
 
@@ -270,7 +273,7 @@ impl<B: Backend> Work for Worker<B> {
         self.backend.protection().1.into_iter().chain(self.text_gap.clone()).collect()
     }
 
-    fn give_up(&mut self) -> Vec<Job> {
+    fn give_up(&mut self) -> Vec<EncodeJob> {
         let proof = self.backend.scrub_all();
         self.ledger.scrubbed(MODEL, 1, proof.as_ref());
         self.scrub_steps();
@@ -293,7 +296,7 @@ impl<B: Backend> Work for Worker<B> {
     }
 }
 
-impl Answer for Job {
+impl Answer for EncodeJob {
     fn accounts(&mut self) -> &mut Accounts {
         &mut self.accounts
     }
@@ -303,10 +306,10 @@ impl Answer for Job {
     }
 
     fn about(&mut self) -> About {
-        Job::about(self)
+        EncodeJob::about(self)
     }
 
-    fn tell(self, receipt: ScrubReceipt) {
-        Job::tell(self, receipt);
+    fn notify(self, receipt: ScrubReceipt) {
+        EncodeJob::notify(self, receipt);
     }
 }

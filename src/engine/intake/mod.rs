@@ -18,8 +18,8 @@ use std::sync::mpsc::{Sender, SyncSender};
 use self::prepare::Place;
 use super::inspect::Inspection;
 use super::mailbox::Outbox;
-use super::message::{Message, Prepared};
-use super::readers::{Arrived, Lane, Tell};
+use super::message::{Prepared, WorkerMessage};
+use super::readers::{Arrived, Lane, Notify};
 use super::receipts::About;
 use super::status::Shared;
 use crate::chat::{self, Templates, ToolCallParser};
@@ -69,7 +69,7 @@ pub enum IntakeMessage {
     /// Ids or text, of which nothing is computed.
     Inspect(Box<Inspection>),
     /// Texts to embed or to score.
-    Texts(Box<super::encode::job::Ask>),
+    Texts(Box<super::encode::job::EncodeMessage>),
     /// Nothing: what requests of this lane are made of is read once, and dropped. See [`super::readers::Readers::rehearse`].
     Rehearse(Lane, SyncSender<()>),
 }
@@ -115,14 +115,14 @@ pub struct Intake {
     pub longest_token: usize,
     pub shared: Arc<Shared>,
     pub clock: Arc<dyn Clock>,
-    pub worker: Sender<Message>,
+    pub worker: Sender<WorkerMessage>,
     /// Names the session in request ids.
     pub session: u64,
 }
 
 impl Intake {
     /// Reads what a caller asks. A caller that is gone has dropped what it asked for, and hears nothing.
-    pub fn read(&self, ask: IntakeMessage, arrived: Arrived) -> Tell {
+    pub fn read(&self, ask: IntakeMessage, arrived: Arrived) -> Notify {
         let worker = self.worker.clone();
         match ask {
             IntakeMessage::Submit(requests, answer) => self.submit(requests, arrived, answer),
@@ -136,7 +136,7 @@ impl Intake {
                     Err(error) => About::refused(subject, nonce, arrived.began, error.kind()),
                 };
                 Box::new(move |proof| {
-                    let _ = worker.send(Message::Over(vec![about], Some(proof)));
+                    let _ = worker.send(WorkerMessage::Over(vec![about], Some(proof)));
                     let _ = answer.send(ids);
                 })
             }
@@ -156,7 +156,7 @@ impl Intake {
                 drop(ask.wanted);
                 let about = About::refused(subject, nonce, arrived.began, error.kind());
                 Box::new(move |proof| {
-                    let _ = worker.send(Message::Over(vec![about], Some(proof)));
+                    let _ = worker.send(WorkerMessage::Over(vec![about], Some(proof)));
                     let _ = answer.send(Err(error));
                 })
             }
@@ -185,7 +185,7 @@ impl Intake {
         requests: Vec<(Request, Outbox, Trace)>,
         arrived: Arrived,
         answer: SyncSender<std::result::Result<(), (usize, Error)>>,
-    ) -> Tell {
+    ) -> Notify {
         let (count, worker) = (requests.len(), self.worker.clone());
         let mut prepared = Vec::with_capacity(count);
         let (began, has_room) = (arrived.began, arrived.room.is_ok());
@@ -224,7 +224,7 @@ impl Intake {
                 job.trace.accepted(job.id, job.usage.prompt_tokens, sequence.sampling.seed);
             }
             return Box::new(move |proof| {
-                let _ = worker.send(Message::Accept(prepared, proof));
+                let _ = worker.send(WorkerMessage::Accept(prepared, proof));
                 let _ = answer.send(Ok(()));
             });
         };
@@ -238,7 +238,7 @@ impl Intake {
             self.shared.requests.fetch_sub(count, Ordering::SeqCst);
         }
         Box::new(move |proof| {
-            let _ = worker.send(Message::Over(abouts, Some(proof)));
+            let _ = worker.send(WorkerMessage::Over(abouts, Some(proof)));
             let _ = answer.send(Err(refusal));
         })
     }
@@ -251,7 +251,7 @@ impl Intake {
         catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| {
             let reason = crate::PoisonReason::Panic;
             self.shared.poison.set(reason);
-            let _ = self.worker.send(Message::Poison);
+            let _ = self.worker.send(WorkerMessage::Poison);
             Err(Error::Poisoned(reason))
         })
     }

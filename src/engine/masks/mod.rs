@@ -18,8 +18,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use self::queue::{Look, Queue};
-use super::message::Message;
+use self::queue::{MaskJob, Queue};
+use super::message::WorkerMessage;
 use super::readers::Lane;
 use super::scheduler::Id;
 use crate::error::{Error, Result};
@@ -32,7 +32,7 @@ const THREADS: [Lane; 3] = [Lane::Quick, Lane::Quick, Lane::Slow];
 
 /// A guide that has looked.
 #[derive(Debug)]
-pub struct Looked {
+pub struct FinishedMask {
     pub id: Id,
     pub guide: Box<GrammarState>,
     pub result: Result<()>,
@@ -50,7 +50,7 @@ impl Masks {
     ///
     /// # Errors
     /// The system refuses a thread.
-    pub fn start(worker: Sender<Message>) -> Result<Self> {
+    pub fn start(worker: Sender<WorkerMessage>) -> Result<Self> {
         let (work, there) = (Condvar::new(), Condvar::new());
         let queue = Arc::new(Queue { state: Mutex::default(), work, there, worker });
         let mut this = Self { queue, threads: Vec::new() };
@@ -67,18 +67,18 @@ impl Masks {
         let mut state = self.queue.lock();
         state.step += 1;
         state.missing = 0;
-        state.told = true; // the step ends with `looked`
+        state.told = true; // the step ends with `finished`
     }
 
     /// Has guides of sequences look, each with its request and its sequence. `awaited` where the step at hand could do with
     /// their masks.
-    pub fn look(&self, guides: impl IntoIterator<Item = (Id, Id, Box<GrammarState>)>, awaited: bool) {
+    pub fn start_masks(&self, guides: impl IntoIterator<Item = (Id, Id, Box<GrammarState>)>, awaited: bool) {
         let mut state = self.queue.lock();
         let step = awaited.then_some(state.step);
         for (request, id, guide) in guides {
             state.missing += usize::from(awaited);
             let lane = guide.lane();
-            state.ticket(request).waiting[lane as usize].push_back(Look { id, guide, step });
+            state.ticket(request).waiting[lane as usize].push_back(MaskJob { id, guide, step });
             state.take_place(request, lane);
         }
         drop(state);
@@ -93,10 +93,10 @@ impl Masks {
     }
 
     /// The guides that have looked.
-    pub fn looked(&self) -> Vec<Looked> {
+    pub fn finished(&self) -> Vec<FinishedMask> {
         let mut state = self.queue.lock();
         state.told = false;
-        state.requests.values_mut().flat_map(|ticket| std::mem::take(&mut ticket.looked)).collect()
+        state.requests.values_mut().flat_map(|ticket| std::mem::take(&mut ticket.finished)).collect()
     }
 
     /// The number of the step at hand.
@@ -114,19 +114,19 @@ impl Masks {
         self.queue.work.notify_all();
     }
 
-    /// Ends whatever is done for `request`. When nothing of it is left here, the worker is told: [`Message::Forgotten`].
+    /// Ends whatever is done for `request`. When nothing of it is left here, the worker is told: [`WorkerMessage::Forgotten`].
     pub fn forget(&self, request: Id) {
         let mut state = self.queue.lock();
         let ticket = state.ticket(request);
         ticket.ending = true;
         ticket.cancel.iter().for_each(|(_, look)| look.cancel());
         let waiting = ticket.waiting.iter_mut().flat_map(std::mem::take).map(|look| look.guide);
-        let looked = std::mem::take(&mut ticket.looked).into_iter().map(|looked| looked.guide);
-        for guide in waiting.collect::<Vec<_>>().into_iter().chain(looked) {
+        let finished = std::mem::take(&mut ticket.finished).into_iter().map(|finished| finished.guide);
+        for guide in waiting.collect::<Vec<_>>().into_iter().chain(finished) {
             state.give_up(request, guide);
         }
         if state.gone() == Some(request) {
-            self.queue.tell(&mut state, request);
+            self.queue.notify(&mut state, request);
         }
         drop(state);
         self.queue.work.notify_all();

@@ -5,8 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::Sender;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::{GrammarState, Looked};
-use crate::engine::message::Message;
+use super::{FinishedMask, GrammarState};
+use crate::engine::message::WorkerMessage;
 use crate::engine::readers::Lane;
 use crate::engine::scheduler::Id;
 use crate::grammar::{CancellationHandle, GrammarReason};
@@ -19,7 +19,7 @@ pub(super) struct Queue {
     pub(super) work: Condvar,
     /// All that the step waits for is there.
     pub(super) there: Condvar,
-    pub(super) worker: Sender<Message>,
+    pub(super) worker: Sender<WorkerMessage>,
 }
 
 #[derive(Debug, Default)]
@@ -38,11 +38,11 @@ pub(super) struct State {
 /// What the threads have of a request.
 #[derive(Debug, Default)]
 pub(super) struct Ticket {
-    pub(super) waiting: [VecDeque<Look>; 2],
+    pub(super) waiting: [VecDeque<MaskJob>; 2],
     /// Guides that nobody needs any more.
     #[expect(clippy::vec_box, reason = "they come as boxes, and go without being copied")]
     spent: [Vec<Box<GrammarState>>; 2],
-    pub(super) looked: Vec<Looked>,
+    pub(super) finished: Vec<FinishedMask>,
     /// What ends the looks in progress; and how many there are, drops included.
     pub(super) cancel: Vec<(Id, CancellationHandle)>,
     running: usize,
@@ -55,7 +55,7 @@ pub(super) struct Ticket {
 
 /// A guide that is to look.
 #[derive(Debug)]
-pub(super) struct Look {
+pub(super) struct MaskJob {
     pub(super) id: Id,
     pub(super) guide: Box<GrammarState>,
     /// The step that could do with its mask.
@@ -65,7 +65,7 @@ pub(super) struct Look {
 /// What a thread does next.
 enum Work {
     /// With the number of the step at hand.
-    Look(Id, Look, u64),
+    Mask(Id, MaskJob, u64),
     #[expect(clippy::vec_box, reason = "as above")]
     Drop(Id, Vec<Box<GrammarState>>),
     /// Overwrite its stack: a request ends that was on it.
@@ -130,7 +130,7 @@ impl State {
             ticket.touched |= bit;
             let Some(look) = look else { return Some(Work::Drop(request, spent)) };
             ticket.cancel.extend(look.guide.matcher.canceller().map(|cancel| (look.id, cancel)));
-            return Some(Work::Look(request, look, self.step));
+            return Some(Work::Mask(request, look, self.step));
         }
         None
     }
@@ -184,12 +184,13 @@ impl Queue {
     #[inline(never)]
     fn work(&self, work: Work) -> Option<Id> {
         match work {
-            Work::Look(request, Look { id, mut guide, step }, now) => {
-                let result = catch_unwind(AssertUnwindSafe(|| guide.look(now))).unwrap_or_else(|_| {
-                    let _ = self.worker.send(Message::Poison); // a worker that is gone has nothing left
-                    Err(GrammarReason::Failed.into())
-                });
-                self.put_back(request, Looked { id, guide, result }, step);
+            Work::Mask(request, MaskJob { id, mut guide, step }, now) => {
+                let result =
+                    catch_unwind(AssertUnwindSafe(|| guide.compute_mask(now))).unwrap_or_else(|_| {
+                        let _ = self.worker.send(WorkerMessage::Poison); // a worker that is gone has nothing left
+                        Err(GrammarReason::Failed.into())
+                    });
+                self.put_back(request, FinishedMask { id, guide, result }, step);
                 Some(request)
             }
             Work::Drop(request, guides) => {
@@ -208,22 +209,22 @@ impl Queue {
             state.cleaned(1 << place, proof);
         }
         while let Some(request) = state.gone() {
-            self.tell(state, request);
+            self.notify(state, request);
         }
         if state.requests.values().any(Ticket::is_gone) {
             self.work.notify_all(); // threads that have it on their stacks
         }
     }
 
-    fn put_back(&self, request: Id, looked: Looked, step: Option<u64>) {
+    fn put_back(&self, request: Id, finished: FinishedMask, step: Option<u64>) {
         let mut state = self.lock();
         let ticket = state.ticket(request);
-        ticket.cancel.retain(|(id, _)| *id != looked.id);
+        ticket.cancel.retain(|(id, _)| *id != finished.id);
         if ticket.ending {
-            state.give_up(request, looked.guide);
+            state.give_up(request, finished.guide);
             return self.work.notify_all();
         }
-        ticket.looked.push(looked);
+        ticket.finished.push(finished);
         if step == Some(state.step) {
             state.missing = state.missing.saturating_sub(1);
             if state.missing == 0 {
@@ -231,13 +232,13 @@ impl Queue {
             }
         }
         if !std::mem::replace(&mut state.told, true) {
-            let _ = self.worker.send(Message::Looked); // as above
+            let _ = self.worker.send(WorkerMessage::MasksFinished); // as above
         }
     }
 
     /// Tells the worker that nothing of a request is left.
-    pub(super) fn tell(&self, state: &mut State, request: Id) {
+    pub(super) fn notify(&self, state: &mut State, request: Id) {
         let proof = state.requests.remove(&request).and_then(|ticket| ticket.proof);
-        let _ = self.worker.send(Message::Forgotten(request, proof)); // as above
+        let _ = self.worker.send(WorkerMessage::Forgotten(request, proof)); // as above
     }
 }

@@ -115,20 +115,20 @@ impl GrammarState {
     ///
     /// # Errors
     /// Returns the errors of [`Matcher::accept`] and [`Matcher::mask`].
-    pub fn look(&mut self, step: u64) -> Result<()> {
+    pub fn compute_mask(&mut self, step: u64) -> Result<()> {
         if self.fresh {
             return Ok(());
         }
         #[cfg(feature = "testing")]
         self.pass();
         let began = thread::cpu_time();
-        let looked = self.take_pending().and_then(|()| match self.is_over() {
+        let finished = self.take_pending().and_then(|()| match self.is_over() {
             true => Ok(()),
             false => self.matcher.mask(&mut self.mask),
         });
-        self.fresh = looked.is_ok();
+        self.fresh = finished.is_ok();
         self.pace.note_mask(thread::cpu_time().saturating_sub(began), step);
-        looked
+        finished
     }
 
     #[cfg(feature = "testing")]

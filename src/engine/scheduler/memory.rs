@@ -6,7 +6,7 @@ use crate::model::decoder::blocks_for;
 
 /// Blocks that outlive a request.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(super) struct CachedPrefix {
     pub(super) table: Vec<u32>,
     /// Positions in the table that hold keys and values.
     pub(super) cached: usize,
@@ -82,7 +82,7 @@ impl Scheduler {
 
     /// From now on something is kept under `key`.
     pub fn keep(&mut self, key: Key, public: bool) {
-        self.kept.entry(key).or_insert(Kept { public, used: self.clock, ..Kept::default() });
+        self.kept.entry(key).or_insert(CachedPrefix { public, used: self.clock, ..CachedPrefix::default() });
     }
 
     /// Nothing is kept under `key` any more: blocks that nobody else holds are scrubbed.
@@ -151,7 +151,7 @@ impl Scheduler {
 
     /// Takes the blocks of what was not used for longest; false if that frees none.
     pub(super) fn evict(&mut self, store: &mut impl Store) -> bool {
-        let idle = |kept: &&Kept| kept.table.iter().any(|&block| !self.pool.is_shared(block));
+        let idle = |kept: &&CachedPrefix| kept.table.iter().any(|&block| !self.pool.is_shared(block));
         let oldest =
             self.kept.iter().filter(|(_, kept)| idle(kept)).min_by_key(|(key, kept)| (kept.used, **key));
         let Some((&key, _)) = oldest else { return false };

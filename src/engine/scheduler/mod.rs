@@ -30,7 +30,7 @@ mod simulator;
 
 use std::collections::{BTreeSet, HashMap};
 
-use self::memory::Kept;
+use self::memory::CachedPrefix;
 use crate::backend::BLOCK;
 use crate::memory::Scrubbed;
 use crate::memory::blocks::BlockPool;
@@ -63,7 +63,7 @@ pub struct Scheduler {
     /// In order of rank.
     running: Vec<Rank>,
     waiting: BTreeSet<Rank>,
-    kept: HashMap<Key, Kept>,
+    kept: HashMap<Key, CachedPrefix>,
     /// How many sequences each owner has here.
     owners: HashMap<Owner, usize>,
     /// Tokens computed so far.
@@ -180,7 +180,7 @@ impl Scheduler {
     }
 
     /// How many tokens a sequence would like to guess at in a step.
-    pub fn wish_drafts(&mut self, id: Id, drafts: usize) {
+    pub fn request_drafts(&mut self, id: Id, drafts: usize) {
         self.entry_mut(id).drafts = drafts;
     }
 

@@ -164,7 +164,7 @@ impl Simulation {
         let arrival = Arrival { clock, handicap, known: prompt as usize, outputs_from, prefix, owner };
         self.scheduler.arrive(self.ids, arrival);
         if self.random.below(2) == 0 {
-            self.scheduler.wish_drafts(self.ids, 4);
+            self.scheduler.request_drafts(self.ids, 4);
         }
         let forks = if self.random.below(4) == 0 { self.random.below(4) } else { 0 };
         let (prompt, most) = (prompt as usize, most as usize);
@@ -538,7 +538,7 @@ fn turns_beside(right: usize, other: Owner) -> Vec<Vec<ScheduledTokens>> {
                 known + 1 + accepted,
                 known + accepted,
             );
-            scheduler.wish_drafts(turn.id, if turn.id == 1 { 4 } else { 0 });
+            scheduler.request_drafts(turn.id, if turn.id == 1 { 4 } else { 0 });
             if turn.id == next {
                 left -= 1;
             }

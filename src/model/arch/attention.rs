@@ -35,7 +35,7 @@ pub(super) fn heads(json: &Json, family: &Family, hidden: usize) -> Result<Heads
         _ => None,
     };
     let head_dim = match latent {
-        Some(latent) => latent.rank + latent.turning,
+        Some(latent) => latent.rank + latent.rope_dim,
         None => head_dim(json, hidden, heads)?,
     };
     Ok(Heads { heads, kv_heads, head_dim, latent })
@@ -66,14 +66,14 @@ fn latent(json: &Json, heads: usize) -> Result<LatentShape> {
     let shape = LatentShape {
         q_rank: json.size("q_lora_rank", MAX_WIDTH)?,
         rank: in_blocks("kv_lora_rank")?,
-        still: size("qk_nope_head_dim")?,
-        turning: size("qk_rope_head_dim")?,
+        nope_dim: size("qk_nope_head_dim")?,
+        rope_dim: size("qk_rope_head_dim")?,
         value: in_blocks("v_head_dim")?,
     };
-    if !shape.turning.is_multiple_of(2) {
+    if !shape.rope_dim.is_multiple_of(2) {
         return Err(json.wrong("qk_rope_head_dim", "even"));
     }
-    let widest = (shape.rank + shape.turning).max(shape.still + shape.turning).max(shape.value);
+    let widest = (shape.rank + shape.rope_dim).max(shape.nope_dim + shape.rope_dim).max(shape.value);
     if heads * widest > MAX_WIDTH {
         let expected = format!("so that all heads have at most {MAX_WIDTH} values");
         return Err(json.wrong("num_attention_heads", expected));

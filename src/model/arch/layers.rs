@@ -14,10 +14,10 @@ pub(super) struct Layers {
     pub(super) mixture: Option<Moe>,
 }
 
-/// `turning`: how many values of a head may turn.
-pub(super) fn layers(json: &Json, family: &Family, layers: usize, turning: usize) -> Result<Layers> {
+/// `rope_dim`: how many values of a head may turn.
+pub(super) fn layers(json: &Json, family: &Family, layers: usize, rope_dim: usize) -> Result<Layers> {
     let windows = windows(json, family, layers)?;
-    let (ropes, of_layers) = rope::of_layers(json, (family.partial, family.theta), turning, &windows)?;
+    let (ropes, of_layers) = rope::of_layers(json, (family.partial, family.theta), rope_dim, &windows)?;
     let rotates = rotates(json, family, &windows)?;
     let mixture = family.mixture.as_ref().map(|row| mixture(json, row)).transpose()?;
     let of_experts = match &family.mixture {

@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::weights::json::Json;
 
 pub use self::shapes::{
-    ClassifierShape, HeadNormShape, LatentShape, LayerShape, LookupShape, Moe, NormShape,
+    ClassifierShape, HeadNormShape, LatentShape, LayerShape, Moe, NormShape, PositionTypeShape,
 };
 pub use super::families::NormPlacement;
 
@@ -63,7 +63,7 @@ pub struct Arch {
     /// Whether rows see what is behind them only.
     pub causal: bool,
     /// The table that is added to embeddings.
-    pub lookup: Option<LookupShape>,
+    pub position_type: Option<PositionTypeShape>,
     /// Buckets of distances, which add to scores.
     pub buckets: Option<usize>,
     /// Norms of the residual stream.
@@ -148,11 +148,11 @@ impl Arch {
         let hidden = json.required_size("hidden_size", MAX_WIDTH)?;
         let layers = json.required_size("num_hidden_layers", MAX_LAYERS)?;
         let Heads { heads, kv_heads, head_dim, latent } = attention::heads(json, family, hidden)?;
-        let turning = latent.map_or(head_dim, |latent| latent.turning);
-        let Layers { shapes, ropes, mixture } = layers::layers(json, family, layers, turning)?;
+        let rope_dim = latent.map_or(head_dim, |latent| latent.rope_dim);
+        let Layers { shapes, ropes, mixture } = layers::layers(json, family, layers, rope_dim)?;
         let place = place(json, family)?;
         let causal = attention::causal(json, family)?;
-        let (context, lookup) = positions::positions(json, family)?;
+        let (context, position_type) = positions::positions(json, family)?;
         Ok(Self {
             family: *family,
             hidden,
@@ -169,7 +169,7 @@ impl Arch {
             vocab: json.required_size("vocab_size", MAX_VOCAB)?,
             context,
             causal,
-            lookup,
+            position_type,
             buckets: positions::buckets(json, family)?,
             norm: norm(json, family)?,
             place,

@@ -22,8 +22,8 @@ pub(super) fn attention(
 ) -> Result<f32> {
     Ok(match family.scale {
         Scale::HeadDim => match latent {
-            Some(LatentShape { still, turning, .. }) => {
-                ((still + turning) as f32).sqrt().recip() * rope::scores_scale(json)?
+            Some(LatentShape { nope_dim, rope_dim, .. }) => {
+                ((nope_dim + rope_dim) as f32).sqrt().recip() * rope::scores_scale(json)?
             }
             None => (head_dim as f32).sqrt().recip(),
         },

@@ -24,9 +24,9 @@ pub struct LatentShape {
     /// Numbers in the latent of keys and values.
     pub rank: usize,
     /// Values of a head's query that do not turn.
-    pub still: usize,
+    pub nope_dim: usize,
     /// And those that do.
-    pub turning: usize,
+    pub rope_dim: usize,
     /// Numbers in a head's value.
     pub value: usize,
 }
@@ -79,7 +79,7 @@ pub struct Moe {
 
 /// The tables that are added to embeddings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LookupShape {
+pub struct PositionTypeShape {
     /// Rows before that of the first position.
     pub skipped: usize,
     /// Positions; none where that table is not there.

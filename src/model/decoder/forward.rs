@@ -3,7 +3,7 @@
 use super::plan::Buffers;
 use super::{Decoder, FeedForward, Forms, Layer, Mlp};
 use crate::backend::{
-    Attention, AttentionBias, Backend, Batch, Buf, Cap, EmbedBy, Fence, Norm, NormKind, OperandType,
+    Attention, AttentionBias, Backend, Batch, Buf, Cap, EmbedBy, Fence, GateUp, Norm, NormKind, OperandType,
     Pointwise, Projection, Span,
 };
 use crate::model::arch::{HeadNormShape, NormPlacement};
@@ -53,7 +53,7 @@ impl<B: Backend> Decoder<B> {
         let x = self.buffers.x;
         backend.embed(batch, EmbedBy::Token, &self.embed, self.arch.embed_scale, false, x);
         self.adapt_embeddings(backend, batch);
-        if let Some(table) = &self.lookup {
+        if let Some(table) = &self.position_type {
             backend.embed(batch, EmbedBy::PositionType, table, 1.0, true, x);
         }
         if let Some(norm) = &self.embed_norm {
@@ -132,7 +132,8 @@ impl<B: Backend> Decoder<B> {
             scale: arch.attention_scale,
             softcap: arch.softcap,
         };
-        let biases = AttentionBias { sinks: layer.sinks.as_ref(), distances: self.distances.as_ref() };
+        let biases =
+            AttentionBias { sinks: layer.sinks.as_ref(), relative_bias: self.relative_bias.as_ref() };
         match &layer.latent {
             None => {
                 let att = att.of(layer.forms.o);
@@ -157,8 +158,8 @@ impl<B: Backend> Decoder<B> {
     ) {
         let (Buffers { q, k, v, .. }, rows) = (self.buffers, batch.ids.len());
         let buffers = self.buffers.latent.expect("planned with the shape");
-        let LatentBuffers { queries, turning, .. } = buffers;
-        let (of_key, of_latent) = (layer.k.to(turning), layer.v.to(v));
+        let LatentBuffers { queries, k_rope, .. } = buffers;
+        let (of_key, of_latent) = (layer.k.to(k_rope), layer.v.to(v));
         let asked = match (&latent.q_latent, buffers.q_latent) {
             (Some((down, norm)), Some([low, operand])) => {
                 let operand = operand.of(layer.forms.q);
@@ -172,12 +173,12 @@ impl<B: Backend> Decoder<B> {
                 xb
             }
         };
-        for (site, x, buf) in [(Site::Q, asked, queries), (Site::K, xb, turning), (Site::V, xb, v)] {
+        for (site, x, buf) in [(Site::Q, asked, queries), (Site::K, xb, k_rope), (Site::V, xb, v)] {
             self.adapt(backend, batch.spans, layer, site, (x, buf), 1.0);
         }
         backend.norm(rows, v, &latent.norm, v.cols, v);
-        backend.concat(rows, [turning, v], k);
-        let pieces = buffers.pieces.narrow(latent.shape.still).of(latent.absorb_k_form);
+        backend.concat(rows, [k_rope, v], k);
+        let pieces = buffers.pieces.narrow(latent.shape.nope_dim).of(latent.absorb_k_form);
         backend.per_head_linear(rows, queries, self.arch.heads, &latent.absorb_k, pieces, q);
     }
 
@@ -255,7 +256,8 @@ impl<B: Backend> Decoder<B> {
     /// The first products of an MLP.
     pub(super) fn inner(&self, backend: &mut B, rows: usize, x: Buf, mlp: &Mlp<B::Weight>, out: Buf) {
         let products = self.buffers.products.map(|products| products.map(|buf| buf.narrow(out.cols)));
-        backend.gated(rows, x, self.arch.activation, mlp.gate.as_ref(), &mlp.up, products, out);
+        let mlp = GateUp { activation: self.arch.activation, gate: mlp.gate.as_ref(), up: &mlp.up };
+        backend.gated(rows, x, mlp, products, out);
     }
 
     /// Adds a branch to the residual stream: `from` through its last matrix.

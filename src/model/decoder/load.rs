@@ -1,11 +1,12 @@
 //! Weights on their way from a checkpoint to a backend.
 
 use super::{Decoder, FeedForward, Forms, Layer, Mlp, Plan};
-use crate::backend::{BLOCK, Backend, Linear, Norm, OperandType, Quantize, Rope};
+use crate::backend::{BLOCK, Backend, Linear, Norm, OperandType, Quantize, RopeTable};
 use crate::error::Result;
 use crate::model::arch::{Arch, LayerShape, NormPlacement};
 use crate::model::weights::{
-    Additions, FeedWeights, LayerWeights, LinearWeights, LookupWeights, MlpWeights, NormWeights, Weights,
+    Additions, FeedWeights, LayerWeights, LinearWeights, MlpWeights, NormWeights, PositionTypeWeights,
+    Weights,
 };
 use crate::weights::Tensor;
 
@@ -24,10 +25,10 @@ impl<B: Backend> Decoder<B> {
     ) -> Result<Self> {
         let mut loader = Loader { backend, loaded: &mut loaded, arch: &arch, quantize };
         let embed = loader.matrix(&weights.embed, for_tables(quantize))?;
-        let lookup = loader.lookup(&weights.lookup)?;
-        let embed_norm = weights.lookup.norm.as_ref().map(|norm| loader.norm(norm)).transpose()?;
-        let distances = match &weights.distances {
-            Some(buckets) => Some(loader.distances(buckets, plan.context)?),
+        let position_type = loader.position_type(&weights.position_type)?;
+        let embed_norm = weights.position_type.norm.as_ref().map(|norm| loader.norm(norm)).transpose()?;
+        let relative_bias = match &weights.relative_bias {
+            Some(buckets) => Some(loader.relative_bias(buckets, plan.context)?),
             None => None,
         };
         let norm = match &weights.norm {
@@ -44,7 +45,7 @@ impl<B: Backend> Decoder<B> {
         let layers = layers.collect::<Result<_>>()?;
         let ropes = arch.ropes.iter().map(|rope| {
             let table = backend.upload_table(rope.table(plan.context), rope.dims)?;
-            Ok(Rope { table, dims: rope.dims, interleaved: arch.interleaved })
+            Ok(RopeTable { table, dims: rope.dims, interleaved: arch.interleaved })
         });
         let ropes = ropes.collect::<Result<_>>()?;
         let head_form = backend.operand_type(&[head.as_ref().unwrap_or(&embed)]);
@@ -63,9 +64,9 @@ impl<B: Backend> Decoder<B> {
         let one_layer = plan.kv.shape.layers == 1;
         Ok(Self {
             embed,
-            lookup,
+            position_type,
             embed_norm,
-            distances,
+            relative_bias,
             layers,
             norm,
             head,
@@ -113,9 +114,9 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     /// One table of both: (types * positions, hidden).
-    fn lookup(&mut self, weights: &LookupWeights) -> Result<Option<B::Weight>> {
+    fn position_type(&mut self, weights: &PositionTypeWeights) -> Result<Option<B::Weight>> {
         let mut table: Vec<f32> = Vec::new();
-        let LookupWeights { positions, types, .. } = weights;
+        let PositionTypeWeights { positions, types, .. } = weights;
         let mut values = |tensor: &Option<Tensor>| match tensor {
             Some(tensor) => {
                 (self.loaded)(tensor.bytes());
@@ -138,7 +139,7 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     /// What each head adds by distance, for texts of up to `context` tokens.
-    fn distances(&mut self, buckets: &Tensor, context: usize) -> Result<B::Weight> {
+    fn relative_bias(&mut self, buckets: &Tensor, context: usize) -> Result<B::Weight> {
         let values = buckets.finite_values()?;
         (self.loaded)(buckets.bytes());
         let (heads, count) = (self.arch.heads, buckets.shape[0]);

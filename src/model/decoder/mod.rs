@@ -33,11 +33,11 @@ mod plan;
 use self::lora::LowRank;
 use self::moe::Moe;
 use self::plan::Buffers;
-use super::arch::{Arch, LayerShape, LookupShape};
+use super::arch::{Arch, LayerShape, PositionTypeShape};
 use super::latent::Latent;
 use super::weights::Site;
 use crate::backend::sample_batch::SampleBatch;
-use crate::backend::{Backend, Buf, Fence, Linear, Mask, Norm, OperandType, Rope};
+use crate::backend::{Backend, Buf, Fence, Linear, Mask, Norm, OperandType, RopeTable};
 
 pub(super) use self::load::Loader;
 pub use self::load::for_tables;
@@ -50,15 +50,15 @@ pub struct Decoder<B: Backend> {
     arch: Arch,
     embed: B::Weight,
     /// What is added to embeddings: see [`Decoder::position_type`].
-    lookup: Option<B::Weight>,
+    position_type: Option<B::Weight>,
     embed_norm: Option<Norm<B::Weight>>,
     /// (heads, 2 * reach): [`crate::backend::AttentionBias`].
-    distances: Option<B::Weight>,
+    relative_bias: Option<B::Weight>,
     layers: Vec<Layer<B::Weight>>,
     norm: Norm<B::Weight>,
     head: Option<B::Weight>,
     head_bias: Option<B::Weight>,
-    ropes: Vec<Rope<B::Weight>>,
+    ropes: Vec<RopeTable<B::Weight>>,
     /// What reads the last operand.
     head_form: OperandType,
     /// What adapters add to embeddings: the first matrix is a table.
@@ -79,7 +79,7 @@ impl<B: Backend> Decoder<B> {
     /// What is added to the embedding of a token at `position` in a `part` of a pair of texts: a row of a table that the
     /// checkpoint has in two.
     pub fn position_type(&self, position: usize, part: usize) -> u32 {
-        let Some(LookupShape { positions, types, .. }) = self.arch.lookup else { return 0 };
+        let Some(PositionTypeShape { positions, types, .. }) = self.arch.position_type else { return 0 };
         let part = part.min(types.unwrap_or(1) - 1);
         positions.map_or(part, |positions| part * positions + position) as u32
     }
@@ -95,8 +95,8 @@ impl<B: Backend> Decoder<B> {
     }
 
     /// Has the device answer questions about the logits of a step.
-    pub fn sample_on_device(&self, backend: &mut B, fence: &Fence, questions: &mut SampleBatch) {
-        backend.sample_on_device(fence, self.buffers.logits, questions);
+    pub fn sample_on_device(&self, backend: &mut B, fence: &Fence, queries: &mut SampleBatch) {
+        backend.sample_on_device(fence, self.buffers.logits, queries);
     }
 
     /// The embedding table.

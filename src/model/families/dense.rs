@@ -1,8 +1,8 @@
 //! Families of decoders with one MLP in each layer, and [`LLAMA`], from which all rows begin.
 
 use super::schema::{
-    Bias, Causal, Classifier, EmbedScale, Family, HeadNorm, HeadStep, Inner, KvHeads, LogitsScale, Lookup,
-    Names, NormPlacement, NormRow, Places, Qkv, RopeLayers, Scale, Window,
+    Bias, Causal, Classifier, EmbedScale, Family, HeadNorm, HeadStep, Inner, KvHeads, LogitsScale, Names,
+    NormPlacement, NormRow, Places, PositionTypeNames, Qkv, RopeLayers, Scale, Window,
 };
 use crate::backend::{Activation, NormKind, Pooling};
 use crate::error::Result;
@@ -23,8 +23,8 @@ pub(super) const LLAMA_NAMES: Names = Names {
     inner: Inner::Gated(["mlp.gate_proj", "mlp.up_proj"]),
     down: "mlp.down_proj",
     sinks: "",
-    distances: "",
-    lookup: Lookup { positions: "", behind_pad: false, types: "", norm: "" },
+    relative_bias: "",
+    position_type: PositionTypeNames { positions: "", behind_pad: false, types: "", norm: "" },
 };
 
 /// The branches' norms behind them.

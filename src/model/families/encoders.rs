@@ -2,14 +2,14 @@
 
 use super::dense::{LAYER_NORM, LLAMA, LLAMA_NAMES, RMS};
 use super::schema::{
-    Bias, Causal, Classifier, Family, HeadStep, Inner, Lookup, Names, NormPlacement, NormRow, Places, Qkv,
-    RopeLayers, Window,
+    Bias, Causal, Classifier, Family, HeadStep, Inner, Names, NormPlacement, NormRow, Places,
+    PositionTypeNames, Qkv, RopeLayers, Window,
 };
 use crate::backend::{Activation, Pooling};
 use crate::error::Result;
 use crate::weights::json::Json;
 
-const ABSOLUTE: Lookup = Lookup {
+const ABSOLUTE: PositionTypeNames = PositionTypeNames {
     positions: "bert.embeddings.position_embeddings",
     behind_pad: false,
     types: "bert.embeddings.token_type_embeddings",
@@ -33,7 +33,7 @@ const BERT: Family = Family {
         o: "attention.output.dense",
         inner: Inner::Plain("intermediate.dense"),
         down: "output.dense",
-        lookup: ABSOLUTE,
+        position_type: ABSOLUTE,
         ..LLAMA_NAMES
     },
     causal: Causal::Never,
@@ -68,7 +68,7 @@ const ROBERTA: Family = Family {
     names: Names {
         layers: "roberta.encoder.layer.",
         embed: "roberta.embeddings.word_embeddings",
-        lookup: Lookup {
+        position_type: PositionTypeNames {
             positions: "roberta.embeddings.position_embeddings",
             behind_pad: true,
             types: "roberta.embeddings.token_type_embeddings",
@@ -96,7 +96,7 @@ const fn gte_names(
         o: "attention.o_proj",
         inner: Inner::JoinedUpFirst("mlp.up_gate_proj"),
         down: "mlp.down_proj",
-        lookup: Lookup { positions: "", behind_pad: false, types, norm },
+        position_type: PositionTypeNames { positions: "", behind_pad: false, types, norm },
         ..BERT.names
     }
 }
@@ -155,7 +155,7 @@ pub(super) const TABLE: &[Family] = &[
         names: Names {
             layers: "electra.encoder.layer.",
             embed: "electra.embeddings.word_embeddings",
-            lookup: Lookup {
+            position_type: PositionTypeNames {
                 positions: "electra.embeddings.position_embeddings",
                 behind_pad: false,
                 types: "electra.embeddings.token_type_embeddings",
@@ -195,7 +195,7 @@ pub(super) const TABLE: &[Family] = &[
             o: "attention.out_lin",
             inner: Inner::Plain("ffn.lin1"),
             down: "ffn.lin2",
-            lookup: Lookup {
+            position_type: PositionTypeNames {
                 positions: "distilbert.embeddings.position_embeddings",
                 behind_pad: false,
                 types: "",
@@ -226,8 +226,8 @@ pub(super) const TABLE: &[Family] = &[
             attention_post: "attention.LayerNorm",
             qkv: Qkv::Apart(["attention.attn.q", "attention.attn.k", "attention.attn.v"]),
             o: "attention.attn.o",
-            distances: "mpnet.encoder.relative_attention_bias",
-            lookup: Lookup {
+            relative_bias: "mpnet.encoder.relative_attention_bias",
+            position_type: PositionTypeNames {
                 positions: "mpnet.embeddings.position_embeddings",
                 behind_pad: true,
                 types: "",
@@ -251,7 +251,7 @@ pub(super) const TABLE: &[Family] = &[
             o: "attn.Wo",
             inner: Inner::Joined("mlp.Wi"),
             down: "mlp.Wo",
-            lookup: Lookup { norm: "model.embeddings.norm", ..LLAMA_NAMES.lookup },
+            position_type: PositionTypeNames { norm: "model.embeddings.norm", ..LLAMA_NAMES.position_type },
             ..LLAMA_NAMES
         },
         causal: Causal::Never,
@@ -301,7 +301,7 @@ pub(super) const TABLE: &[Family] = &[
             o: "attn.out_proj",
             inner: Inner::Gated(["mlp.fc12", "mlp.fc11"]),
             down: "mlp.fc2",
-            lookup: Lookup {
+            position_type: PositionTypeNames {
                 positions: "",
                 behind_pad: false,
                 types: "nomic_bert.embeddings.token_type_embeddings",

@@ -107,7 +107,7 @@ pub enum Causal {
 
 /// Tables that are added to embeddings.
 #[derive(Clone, Copy, Debug)]
-pub struct Lookup {
+pub struct PositionTypeNames {
     /// One row for each position; empty for none.
     pub positions: &'static str,
     /// Whether the table starts with rows for what is no position: as many as `pad_token_id` says, and one.
@@ -219,8 +219,8 @@ pub struct Names {
     pub sinks: &'static str,
     /// (buckets, heads): what is added to scores by T5's buckets of distances, the same in all layers; with its whole
     /// name, empty for none.
-    pub distances: &'static str,
-    pub lookup: Lookup,
+    pub relative_bias: &'static str,
+    pub position_type: PositionTypeNames,
 }
 
 /// Where q, k and v are.

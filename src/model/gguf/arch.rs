@@ -186,7 +186,7 @@ impl Gguf {
         }
         // DistilBERT is a BERT here, without types
         if !self.tensors.contains_key("token_types.weight") {
-            family.names.lookup.types = "";
+            family.names.position_type.types = "";
         }
     }
 

@@ -63,7 +63,7 @@ impl Gguf {
         }
         match family.names.qkv {
             Qkv::Latent { .. } => self.latent(&mut fields),
-            _ => self.turning(&mut fields)?,
+            _ => self.rope_dim(&mut fields)?,
         }
         self.rope(row.arch, &mut fields)?;
         if row.arch.starts_with("gemma") && row.arch != "gemma" {
@@ -234,7 +234,7 @@ impl Gguf {
     /// The sizes of MLA: keys and values of heads, which newer files name apart from those of the latent.
     fn latent(&self, fields: &mut Fields<String, Json>) {
         let size = |names: [&str; 2]| names.into_iter().find_map(|name| self.number(name));
-        let (turning, key, value) = (
+        let (rope_dim, key, value) = (
             self.number("rope.dimension_count"),
             size(["attention.key_length_mla", "attention.key_length"]),
             size(["attention.value_length_mla", "attention.value_length"]),
@@ -245,13 +245,13 @@ impl Gguf {
                 fields.insert(name.to_owned(), (size as u64).into());
             }
         };
-        put("qk_rope_head_dim", turning);
+        put("qk_rope_head_dim", rope_dim);
         put("v_head_dim", value);
-        put("qk_nope_head_dim", turning.zip(key).map(|(turning, key)| key - turning));
+        put("qk_nope_head_dim", rope_dim.zip(key).map(|(rope_dim, key)| key - rope_dim));
     }
 
     /// The part of a head that turns: all of it where the file does not say.
-    fn turning(&self, fields: &mut Fields<String, Json>) -> Result<()> {
+    fn rope_dim(&self, fields: &mut Fields<String, Json>) -> Result<()> {
         let size = |name: &str| fields.get(name).and_then(Json::as_u64);
         let head = match (size("head_dim"), size("hidden_size"), size("num_attention_heads")) {
             (Some(head), ..) => head,
@@ -259,7 +259,7 @@ impl Gguf {
             _ => return Ok(()), // the error is that these are missing
         };
         let key = format!("{}.rope.dimension_count", self.row()?.arch);
-        let turning = match self.metadata.get(&key) {
+        let rope_dim = match self.metadata.get(&key) {
             None => head,
             Some(&Value::Whole(dims)) => match u64::try_from(dims) {
                 Ok(dims) if (1..=head).contains(&dims) && dims.is_multiple_of(2) => dims,
@@ -268,7 +268,7 @@ impl Gguf {
             Some(_) => return Err(self.wrong(&key, "a whole number")),
         };
         // a little more, since it is rounded down to whole values
-        let part = if turning == head { 1.0 } else { (turning as f64 + 0.25) / head as f64 };
+        let part = if rope_dim == head { 1.0 } else { (rope_dim as f64 + 0.25) / head as f64 };
         fields.insert("partial_rotary_factor".into(), json!(part));
         Ok(())
     }

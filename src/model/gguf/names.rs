@@ -98,9 +98,9 @@ fn place_of(row: &Row, family: &Family, name: &str) -> Part {
         "token_embd" => Some(names.embed),
         "output_norm" => Some(names.norm),
         "output" => Some(names.head),
-        "token_types" => Some(names.lookup.types),
-        "position_embd" => Some(names.lookup.positions),
-        "token_embd_norm" => Some(names.lookup.norm),
+        "token_types" => Some(names.position_type.types),
+        "position_embd" => Some(names.position_type.positions),
+        "token_embd_norm" => Some(names.position_type.norm),
         _ => None,
     };
     if let Some(whole) = whole.filter(|whole| !whole.is_empty()) {

@@ -198,13 +198,13 @@ impl Finder<'_> {
             }
             // what goes to and from the heads is in a product with queries and with what attention gives
             Qkv::Latent { q, q_latent: [_, _, q_up], kv_latent: [all, _, _] } => {
-                let Some(LatentShape { q_rank, rank, still, turning, .. }) = arch.latent else {
+                let Some(LatentShape { q_rank, rank, nope_dim, rope_dim, .. }) = arch.latent else {
                     unreachable!("read with the row");
                 };
                 let (q, ins) = q_rank.map_or((q, hidden), |q_rank| (q_up, q_rank));
-                let q = find(q, arch.heads * (still + turning), ins)?;
-                let all = find(all, rank + turning, hidden)?;
-                [q, part_of(&all, rank, turning, turning, turning), part_of(&all, 0, rank, rank, rank)]
+                let q = find(q, arch.heads * (nope_dim + rope_dim), ins)?;
+                let all = find(all, rank + rope_dim, hidden)?;
+                [q, part_of(&all, rank, rope_dim, rope_dim, rope_dim), part_of(&all, 0, rank, rank, rank)]
             }
         })
     }

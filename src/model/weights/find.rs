@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 
-use super::{LookupWeights, Options, StepWeights};
+use super::{Options, PositionTypeWeights, StepWeights};
 use crate::error::{Error, Result};
-use crate::model::arch::{Arch, ClassifierShape, LookupShape};
+use crate::model::arch::{Arch, ClassifierShape, PositionTypeShape};
 use crate::model::families::HeadStep;
 use crate::weights::Tensor;
 use crate::weights::checkpoint::Unread;
@@ -134,10 +134,10 @@ impl Finder<'_> {
         found
     }
 
-    pub(super) fn lookup(&self, shape: LookupShape) -> LookupWeights {
-        let (names, hidden) = (self.arch.family.names.lookup, self.arch.hidden);
+    pub(super) fn position_type(&self, shape: PositionTypeShape) -> PositionTypeWeights {
+        let (names, hidden) = (self.arch.family.names.position_type, self.arch.hidden);
         let table = |name: &str, rows: usize| self.tensor(&format!("{name}.weight"), &[rows, hidden]);
-        LookupWeights {
+        PositionTypeWeights {
             positions: shape.positions.map(|positions| {
                 let all = table(names.positions, shape.skipped + positions);
                 all.part(shape.skipped, positions, positions, positions)

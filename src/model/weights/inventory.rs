@@ -1,7 +1,8 @@
 //! All tensors, and the bytes that they take in files and in memory.
 
 use super::{
-    AdapterNeeds, Addition, Additions, LayerWeights, LookupWeights, NormWeights, Site, StepWeights, Weights,
+    AdapterNeeds, Addition, Additions, LayerWeights, NormWeights, PositionTypeWeights, Site, StepWeights,
+    Weights,
 };
 use crate::backend::{Backend, Quantize};
 use crate::model::decoder::for_tables;
@@ -18,10 +19,10 @@ impl Weights {
 
     /// What is neither in a layer nor a table of the vocabulary.
     fn others(&self) -> impl Iterator<Item = &Tensor> {
-        let LookupWeights { positions, types, norm } = &self.lookup;
+        let PositionTypeWeights { positions, types, norm } = &self.position_type;
         let norms = self.norm.iter().chain(norm).flat_map(NormWeights::iter);
         let steps = self.classifier.iter().flat_map(StepWeights::iter);
-        norms.chain(positions).chain(types).chain(&self.distances).chain(steps)
+        norms.chain(positions).chain(types).chain(&self.relative_bias).chain(steps)
     }
 
     /// What adapters add.
@@ -45,8 +46,8 @@ impl Weights {
     }
 
     /// Bytes of the table that is added to embeddings: f32, a row for each position in each part.
-    fn lookup_bytes(&self) -> u64 {
-        let LookupWeights { positions, types, .. } = &self.lookup;
+    fn position_type_bytes(&self) -> u64 {
+        let PositionTypeWeights { positions, types, .. } = &self.position_type;
         let rows = |table: &Option<Tensor>| table.as_ref().map(|table| table.shape[0]);
         match (rows(positions), rows(types)) {
             (None, None) => 0,
@@ -64,7 +65,7 @@ impl Weights {
         let tables = [&self.embed].into_iter().chain(&self.head);
         let tables: u64 = tables.map(|tensor| B::weight_bytes(tensor, for_tables(quantize))).sum();
         let others = self.others().chain(&self.head_bias);
-        let looked_up = [&self.lookup.positions, &self.lookup.types].into_iter().flatten();
+        let looked_up = [&self.position_type.positions, &self.position_type.types].into_iter().flatten();
         let looked_up: u64 = looked_up.map(|tensor| B::weight_bytes(tensor, quantize)).sum();
         let others: u64 = others.map(|tensor| B::weight_bytes(tensor, quantize)).sum();
         let routers = self.layers.iter().flat_map(|layer| layer.feed.routers());
@@ -82,7 +83,7 @@ impl Weights {
         let adapters = self.additions().flat_map(|addition| [&addition.a, &addition.b]);
         let adapters: u64 = adapters.map(|tensor| B::weight_bytes(tensor, None)).sum();
         let adapters = adapters + self.additions().map(Addition::factor_bytes).sum::<u64>();
-        tables + adapters + self.lookup_bytes() + others - looked_up
+        tables + adapters + self.position_type_bytes() + others - looked_up
             + layers.saturating_add_signed(routers.sum())
     }
 

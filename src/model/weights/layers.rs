@@ -82,29 +82,29 @@ impl Finder<'_> {
     ) -> ([LinearWeights; 3], Option<LatentWeights>) {
         let (arch, hidden) = (self.arch, self.arch.hidden);
         let shape = arch.latent.expect("read with the row");
-        let LatentShape { q_rank, rank, still, turning, value } = shape;
+        let LatentShape { q_rank, rank, nope_dim, rope_dim, value } = shape;
         let norm_of = |name: &str, cols: usize| NormWeights {
             kind: NormKind::Rms,
             weight: vec![self.tensor(&format!("{}{name}.weight", self.layer), &[cols])],
             bias: None,
         };
-        let queries = arch.heads * (still + turning);
+        let queries = arch.heads * (nope_dim + rope_dim);
         let q = match q_rank {
             None => self.linear(q, queries, hidden, false),
             Some(q_rank) => self.linear(q_up, queries, q_rank, false),
         };
         let q_latent = q_rank
             .map(|q_rank| (self.linear(q_down, q_rank, hidden, arch.qkv_bias), norm_of(q_norm, q_rank)));
-        let all = self.linear(down, rank + turning, hidden, arch.qkv_bias);
-        let k = part(&all, rank, turning, turning, turning);
+        let all = self.linear(down, rank + rope_dim, hidden, arch.qkv_bias);
+        let k = part(&all, rank, rope_dim, rope_dim, rope_dim);
         let v = part(&all, 0, rank, rank, rank);
-        let (up, _) = self.linear(up, arch.heads * (still + value), rank, false);
+        let (up, _) = self.linear(up, arch.heads * (nope_dim + value), rank, false);
         let latent = LatentWeights {
             shape,
             q_latent,
             norm: norm_of(norm, rank),
-            keys: up.part(0, still, still + value, arch.heads * still),
-            values: up.part(still, value, still + value, arch.heads * value),
+            keys: up.part(0, nope_dim, nope_dim + value, arch.heads * nope_dim),
+            values: up.part(nope_dim, value, nope_dim + value, arch.heads * value),
         };
         ([q, k, v], Some(latent))
     }

@@ -20,8 +20,8 @@ use crate::weights::tensors::Tensors;
 
 pub use self::adapters::{AdapterNeeds, AdapterWeights, Addition, Additions, Site};
 pub use self::parts::{
-    FeedWeights, LatentWeights, LayerWeights, LinearWeights, LookupWeights, MixtureWeights, MlpWeights,
-    NormWeights, StepWeights,
+    FeedWeights, LatentWeights, LayerWeights, LinearWeights, MixtureWeights, MlpWeights, NormWeights,
+    PositionTypeWeights, StepWeights,
 };
 
 /// How tensors are taken.
@@ -43,9 +43,9 @@ pub struct Options<'a> {
 #[derive(Debug)]
 pub struct Weights {
     pub embed: Tensor,
-    pub lookup: LookupWeights,
+    pub position_type: PositionTypeWeights,
     /// (buckets, heads)
-    pub distances: Option<Tensor>,
+    pub relative_bias: Option<Tensor>,
     pub layers: Vec<LayerWeights>,
     pub norm: Option<NormWeights>,
     /// What a checkpoint for classifying texts has behind its layers.
@@ -72,11 +72,12 @@ impl Weights {
             checkpoint.tensor(&format!("{}.weight", names.embed), &table)?;
         }
         let embed = finder.matrix(names.embed, arch.vocab, arch.hidden);
-        let lookup = arch.lookup.map(|shape| finder.lookup(shape)).unwrap_or_default();
-        let lookup = LookupWeights { norm: finder.norm_if(names.lookup.norm), ..lookup };
-        let distances = arch
+        let position_type = arch.position_type.map(|shape| finder.position_type(shape)).unwrap_or_default();
+        let position_type =
+            PositionTypeWeights { norm: finder.norm_if(names.position_type.norm), ..position_type };
+        let relative_bias = arch
             .buckets
-            .map(|buckets| finder.tensor(&format!("{}.weight", names.distances), &[buckets, arch.heads]));
+            .map(|buckets| finder.tensor(&format!("{}.weight", names.relative_bias), &[buckets, arch.heads]));
         let headed = !options.encodes;
         let tied = match arch.tied {
             Some(true) => !headed || !finder.has_head_of_its_own(),
@@ -106,6 +107,6 @@ impl Weights {
         if let Some(adapter) = options.merged {
             adapter.refuse_unread()?;
         }
-        Ok(Self { adapters, embed, lookup, distances, layers, norm, classifier, head, head_bias })
+        Ok(Self { adapters, embed, position_type, relative_bias, layers, norm, classifier, head, head_bias })
     }
 }

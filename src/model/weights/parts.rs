@@ -25,7 +25,7 @@ impl NormWeights {
 
 /// What is added to embeddings.
 #[derive(Debug, Default)]
-pub struct LookupWeights {
+pub struct PositionTypeWeights {
     pub positions: Option<Tensor>,
     pub types: Option<Tensor>,
     pub norm: Option<NormWeights>,
@@ -117,8 +117,8 @@ impl LatentWeights {
     /// What the matrices to keys become, but for the values: (heads * rank, still).
     pub fn folded(&self) -> Tensor {
         let mut folded = self.keys.clone();
-        let heads = folded.shape[0] / self.shape.still;
-        folded.shape = vec![heads * self.shape.rank, self.shape.still];
+        let heads = folded.shape[0] / self.shape.nope_dim;
+        folded.shape = vec![heads * self.shape.rank, self.shape.nope_dim];
         folded.dtype = folded.dtype.dequantized();
         folded
     }

@@ -83,7 +83,7 @@ fn draws_along_a_reply_are_as_even_as_draws_over_seeds() {
     let ids = vec![0; DRAWS];
     for index in 0..DRAWS {
         let context = Context { ids: &ids[..index], ..Context::default() };
-        counts[choose(&logits, &plain(), &context) as usize] += 1.0;
+        counts[sample_row(&logits, &plain(), &context) as usize] += 1.0;
     }
     let expected = DRAWS as f64 / 4.0;
     let sum: f64 = counts.iter().map(|count| (count - expected).powi(2) / expected).sum();

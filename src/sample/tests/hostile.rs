@@ -58,7 +58,7 @@ fn any_finite_logits_give_a_token_of_the_vocabulary() {
             sampling.check().unwrap();
             for (ids, prompt) in [(&[][..], 0), (&ids[..], 0), (&ids[..], 250), (&ids[..], usize::MAX)] {
                 let context = Context { ids, prompt, bias: Some(&bias), ..Context::default() };
-                let token = choose(logits, &sampling, &context);
+                let token = sample_row(logits, &sampling, &context);
                 assert!((token as usize) < logits.len());
             }
         }
@@ -70,7 +70,7 @@ fn far_below_the_rest_is_never_drawn() {
     for sampling in settings().into_iter().take(13) {
         for seed in 0..50 {
             let token =
-                choose(&[f32::MIN, f32::MAX, 0.0], &Sampling { seed, ..sampling }, &Context::default());
+                sample_row(&[f32::MIN, f32::MAX, 0.0], &Sampling { seed, ..sampling }, &Context::default());
             assert_eq!(token, 1, "{sampling:?}");
         }
     }
@@ -108,7 +108,7 @@ fn nothing_left_is_an_error_and_the_last_one_left_is_taken() {
         }
         assert!(matches!(Sampler::new(0).sample(&[], &sampling, &nothing), Err(Error::NoToken)));
         let one = Context { mask: Some(&[0, 0, 1 << 5]), ..nothing };
-        assert_eq!(choose(&logits, &sampling, &one), 69);
+        assert_eq!(sample_row(&logits, &sampling, &one), 69);
     }
 }
 

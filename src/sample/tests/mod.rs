@@ -19,7 +19,7 @@ fn logits_of(seed: u64, vocab: usize, width: f64) -> Vec<f32> {
 }
 
 /// A choice of a new sampler.
-fn choose(logits: &[f32], sampling: &Sampling, context: &Context<'_>) -> u32 {
+fn sample_row(logits: &[f32], sampling: &Sampling, context: &Context<'_>) -> u32 {
     Sampler::new(logits.len()).sample(logits, sampling, context).unwrap()
 }
 
@@ -64,7 +64,7 @@ fn a_choice_depends_on_seed_and_place_and_on_nothing_before_it() {
         for (index, &token) in ids.iter().enumerate().skip(3) {
             let context = Context { ids: &ids[..index], prompt: 3, ..Context::default() };
             assert_eq!(
-                choose(&logits, &Sampling { seed, ..busy }, &context),
+                sample_row(&logits, &Sampling { seed, ..busy }, &context),
                 token,
                 "alone, on a new sampler"
             );
@@ -80,15 +80,15 @@ fn a_choice_depends_on_seed_and_place_and_on_nothing_before_it() {
 fn ties_go_to_the_lower_id() {
     let equal = [1.0, 3.0, 3.0, 3.0, -0.0, 0.0];
     let at = Context::default();
-    assert_eq!(choose(&equal, &Sampling::default(), &at), 1);
-    assert_eq!(choose(&[-1.0, -0.0, 0.0], &Sampling::default(), &at), 1);
+    assert_eq!(sample_row(&equal, &Sampling::default(), &at), 1);
+    assert_eq!(sample_row(&[-1.0, -0.0, 0.0], &Sampling::default(), &at), 1);
     for seed in 0..200 {
         let sampling = Sampling { seed, ..plain() };
-        assert_eq!(choose(&equal, &Sampling { top_k: 1, ..sampling }, &at), 1);
-        assert_eq!(choose(&[-1.0, -0.0, 0.0], &Sampling { top_k: 1, ..sampling }, &at), 1);
-        assert_eq!(choose(&equal, &Sampling { top_p: 0.1, ..sampling }, &at), 1);
-        assert!(choose(&equal, &Sampling { top_k: 2, ..sampling }, &at) <= 2);
-        assert_eq!(choose(&[2.0; 4], &Sampling { typical_p: 0.2, ..sampling }, &at), 0);
+        assert_eq!(sample_row(&equal, &Sampling { top_k: 1, ..sampling }, &at), 1);
+        assert_eq!(sample_row(&[-1.0, -0.0, 0.0], &Sampling { top_k: 1, ..sampling }, &at), 1);
+        assert_eq!(sample_row(&equal, &Sampling { top_p: 0.1, ..sampling }, &at), 1);
+        assert!(sample_row(&equal, &Sampling { top_k: 2, ..sampling }, &at) <= 2);
+        assert_eq!(sample_row(&[2.0; 4], &Sampling { typical_p: 0.2, ..sampling }, &at), 0);
     }
 }
 
@@ -99,15 +99,15 @@ fn greedy_honours_bias_mask_penalties_and_end_tokens() {
     bias.push(3, 2.5);
     let plain = Context::default();
     let greedy = Sampling::default();
-    assert_eq!(choose(&logits, &greedy, &plain), 1);
-    assert_eq!(choose(&logits, &greedy, &Context { bias: Some(&bias), ..plain }), 3);
-    assert_eq!(choose(&logits, &greedy, &Context { mask: Some(&[0b0101]), ..plain }), 2);
+    assert_eq!(sample_row(&logits, &greedy, &plain), 1);
+    assert_eq!(sample_row(&logits, &greedy, &Context { bias: Some(&bias), ..plain }), 3);
+    assert_eq!(sample_row(&logits, &greedy, &Context { mask: Some(&[0b0101]), ..plain }), 2);
     let said = Context { ids: &[1, 1], prompt: 0, ..plain };
-    assert_eq!(choose(&logits, &Sampling { repetition_penalty: 2.0, ..greedy }, &said), 2);
-    assert_eq!(choose(&logits, &Sampling { frequency_penalty: 1.0, ..greedy }, &said), 2);
-    assert_eq!(choose(&logits, &Sampling { presence_penalty: 1.5, ..greedy }, &said), 2);
+    assert_eq!(sample_row(&logits, &Sampling { repetition_penalty: 2.0, ..greedy }, &said), 2);
+    assert_eq!(sample_row(&logits, &Sampling { frequency_penalty: 1.0, ..greedy }, &said), 2);
+    assert_eq!(sample_row(&logits, &Sampling { presence_penalty: 1.5, ..greedy }, &said), 2);
     assert_eq!(
-        choose(
+        sample_row(
             &logits,
             &Sampling { dry: Some(Dry { allowed_length: 1, multiplier: 2.0, ..Dry::default() }), ..greedy },
             &said
@@ -115,8 +115,8 @@ fn greedy_honours_bias_mask_penalties_and_end_tokens() {
         2
     );
     let ends = Context { end_tokens: &[1, 9], ..said };
-    assert_eq!(choose(&logits, &Sampling { min_tokens: 3, ..greedy }, &ends), 2);
-    assert_eq!(choose(&logits, &Sampling { min_tokens: 2, ..greedy }, &ends), 1);
+    assert_eq!(sample_row(&logits, &Sampling { min_tokens: 3, ..greedy }, &ends), 2);
+    assert_eq!(sample_row(&logits, &Sampling { min_tokens: 2, ..greedy }, &ends), 1);
 }
 
 #[test]

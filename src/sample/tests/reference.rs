@@ -15,9 +15,9 @@ struct SampleQuery {
 }
 
 /// The token, or none if all are banned.
-fn answer(question: &SampleQuery) -> Option<u32> {
-    let sampling = &question.sampling;
-    let logits = changed(question);
+fn answer(query: &SampleQuery) -> Option<u32> {
+    let sampling = &query.sampling;
+    let logits = changed(query);
     let mut tokens: Vec<(u32, f32)> =
         (0..).zip(logits).filter(|&(_, logit)| logit != f32::NEG_INFINITY).collect();
     let by_logit = |a: &(u32, f32), b: &(u32, f32)| b.1.partial_cmp(&a.1).unwrap().then(a.0.cmp(&b.0));
@@ -38,7 +38,7 @@ fn answer(question: &SampleQuery) -> Option<u32> {
         });
     };
     let filters = sampling.top_p < 1.0 || sampling.min_p > 0.0 || sampling.typical_p < 1.0;
-    if filters || (1..question.logits.len()).contains(&sampling.top_k) {
+    if filters || (1..query.logits.len()).contains(&sampling.top_k) {
         tokens.sort_by(by_logit);
     }
     if sampling.top_k > 0 {
@@ -61,7 +61,7 @@ fn answer(question: &SampleQuery) -> Option<u32> {
         share(&mut tokens, sampling.typical_p);
         tokens.sort_by(by_logit);
     }
-    let index = question.ids.len() - question.prompt;
+    let index = query.ids.len() - query.prompt;
     let mut left = uniform(sampling.seed, index as u64) * total(&tokens);
     for token in &tokens {
         left -= weight(token);
@@ -73,19 +73,19 @@ fn answer(question: &SampleQuery) -> Option<u32> {
 }
 
 /// The logits before the temperature.
-fn changed(question: &SampleQuery) -> Vec<f32> {
-    let SampleQuery { logits, sampling, ids, prompt, .. } = question;
+fn changed(query: &SampleQuery) -> Vec<f32> {
+    let SampleQuery { logits, sampling, ids, prompt, .. } = query;
     let reply = &ids[*prompt..];
-    let dry = lost_to_dry(question);
+    let dry = lost_to_dry(query);
     let mut changed = Vec::new();
     for (id, &logit) in (0..).zip(logits) {
         let mut logit = logit;
-        let mut banned = sampling.min_tokens > reply.len() && question.end_tokens.contains(&id);
-        for &(_, value) in question.bias.iter().filter(|(biased, _)| *biased == id) {
+        let mut banned = sampling.min_tokens > reply.len() && query.end_tokens.contains(&id);
+        for &(_, value) in query.bias.iter().filter(|(biased, _)| *biased == id) {
             banned |= value == -100.0;
             logit += value;
         }
-        if let Some(mask) = &question.mask {
+        if let Some(mask) = &query.mask {
             banned |= mask.get(id as usize / 32).is_none_or(|word| word >> (id % 32) & 1 == 0);
         }
         if ids.contains(&id) {
@@ -104,16 +104,16 @@ fn changed(question: &SampleQuery) -> Vec<f32> {
 }
 
 /// What each token loses to DRY: every place compared with the end, one token after another.
-fn lost_to_dry(question: &SampleQuery) -> Vec<f64> {
-    let mut lost = vec![0.0; question.logits.len()];
-    let Some(dry) = question.sampling.dry else { return lost };
-    let range = if dry.range == 0 { question.ids.len() } else { dry.range };
-    let ids: Vec<u32> = question.ids.iter().rev().take(range).rev().copied().collect();
+fn lost_to_dry(query: &SampleQuery) -> Vec<f64> {
+    let mut lost = vec![0.0; query.logits.len()];
+    let Some(dry) = query.sampling.dry else { return lost };
+    let range = if dry.range == 0 { query.ids.len() } else { dry.range };
+    let ids: Vec<u32> = query.ids.iter().rev().take(range).rev().copied().collect();
     for end in 1..ids.len() {
         let (before, next) = (&ids[..end], ids[end]);
         let pairs = before.iter().rev().zip(ids.iter().rev());
-        let same = pairs.take_while(|(a, b)| a == b && !question.breakers.contains(a)).count();
-        if same >= dry.allowed_length && !question.breakers.contains(&next) && (next as usize) < lost.len() {
+        let same = pairs.take_while(|(a, b)| a == b && !query.breakers.contains(a)).count();
+        if same >= dry.allowed_length && !query.breakers.contains(&next) && (next as usize) < lost.len() {
             let exponent = (same - dry.allowed_length) as f64;
             let loss = f64::from(dry.multiplier) * f64::from(dry.base).powf(exponent);
             lost[next as usize] = loss.max(lost[next as usize]);
@@ -123,7 +123,7 @@ fn lost_to_dry(question: &SampleQuery) -> Vec<f64> {
 }
 
 /// Everything at random, from nothing set to all of it.
-fn question(case: u64) -> SampleQuery {
+fn query(case: u64) -> SampleQuery {
     let mut draws = (0..).map(|i| uniform(case, i));
     let mut draw = move || draws.next().unwrap();
     let vocab = [1_usize, 2, 7, 33, 200, 1000, 4000][(draw() * 7.0) as usize];
@@ -170,20 +170,20 @@ fn random_chains_equal_the_dull_computation() {
     let mut sampler = Sampler::new(4000);
     let (mut chosen, mut none) = (0, 0);
     for case in 0..6000 {
-        let question = question(case);
-        question.sampling.check().unwrap();
+        let query = query(case);
+        query.sampling.check().unwrap();
         let mut bias = LogitBias::default();
-        question.bias.iter().for_each(|&(id, value)| bias.push(id, value));
+        query.bias.iter().for_each(|&(id, value)| bias.push(id, value));
         bias.check().unwrap();
         let context = Context {
-            ids: &question.ids,
-            prompt: question.prompt,
-            end_tokens: &question.end_tokens,
+            ids: &query.ids,
+            prompt: query.prompt,
+            end_tokens: &query.end_tokens,
             bias: Some(&bias),
-            mask: question.mask.as_deref(),
-            breakers: &question.breakers,
+            mask: query.mask.as_deref(),
+            breakers: &query.breakers,
         };
-        match (sampler.sample(&question.logits, &question.sampling, &context), answer(&question)) {
+        match (sampler.sample(&query.logits, &query.sampling, &context), answer(&query)) {
             (Ok(mine), Some(expected)) => {
                 assert_eq!(mine, expected, "case {case}");
                 chosen += 1;

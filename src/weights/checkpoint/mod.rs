@@ -19,10 +19,10 @@ use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
 
 use self::header::{MAX_TENSORS, check_entries, check_header, explain};
-use self::tensor::{Rows, Source};
-use super::coded::{Mxfp4, Scheme, Transposed};
+use self::tensor::{Rows, TensorSource};
 use super::gguf::Stored;
 use super::json::Json;
+use super::quantized::{Mxfp4, Scheme, Transposed};
 use super::{Dtype, map::Map, names, shards, store};
 use crate::error::{Error, Result};
 
@@ -258,8 +258,9 @@ impl Checkpoint {
         if !matches!(self.scheme, Some(Scheme::Mxfp4)) {
             let dtype = self.tensor(name, &[experts, cols, rows])?.dtype;
             let all = self.raw_any(name)?;
-            let one =
-                |expert| Tensor::coded(Arc::new(Transposed { all: all.clone(), expert }), dtype, rows, cols);
+            let one = |expert| {
+                Tensor::quantized(Arc::new(Transposed { all: all.clone(), expert }), dtype, rows, cols)
+            };
             return Ok((0..experts).map(one).collect());
         }
         let groups = cols.div_ceil(super::dtype::GROUP);
@@ -270,7 +271,7 @@ impl Checkpoint {
         let scales = raw("scales", &[experts, rows, groups])?;
         let one = |expert| {
             let matrix = Mxfp4 { blocks: blocks.clone(), scales: scales.clone(), expert };
-            Tensor::coded(Arc::new(matrix), Dtype::Q8, rows, cols)
+            Tensor::quantized(Arc::new(matrix), Dtype::Q8, rows, cols)
         };
         Ok((0..experts).map(one).collect())
     }
@@ -409,8 +410,8 @@ impl Entry {
         let (map, start) = (self.map.clone(), self.start);
         Tensor {
             source: match self.info.dtype {
-                safetensors::Dtype::F64 => Source::Double { map, start },
-                _ => Source::Stored { map, start },
+                safetensors::Dtype::F64 => TensorSource::Double { map, start },
+                _ => TensorSource::Stored { map, start },
             },
             rows: Rows { first: 0, group: rows, stride: rows },
             name: self.stored_name.as_deref().unwrap_or(name).to_owned(),

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::weights::Dtype;
 use crate::weights::adapter::rounded;
-use crate::weights::coded::{Coded, Row};
 use crate::weights::dtype::f8_e8m0;
 use crate::weights::map::Map;
+use crate::weights::quantized::{QuantizedMatrix, Row};
 
 /// A tensor in a mapped file, or a matrix that is decoded from some, or some of the rows of one.
 #[derive(Clone, Debug)]
 pub struct Tensor {
-    pub(super) source: Source,
+    pub(super) source: TensorSource,
     pub(super) rows: Rows,
     /// Its name in the checkpoint.
     pub name: String,
@@ -29,7 +29,7 @@ pub struct Tensor {
 
 /// Where rows come from.
 #[derive(Clone, Debug)]
-pub(super) enum Source {
+pub(super) enum TensorSource {
     Stored {
         map: Arc<Map>,
         start: usize,
@@ -39,7 +39,7 @@ pub(super) enum Source {
         map: Arc<Map>,
         start: usize,
     },
-    Coded(Arc<dyn Coded>),
+    Quantized(Arc<dyn QuantizedMatrix>),
 }
 
 /// Which of the stored rows are the tensor's: `group` of every `stride`, from `first` on.
@@ -69,7 +69,7 @@ impl Tensor {
     /// Bytes of a row in the file, where it is not decoded.
     fn stored_row_bytes(&self) -> usize {
         match self.source {
-            Source::Double { .. } => 2 * self.row_bytes(),
+            TensorSource::Double { .. } => 2 * self.row_bytes(),
             _ => self.row_bytes(),
         }
     }
@@ -84,7 +84,7 @@ impl Tensor {
     pub fn without_values(name: &str, shape: &[usize]) -> Self {
         let rows = shape.first().copied().unwrap_or(1);
         Self {
-            source: Source::Stored { map: Arc::new(Map::empty()), start: 0 },
+            source: TensorSource::Stored { map: Arc::new(Map::empty()), start: 0 },
             rows: Rows { first: 0, group: rows, stride: rows },
             name: name.to_owned(),
             file: PathBuf::new(),
@@ -94,12 +94,12 @@ impl Tensor {
     }
 
     /// A matrix that is decoded.
-    pub fn coded(matrix: Arc<dyn Coded>, dtype: Dtype, rows: usize, cols: usize) -> Self {
+    pub fn quantized(matrix: Arc<dyn QuantizedMatrix>, dtype: Dtype, rows: usize, cols: usize) -> Self {
         let first = matrix.parts()[0];
         Self {
             name: first.name.clone(),
             file: first.file.clone(),
-            source: Source::Coded(matrix),
+            source: TensorSource::Quantized(matrix),
             rows: Rows { first: 0, group: rows, stride: rows },
             dtype,
             shape: vec![rows, cols],
@@ -107,10 +107,10 @@ impl Tensor {
     }
 
     /// A matrix whose rows are worked out: of the shape and with the name of another.
-    pub fn made(matrix: Arc<dyn Coded>, like: &Self, dtype: Dtype) -> Self {
+    pub fn made(matrix: Arc<dyn QuantizedMatrix>, like: &Self, dtype: Dtype) -> Self {
         let rows = like.rows();
         Self {
-            source: Source::Coded(matrix),
+            source: TensorSource::Quantized(matrix),
             rows: Rows { first: 0, group: rows, stride: rows },
             dtype,
             ..like.clone()
@@ -120,9 +120,9 @@ impl Tensor {
     /// This tensor in bf16, if it is quantized to whole numbers.
     pub fn dequantized(mut self) -> Self {
         match self.source {
-            Source::Coded(_) => self.dtype = self.dtype.dequantized(),
-            Source::Double { .. } => {}
-            Source::Stored { .. } if self.dtype.is_quantized() => {
+            TensorSource::Quantized(_) => self.dtype = self.dtype.dequantized(),
+            TensorSource::Double { .. } => {}
+            TensorSource::Stored { .. } if self.dtype.is_quantized() => {
                 return rounded(&self, Dtype::Bf16);
             }
             _ => {}
@@ -136,23 +136,23 @@ impl Tensor {
     }
 
     /// Whether its rows are decoded, or of groups.
-    pub fn is_coded(&self) -> bool {
-        !matches!(self.source, Source::Stored { .. }) || self.dtype.is_quantized()
+    pub fn is_quantized(&self) -> bool {
+        !matches!(self.source, TensorSource::Stored { .. }) || self.dtype.is_quantized()
     }
 
     /// The bytes of a row in its element type, little-endian.
     pub fn row(&self, row: usize) -> Cow<'_, [u8]> {
         let bytes = self.row_bytes();
         match &self.source {
-            Source::Stored { map, start } => {
+            TensorSource::Stored { map, start } => {
                 Cow::Borrowed(&map.bytes()[start + self.rows.stored(row) * bytes..][..bytes])
             }
-            Source::Double { map, start } => {
+            TensorSource::Double { map, start } => {
                 let stored = &map.bytes()[start + self.rows.stored(row) * 2 * bytes..][..2 * bytes];
                 let values = stored.as_chunks().0.iter().map(|value| f64::from_le_bytes(*value) as f32);
                 Cow::Owned(values.flat_map(f32::to_le_bytes).collect())
             }
-            Source::Coded(matrix) => {
+            TensorSource::Quantized(matrix) => {
                 let mut decoded = vec![0; bytes];
                 matrix.row(self.rows.stored(row), &mut Row::new(self.dtype, self.cols(), &mut decoded));
                 Cow::Owned(decoded)
@@ -201,12 +201,12 @@ impl Tensor {
             return;
         }
         match &self.source {
-            Source::Stored { map, start } | Source::Double { map, start } => {
+            TensorSource::Stored { map, start } | TensorSource::Double { map, start } => {
                 let bytes = self.stored_row_bytes();
                 let first = start + self.rows.stored(rows.start) * bytes;
                 map.forget(first, start + (self.rows.stored(rows.end - 1) + 1) * bytes - first);
             }
-            Source::Coded(matrix) => matrix.parts().iter().for_each(|part| part.forget()),
+            TensorSource::Quantized(matrix) => matrix.parts().iter().for_each(|part| part.forget()),
         }
     }
 
@@ -231,10 +231,10 @@ impl Tensor {
         assert!(index < self.rows(), "{}: no matrix {index}", self.name);
         let mut source = self.source.clone();
         match &mut source {
-            Source::Stored { start, .. } | Source::Double { start, .. } => {
+            TensorSource::Stored { start, .. } | TensorSource::Double { start, .. } => {
                 *start += self.rows.stored(index) * self.stored_row_bytes();
             }
-            Source::Coded(_) => panic!("{}: decoded", self.name),
+            TensorSource::Quantized(_) => panic!("{}: decoded", self.name),
         }
         let shape = self.shape[1..].to_vec();
         let rows = Rows { first: 0, group: shape[0], stride: shape[0] };

@@ -19,9 +19,9 @@ use std::sync::Arc;
 pub use self::blocks::Kind;
 use self::blocks::MOST;
 use super::checkpoint::{Checkpoint, Raw, Tensor};
-use super::coded::{Coded, Row};
 use super::dtype::{Dtype, GROUP};
 use super::map::Map;
+use super::quantized::{QuantizedMatrix, Row};
 use crate::error::{Error, Result};
 
 /// Parts of the two tensors that the newer files have in the place of MLA's `kv_b_proj`: from the latent to keys, transposed
@@ -362,7 +362,7 @@ struct Blocks {
     kind: Kind,
 }
 
-impl Coded for Blocks {
+impl QuantizedMatrix for Blocks {
     fn row(&self, row: usize, out: &mut Row<'_>) {
         let (values, bytes) = self.kind.block();
         let row_bytes = out.cols() / values * bytes;
@@ -423,7 +423,7 @@ pub fn find(
         Kind::Q4_0 => checkpoint.packed(&name, Dtype::Q4, rows, cols).map(Some),
         kind => {
             let raw = checkpoint.raw(&name, &[rows, cols / values * bytes], &[safetensors::Dtype::U8])?;
-            Ok(Some(Tensor::coded(Arc::new(Blocks { raw, kind }), Dtype::Q8, rows, cols)))
+            Ok(Some(Tensor::quantized(Arc::new(Blocks { raw, kind }), Dtype::Q8, rows, cols)))
         }
     }
 }
@@ -440,7 +440,7 @@ struct Latent {
     sizes: [usize; 2],
 }
 
-impl Coded for Latent {
+impl QuantizedMatrix for Latent {
     fn row(&self, row: usize, out: &mut Row<'_>) {
         let [key, value] = self.sizes;
         let (head, at) = (row / (key + value), row % (key + value));
@@ -501,7 +501,7 @@ fn latent(
     };
     let sizes = [key, value];
     let matrix = Latent { keys: (keys, key_kind), values: (values, value_kind), rank, sizes };
-    Ok(Some(Tensor::coded(Arc::new(matrix), dtype, rows, cols)))
+    Ok(Some(Tensor::quantized(Arc::new(matrix), dtype, rows, cols)))
 }
 
 /// The shape in sizes of memory, where a tensor starts, and its bytes; none if that overflows or no rows of blocks fit.

@@ -8,13 +8,13 @@ use std::ops::Range;
 use self::activation::{activate, activate_gated};
 pub use self::weight::Weight;
 use self::weight::{Data, Rounded};
-use super::memory::Memory;
+use super::memory::CpuMemory;
 use super::route::route;
 use crate::backend::packed::{PackedKv, int8_scale};
 use crate::backend::{
     Activation, Attention, AttentionBias, BLOCK, Batch, Buf, Cap, Counters, DeviceMemory, EmbedBy, Expert,
-    Fence, Kv, KvShape, KvType, Linear, Mask, Norm, NormKind, OperandType, Ops, Pointwise, Pooling,
-    Projection, Quantize, Rope, Routed, Routing, Side,
+    Fence, GateUp, Kv, KvShape, KvType, Linear, Mask, Norm, NormKind, OperandType, Ops, Pointwise, Pooling,
+    Projection, Quantize, RopeTable, Routed, Routing, Side,
 };
 use crate::error::Result;
 use crate::memory::ledger::NotCovered;
@@ -24,7 +24,7 @@ use crate::weights::{Dtype, Tensor};
 /// The reference backend: one thread, no vectors, about a hundred times slower than [`super::Cpu`].
 #[derive(Debug, Default)]
 pub struct Reference {
-    memory: Memory,
+    memory: CpuMemory,
     counters: Counters,
     /// Whether activations come to products as on CUDA devices, in 16 bits.
     short: bool,
@@ -99,7 +99,7 @@ impl Reference {
         q: (Buf, usize),
         out: Buf,
         (head, sink): (usize, f64),
-        distances: Option<&Weight>,
+        relative_bias: Option<&Weight>,
     ) {
         let kv = self.memory.kv();
         let (dim, value_dim) = (kv.head_dim, kv.value_dim);
@@ -108,7 +108,7 @@ impl Reference {
             this.cached(table[position / BLOCK], shape.layer, side, kv_head, position % BLOCK, i)
         };
         let bias = |past: usize| {
-            distances.map_or(0.0, |table| {
+            relative_bias.map_or(0.0, |table| {
                 let reach = table.table().len() / shape.heads / 2;
                 f64::from(table.table()[head * 2 * reach + reach + past - position])
             })
@@ -175,7 +175,7 @@ impl DeviceMemory for Reference {
 
     fn weight_bytes(tensor: &Tensor, quantize: Option<Quantize>) -> u64 {
         let values = tensor.shape.iter().product::<usize>() as u64;
-        if quantize.is_some() || tensor.is_coded() { 4 * values } else { tensor.bytes() }
+        if quantize.is_some() || tensor.is_quantized() { 4 * values } else { tensor.bytes() }
     }
 
     fn kv_block_bytes(shape: &KvShape) -> Option<usize> {
@@ -408,7 +408,7 @@ impl Ops for Reference {
         }
     }
 
-    fn rope(&mut self, batch: &Batch<'_>, q: Buf, k: Buf, rope: &Rope<Weight>) {
+    fn rope(&mut self, batch: &Batch<'_>, q: Buf, k: Buf, rope: &RopeTable<Weight>) {
         let dim = self.memory.kv().head_dim;
         for (row, &position) in batch.positions.iter().enumerate() {
             let (dims, half) = (rope.dims, rope.dims / 2);
@@ -447,7 +447,7 @@ impl Ops for Reference {
         q: Buf,
         out: Buf,
     ) {
-        let AttentionBias { sinks, distances } = biases;
+        let AttentionBias { sinks, relative_bias } = biases;
         for span in batch.spans {
             for i in 0..span.rows {
                 for head in 0..shape.heads {
@@ -459,7 +459,7 @@ impl Ops for Reference {
                     let window = shape.window.unwrap_or(usize::MAX / 2);
                     let seen = [(position + 1).saturating_sub(window), end.min(position + window - 1)];
                     let (at, from) = ((table, position, seen), (q, span.row + i));
-                    self.attend(shape, at, from, out, (head, sink), distances);
+                    self.attend(shape, at, from, out, (head, sink), relative_bias);
                 }
             }
         }
@@ -504,9 +504,7 @@ impl Ops for Reference {
         &mut self,
         rows: usize,
         x: Buf,
-        activation: Activation,
-        gate: Option<&Linear<Weight>>,
-        up: &Linear<Weight>,
+        GateUp { activation, gate, up }: GateUp<'_, Weight>,
         _: Option<[Buf; 2]>,
         out: Buf,
     ) {

@@ -46,7 +46,7 @@ impl Weight {
             return Ok(Self { rows, cols, data: Data::Table(tensor.values()), rounded: Rounded::Groups });
         }
         let Some(quantize) = quantize else {
-            if tensor.is_coded() {
+            if tensor.is_quantized() {
                 // decoding a row for each of its values would take too long
                 return Ok(Self { rows, cols, data: Data::Table(tensor.values()), rounded: Rounded::No });
             }

@@ -28,9 +28,9 @@ fn reports_amx() -> bool {
 }
 
 /// A seeded source of values (xorshift).
-struct Source(u64);
+struct Draws(u64);
 
-impl Source {
+impl Draws {
     fn bits(&mut self) -> u32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -94,7 +94,7 @@ fn pack_bf16(weights: &[Vec<bf16>], tiles: usize) -> Vec<Vec<u8>> {
     blocks
 }
 
-fn check_bf16(source: &mut Source, tokens: usize, tiles: usize) {
+fn check_bf16(source: &mut Draws, tokens: usize, tiles: usize) {
     let cols = tiles * COLUMNS;
     let mut row = |_| (0..cols).map(|_| bf16::from_f32(source.value())).collect::<Vec<_>>();
     let weights: Vec<Vec<bf16>> = (0..OUT_COLUMNS).map(&mut row).collect();
@@ -142,7 +142,7 @@ fn pack_int8<const BITS4: bool>(weights: &[Vec<u8>], groups: usize) -> Vec<Vec<u
     blocks
 }
 
-fn check_int8<const BITS4: bool>(source: &mut Source, tokens: usize, groups: usize) {
+fn check_int8<const BITS4: bool>(source: &mut Draws, tokens: usize, groups: usize) {
     let bias = if BITS4 { 8 } else { 128 };
     let cols = groups * COLUMNS;
     let weights: Vec<Vec<u8>> = (0..OUT_COLUMNS)
@@ -192,7 +192,7 @@ fn check_int8<const BITS4: bool>(source: &mut Source, tokens: usize, groups: usi
 
 /// Everything, on this thread.
 fn check_all(seed: u64) {
-    let mut source = Source(seed);
+    let mut source = Draws(seed);
     // SAFETY: `ready`.
     unsafe { amx::configure() };
     for tokens in [1, 3, 4, 5, 8, 9, 16] {

@@ -164,8 +164,8 @@ impl Nodes {
     fn determine(&self, start: usize, accept: usize) -> Option<Automaton> {
         let (classes, members) = self.classes()?;
         let matched = BTreeSet::from([accept]);
-        let settle = |set: BTreeSet<usize>| if set.contains(&accept) { matched.clone() } else { set };
-        let first = settle(self.closure([start], true, false));
+        let accepted = |set: BTreeSet<usize>| if set.contains(&accept) { matched.clone() } else { set };
+        let first = accepted(self.closure([start], true, false));
         let mut numbers = BTreeMap::from([(first.clone(), 0)]);
         let (mut sets, mut next) = (vec![first], Vec::new());
         while let Some(set) = sets.get(next.len()).cloned() {
@@ -177,7 +177,7 @@ impl Nodes {
                 });
                 let reached = match set.contains(&accept) {
                     true => matched.clone(),
-                    false => settle(self.closure(moved.chain([start]), false, false)),
+                    false => accepted(self.closure(moved.chain([start]), false, false)),
                 };
                 let count = numbers.len();
                 row.push(*numbers.entry(reached.clone()).or_insert(count));

@@ -36,7 +36,7 @@ const LOOKS: [(&str, bool, bool); 4] =
     [("(?=", false, false), ("(?!", false, true), ("(?<=", true, false), ("(?<!", true, true)];
 
 #[derive(Clone, Copy)]
-struct Look<'a> {
+struct LookAround<'a> {
     behind: bool,
     negative: bool,
     inner: &'a str,
@@ -48,13 +48,14 @@ fn conditions(alternative: &str) -> Option<Conditions> {
         Some((&"^", rest)) => (true, rest),
         _ => (false, &parts[..]),
     };
-    let ahead =
-        parts.iter().any(|part| look(part).is_some_and(|look| !look.behind) || tempered(part).is_some());
+    let ahead = parts
+        .iter()
+        .any(|part| look_around(part).is_some_and(|look| !look.behind) || tempered(part).is_some());
     let start = if anchored || ahead { "^" } else { "" };
     // The expression without its looks, part by part.
     let bare: Vec<String> = parts
         .iter()
-        .map(|part| match (look(part), tempered(part)) {
+        .map(|part| match (look_around(part), tempered(part)) {
             (Some(_), _) => String::new(),
             (None, Some((_, one))) => one.to_owned() + group(part).map_or("", |(_, quantifier)| quantifier),
             (None, None) => (*part).to_owned(),
@@ -66,7 +67,7 @@ fn conditions(alternative: &str) -> Option<Conditions> {
         if let Some((inner, one)) = tempered(part) {
             // Also where the group's last character was: that is more than the expression forbids.
             conditions.none.push(format!("^{before}{one}*(?:{inner})"));
-        } else if let Some(Look { behind: looks_behind, negative, inner }) = look(part) {
+        } else if let Some(LookAround { behind: looks_behind, negative, inner }) = look_around(part) {
             if looks_around(inner) {
                 return None;
             }
@@ -94,10 +95,10 @@ fn conditions(alternative: &str) -> Option<Conditions> {
 }
 
 /// `(?!x)` and its like.
-fn look(part: &str) -> Option<Look<'_>> {
+fn look_around(part: &str) -> Option<LookAround<'_>> {
     LOOKS.into_iter().find_map(|(opening, behind, negative)| {
         let inner = part.strip_prefix(opening)?.strip_suffix(')')?;
-        Some(Look { behind, negative, inner })
+        Some(LookAround { behind, negative, inner })
     })
 }
 
@@ -106,7 +107,7 @@ fn tempered(part: &str) -> Option<(&str, &str)> {
     let (inner, _) = group(part)?;
     let inner = inner.strip_prefix("?:").unwrap_or(inner);
     let [first, second] = parts(inner)[..] else { return None };
-    let Look { behind: false, negative: true, inner } = look(first)? else { return None };
+    let LookAround { behind: false, negative: true, inner } = look_around(first)? else { return None };
     let one_character = second == "." || second.starts_with('[') && second.ends_with(']') || second == "\\S";
     (one_character && !looks_around(inner)).then_some((inner, second))
 }

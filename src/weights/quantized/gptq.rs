@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use super::{Coded, Found, Row};
+use super::{Found, QuantizedMatrix, Row};
 use crate::error::Result;
 use crate::weights::Dtype;
 use crate::weights::checkpoint::{Checkpoint, Raw};
@@ -183,7 +183,7 @@ impl Matrix {
     }
 }
 
-impl Coded for Matrix {
+impl QuantizedMatrix for Matrix {
     fn row(&self, row: usize, out: &mut Row<'_>) {
         let rows = self.numbers.shape[1];
         let group_of = |col: usize| match &self.groups {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use safetensors::Dtype as D;
 
-use super::{Coded, Found, GROUP, Row};
+use super::{Found, GROUP, QuantizedMatrix, Row};
 use crate::weights::Dtype;
 use crate::weights::checkpoint::{Checkpoint, Raw};
 
@@ -161,7 +161,7 @@ impl Matrix {
     }
 }
 
-impl Coded for Matrix {
+impl QuantizedMatrix for Matrix {
     fn row(&self, row: usize, out: &mut Row<'_>) {
         if self.exact {
             return out.numbers(|first, numbers| {

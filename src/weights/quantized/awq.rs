@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Coded, Found, GROUP, Row, packed};
+use super::{Found, GROUP, QuantizedMatrix, Row, packed};
 use crate::error::Result;
 use crate::weights::Dtype;
 use crate::weights::checkpoint::{Checkpoint, Raw};
@@ -115,7 +115,7 @@ fn in_order(raw: &Raw, row: usize, at: usize) -> i32 {
     packed(raw.u32(row * raw.shape[1] + at / 8), 4, at % 8)
 }
 
-impl Coded for Matrix {
+impl QuantizedMatrix for Matrix {
     fn row(&self, row: usize, out: &mut Row<'_>) {
         let value = |col: usize| self.number(row, col);
         let scale = |col: usize| self.scale(row, col);

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use safetensors::Dtype as D;
 use serde_json::Value;
 
-use super::{Coded, Found, GROUP, Row, fp4, fp8, one_of};
+use super::{Found, GROUP, QuantizedMatrix, Row, fp4, fp8, one_of};
 use crate::error::{Error, Result};
 use crate::weights::Dtype;
 use crate::weights::checkpoint::{Checkpoint, Raw};
@@ -181,7 +181,7 @@ impl Finder<'_> {
         }
     }
 
-    fn bytes(&self, bits: usize) -> Result<(Arc<dyn Coded>, Dtype)> {
+    fn bytes(&self, bits: usize) -> Result<(Arc<dyn QuantizedMatrix>, Dtype)> {
         let numbers = self.raw("qdata", &[self.rows, self.cols], &[D::I8])?;
         let (block, shape) = self.block();
         let scales = self.floating("scale", &[&shape])?;
@@ -196,7 +196,7 @@ impl Finder<'_> {
         self.matrix(numbers, layout, scales, zeros, bits)
     }
 
-    fn pairs(&self) -> Result<(Arc<dyn Coded>, Dtype)> {
+    fn pairs(&self) -> Result<(Arc<dyn QuantizedMatrix>, Dtype)> {
         let numbers = self.raw("qdata", &[self.rows, self.cols.div_ceil(2)], &[D::I8, D::U8])?;
         let group = self.group()?;
         let shape = [self.cols.div_ceil(group), self.rows];
@@ -207,7 +207,7 @@ impl Finder<'_> {
         self.matrix(numbers, Layout::Pairs { group, rows: self.rows }, scales, zeros, 4)
     }
 
-    fn tiles(&self) -> Result<(Arc<dyn Coded>, Dtype)> {
+    fn tiles(&self) -> Result<(Arc<dyn QuantizedMatrix>, Dtype)> {
         let group = self.group()?;
         let shape = match self.checkpoint.shape(&self.part("qdata")) {
             Some(&[down, across, 32, half @ (1 | 2 | 4)])
@@ -227,7 +227,7 @@ impl Finder<'_> {
         self.matrix(numbers, Layout::Tiles(tiles), scales, zeros, 4)
     }
 
-    fn floats(&self) -> Result<(Arc<dyn Coded>, Dtype)> {
+    fn floats(&self) -> Result<(Arc<dyn QuantizedMatrix>, Dtype)> {
         let codes = self.raw("qdata", &[self.rows, self.cols], &fp8::TYPES)?;
         let (block, shape) = self.block();
         Ok(fp8::scaled(codes, self.floating("scale", &[&shape])?, block, false))
@@ -245,7 +245,7 @@ impl Finder<'_> {
         self.raw("qdata", &[self.rows, self.cols.div_ceil(2)], &[D::U8])
     }
 
-    fn mx(&self) -> Result<(Arc<dyn Coded>, Dtype)> {
+    fn mx(&self) -> Result<(Arc<dyn QuantizedMatrix>, Dtype)> {
         let group = self.data["block_size"].as_u64().and_then(|group| usize::try_from(group).ok());
         let group = group.filter(|group| *group > 0).unwrap_or(fp4::MX_GROUP);
         let (scales, blocked) = self.scales(group, D::F8_E8M0)?;
@@ -264,7 +264,7 @@ impl Finder<'_> {
         Ok((Arc::new(matrix), Dtype::Q8))
     }
 
-    fn nvfp4(&self) -> Result<(Arc<dyn Coded>, Dtype)> {
+    fn nvfp4(&self) -> Result<(Arc<dyn QuantizedMatrix>, Dtype)> {
         let (scales, blocked) = self.scales(fp4::NV_GROUP, D::F8_E4M3)?;
         let factor = match self.checkpoint.has(&self.part("per_tensor_scale")) {
             true => self.floating("per_tensor_scale", &[&[], &[1]])?.float(0),
@@ -282,7 +282,7 @@ impl Finder<'_> {
         scales: Raw,
         zeros: Zeros,
         bits: usize,
-    ) -> Result<(Arc<dyn Coded>, Dtype)> {
+    ) -> Result<(Arc<dyn QuantizedMatrix>, Dtype)> {
         let before = self.before()?;
         let width = layout.width();
         let exact = matches!(zeros, Zeros::None | Zeros::Whole(_))
@@ -354,7 +354,7 @@ impl Matrix {
     }
 }
 
-impl Coded for Matrix {
+impl QuantizedMatrix for Matrix {
     fn row(&self, row: usize, out: &mut Row<'_>) {
         if self.exact {
             out.numbers(|first, numbers| {

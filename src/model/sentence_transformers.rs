@@ -18,7 +18,7 @@ const MAX_TOKENS: usize = 1 << 31;
 /// How a text becomes an embedding. Without `modules.json` as sentence-transformers takes such a checkpoint: the mean of
 /// all rows, not normalised.
 #[derive(Debug)]
-pub struct Sentence {
+pub struct SentenceTransformersConfig {
     /// Where config.json, the weights and the tokenizer are; or a GGUF file.
     pub folder: PathBuf,
     /// Which rows become one; weights of positions start with 1.
@@ -104,7 +104,7 @@ fn tokenizer_tokens(folder: &Path) -> Result<Option<usize>> {
         .min())
 }
 
-impl Sentence {
+impl SentenceTransformersConfig {
     /// What a GGUF file says: how rows become one, and the matrices behind that. Embeddings have length one, as llama.cpp gives
     /// them where nothing else is asked for.
     ///

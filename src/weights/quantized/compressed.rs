@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::{Coded, Found, GROUP, Row, fp4, one_of, packed};
+use super::{Found, GROUP, QuantizedMatrix, Row, fp4, one_of, packed};
 use crate::error::Result;
 use crate::weights::Dtype;
 use crate::weights::checkpoint::{Checkpoint, Raw};
@@ -229,7 +229,7 @@ impl Matrix {
     }
 }
 
-impl Coded for Matrix {
+impl QuantizedMatrix for Matrix {
     fn row(&self, row: usize, out: &mut Row<'_>) {
         let scale = |col: usize| self.scales.float(self.scale_at(row, col));
         if self.float {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::mxfp4::TWICE;
-use super::{Coded, Found, Row, one_of};
+use super::{Found, QuantizedMatrix, Row, one_of};
 use crate::weights::Dtype;
 use crate::weights::checkpoint::{Checkpoint, Raw};
 use crate::weights::dtype::f8_e4m3;
@@ -101,7 +101,7 @@ pub fn mxfp4(names: Names, checkpoint: &Checkpoint, name: &str, rows: usize, col
     Ok(Some((Arc::new(Matrix { codes, scales, factor: None, blocked: None }), Dtype::Q8)))
 }
 
-impl Coded for Matrix {
+impl QuantizedMatrix for Matrix {
     fn row(&self, row: usize, out: &mut Row<'_>) {
         let codes = &self.codes.bytes()[row * self.codes.shape[1]..];
         let twice = |col: usize| TWICE[usize::from(codes[col / 2] >> (col % 2 * 4) & 15)];

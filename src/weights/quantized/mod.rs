@@ -35,7 +35,7 @@ use crate::error::Result;
 pub use mxfp4::{Mxfp4, Transposed};
 
 /// A matrix of a format.
-pub trait Coded: Debug + Send + Sync {
+pub trait QuantizedMatrix: Debug + Send + Sync {
     /// Decodes a row.
     fn row(&self, row: usize, out: &mut Row<'_>);
 
@@ -255,7 +255,7 @@ impl Scheme {
         rows: usize,
         cols: usize,
     ) -> Result<Option<Tensor>> {
-        let found: Option<(Arc<dyn Coded>, Dtype)> = match self {
+        let found: Option<(Arc<dyn QuantizedMatrix>, Dtype)> = match self {
             Self::Gptq(scheme) => scheme.find(checkpoint, name, rows, cols)?,
             Self::Awq(scheme) => scheme.find(checkpoint, name, rows, cols)?,
             Self::Compressed(scheme) => scheme.find(checkpoint, name, rows, cols)?,
@@ -277,7 +277,7 @@ impl Scheme {
             }
             Self::Gguf(kinds) => return gguf::find(kinds, checkpoint, name, rows, cols),
         };
-        Ok(found.map(|(coded, dtype)| Tensor::coded(coded, dtype, rows, cols)))
+        Ok(found.map(|(coded, dtype)| Tensor::quantized(coded, dtype, rows, cols)))
     }
 }
 
@@ -319,7 +319,7 @@ fn one_of(checkpoint: &Checkpoint, name: &str, shapes: &[&[usize]]) -> Vec<usize
 }
 
 /// A found matrix, and what its rows become.
-type Found = Result<Option<(Arc<dyn Coded>, Dtype)>>;
+type Found = Result<Option<(Arc<dyn QuantizedMatrix>, Dtype)>>;
 
 /// Signed or unsigned numbers of `bits` packed into words of 32, the first in the lowest bits.
 fn packed(word: u32, bits: usize, index: usize) -> i32 {

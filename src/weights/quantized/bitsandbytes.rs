@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Coded, Found, Row};
+use super::{Found, QuantizedMatrix, Row};
 use crate::error::Result;
 use crate::weights::Dtype;
 use crate::weights::checkpoint::{Checkpoint, Raw};
@@ -108,7 +108,7 @@ fn four(checkpoint: &Checkpoint, name: &str, values: usize) -> Found {
     Ok(Some((Arc::new(matrix), Dtype::Q8)))
 }
 
-impl Coded for Eight {
+impl QuantizedMatrix for Eight {
     fn row(&self, row: usize, out: &mut Row<'_>) {
         let numbers = &self.numbers.bytes()[row * out.cols()..];
         out.numbers(|first, group| {
@@ -134,7 +134,7 @@ impl Four {
     }
 }
 
-impl Coded for Four {
+impl QuantizedMatrix for Four {
     fn row(&self, row: usize, out: &mut Row<'_>) {
         let start = row * out.cols();
         let codes = self.codes.bytes();

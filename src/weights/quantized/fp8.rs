@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use half::f16;
 
-use super::{Coded, Found, GROUP, Row, fp4};
+use super::{Found, GROUP, QuantizedMatrix, Row, fp4};
 use crate::error::Result;
 use crate::weights::Dtype;
 use crate::weights::checkpoint::{Checkpoint, Raw};
@@ -77,7 +77,12 @@ impl Fp8 {
 }
 
 /// Values of one of [`TYPES`], with a scale for each block of so many rows and columns; those may be [`fp4::blocked`].
-pub fn scaled(codes: Raw, scales: Raw, block: [usize; 2], blocked: bool) -> (Arc<dyn Coded>, Dtype) {
+pub fn scaled(
+    codes: Raw,
+    scales: Raw,
+    block: [usize; 2],
+    blocked: bool,
+) -> (Arc<dyn QuantizedMatrix>, Dtype) {
     let wide = codes.dtype() == safetensors::Dtype::F8_E5M2;
     let across = codes.shape[1].div_ceil(block[1]);
     let groups = !wide && (across == 1 || block[1].is_multiple_of(GROUP));
@@ -85,7 +90,7 @@ pub fn scaled(codes: Raw, scales: Raw, block: [usize; 2], blocked: bool) -> (Arc
     (Arc::new(matrix), if groups { Dtype::F8 } else { Dtype::Bf16 })
 }
 
-impl Coded for Matrix {
+impl QuantizedMatrix for Matrix {
     fn row(&self, row: usize, out: &mut Row<'_>) {
         let codes = &self.codes.bytes()[row * out.cols()..];
         let scale = |col: usize| {

@@ -2,7 +2,7 @@
 //! 16) with two codes in a byte, the first in the low bits, and `_scales` (experts, rows, groups), powers of two for
 //! each 32 columns. And the same experts as they are when they are not quantized.
 
-use super::{Coded, Row};
+use super::{QuantizedMatrix, Row};
 use crate::weights::checkpoint::Raw;
 
 /// Twice the values of the codes.
@@ -25,7 +25,7 @@ pub struct Transposed {
     pub expert: usize,
 }
 
-impl Coded for Transposed {
+impl QuantizedMatrix for Transposed {
     fn row(&self, row: usize, out: &mut Row<'_>) {
         let (cols, rows) = (self.all.shape[1], self.all.shape[2]);
         out.values(|first, values| {
@@ -40,7 +40,7 @@ impl Coded for Transposed {
     }
 }
 
-impl Coded for Mxfp4 {
+impl QuantizedMatrix for Mxfp4 {
     fn row(&self, row: usize, out: &mut Row<'_>) {
         let (rows, groups) = (self.scales.shape[1], self.scales.shape[2]);
         let start = (self.expert * rows + row) * groups;
