@@ -1,13 +1,15 @@
-//! Many requests at once: batching, preemption, choices, conversations, public prompts, ends of all kinds, guesses.
+//! Many requests at once: batching, preemption, choices, ends of all kinds, guesses; [`conversations`] and public prompts;
+//! [`streams`].
 
-use std::ops::ControlFlow;
+mod conversations;
+mod streams;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use amnesic::clock::Clock;
 use amnesic::privacy::Subject;
-use amnesic::testing::Gate;
 use amnesic::{
     Builder, CancelToken, Dry, Error, FinishReason, Priority, Reply, Request, SamplingParams, Session,
     Speculation,
@@ -178,113 +180,6 @@ fn bias_bans_and_minimums_hold() {
 }
 
 #[test]
-fn a_conversation_computes_only_what_is_new() {
-    let session = builder(&default_model()).open().unwrap();
-    let mut conversation = session.conversation();
-    let first = conversation.generate(Request::prompt("Ownership is Rust's").max_tokens(30)).unwrap();
-    assert_eq!(first.usage.cached_tokens, 0);
-    let before = session.counters().tokens;
-    let second = conversation.generate(Request::prompt(" A slice is").max_tokens(10)).unwrap();
-    // all but the last token of the reply, whose keys and values nobody had asked for yet
-    assert_eq!(second.usage.cached_tokens, first.usage.total_tokens() - 1);
-    let computed = (session.counters().tokens - before) as usize;
-    assert_eq!(computed, second.usage.prompt_tokens - second.usage.cached_tokens + 9);
-    // the same tokens, computed from nothing
-    let text = format!("Ownership is Rust's{} A slice is", first.text());
-    let ids = amnesic::testing::Tokenizer::open(&default_model(), session.vocab_size()).unwrap();
-    let mut prompt = ids.encode("Ownership is Rust's", true);
-    prompt.extend(first.tokens());
-    prompt.extend(ids.encode(" A slice is", false));
-    let alone = session.generate(Request::tokens(prompt).max_tokens(10)).unwrap();
-    assert_eq!(alone.tokens(), second.tokens());
-    assert_eq!(alone.usage.cached_tokens, 0, "nobody else has anything of a conversation: {}", text.len());
-    assert!(session.load().kv_blocks_used > 0);
-    drop(conversation);
-    let other = session.generate(Request::prompt("x").max_tokens(1)).unwrap();
-    assert_eq!((other.usage.cached_tokens, session.load().kv_blocks_used), (0, 0));
-}
-
-#[test]
-fn an_idle_conversation_gives_its_memory_to_others_and_loses_no_token() {
-    let folder = folder();
-    let session = builder(folder.path()).context_length(512).kv_tokens(512).open().unwrap();
-    let turns: [Vec<u32>; 3] = [(0..100).collect(), (30..60).collect(), (5..9).collect()];
-    let run = |disturb: bool| -> Vec<(Vec<u32>, usize)> {
-        let mut conversation = session.conversation();
-        turns
-            .iter()
-            .map(|turn| {
-                let request = Request::tokens(turn.clone()).max_tokens(20).temperature(1.0).seed(3);
-                let reply = conversation.generate(request).unwrap();
-                if disturb {
-                    session.generate(Request::tokens([9; 400]).max_tokens(100)).unwrap();
-                }
-                (reply.tokens().to_vec(), reply.usage.cached_tokens)
-            })
-            .collect()
-    };
-    let (quiet, disturbed) = (run(false), run(true));
-    let tokens =
-        |run: &[(Vec<u32>, usize)]| -> Vec<Vec<u32>> { run.iter().map(|(t, _)| t.clone()).collect() };
-    assert_eq!(tokens(&quiet), tokens(&disturbed));
-    assert!(quiet[1].1 > 0 && disturbed[1].1 == 0, "{quiet:?} {disturbed:?}");
-}
-
-#[test]
-fn a_conversation_with_choices_goes_on_from_the_first() {
-    let folder = folder();
-    let session = builder(folder.path()).open().unwrap();
-    let mut conversation = session.conversation();
-    let request = || Request::tokens((0..90).collect::<Vec<_>>()).max_tokens(25).temperature(1.0).seed(1);
-    let first = conversation.generate(request().n(3)).unwrap();
-    let second = conversation.generate(Request::tokens([4, 5]).max_tokens(8)).unwrap();
-    let mut prompt: Vec<u32> = (0..90).collect();
-    prompt.extend(first.tokens());
-    prompt.extend([4, 5]);
-    let alone = session.generate(Request::tokens(prompt).max_tokens(8)).unwrap();
-    assert_eq!(alone.tokens(), second.tokens());
-    assert_eq!(second.usage.cached_tokens, 90 + 24);
-    drop(conversation);
-    assert_eq!(session.load().kv_blocks_used, 0);
-}
-
-#[test]
-fn only_what_is_declared_public_is_shared() {
-    let folder = folder();
-    let session = builder(folder.path()).open().unwrap();
-    let shared: Vec<u32> = (0..200).map(|i| i * 7 % VOCAB as u32).collect();
-    let public = session.publish(Request::tokens(shared.clone())).unwrap();
-    assert_eq!(public.tokens(), 200);
-    let request = |tail: u32| {
-        let prompt: Vec<u32> = shared.iter().copied().chain([tail, tail + 1]).collect();
-        Request::tokens(prompt).max_tokens(9)
-    };
-    let expected: Vec<_> = (0..4).map(|tail| session.generate(request(tail)).unwrap()).collect();
-    assert!(expected.iter().all(|reply| reply.usage.cached_tokens == 0), "not named, so not shared");
-    let cached: Vec<usize> = (0..4)
-        .map(|tail| {
-            let reply = session.generate(request(tail).shares(&public)).unwrap();
-            assert_eq!(reply.tokens(), expected[tail as usize].tokens());
-            reply.usage.cached_tokens
-        })
-        .collect();
-    assert_eq!(cached, [0, 192, 192, 192], "whole blocks, once the first has computed them");
-    let again = session.generate(request(1)).unwrap();
-    assert_eq!(again.usage.cached_tokens, 0);
-    // a prompt that has little in common shares little
-    let other: Vec<u32> = shared[..100].iter().copied().chain([1, 1, 1]).collect();
-    let reply = session.generate(Request::tokens(other).max_tokens(2).shares(&public)).unwrap();
-    assert_eq!(reply.usage.cached_tokens, 64);
-    // requests that name it together
-    let together = session.generate_batch((0..4).map(|tail| request(tail).shares(&public))).unwrap();
-    assert!(together.iter().zip(&expected).all(|(a, b)| a.tokens() == b.tokens()));
-    assert_eq!(session.load().kv_blocks_used, 3);
-    drop(public);
-    session.generate(Request::tokens([1]).max_tokens(1)).unwrap();
-    assert_eq!(session.load().kv_blocks_used, 0);
-}
-
-#[test]
 fn a_cancel_token_ends_requests_with_what_there_is() {
     let folder = folder();
     let session = builder(folder.path()).kv_tokens(16_384).max_sequences(2).open().unwrap();
@@ -336,79 +231,6 @@ fn a_deadline_ends_a_request_with_what_there_is() {
     assert_eq!((two.finish_reason(), two.tokens().len()), (FinishReason::Deadline, 0));
     assert_eq!(one.finish_reason(), FinishReason::Deadline);
     assert!((10..8000).contains(&one.tokens().len()));
-}
-
-#[test]
-fn a_slow_reader_holds_up_itself_only() {
-    let folder = folder();
-    let session =
-        builder(folder.path()).kv_tokens(1024).context_length(1024).max_sequences(1).open().unwrap();
-    let request = || Request::tokens([1, 2, 3]).max_tokens(600).temperature(1.0).seed(2);
-    let whole = session.generate(request()).unwrap();
-    let mut stream = session.stream(request().stream_buffer(10)).unwrap();
-    // it stands still with ten tokens waiting, and others run past it: the one place, and then its memory
-    for _ in 0..3 {
-        let other = session.generate(Request::tokens([7; 700]).max_tokens(200)).unwrap();
-        assert_eq!(other.tokens().len(), 200);
-    }
-    let steps = session.counters().steps;
-    std::thread::sleep(Duration::from_millis(30));
-    assert_eq!(session.counters().steps, steps, "a request that stands still takes no steps");
-    assert_eq!(session.load().preemptions, 1);
-    let mut tokens: Vec<u32> = Vec::new();
-    for piece in stream.by_ref().take(5) {
-        let piece = piece.unwrap();
-        assert!(piece.tokens().len() <= 10);
-        tokens.extend(piece.tokens());
-    }
-    assert_eq!(tokens, whole.tokens()[..tokens.len()]);
-    // from here on nobody reads pieces: the buffer is no limit any more
-    assert_eq!(stream.finish().unwrap().tokens(), whole.tokens());
-}
-
-#[test]
-fn a_callback_may_end_the_reply() {
-    let session = builder(&default_model()).open().unwrap();
-    let request = || Request::prompt("Ownership is").max_tokens(60);
-    let whole = session.generate(request()).unwrap();
-    let mut text = String::new();
-    let reply = session
-        .generate_with(request(), |piece| {
-            text.push_str(piece.text());
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-    assert_eq!((text.as_str(), reply.text()), (whole.text(), whole.text()));
-    let mut pieces = 0;
-    let broken = session
-        .generate_with(Request::prompt("Ownership is").max_tokens(1000).stream_buffer(4), |_| {
-            pieces += 1;
-            if pieces == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })
-        .unwrap();
-    assert_eq!((pieces, broken.finish_reason()), (3, FinishReason::Cancelled));
-    assert!(!broken.text().is_empty());
-}
-
-#[test]
-fn streams_carry_tokens_and_choices() {
-    let session = builder(&default_model()).open().unwrap();
-    let request = || Request::prompt("Ownership is").max_tokens(30).temperature(0.8).seed(4).n(3).logprobs(1);
-    let whole = session.generate(request()).unwrap();
-    let mut stream = session.stream(request()).unwrap();
-    let mut parts = vec![(String::new(), Vec::<u32>::new(), 0); 3];
-    for piece in stream.by_ref() {
-        let piece = piece.unwrap();
-        let part = &mut parts[piece.choice];
-        part.0.push_str(piece.text());
-        part.1.extend(piece.tokens());
-        part.2 += piece.logprobs().len();
-        assert_eq!(piece.tokens().len(), piece.logprobs().len());
-    }
-    for (part, choice) in parts.iter().zip(whole.choices()) {
-        assert_eq!((part.0.as_str(), part.1.as_slice(), part.2), (choice.text(), choice.tokens(), 30));
-    }
-    assert_eq!(content(&stream.finish().unwrap()), content(&whole));
 }
 
 #[test]
@@ -536,22 +358,6 @@ fn ten_thousand_at_once() {
     assert_eq!(session.load().kv_blocks_used, 0);
 }
 
-#[test]
-fn a_stream_outlives_its_session_and_says_so() {
-    let folder = folder();
-    let session = builder(folder.path()).kv_tokens(8192).open().unwrap();
-    let mut stream =
-        session.stream(Request::tokens([1]).max_tokens(5000).ignore_eos(true).stream_buffer(5)).unwrap();
-    assert!(stream.next().unwrap().is_ok());
-    let conversation = session.conversation();
-    let public = session.publish(Request::tokens([1, 2])).unwrap();
-    let report = session.close().unwrap();
-    assert_eq!(report.requests(), 2, "the stream's, and the one that was published");
-    let error = stream.find_map(Result::err).unwrap();
-    assert!(matches!(error, Error::Closed), "{error}");
-    drop((conversation, public));
-}
-
 /// A full session hands back what it does not take: the same requests, in their order.
 #[test]
 fn a_full_session_hands_requests_back() {
@@ -608,181 +414,4 @@ fn a_session_tells_what_its_checkpoint_says_of_itself() {
         tensors.tensors().iter().map(|(_, tensor)| tensor.shape().iter().product::<usize>() as u64).sum();
     assert_eq!(model.parameters, count);
     assert!(session.adapters().is_empty());
-}
-
-/// An executor of one thread, made by hand: what blocks it shows.
-#[cfg(feature = "async")]
-mod executor {
-    use std::sync::Arc;
-    use std::task::{Wake, Waker};
-
-    struct Unpark(std::thread::Thread);
-
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-
-    /// Wakes the thread that made it.
-    pub fn waker() -> Waker {
-        Waker::from(Arc::new(Unpark(std::thread::current())))
-    }
-}
-
-/// The session stands still in the middle of a step, with the gate closed: a call that waited for the step would never
-/// return.
-#[cfg(feature = "async")]
-#[test]
-fn neither_dropping_nor_cancelling_a_polled_stream_waits_for_the_session() {
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-
-    const PATIENCE: Duration = Duration::from_secs(60);
-    let session = builder(&default_model()).open().unwrap();
-    let waker = executor::waker();
-    let mut context = Context::from_waker(&waker);
-    let held = |gate: &Gate| {
-        session.stream(Request::prompt("Ownership is").max_tokens(200).stop_at(8, gate)).unwrap()
-    };
-    let poll = |stream: &mut amnesic::Stream, context: &mut Context<'_>| {
-        let _ = futures_core::Stream::poll_next(Pin::new(stream), context);
-    };
-
-    for read in [true, false] {
-        let gate = Gate::default();
-        let mut dropped = held(&gate);
-        if read {
-            poll(&mut dropped, &mut context);
-        }
-        assert!(gate.wait(PATIENCE));
-        drop(dropped);
-        gate.open();
-    }
-
-    let gate = Gate::default();
-    let mut cancelled = held(&gate);
-    poll(&mut cancelled, &mut context);
-    assert!(gate.wait(PATIENCE));
-    let mut end = cancelled.cancel();
-    assert!(Pin::new(&mut end).poll(&mut context).is_pending(), "it is not scrubbed while the step runs");
-    gate.open();
-    while Pin::new(&mut end).poll(&mut context) == Poll::Pending {
-        std::thread::park();
-    }
-    assert_eq!(session.load().kv_blocks_used, 0, "it is scrubbed once the future is ready");
-
-    // The future of a request that is cancelled may be dropped as well.
-    let gate = Gate::default();
-    let mut forgotten = held(&gate);
-    poll(&mut forgotten, &mut context);
-    assert!(gate.wait(PATIENCE));
-    drop(forgotten.cancel());
-    gate.open();
-    assert!(session.generate(Request::prompt("A slice is").max_tokens(4)).is_ok());
-    assert!(session.close().unwrap().requests() >= 5);
-}
-
-/// As above, of a conversation's turn, however much of it was read: the session stands still until the gate opens.
-#[test]
-fn dropping_the_stream_of_a_turn_waits_for_nothing_and_the_turn_has_not_been() {
-    const PATIENCE: Duration = Duration::from_secs(60);
-    let session = builder(&default_model()).open().unwrap();
-    let ask = |text: &str| Request::prompt(text).temperature(0.0).max_tokens(4);
-    let mut whole = session.conversation();
-    let expected: Vec<_> = ["Ownership is", " and", " so"]
-        .map(|text| whole.generate(ask(text)).unwrap().tokens().to_vec())
-        .into();
-    drop(whole);
-
-    let mut conversation = session.conversation();
-    assert_eq!(conversation.generate(ask("Ownership is")).unwrap().tokens(), expected[0]);
-    for (turn, pieces) in [(1, 0), (2, 1)] {
-        let gate = Gate::default();
-        let gone = Request::prompt(" gone").max_tokens(200).ignore_eos(true).stop_at(20, &gate);
-        let mut stream = conversation.stream(gone).unwrap();
-        stream.by_ref().take(pieces).for_each(|piece| drop(piece.unwrap()));
-        assert!(gate.wait(PATIENCE));
-        drop(stream);
-        assert_eq!(session.load().running, 1, "the turn is not over: a lame test");
-        gate.open();
-        let reply = conversation.generate(ask([" and", " so"][turn - 1])).unwrap();
-        assert_eq!(reply.tokens(), expected[turn], "after {pieces} pieces");
-    }
-    // one that was over before its stream was dropped, and one that its owner forgot
-    let mut stream = conversation.stream(ask(" gone")).unwrap();
-    stream.by_ref().for_each(|piece| drop(piece.unwrap()));
-    drop(stream);
-    std::mem::forget(conversation.stream(ask(" gone")).unwrap());
-    let mut all = session.conversation();
-    for text in ["Ownership is", " and", " so"] {
-        all.generate(ask(text)).unwrap();
-    }
-    let (last, alone) = (conversation.generate(ask(" it")).unwrap(), all.generate(ask(" it")).unwrap());
-    assert_eq!(last.tokens(), alone.tokens());
-    drop((conversation, all));
-    assert_eq!(session.load().kv_blocks_used, 0);
-}
-
-#[cfg(feature = "async")]
-#[test]
-fn neither_cancelling_nor_polling_a_turn_waits_for_the_session() {
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-
-    let session = builder(&default_model()).open().unwrap();
-    let waker = executor::waker();
-    let mut context = Context::from_waker(&waker);
-    let mut conversation = session.conversation();
-    let gate = Gate::default();
-    let gone = Request::prompt("Ownership is").max_tokens(200).ignore_eos(true).stop_at(8, &gate);
-    let mut stream = conversation.stream(gone).unwrap();
-    let _ = futures_core::Stream::poll_next(Pin::new(&mut stream), &mut context);
-    assert!(gate.wait(Duration::from_secs(60)));
-    let mut end = stream.cancel();
-    assert!(Pin::new(&mut end).poll(&mut context).is_pending(), "it is not scrubbed while the step runs");
-    gate.open();
-    while Pin::new(&mut end).poll(&mut context) == Poll::Pending {
-        std::thread::park();
-    }
-    drop(end);
-
-    let mut stream = conversation.stream(Request::prompt("A slice is").max_tokens(20)).unwrap();
-    let mut text = String::new();
-    loop {
-        match futures_core::Stream::poll_next(Pin::new(&mut stream), &mut context) {
-            Poll::Ready(Some(piece)) => text.push_str(piece.unwrap().text()),
-            Poll::Ready(None) => break,
-            Poll::Pending => std::thread::park(),
-        }
-    }
-    let reply = stream.finish().unwrap(); // it is over: nothing is waited for
-    assert_eq!((text.as_str(), reply.usage.cached_tokens), (reply.text(), 0));
-}
-
-#[cfg(feature = "async")]
-#[test]
-fn a_stream_can_be_polled() {
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-
-    let session = builder(&default_model()).open().unwrap();
-    let request = || Request::prompt("Ownership is").max_tokens(50).stream_buffer(3);
-    let whole = session.generate(request()).unwrap();
-    let waker = executor::waker();
-    let mut context = Context::from_waker(&waker);
-    let mut stream = session.stream(request()).unwrap();
-    let (mut text, mut waits) = (String::new(), 0);
-    loop {
-        match futures_core::Stream::poll_next(Pin::new(&mut stream), &mut context) {
-            Poll::Ready(Some(piece)) => text.push_str(piece.unwrap().text()),
-            Poll::Ready(None) => break,
-            Poll::Pending => {
-                waits += 1;
-                std::thread::park();
-            }
-        }
-    }
-    assert_eq!(text, whole.text());
-    assert!(waits > 0, "it never had to wait: a lame test");
 }
