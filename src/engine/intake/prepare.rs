@@ -12,9 +12,10 @@ use crate::chat;
 use crate::engine::job::Job;
 use crate::engine::mailbox::Outbox;
 use crate::engine::message::Prepared;
-use crate::engine::scheduler::{Arrival, Id, Owner};
+use crate::engine::scheduler::{Arrival, Id, Owner, Prefix};
 use crate::engine::sequence::{Common, Sequence};
 use crate::error::{Error, Result};
+use crate::lease::PrefixHandle;
 use crate::memory::Secret;
 use crate::memory::ledger::Accounts;
 use crate::outcome::{RequestId, Timing, Usage};
@@ -71,14 +72,7 @@ impl Intake {
             .into_iter()
             .map(Box::new);
         let sampling = request.sampling.over(&self.defaults.sampling, getrandom::u64().unwrap_or(0));
-        (0..choices).for_each(|choice| {
-            outbox.output(choice, |output| {
-                output.seed = sampling.seed.wrapping_add(choice as u64);
-                output.without_text = self.text.is_none();
-                output.logprobs = Logprobs::new(request.logprobs.unwrap_or(0));
-            });
-        });
-        outbox.prompt_logprobs(|out| *out = Logprobs::new(request.prompt_logprobs.unwrap_or(0)));
+        self.prepare_outputs(&request, &outbox, sampling.seed);
         #[cfg(feature = "debug-sampler")]
         let begins = begins(&request);
         let mut sequence = self.sequence(&mut request, ids, sampling, (max_tokens, adapter, visible))?;
@@ -107,18 +101,20 @@ impl Intake {
             adapter: request.adapter.take(),
             failed: None,
         };
-        let outputs_from = if request.prompt_logprobs.is_some() { 0 } else { prompt_tokens - 1 };
-        let conversation = job.reuse.as_ref().filter(|reuse| !reuse.public);
-        let conversation = conversation.map(|reuse| Owner::Conversation(reuse.lease.key));
-        let arrival = Arrival {
-            clock: Some(place.clock),
-            handicap: request.priority.handicap(),
-            known: prompt_tokens,
-            outputs_from,
-            prefix,
-            owner: request.tenant.map(|tenant| Owner::Tenant(tenant.0)).or(conversation),
-        };
+        let arrival = arrival(&request, place, job.reuse.as_ref(), prompt_tokens, prefix);
         Ok(Prepared { id: place.id, job: Box::new(job), sequence, arrival })
+    }
+
+    /// Says of each output of a request what its reply will have.
+    fn prepare_outputs(&self, request: &Request, outbox: &Outbox, seed: u64) {
+        (0..request.choices()).for_each(|choice| {
+            outbox.output(choice, |output| {
+                output.seed = seed.wrapping_add(choice as u64);
+                output.without_text = self.text.is_none();
+                output.logprobs = Logprobs::new(request.logprobs.unwrap_or(0));
+            });
+        });
+        outbox.prompt_logprobs(|out| *out = Logprobs::new(request.prompt_logprobs.unwrap_or(0)));
     }
 
     fn sequence(
@@ -180,6 +176,25 @@ impl Intake {
             // which others there are is nothing to tell: their names may be those of other tenants
             Error::request("adapter", "the name of one of the session's adapters: see Builder::adapter")
         })
+    }
+}
+
+fn arrival(
+    request: &Request,
+    place: &Place,
+    reuse: Option<&PrefixHandle>,
+    prompt_tokens: usize,
+    prefix: Option<Prefix>,
+) -> Arrival {
+    let conversation = reuse.filter(|reuse| !reuse.public);
+    let conversation = conversation.map(|reuse| Owner::Conversation(reuse.lease.key));
+    Arrival {
+        clock: Some(place.clock),
+        handicap: request.priority.handicap(),
+        known: prompt_tokens,
+        outputs_from: if request.prompt_logprobs.is_some() { 0 } else { prompt_tokens - 1 },
+        prefix,
+        owner: request.tenant.as_ref().map(|tenant| Owner::Tenant(tenant.0)).or(conversation),
     }
 }
 
