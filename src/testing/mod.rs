@@ -4,6 +4,8 @@
 //! Each acts on the request or the session that a test asked it of, or on the process whose test called it, and on nothing
 //! unless a test does. No scrub has a switch by this feature: those are in a build with `--cfg amnesic_faults` alone, which
 //! `build.rs` explains. So a binary that has the feature, since features unify, scrubs as one without it.
+//! Unasked it does two things, and neither touches content: a session on a CUDA device loads one kernel more, which [`device`] alone
+//! launches, and a session counts the grammars that it compiles.
 //!
 //! Lives here: [`device`], what CUDA devices hold and how fast they are; faults that a request or a session is asked to have;
 //! the tokenizer and the model by themselves. Never will: anything that a session without the feature depends on.

@@ -354,7 +354,9 @@ fn receipts_bind_the_files_and_the_settings() {
             && found.tokenizer_sha256.is_some()
     );
     assert_eq!(found.library, env!("CARGO_PKG_VERSION"));
-    assert!(found.features.contains(&"testing".to_owned()) && found.build.starts_with(&found.library));
+    let has = |feature: &str| found.features.iter().any(|found| found == feature);
+    assert!(has("testing") && has("forensics") && found.build.starts_with(&found.library));
+    assert_eq!(has("faults"), cfg!(amnesic_faults), "switches in scrubs are told");
     assert_eq!((found.allocator, found.lockdown), (Allocator::Scrubbing, LockdownState::None));
     assert_eq!(
         (found.quantize.as_str(), found.kv_cache.as_str(), found.backend.as_str()),

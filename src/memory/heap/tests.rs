@@ -103,6 +103,40 @@ fn the_kernel_knows_the_protections() {
     with_and_without("the_kernel_knows_the_protections", &check);
 }
 
+/// A run that is kept for later is inaccessible, and a search reads it all the same: what somebody forgot to overwrite in it, too.
+#[cfg(all(feature = "forensics", target_os = "linux"))]
+#[test]
+fn a_search_reads_what_is_kept() {
+    const BYTES: usize = 300_000;
+    let check = || {
+        let block = allocate(BYTES, 16).unwrap();
+        // SAFETY: allocated above.
+        let _ = unsafe { free(block, BYTES, 16) };
+        let mut kept = std::iter::successors(kept_behind(0), |range| kept_behind(range.end));
+        let range = kept.find(|range| range.contains(&block.as_ptr().addr())).expect("it is kept");
+        let is_accessible = || flags_of(block).iter().any(|flag| flag == "rd" || flag == "wr");
+        assert!(!is_accessible());
+        let mut copy = [1_u8; 64];
+        assert_eq!(read_kept(range.end, &mut copy), None, "a guard is kept");
+        assert_eq!(read_kept(range.end - 10, &mut copy), Some(10));
+        assert!(is_zero(&copy[..10]) && copy[10..] == [1; 54]);
+        let (pages, bytes) = (range.start as *mut libc::c_void, range.len());
+        // SAFETY: pages of a run that nobody has, in a process in which nobody else asks for one of this size.
+        unsafe {
+            assert_eq!(libc::mprotect(pages, bytes, libc::PROT_READ | libc::PROT_WRITE), 0);
+            block.as_ptr().write_bytes(0x5a, BYTES);
+            assert_eq!(libc::mprotect(pages, bytes, libc::PROT_NONE), 0);
+        }
+        assert_eq!(read_kept(block.as_ptr().addr(), &mut copy), Some(64));
+        assert!(copy == [0x5a; 64] && !is_accessible());
+    };
+    in_child_process("a_search_reads_what_is_kept", "kept", &check);
+    in_child_process("a_search_reads_what_is_kept", "kept, without memfd_secret", &|| {
+        secretmem::do_without();
+        check();
+    });
+}
+
 /// Runs `act` here, and in a process of its own whose kernel is as if it had no `memfd_secret`.
 fn with_and_without(test: &str, act: &dyn Fn()) {
     if std::env::var_os("AMNESIC_HEAP").is_none() {
