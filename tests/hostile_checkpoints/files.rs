@@ -11,8 +11,8 @@ use crate::{Case, Expected};
 
 const MIB: u64 = 1 << 20;
 
-fn case(name: &str, expected: Expected, most_mib: u64, write: impl Fn(&Path) + 'static) -> Case {
-    Case { name: name.to_owned(), write: Box::new(write), expected, most_mib }
+fn case(name: &str, expected: Expected, most_mib: u64, write: impl Fn(&Path) + Sync + 'static) -> Case {
+    Case { name: name.to_owned(), write: Box::new(write), expected, most_mib, locks: true }
 }
 
 pub fn cases() -> Vec<Case> {

@@ -10,12 +10,12 @@ use crate::{Case, Expected};
 /// allocator overwrites the old one, so it cannot grow in place), and the prompt with what a filter works with.
 const MOST_MIB: u64 = 512 + 256 + 64 + 64;
 
-fn case(name: &str, expected: Expected, source: impl Fn() -> String + 'static) -> Case {
+fn case(name: &str, expected: Expected, source: impl Fn() -> String + Sync + 'static) -> Case {
     let write = move |folder: &Path| {
         Recipe::small(704).write(folder, Some("byte_level"));
         std::fs::write(folder.join("chat_template.jinja"), source()).unwrap();
     };
-    Case { name: name.to_owned(), write: Box::new(write), expected, most_mib: MOST_MIB }
+    Case { name: name.to_owned(), write: Box::new(write), expected, most_mib: MOST_MIB, locks: false }
 }
 
 pub fn cases() -> Vec<Case> {
@@ -36,7 +36,7 @@ fn nested() -> Vec<Case> {
                 }
             };
             let (name, write) = (format!("{name} in {name}"), Box::new(write));
-            Case { name, write, expected: Expected::Works, most_mib: MOST_MIB }
+            Case { name, write, expected: Expected::Works, most_mib: MOST_MIB, locks: true }
         })
         .collect();
     const LONG: &[&str] = &["chat_template.jinja: must be at most 262144 bytes"];
@@ -112,7 +112,11 @@ fn recursive() -> Vec<Case> {
 fn large() -> Vec<Case> {
     let too_much = || Expected::Error(&["`messages` must be"]);
     let bounded = |name: &str, source: &'static str| case(name, too_much(), move || source.to_owned());
+    let doubles =
+        "{% set ns = namespace(a='x') %}{% for i in range(60) %}{% set ns.a = ns.a ~ ns.a %}{% endfor %}";
     vec![
+        Case { locks: true, ..bounded("a text that doubles by ~, in locked memory", doubles) },
+        bounded("a text that doubles by ~", doubles),
         bounded("a billion letters", "{{ ('x' * 10**9)|length }}"),
         bounded(
             "a hundred million letters many times",
@@ -126,10 +130,6 @@ fn large() -> Vec<Case> {
         bounded(
             "ranges in lists",
             "{% set ns = namespace(a=[]) %}{% for i in range(9999) %}{% set ns.a = [ns.a, range(99999)|list] %}{% endfor %}",
-        ),
-        bounded(
-            "a text that doubles by ~",
-            "{% set ns = namespace(a='x') %}{% for i in range(60) %}{% set ns.a = ns.a ~ ns.a %}{% endfor %}",
         ),
         bounded(
             "a text that doubles by +",
