@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use amnesic::clock::Clock;
-use amnesic::forensics::Gate;
 use amnesic::privacy::Subject;
 use amnesic::{
     Builder, CancelToken, Dry, Error, FinishReason, Priority, Reply, Request, SamplingParams, Session,

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use amnesic::testing::Gate;
+use amnesic::forensics::Gate;
 use amnesic::{Error, FinishReason, Request};
 
 use super::{builder, content, folder};

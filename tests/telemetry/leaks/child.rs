@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use amnesic::clock::Clock;
+use amnesic::forensics::{Gate, Needles};
 use amnesic::privacy::{Alias, Anthropic, Disclosure, Prices, ThirdPartyRequest};
-use amnesic::testing::forensics::Needles;
-use amnesic::testing::{Gate, LogitsTap, Scorer, Tokenizer};
+use amnesic::testing::{LogitsTap, Scorer, Tokenizer};
 use amnesic::{
     Builder, CancelToken, ConstrainFrom, EmbedRequest, Error, Message, Reply, Request, RerankRequest,
     ResponseFormat, Role, SealingKey, Session, Tool, ToolCall, ToolCallParser, user,
