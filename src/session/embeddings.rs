@@ -38,8 +38,9 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// The checkpoint is for something else ([`Error::WrongTask`]); the request is wrong, in [`Error::InBatch`] where that
-    /// is one of the texts; it was cancelled or late ([`Error::Interrupted`]); the session is full or poisoned.
+    /// The checkpoint is for something else ([`Error::WrongTask`](crate::Error::WrongTask)); the request is wrong, in
+    /// [`Error::InBatch`](crate::Error::InBatch) where that is one of the texts; it was cancelled or late
+    /// ([`Error::Interrupted`](crate::Error::Interrupted)); the session is full or poisoned.
     pub fn embed_with(&self, request: EmbedRequest) -> Result<Embeddings> {
         let done = self.read_texts(request)?;
         Ok(Embeddings {
