@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::privacy::trace::{self, Sizes};
 use crate::session::Session;
 use crate::weights::files::Recording;
-use crate::weights::store::{self, Held};
+use crate::weights::store::Held;
 
 impl Builder {
     /// Reads the checkpoint, checks all of it, and starts the session. [`Session::builder`] has an example.
@@ -121,8 +121,8 @@ impl Builder {
     #[cfg(feature = "hub")]
     fn fetch(&mut self) -> Result<()> {
         for folder in [Some(&mut self.folder), self.draft.as_mut()].into_iter().flatten() {
-            if !store::exists(folder)
-                && !store::is_folder(folder)
+            if !crate::weights::store::exists(folder)
+                && !crate::weights::store::is_folder(folder)
                 && let Some(id) = crate::hub::Id::parse(folder)
             {
                 *folder = self.hub.fetch(&id)?;

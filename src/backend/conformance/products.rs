@@ -38,7 +38,7 @@ impl Body for Product {
 
 #[test]
 fn linear_agrees_with_the_reference() {
-    let mut runs = 0;
+    let mut sets = 0;
     for seed in 0..120 {
         let mut source = Source::new(seed);
         let (rows, ins, outs) = (source.size(1, 37), source.size(1, 300), source.size(1, 150));
@@ -52,9 +52,9 @@ fn linear_agrees_with_the_reference() {
         let add = [None, Some(1.0), Some(0.37)][seed as usize / 2 % 3];
         let tolerance = vec![4e-7 * 4.0 * (ins as f64 + 2.0); rows * outs];
         let near = Near { tolerance, own_way: pairs.then_some(2.0), device: 0.0 };
-        runs += compare(Product { rows, x, before, add, bias, weight, quantize }, &near);
+        sets += compare(Product { rows, x, before, add, bias, weight, quantize }, &near);
     }
-    assert_eq!(runs, 120 * 3 * Isa::available().len());
+    assert_eq!(sets, 120 * Isa::available().len());
 }
 
 /// A row's products are the same bits whatever rows are beside it.
@@ -200,7 +200,7 @@ impl Body for ByHead {
 
 #[test]
 fn products_by_head_agree_with_the_reference() {
-    let mut runs = 0;
+    let mut sets = 0;
     for seed in 0..60 {
         let mut source = Source::new(seed);
         let (rows, heads, ins) = (source.size(1, 29), source.size(1, 9), source.size(1, 140));
@@ -214,9 +214,9 @@ fn products_by_head_agree_with_the_reference() {
         let outputs = rows * heads * (outs + kept + ins + kept);
         let tolerance = vec![4e-7 * 4.0 * (ins as f64 + 2.0); outputs];
         let near = Near { tolerance, own_way: pairs.then_some(2.0), device: 0.0 };
-        runs += compare(ByHead { rows, heads, x, weight, quantize }, &near);
+        sets += compare(ByHead { rows, heads, x, weight, quantize }, &near);
     }
-    assert_eq!(runs, 60 * 3 * Isa::available().len());
+    assert_eq!(sets, 60 * Isa::available().len());
 }
 
 /// On a CUDA device few rows and many go through different kernels.
