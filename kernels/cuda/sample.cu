@@ -614,7 +614,7 @@ INLINE FilteredRow typical(Shared &s, const float *row, uint32_t vocab, float ma
 }
 
 // Blocks: questions. Looks whether the model's logits are finite, and chooses a token.
-KERNEL(sample, 512, SampleArgs) {
+KERNEL(sample_tokens, 512, SampleArgs) {
     SHARED(shared);
     Shared &s = *(Shared *)shared;
     const SampleQuery &q = a.queries[blockIdx.x];

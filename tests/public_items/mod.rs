@@ -178,7 +178,7 @@ pub fn signatures() -> Vec<Signature> {
     let mut found = Vec::new();
     for file in files(&src()) {
         let text = read(&file);
-        let text = &text[..text.find("#[cfg(test)]\nmod tests").unwrap_or(text.len())];
+        let text = &text[..text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len())];
         let mut owner: Option<String> = None;
         for (at, line) in lines(text) {
             if line.starts_with("impl") {

@@ -97,7 +97,7 @@ pub const KERNELS: &[&str] = &[
     "rope_store",
     "route",
     "sample",
-    "sample",
+    "sample_tokens",
     "scrub",
     "search_memory",
     "verify",

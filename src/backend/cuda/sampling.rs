@@ -119,7 +119,7 @@ impl<D: Driver> Cuda<D> {
             if needs.changes {
                 self.launch("adjust", shape([now, 1, 1], threads, 0), &args);
             }
-            self.launch("sample", shape([now, 1, 1], threads, SHARED), &args);
+            self.launch("sample_tokens", shape([now, 1, 1], threads, SHARED), &args);
             if needs.logprobs {
                 self.launch("rate", shape([now, 1, 1], threads, SHARED), &args);
             }
