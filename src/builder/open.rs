@@ -13,7 +13,9 @@ use crate::error::{Error, Result};
 use crate::privacy::trace::{self, Sizes};
 use crate::session::Session;
 use crate::weights::files::Recording;
-use crate::weights::store::{self, Held};
+#[cfg(feature = "hub")]
+use crate::weights::store;
+use crate::weights::store::Held;
 
 impl Builder {
     /// Reads the checkpoint, checks all of it, and starts the session. [`Session::builder`] has an example.
