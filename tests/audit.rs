@@ -8,7 +8,7 @@
 //! Trials are shuffled, so where nothing is told the two samples are exchangeable however noisy the machine is: D is above
 //! the bound once in 10^8 runs. Where something must be told, so that the audit is seen to see, the numbers are counted
 //! (`audit/steps.rs`), or the difference is as large as a whole prompt. `cargo test --release --test audit -- --nocapture`
-//! prints the table of SECURITY.md.
+//! prints the table of docs/audit.md.
 
 #[path = "audit/earlier.rs"]
 mod earlier;
