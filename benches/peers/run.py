@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -167,7 +168,10 @@ def build_amnesic(work, with_candle):
     """Builds the benches, and gives their paths by name."""
     environment = {"CARGO_TARGET_DIR": str(work / "target")}
     benches = ["bench", "-p", "amnesic-benches", "--no-run", "--bench", "throughput", "--bench", "ceilings"]
-    example = ["build", "--release", "-p", "amnesic-oracle", "--example", "candle_throughput"]
+    # the workspace compiles candle quickly, for its tests: here it is compiled as well as amnesic is
+    quickly = tomllib.loads((ROOT / "Cargo.toml").read_text())["profile"]["release"]["package"]
+    well = [part for name in quickly for part in ("--config", f"profile.release.package.{name}.opt-level=3")]
+    example = ["build", "--release", "-p", "amnesic-oracle", "--example", "candle_throughput", *well]
     programs = {}
     for arguments in [benches, example] if with_candle else [benches]:
         ran = run(["cargo", *arguments, "--message-format=json-render-diagnostics"], environment, ROOT)
