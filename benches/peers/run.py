@@ -18,8 +18,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import tomllib
 import time
+import tomllib
 from collections import defaultdict
 from pathlib import Path
 from statistics import median

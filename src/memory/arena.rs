@@ -253,19 +253,6 @@ mod tests {
         assert_eq!((closed.regions, closed.scrubbed.bytes(), closed.verified), (2, 8192, 8192));
     }
 
-    /// The pages are the system's afterwards: that they were overwritten is seen by the call alone.
-    #[cfg(amnesic_faults)]
-    #[test]
-    fn both_ends_overwrite() {
-        use crate::memory::scrub::faults;
-        faults::watch();
-        drop(arena());
-        let _ = arena().0.close();
-        let calls: std::collections::BTreeSet<_> =
-            faults::seen().filter(|call| call.file() == file!()).map(|call| call.line()).collect();
-        assert_eq!(calls.len(), 2, "of `close` and of `drop`: {calls:?}");
-    }
-
     #[test]
     #[should_panic(expected = "not of this arena")]
     fn a_region_of_another_arena_is_refused() {
