@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use amnesic::forensics::Gate;
 use amnesic::{
     ConstrainFrom, Error, FinishReason, PieceKind, Reply, Request, ResponseFormat, Session, Speculation,
     Tool, ToolCallParser, ToolChoice, tool, user,
@@ -148,8 +149,24 @@ fn a_name_comes_before_its_arguments_are_complete() {
     let folder = folder(&format!("{{# <tool_call> #}}{CHATML}"), &[]);
     let session = Session::open(folder.path()).unwrap();
     let form = r#"<tool_call>\{"name": "weather", "arguments": \{"city": "[a-z]{40}"\}\}</tool_call>"#;
-    let ask = Request::chat([user("Rain?")]).tools([weather()]).response_format(ResponseFormat::regex(form));
-    let pieces: Vec<_> = session.stream(ask.max_tokens(200)).unwrap().map(Result::unwrap).collect();
+    let ask = || {
+        let chat = Request::chat([user("Rain?")]).tools([weather()]).max_tokens(200);
+        chat.response_format(ResponseFormat::regex(form))
+    };
+    // a reader that is late would get several deltas as one: so the session waits for it, three times within the arguments
+    let tokens = session.generate(ask()).unwrap().usage.completion_tokens;
+    let gates: [Gate; 3] = Default::default();
+    let stops = gates.iter().zip([20, 16, 12]);
+    let request = stops.fold(ask(), |request, (gate, before)| request.stop_at(tokens - before, gate));
+    let mut gates = gates.iter();
+    let mut pieces = Vec::new();
+    for piece in session.stream(request).unwrap() {
+        let piece = piece.unwrap();
+        if piece.tool_call().is_some() {
+            gates.next().into_iter().for_each(Gate::open);
+        }
+        pieces.push(piece);
+    }
     let deltas: Vec<_> = pieces.iter().filter_map(|piece| piece.tool_call()).collect();
     assert!(deltas.len() > 3 && deltas[0].name() == Some("weather"), "{deltas:?}");
     assert!(!deltas[0].is_complete() && deltas[1..].iter().all(|delta| delta.name().is_none()));
