@@ -63,7 +63,7 @@ const NO_CONTENT: &[(&str, &str)] = &[
         "encrypted for a recipient: no needle could find it; its own tests look at lengths",
     ),
     ("testing::Telling", "telemetry without a session"),
-    ("testing::device::Heard", "counts of what was found"),
+    ("testing::device::Leaks", "counts of what was found"),
     ("testing::device::Rate", "how fast a device is"),
     ("forensics::differential::Separation", "places in memory"),
     ("forensics::differential::Snapshots", "counts are all that it prints; its own tests read it"),
