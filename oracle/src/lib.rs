@@ -1,1 +1,1 @@
-//! Nothing but tests: see `tests/models/candle.rs`.
+//! Nothing but tests: see `tests/`.

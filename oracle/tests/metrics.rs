@@ -1,6 +1,7 @@
 //! Real OpenTelemetry metrics: through `tracing-opentelemetry`'s layer and the SDK, to an exporter in memory.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +16,11 @@ use opentelemetry_sdk::metrics::{
 };
 use tracing_subscriber::layer::SubscriberExt;
 
-use crate::common::default_model;
+amnesic::install_scrubbing_allocator!();
+
+fn default_model() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("models/default")
+}
 
 /// One metric with one set of attributes.
 #[derive(Clone, Debug, Default)]
