@@ -54,6 +54,11 @@ pub struct KvShape {
 }
 
 impl KvShape {
+    /// A cache of next to nothing, where nothing is cached.
+    #[cfg(any(test, feature = "testing"))]
+    pub const SMALLEST: Self =
+        Self { cache: KvType::Bf16, layers: 1, kv_heads: 1, head_dim: 16, value_dim: 16 };
+
     /// Numbers in a head's key or value.
     pub fn dim(&self, side: Side) -> usize {
         match side {

@@ -39,25 +39,25 @@ pub struct Counters {
 /// submitted, which writes to the same buffers.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "what a step gives is read with its fence"]
-pub struct Fence(u64);
+pub struct Fence(
+    /// The step's number.
+    u64,
+);
 
-/// Numbers the steps of a backend.
-#[derive(Debug, Default)]
-pub(super) struct Submissions(u64);
-
-impl Submissions {
-    /// A step was submitted.
-    pub fn next(&mut self) -> Fence {
-        self.0 += 1;
-        Fence(self.0)
+impl Counters {
+    /// A step on `batch` is submitted.
+    pub(super) fn submitted(&mut self, batch: &Batch<'_>) -> Fence {
+        self.steps += 1;
+        self.tokens += batch.tokens() as u64;
+        Fence(self.steps)
     }
 
     /// Checks that a fence is that of the latest step.
     ///
     /// # Panics
     /// If another step was submitted since: its results lie where those of this fence lay.
-    pub fn check(&self, fence: &Fence) {
-        assert_eq!(fence.0, self.0, "the fence of an earlier step");
+    pub(super) fn check(&self, fence: &Fence) {
+        assert_eq!(fence.0, self.steps, "the fence of an earlier step");
     }
 }
 

@@ -2,9 +2,11 @@
 //! weights: matrices come in blocks of [`LANES`] rows that are interleaved, and the cache is packed in the same way, so that
 //! attention's products are those of any other matrix.
 
+use std::ops::Deref;
+
 use super::buffer::Buf;
 use super::kv::{BLOCK, Kv, KvShape, KvType, Side};
-use crate::memory::{Region, layout::Blocks};
+use crate::memory::Region;
 
 /// Rows of packed matrices, the cache's planes among them, come in blocks of this many.
 pub const LANES: usize = 16;
@@ -42,24 +44,17 @@ impl OperandType {
 
 /// A KV cache: (blocks, layers, 2, kv_heads) planes of one head's keys or values, all keys before all values.
 ///
-/// Planes are packed like
-/// weights: keys as (position, dimension), values as (dimension, position), in blocks of 16 rows that are interleaved
-/// so that 64 bytes (32 for f16) give each of the rows its next one, two or four columns.
+/// Planes are packed like weights: keys as (position, dimension), values as (dimension, position), in blocks of 16 rows that are
+/// interleaved so that 64 bytes (32 for f16) give each of the rows its next one, two or four columns.
 #[derive(Clone, Copy, Debug)]
-pub struct PackedKv {
-    /// Where it lies: as one region, and by block.
-    pub region: Region,
-    blocks: Blocks,
-    /// Element type.
-    pub cache: KvType,
-    /// Layers.
-    pub layers: usize,
-    /// Key and value heads.
-    pub kv_heads: usize,
-    /// Numbers in a head's key.
-    pub head_dim: usize,
-    /// Numbers in a head's value.
-    pub value_dim: usize,
+pub struct PackedKv(Kv);
+
+impl Deref for PackedKv {
+    type Target = KvShape;
+
+    fn deref(&self) -> &KvShape {
+        &self.0.shape
+    }
 }
 
 impl PackedKv {
@@ -80,10 +75,15 @@ impl PackedKv {
     ///
     /// # Panics
     /// If its blocks were planned with other sizes, or lie in several buffers.
-    pub fn of(Kv { blocks, shape }: Kv) -> Self {
-        let KvShape { cache, layers, kv_heads, head_dim, value_dim } = shape;
-        assert_eq!(Some(blocks.stride()), Self::block_bytes(&shape), "blocks of another size");
-        Self { region: blocks.whole(), blocks, cache, layers, kv_heads, head_dim, value_dim }
+    pub fn of(kv: Kv) -> Self {
+        assert_eq!(Some(kv.blocks.stride()), Self::block_bytes(&kv.shape), "blocks of another size");
+        let _ = kv.blocks.whole(); // panics over several buffers
+        Self(kv)
+    }
+
+    /// All of it.
+    pub fn region(&self) -> Region {
+        self.0.blocks.whole()
     }
 
     /// Bytes of one head's keys or values in a block.
@@ -96,20 +96,12 @@ impl PackedKv {
         self.kv_heads * (self.bytes_of(Side::K) + self.bytes_of(Side::V))
     }
 
-    /// Numbers in a head's key or value.
-    pub fn dim(&self, side: Side) -> usize {
-        match side {
-            Side::K => self.head_dim,
-            Side::V => self.value_dim,
-        }
-    }
-
     /// The region of one block.
     ///
     /// # Panics
     /// If it is outside the cache.
     pub fn block(&self, block: u32) -> Region {
-        self.blocks.block(block)
+        self.0.blocks.block(block)
     }
 
     /// Numbers in a head's key or value with the zeros behind them.

@@ -44,7 +44,7 @@ pub struct Shell {
 }
 
 impl Shell {
-    /// Of a worker that has had nothing to do yet.
+    /// The shell of a worker that has had nothing to do yet.
     pub fn new(shared: Arc<Shared>, clock: Arc<dyn Clock>, receipts: Receipts) -> Self {
         Self { shared, clock, receipts, stained: false }
     }

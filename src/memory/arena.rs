@@ -68,11 +68,7 @@ impl Arena {
             return Err(error);
         }
         let base = NonNull::new(base).expect("mmap never returns a mapping at null");
-        let buffers = layout.buffers().iter().scan(0, |end, &bytes| {
-            *end += bytes;
-            Some(*end - bytes..*end)
-        });
-        let (buffers, regions) = (buffers.collect(), layout.regions());
+        let (buffers, regions) = (layout.ranges(), layout.regions());
         let mut arena =
             Self { base, bytes, buffers, regions, guard, mlocked: false, not_covered: Vec::new() };
         arena.protect();
@@ -167,7 +163,6 @@ impl Arena {
     }
 
     /// All bytes of it.
-    #[cfg(any(test, feature = "testing"))]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: all of the mapping, which is initialised; the arena is borrowed shared.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.bytes) }
@@ -200,7 +195,7 @@ impl Arena {
     /// Overwrites the whole arena, reads it back, and gives the memory up.
     pub fn close(mut self) -> Closed {
         let scrubbed = self.scrub_all();
-        let all = &*self.bytes_mut();
+        let all = self.bytes();
         // By chunks, so that the report says how much is zero when not all is.
         let verified =
             all.chunks(1 << 20).filter(|chunk| is_zero(chunk)).map(|chunk| chunk.len() as u64).sum();

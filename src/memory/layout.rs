@@ -4,6 +4,8 @@
 //! [`Region`] names the buffer that it lies in, and what is larger than a buffer, as a KV cache can be, is planned as
 //! [`Blocks`] that lie in several. All of it is plain numbers: it borrows nothing, and who holds the memory checks each use.
 
+use std::ops::Range;
+
 /// What a device wants of its buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BufferLimits {
@@ -171,9 +173,13 @@ impl Layout {
         self.regions
     }
 
-    /// Bytes of each buffer.
-    pub fn buffers(&self) -> &[usize] {
-        &self.buffers
+    /// Where each buffer lies, if one follows the other in one piece of memory.
+    pub fn ranges(&self) -> Vec<Range<usize>> {
+        let ranges = self.buffers.iter().scan(0, |end, &bytes| {
+            *end += bytes;
+            Some(*end - bytes..*end)
+        });
+        ranges.collect()
     }
 
     /// Bytes planned so far.
@@ -199,10 +205,10 @@ mod tests {
             [100, 3000, 1000, 4096, 1].map(|bytes| layout.region(bytes).unwrap()).into_iter().collect();
         let places: Vec<_> = regions.iter().map(|region| (region.buffer(), region.offset())).collect();
         assert_eq!(places, [(0, 0), (0, 256), (1, 0), (2, 0), (3, 0)]);
-        assert_eq!((layout.buffers(), layout.regions()), (&[3328, 1024, 4096, 256][..], 5));
+        assert_eq!((&layout.buffers[..], layout.regions()), (&[3328, 1024, 4096, 256][..], 5));
         for (i, region) in regions.iter().enumerate() {
             assert!(region.offset().is_multiple_of(SMALL.alignment));
-            assert!(region.offset() + region.bytes() <= layout.buffers()[region.buffer()]);
+            assert!(region.offset() + region.bytes() <= layout.buffers[region.buffer()]);
             assert!(regions[i + 1..].iter().all(|other| !region.overlaps(other)));
         }
         assert!(layout.region(4097).is_none(), "more than a buffer");
@@ -217,7 +223,7 @@ mod tests {
         let places: Vec<_> = all.iter().map(|region| (region.buffer(), region.offset())).collect();
         assert_eq!(places, [(0, 1024), (0, 2560), (1, 0), (1, 1536), (2, 0), (2, 1536), (3, 0)]);
         assert!(all.iter().all(|region| region.bytes() == 1500));
-        assert_eq!((layout.buffers(), blocks.bytes()), (&[4096, 3072, 3072, 1536][..], 7 * 1536));
+        assert_eq!((&layout.buffers[..], blocks.bytes()), (&[4096, 3072, 3072, 1536][..], 7 * 1536));
         let behind = layout.region(2560).unwrap();
         assert_eq!((behind.buffer(), behind.offset()), (3, 1536));
         assert!(Layout::new(SMALL).blocks(2, 5000).is_none(), "a block that no buffer holds");

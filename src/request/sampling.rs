@@ -11,7 +11,7 @@ impl Request {
         self
     }
 
-    /// As many tokens as the context has room for behind the prompt.
+    /// The reply may take all that the context has room for behind the prompt.
     ///
     /// ```
     /// use amnesic::Request;

@@ -66,7 +66,7 @@ fn sizes_in_config() {
     }
 }
 
-/// Of a model whose keys and values come from a latent.
+/// Configs of a model whose keys and values come from a latent are refused by field.
 #[test]
 fn fields_of_latents() {
     let folder = common::fixture("families/deepseek_v2_other");

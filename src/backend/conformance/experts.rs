@@ -38,8 +38,7 @@ impl Body for Moe {
         let x = Buf::plan_operand(&mut layout, rows, hidden).unwrap();
         let mut routed = Routed::plan(&mut layout, rows, experts.len(), count, hidden, inner).unwrap();
         let [gate, out, gated] = [1, hidden, hidden].map(|cols| Buf::plan(&mut layout, rows, cols).unwrap());
-        let shape = KvShape { cache: KvType::F32, layers: 1, kv_heads: 1, head_dim: 2, value_dim: 2 };
-        let kv = Kv::plan::<B>(&mut layout, shape, 1).unwrap();
+        let kv = Kv::plan::<B>(&mut layout, KvShape::SMALLEST, 1).unwrap();
         backend.reserve(layout, kv, None).unwrap();
         let form = backend.operand_type(&[&experts[0].gate.weight]);
         let x = x.of(form);

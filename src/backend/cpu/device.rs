@@ -62,14 +62,13 @@ impl DeviceMemory for Cpu {
     }
 
     fn submit(&mut self, batch: &Batch<'_>, record: impl FnOnce(&mut Self)) -> Fence {
-        self.counters.steps += 1;
-        self.counters.tokens += batch.tokens() as u64;
+        let fence = self.counters.submitted(batch);
         record(self);
-        self.memory.submissions.next()
+        fence
     }
 
     fn read(&mut self, fence: &Fence, buf: Buf, row: usize) -> &[f32] {
-        self.memory.submissions.check(fence);
+        self.counters.check(fence);
         self.memory.arena().slice(buf.row(row))
     }
 

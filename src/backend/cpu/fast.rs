@@ -157,7 +157,7 @@ impl Cpu {
         for &slot in batch.slots {
             let _ = kv.block(slot / BLOCK as u32); // panics outside the cache
         }
-        RopeJob { layer, v: self.at(v, rows), cache: Some(self.memory.arena().pointer(kv.region)), ..job }
+        RopeJob { layer, v: self.at(v, rows), cache: Some(self.memory.arena().pointer(kv.region())), ..job }
     }
 
     fn rotate(&mut self, job: RopeJob<'_>) {
@@ -165,42 +165,6 @@ impl Cpu {
         let cols = job.q_cols.max(job.kv.kv_heads * job.kv.head_dim);
         // SAFETY: as in `normalise`.
         self.run(job.positions.len() * cols, &|part| unsafe { kernel(&job, part) });
-    }
-
-    /// The first products of an MLP.
-    fn inner(
-        &mut self,
-        rows: usize,
-        x: Buf,
-        activation: Activation,
-        gate: &Linear<Weight>,
-        up: Option<&Linear<Weight>>,
-        out: Buf,
-    ) {
-        let (inner, operand) = (gate.weight.rows, out.form);
-        assert_eq!(inner, out.cols, "MLP: columns differ");
-        for up in up.iter().map(|up| &up.weight) {
-            let same = up.rows == inner && up.cols == gate.weight.cols && up.format() == gate.weight.format();
-            assert!(same, "MLP: gate and up differ");
-        }
-        let matrix = |linear: &'_ Linear<Weight>| linear.weight.bytes();
-        let bytes = matrix(gate) + up.map_or(0, matrix);
-        self.counters.weight_bytes += bytes;
-        let job = GatedJob {
-            input: self.input(rows, x, &gate.weight),
-            activation,
-            gate: gate.weight.matrix(bias_of(&gate.weight, gate.bias.as_ref())),
-            up: up.map(|up| up.weight.matrix(bias_of(&up.weight, up.bias.as_ref()))),
-            operand,
-            out: self.at(out, rows).cast(),
-            out_stride: operand.row_bytes(out.cols),
-        };
-        let kernel = self.kernels.gated;
-        let products = rows * inner * gate.weight.cols;
-        // SAFETY: as in `normalise`.
-        self.run_tiles(if up.is_some() { 2 * products } else { products }, &|part| unsafe {
-            kernel(&job, part)
-        });
     }
 }
 
@@ -458,7 +422,7 @@ impl Ops for Cpu {
             spans: batch.spans,
             blocks: batch.blocks,
             kv,
-            cache: self.memory.arena().pointer(kv.region),
+            cache: self.memory.arena().pointer(kv.region()),
             shape,
             sinks,
             relative_bias,
@@ -499,10 +463,32 @@ impl Ops for Cpu {
         _: Option<[Buf; 2]>,
         out: Buf,
     ) {
-        match gate {
-            Some(gate) => self.inner(rows, x, activation, gate, Some(up), out),
-            None => self.inner(rows, x, activation, up, None, out),
+        // without a gate the one product is what the activation takes
+        let (gate, up) = gate.map_or((up, None), |gate| (gate, Some(up)));
+        let (inner, operand) = (gate.weight.rows, out.form);
+        assert_eq!(inner, out.cols, "MLP: columns differ");
+        for up in up.iter().map(|up| &up.weight) {
+            let same = up.rows == inner && up.cols == gate.weight.cols && up.format() == gate.weight.format();
+            assert!(same, "MLP: gate and up differ");
         }
+        let matrix = |linear: &'_ Linear<Weight>| linear.weight.bytes();
+        let bytes = matrix(gate) + up.map_or(0, matrix);
+        self.counters.weight_bytes += bytes;
+        let job = GatedJob {
+            input: self.input(rows, x, &gate.weight),
+            activation,
+            gate: gate.weight.matrix(bias_of(&gate.weight, gate.bias.as_ref())),
+            up: up.map(|up| up.weight.matrix(bias_of(&up.weight, up.bias.as_ref()))),
+            operand,
+            out: self.at(out, rows).cast(),
+            out_stride: operand.row_bytes(out.cols),
+        };
+        let kernel = self.kernels.gated;
+        let products = rows * inner * gate.weight.cols;
+        // SAFETY: as in `normalise`.
+        self.run_tiles(if up.is_some() { 2 * products } else { products }, &|part| unsafe {
+            kernel(&job, part)
+        });
     }
 
     fn rope_store(

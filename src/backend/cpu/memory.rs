@@ -2,7 +2,6 @@
 
 use memmap2::{Mmap, MmapMut};
 
-use crate::backend::memory::Submissions;
 use crate::backend::packed::PackedKv;
 use crate::backend::{Buf, Kv};
 use crate::error::{Error, Result};
@@ -33,12 +32,9 @@ fn refused(bytes: usize, error: &std::io::Error) -> Error {
     Error::Memory { needed: bytes as u64, what: "packed weights", limit: format!("the system says: {error}") }
 }
 
-/// The arena once it is reserved, with the cache in it, and the number of steps.
+/// The arena once it is reserved, with the cache in it.
 #[derive(Debug, Default)]
-pub struct CpuMemory {
-    reserved: Option<(Arena, PackedKv)>,
-    pub submissions: Submissions,
-}
+pub struct CpuMemory(Option<(Arena, PackedKv)>);
 
 impl CpuMemory {
     /// Maps it.
@@ -51,18 +47,18 @@ impl CpuMemory {
             what: "activations and KV cache",
             limit: format!("the system says: {error}"),
         })?;
-        self.reserved = Some((arena, PackedKv::of(kv)));
+        self.0 = Some((arena, PackedKv::of(kv)));
         Ok(())
     }
 
     /// The arena.
     pub fn arena(&mut self) -> &mut Arena {
-        &mut self.reserved.as_mut().expect("reserved before the first step").0
+        &mut self.0.as_mut().expect("reserved before the first step").0
     }
 
     /// The cache's place in it.
     pub fn kv(&self) -> PackedKv {
-        self.reserved.as_ref().expect("reserved before the first step").1
+        self.0.as_ref().expect("reserved before the first step").1
     }
 
     /// Copies rows of one buffer to the start of another.
@@ -120,18 +116,18 @@ impl CpuMemory {
 
     /// Overwrites everything.
     pub fn scrub_all(&mut self) -> Option<Scrubbed> {
-        self.reserved.as_mut().map(|(arena, _)| arena.scrub_all())
+        self.0.as_mut().map(|(arena, _)| arena.scrub_all())
     }
 
     /// Bytes that are locked, and what the platform refused.
     pub fn protection(&self) -> (u64, Vec<NotCovered>) {
-        self.reserved
+        self.0
             .as_ref()
             .map_or((0, Vec::new()), |(arena, _)| (arena.locked_bytes(), arena.not_covered().to_vec()))
     }
 
     /// Gives the arena up to be closed.
     pub fn into_arena(self) -> Option<Arena> {
-        self.reserved.map(|(arena, _)| arena)
+        self.0.map(|(arena, _)| arena)
     }
 }

@@ -31,7 +31,7 @@ impl<D: Driver> Cuda<D> {
         let kv = self.kv();
         let layer_bytes = kv.layer_bytes();
         Cache {
-            base: self.address(kv.region),
+            base: self.address(kv.region()),
             block_bytes: (kv.layers * layer_bytes) as u64,
             layer_bytes: layer_bytes as u64,
             kind: match kv.cache {

@@ -118,11 +118,6 @@ impl<D: Driver> DeviceMemory for Cuda<D> {
         let sampling = logits.filter(|logits| logits.region.bytes() > 0);
         let sampling =
             sampling.map(|logits| Sampling::plan(&self.driver, &mut layout, logits)).transpose()?;
-        let starts = layout.buffers().iter().scan(0, |end, bytes| {
-            *end += bytes;
-            Some(*end - bytes)
-        });
-        let starts = starts.collect();
         let memory = DeviceAllocation::new(&self.driver, layout.bytes(), what)?;
         let (told, host) = (Host::new(&self.driver, 16)?, Host::new(&self.driver, 4096)?);
         let regions = layout.regions();
@@ -135,7 +130,7 @@ impl<D: Driver> DeviceMemory for Cuda<D> {
             status,
             told,
             host,
-            starts,
+            buffers: layout.ranges(),
             sampling,
             read: None,
         });
@@ -152,8 +147,7 @@ impl<D: Driver> DeviceMemory for Cuda<D> {
 
     fn submit(&mut self, batch: &Batch<'_>, record: impl FnOnce(&mut Self)) -> Fence {
         let known = self.graphs.knows(batch);
-        self.counters.steps += 1;
-        self.counters.tokens += batch.tokens() as u64;
+        let fence = self.counters.submitted(batch);
         self.outputs = batch.outputs.len();
         self.put(batch);
         if !known || !self.replay(batch) {
@@ -161,11 +155,11 @@ impl<D: Driver> DeviceMemory for Cuda<D> {
             let (weight_bytes, parts_used) = (self.counters.weight_bytes, self.arena().parts_used);
             self.graphs.recorded(weight_bytes, parts_used, &*self.driver);
         }
-        self.submissions.next()
+        fence
     }
 
     fn read(&mut self, fence: &Fence, buf: Buf, row: usize) -> &[f32] {
-        self.submissions.check(fence);
+        self.counters.check(fence);
         let stride = buf.row_bytes();
         let there = self.arena().read.clone();
         let known = there.filter(|(region, rows)| *region == buf.region && rows.contains(&row));

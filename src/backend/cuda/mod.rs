@@ -47,7 +47,6 @@ use self::inputs::{Input, Inputs};
 pub(crate) use self::products::wgmma_agrees;
 use self::sampling::Sampling;
 use self::weight::{Staging, Weight};
-use super::memory::Submissions;
 use super::packed::{OperandType, PackedKv};
 use super::{Batch, Buf, Counters, Linear, Mask};
 use crate::memory::Region;
@@ -68,8 +67,8 @@ struct Arena<D: Driver> {
     told: Host<D>,
     /// For what else the host reads.
     host: Host<D>,
-    /// Where each buffer of the plan begins.
-    starts: Vec<usize>,
+    /// Where each buffer of the plan lies.
+    buffers: Vec<Range<usize>>,
     /// Where tokens are chosen, if there are logits.
     sampling: Option<Sampling<D>>,
     /// Rows that lie there.
@@ -92,7 +91,6 @@ pub struct Cuda<D: Driver> {
     graphs: Graphs<D>,
     /// Rows of logits of the last step.
     outputs: usize,
-    submissions: Submissions,
     /// What is to be overwritten as soon as something else is asked for.
     pending: Vec<args::Place>,
     counters: Counters,
@@ -143,7 +141,6 @@ impl<D: Driver> Cuda<D> {
             experts: HashMap::new(),
             graphs: Graphs::default(),
             outputs: 0,
-            submissions: Submissions::default(),
             pending: Vec::new(),
             counters: Counters::default(),
             place: 0,
@@ -171,9 +168,9 @@ impl<D: Driver> Cuda<D> {
 
     fn address(&self, region: Region) -> Address {
         let arena = self.arena();
-        let start = arena.starts[region.buffer()] + region.offset();
-        assert!(start + region.bytes() <= arena.memory.bytes(), "the region is not of this arena");
-        arena.memory.at() + start as u64
+        let buffer = &arena.buffers[region.buffer()];
+        assert!(region.offset() + region.bytes() <= buffer.len(), "the region is not of this arena");
+        arena.memory.at() + (buffer.start + region.offset()) as u64
     }
 
     /// The address of `rows` rows of a buffer.

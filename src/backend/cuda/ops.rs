@@ -11,42 +11,9 @@ use super::{Cuda, bias_of, form, linear, shape, small};
 use crate::backend::packed::{HeadSizes, LANES};
 use crate::backend::sample_batch::SampleBatch;
 use crate::backend::{
-    Activation, Attention, AttentionBias, Batch, Buf, Cap, EmbedBy, Expert, Fence, GateUp, Linear, Norm,
-    OperandType, Ops, Pointwise, Pooling, Projection, RopeTable, Routed, Routing,
+    Activation, Attention, AttentionBias, Batch, Buf, Cap, EmbedBy, Expert, Fence, GateUp, Norm, OperandType,
+    Ops, Pointwise, Pooling, Projection, RopeTable, Routed, Routing,
 };
-
-impl<D: Driver> Cuda<D> {
-    /// The first products of an MLP.
-    fn inner(
-        &mut self,
-        rows: usize,
-        x: Buf,
-        activation: Activation,
-        gate: &Linear<Weight<D>>,
-        up: Option<&Linear<Weight<D>>>,
-        out: Buf,
-    ) {
-        assert!(gate.weight.rows == out.cols && gate.weight.cols == x.cols, "MLP: columns differ");
-        for up in up.iter().map(|up| &up.weight) {
-            let same = (up.rows, up.cols) == (gate.weight.rows, gate.weight.cols);
-            assert!(same && up.format() == gate.weight.format(), "MLP: gate and up differ");
-        }
-        self.counters.weight_bytes += gate.weight.bytes() + up.map_or(0, |up| up.weight.bytes());
-        let to = (self.at(out, rows), out.row_bytes());
-        let products = [gate, up.unwrap_or(gate)].map(|of| product(linear(of), out.cols, to));
-        self.multiply(&Multiply {
-            products: &products[..if up.is_some() { 2 } else { 1 }],
-            pair: up.is_some(),
-            format: gate.weight.format(),
-            cols: x.cols,
-            tokens: rows,
-            x: (x, self.at(x, rows)),
-            out_form: out.form,
-            to: To::Activated(activation),
-            several: Several::ONE,
-        });
-    }
-}
 
 impl<D: Driver> Ops for Cuda<D> {
     const FUSES_GATED: bool = true;
@@ -230,10 +197,27 @@ impl<D: Driver> Ops for Cuda<D> {
         _: Option<[Buf; 2]>,
         out: Buf,
     ) {
-        match gate {
-            Some(gate) => self.inner(rows, x, activation, gate, Some(up), out),
-            None => self.inner(rows, x, activation, up, None, out),
+        // without a gate the one product is what the activation takes
+        let (gate, up) = gate.map_or((up, None), |gate| (gate, Some(up)));
+        assert!(gate.weight.rows == out.cols && gate.weight.cols == x.cols, "MLP: columns differ");
+        for up in up.iter().map(|up| &up.weight) {
+            let same = (up.rows, up.cols) == (gate.weight.rows, gate.weight.cols);
+            assert!(same && up.format() == gate.weight.format(), "MLP: gate and up differ");
         }
+        self.counters.weight_bytes += gate.weight.bytes() + up.map_or(0, |up| up.weight.bytes());
+        let to = (self.at(out, rows), out.row_bytes());
+        let products = [gate, up.unwrap_or(gate)].map(|of| product(linear(of), out.cols, to));
+        self.multiply(&Multiply {
+            products: &products[..if up.is_some() { 2 } else { 1 }],
+            pair: up.is_some(),
+            format: gate.weight.format(),
+            cols: x.cols,
+            tokens: rows,
+            x: (x, self.at(x, rows)),
+            out_form: out.form,
+            to: To::Activated(activation),
+            several: Several::ONE,
+        });
     }
 
     fn rope_store(
@@ -263,7 +247,7 @@ impl<D: Driver> Ops for Cuda<D> {
     }
 
     fn sample_on_device(&mut self, fence: &Fence, logits: Buf, questions: &mut SampleBatch) {
-        self.submissions.check(fence);
+        self.counters.check(fence);
         self.answer(logits, questions);
     }
 }

@@ -12,7 +12,7 @@ use super::emulated::Emulated;
 use super::native::Native;
 use super::weight::Weight;
 use crate::backend::{
-    Batch, Buf, DeviceMemory, EmbedBy, Kv, KvShape, KvType, OperandType, Ops, Projection, Quantize,
+    Batch, Buf, DeviceMemory, EmbedBy, Kv, KvShape, OperandType, Ops, Projection, Quantize,
 };
 use crate::error::Result;
 use crate::memory::Layout;
@@ -189,8 +189,7 @@ impl<D: Measured> Rates<D> {
         }
         let out = Buf::plan(&mut layout, most, rows).ok_or_else(too_large)?;
         let values = Buf::plan(&mut layout, most, cols).ok_or_else(too_large)?;
-        let kv = KvShape { cache: KvType::Bf16, layers: 1, kv_heads: 1, head_dim: 16, value_dim: 16 };
-        let kv = Kv::plan::<Cuda<D>>(&mut layout, kv, 1).ok_or_else(too_large)?;
+        let kv = Kv::plan::<Cuda<D>>(&mut layout, KvShape::SMALLEST, 1).ok_or_else(too_large)?;
         let table = (0..TOKENS * cols).map(|i| (i as f32).sin()).collect();
         let table = backend.upload_table(table, cols)?;
         backend.reserve(layout, kv, None)?;

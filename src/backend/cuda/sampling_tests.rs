@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Cuda;
 use super::emulated::Emulated;
 use crate::backend::sample_batch::SampleBatch;
-use crate::backend::{Batch, Buf, DeviceMemory, Kv, KvShape, KvType, Ops};
+use crate::backend::{Batch, Buf, DeviceMemory, Kv, KvShape, Ops};
 use crate::memory::Layout;
 use crate::sample::{Context, Dry, LogitBias, Logprobs, Sampler, Sampling, rng};
 
@@ -14,8 +14,7 @@ fn device(rows: usize, vocab: usize) -> (Cuda<Emulated>, Buf) {
     let mut backend = Cuda::new(Arc::new(Emulated::default()));
     let mut layout = Layout::default();
     let logits = Buf::plan(&mut layout, rows, vocab).unwrap();
-    let shape = KvShape { cache: KvType::Bf16, layers: 1, kv_heads: 1, head_dim: 16, value_dim: 16 };
-    let kv = Kv::plan::<Cuda<Emulated>>(&mut layout, shape, 1).unwrap();
+    let kv = Kv::plan::<Cuda<Emulated>>(&mut layout, KvShape::SMALLEST, 1).unwrap();
     backend.reserve(layout, kv, Some(logits)).unwrap();
     (backend, logits)
 }

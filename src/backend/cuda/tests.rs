@@ -11,7 +11,7 @@ use super::sampling::Sampling;
 use super::weight::Weight;
 use crate::Session;
 use crate::backend::{
-    Batch, Buf, DeviceMemory, EmbedBy, Kv, KvShape, KvType, Mask, OperandType, Ops, Projection, Span,
+    Batch, Buf, DeviceMemory, EmbedBy, Kv, KvShape, Mask, OperandType, Ops, Projection, Span,
 };
 use crate::memory::ledger::NotCovered;
 use crate::memory::{BufferLimits, Layout};
@@ -99,8 +99,7 @@ fn filled(driver: Emulated) -> (Cuda<Emulated>, Buf) {
     let mut backend = Cuda::new(Arc::new(driver));
     let mut layout = Layout::default();
     let buf = Buf::plan(&mut layout, 5, 40).unwrap();
-    let shape = KvShape { cache: KvType::Bf16, layers: 1, kv_heads: 1, head_dim: 16, value_dim: 16 };
-    let kv = Kv::plan::<Cuda<Emulated>>(&mut layout, shape, 1).unwrap();
+    let kv = Kv::plan::<Cuda<Emulated>>(&mut layout, KvShape::SMALLEST, 1).unwrap();
     let table = backend.upload_table(vec![7.0; 5 * 40], 40).unwrap();
     backend.reserve(layout, kv, None).unwrap();
     embed(&mut backend, &[0, 1, 2, 3, 4], &table, buf);
@@ -271,8 +270,7 @@ fn floats_of_eight_bits_stay_exact() {
     let [rows, x] =
         [Buf::plan(&mut layout, COLS, COLS), Buf::plan_operand(&mut layout, COLS, COLS)].map(Option::unwrap);
     let out = Buf::plan(&mut layout, COLS, ROWS).unwrap();
-    let shape = KvShape { cache: KvType::Bf16, layers: 1, kv_heads: 1, head_dim: 16, value_dim: 16 };
-    let kv = Kv::plan::<Cuda<Emulated>>(&mut layout, shape, 1).unwrap();
+    let kv = Kv::plan::<Cuda<Emulated>>(&mut layout, KvShape::SMALLEST, 1).unwrap();
     backend.reserve(layout, kv, None).unwrap();
     let x = x.of(backend.operand_type(&[&weight]));
     for (first, count) in [(0, 8), (100, 16), (8, 32), (30, 64), (64, 128), (0, 192)] {

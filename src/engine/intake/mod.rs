@@ -190,7 +190,7 @@ impl Intake {
         let mut prepared = Vec::with_capacity(count);
         let (began, has_room) = (arrived.began, arrived.room.is_ok());
         let mut refused = arrived.room.err().map(|error| (0, error));
-        // Of requests for which there is no room nothing was read: they go back to their caller.
+        // Requests for which there is no room were not read: they go back to their caller.
         let mut returned = Vec::new();
         let named: Vec<_> = (arrived.first..)
             .zip(&requests)

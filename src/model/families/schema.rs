@@ -18,11 +18,11 @@ pub enum Bias {
 /// How many heads keys and values have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvHeads {
-    /// As many as the field says; without it, as queries.
+    /// The field says how many there are; without it there are as many as queries.
     Field(&'static str),
     /// One.
     One,
-    /// As many as queries.
+    /// There are as many as queries.
     All,
 }
 

@@ -171,7 +171,8 @@ fn neither_dropping_nor_cancelling_a_polled_stream_waits_for_the_session() {
     assert!(session.close().unwrap().requests() >= 5);
 }
 
-/// As above, of a conversation's turn, however much of it was read: the session stands still until the gate opens.
+/// Dropping the stream of a conversation's turn waits for nothing either, however much of it was read: the session stands still
+/// until the gate opens.
 #[test]
 fn dropping_the_stream_of_a_turn_waits_for_nothing_and_the_turn_has_not_been() {
     const PATIENCE: Duration = Duration::from_secs(60);

@@ -58,7 +58,7 @@ impl Reference {
     ) -> f64 {
         let (kv, plane) = (self.memory.kv(), self.memory.kv().plane(block, layer, side, head));
         let arena = self.memory.arena();
-        let read = |at: usize, bytes: usize| arena.slice::<u8>(kv.region.part(plane + at, bytes));
+        let read = |at: usize, bytes: usize| arena.slice::<u8>(kv.region().part(plane + at, bytes));
         let raw = read(kv.element(side, offset, dim), kv.cache.bytes());
         match kv.cache {
             KvType::F32 => f64::from(Dtype::F32.read(raw)),
@@ -75,7 +75,7 @@ impl Reference {
         let (block, offset) = (slot / BLOCK as u32, slot as usize % BLOCK);
         let (kv, plane) = (self.memory.kv(), self.memory.kv().plane(block, layer, side, head));
         let mut write = |at: usize, raw: &[u8]| {
-            self.memory.arena().slice_mut(kv.region.part(plane + at, raw.len())).copy_from_slice(raw);
+            self.memory.arena().slice_mut(kv.region().part(plane + at, raw.len())).copy_from_slice(raw);
         };
         let (scale, inverse) = int8_scale(values);
         for (dim, &value) in values.iter().enumerate() {
@@ -204,14 +204,13 @@ impl DeviceMemory for Reference {
     }
 
     fn submit(&mut self, batch: &Batch<'_>, record: impl FnOnce(&mut Self)) -> Fence {
-        self.counters.steps += 1;
-        self.counters.tokens += batch.tokens() as u64;
+        let fence = self.counters.submitted(batch);
         record(self);
-        self.memory.submissions.next()
+        fence
     }
 
     fn read(&mut self, fence: &Fence, buf: Buf, row: usize) -> &[f32] {
-        self.memory.submissions.check(fence);
+        self.counters.check(fence);
         self.f32(buf, row)
     }
 
